@@ -1,0 +1,133 @@
+//! Which snapshots are kept, and which go.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use crate::ids::SnapshotId;
+use crate::stages::SnapshotState;
+
+/// A snapshot of one cache and architecture in one region.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundSnapshot {
+    /// Its ID.
+    pub id: SnapshotId,
+    /// When EBS started it.
+    pub started_at: Timestamp,
+    /// What it may be used for; none where it is unfinished.
+    pub state: Option<SnapshotState>,
+}
+
+impl FoundSnapshot {
+    /// Whether its images were verified, so that only retention may end it.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        matches!(
+            self.state,
+            Some(SnapshotState::Verified | SnapshotState::Published)
+        )
+    }
+}
+
+/// The good snapshots that are beyond the newest `retain`, and not in `in_use`: what the pointer, a machine image or a
+/// launch template names.
+///
+/// Unfinished and rejected ones are none of retention's: they go with the build that left them.
+#[must_use]
+pub fn beyond_retention(
+    snapshots: &[FoundSnapshot],
+    retain: u8,
+    in_use: &BTreeSet<SnapshotId>,
+) -> Vec<SnapshotId> {
+    let mut good: Vec<_> = snapshots.iter().filter(|found| found.is_good()).collect();
+    // The ID decides between snapshots of the same instant, so that every call decides alike.
+    good.sort_by(|a, b| (b.started_at, &b.id).cmp(&(a.started_at, &a.id)));
+    good.into_iter()
+        .skip(usize::from(retain).max(1))
+        .filter(|found| !in_use.contains(&found.id))
+        .map(|found| found.id.clone())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn found(n: u8, second: i64, state: Option<SnapshotState>) -> FoundSnapshot {
+        FoundSnapshot {
+            id: format!("snap-000000{n:02x}").parse().unwrap(),
+            started_at: Timestamp::from_second(second).unwrap(),
+            state,
+        }
+    }
+
+    fn any_snapshots() -> impl Strategy<Value = Vec<FoundSnapshot>> {
+        let state = prop::option::of(prop::sample::select(vec![
+            SnapshotState::Verified,
+            SnapshotState::Published,
+            SnapshotState::Rejected,
+        ]));
+        prop::collection::btree_map(any::<u8>(), (0..9i64, state), 0..12)
+            .prop_map(|snapshots| -> Vec<_> {
+                snapshots
+                    .into_iter()
+                    .map(|(n, (second, state))| found(n, second, state))
+                    .collect()
+            })
+            .prop_shuffle()
+    }
+
+    #[test]
+    fn the_newest_are_kept_and_so_is_an_older_one_that_nodes_use() {
+        let published = Some(SnapshotState::Published);
+        let verified = Some(SnapshotState::Verified);
+        let snapshots = [
+            found(1, 1, verified),
+            found(2, 2, published),
+            found(3, 3, verified),
+            found(4, 4, verified),
+            found(5, 5, Some(SnapshotState::Rejected)),
+            found(6, 6, None),
+        ];
+        let in_use = BTreeSet::from([snapshots[1].id.clone()]);
+        assert_eq!(
+            beyond_retention(&snapshots, 2, &in_use),
+            [snapshots[0].id.clone()]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_used_unfinished_or_newest_never_goes(
+            snapshots in any_snapshots(),
+            retain in 0..6u8,
+            used in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+        ) {
+            let in_use: BTreeSet<_> = used
+                .iter()
+                .filter(|_| !snapshots.is_empty())
+                .map(|n| n.get(&snapshots).id.clone())
+                .collect();
+            let going = beyond_retention(&snapshots, retain, &in_use);
+            let goes = |found: &FoundSnapshot| going.contains(&found.id);
+            prop_assert!(!going.iter().any(|id| in_use.contains(id)));
+            prop_assert!(!snapshots.iter().any(|found| goes(found) && !found.is_good()));
+            let newest = snapshots.iter().filter(|found| found.is_good()).map(|found| found.started_at).max();
+            let kept: Vec<_> = snapshots.iter().filter(|found| found.is_good() && !goes(found)).collect();
+            prop_assert!(newest.is_none_or(|newest| kept.iter().any(|found| found.started_at == newest)));
+            // Nothing that stays is older than what goes, unless it is used.
+            for gone in snapshots.iter().filter(|found| goes(found)) {
+                prop_assert!(kept.iter().all(|found| in_use.contains(&found.id) || found.started_at >= gone.started_at));
+            }
+        }
+
+        #[test]
+        fn no_more_stay_than_are_retained_and_used(snapshots in any_snapshots(), retain in 1..6u8) {
+            let going = beyond_retention(&snapshots, retain, &BTreeSet::new());
+            let good = snapshots.iter().filter(|found| found.is_good()).count();
+            prop_assert_eq!(good - going.len(), good.min(usize::from(retain)));
+        }
+    }
+}

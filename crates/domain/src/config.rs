@@ -1,0 +1,304 @@
+//! A cache: what it holds and how its snapshots are built, as declared in Terraform and stored in one SSM parameter.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::architecture::Architecture;
+use crate::error::StageError;
+use crate::ids::{AccountId, RegionName, SecurityGroupId, SubnetId, identifier};
+use crate::image::ImageReference;
+use crate::names;
+use crate::size::GiB;
+use crate::variant::{Variant, WantedVersion};
+
+/// The most images that one cache holds. Its manifest must fit into one SSM parameter of 8 KiB.
+///
+/// Source: Parameter Store's quota for the value of an advanced parameter.
+pub const MAX_IMAGES: usize = 50;
+
+identifier!(
+    /// The name of a cache.
+    CacheName, "a cache's name", "1 to 32 of `a-z`, `0-9` and `-`, the first a letter; not `config`", |s| {
+        (1..=32).contains(&s.len())
+            && s.starts_with(|c: char| c.is_ascii_lowercase())
+            && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            // `/prepull/config` holds the configurations.
+            && s != "config"
+    }
+);
+
+/// The configuration of a cache. Read it with [`CacheConfig::parse`], which checks what types alone cannot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CacheConfig {
+    /// The images, each by its full name.
+    pub images: Vec<ImageReference>,
+    /// The architectures to build a snapshot for.
+    pub architectures: BTreeSet<Architecture>,
+    /// The Bottlerocket variant of the nodes.
+    pub variant: Variant,
+    /// The Bottlerocket release to build on. Name the oldest among the nodes: a younger kernel's XFS may not mount on it.
+    pub bottlerocket_version: WantedVersion,
+    /// The data volume.
+    pub volume: VolumeConfig,
+    /// Where and on what to build.
+    pub builder: BuilderConfig,
+    /// Where the credentials of registries lie that are neither public nor private ECR, by the registry's host.
+    #[serde(default)]
+    pub registry_credentials: BTreeMap<String, CredentialSource>,
+    /// Whether the kubelet is kept from ever removing the images, even where the disk is full.
+    #[serde(default)]
+    pub pin_images: bool,
+    /// How many images are pulled at once.
+    pub parallel_pulls: u8,
+    /// How many snapshots are kept for each architecture, the published one included.
+    pub retain_snapshots: u8,
+    /// After how many minutes a build gives up.
+    pub timeout_minutes: u16,
+    /// Whether a push of one of the images to private ECR starts a build.
+    pub rebuild_on_push: bool,
+    /// Who else may use the snapshots.
+    #[serde(default)]
+    pub publication: Publication,
+}
+
+/// The data volume of builders, and so the least size of a node's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeConfig {
+    /// Its size.
+    pub size_gib: GiB,
+    /// gp3 I/O operations a second.
+    pub iops: u32,
+    /// gp3 throughput in MiB/s.
+    pub throughput_mibps: u32,
+    /// The KMS key to encrypt with; the account's default key for EBS where there is none.
+    #[serde(default)]
+    pub kms_key_id: Option<String>,
+}
+
+/// Where and on what builders run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BuilderConfig {
+    /// For each architecture the instance types to try, the most wanted first.
+    pub instance_types: BTreeMap<Architecture, Vec<String>>,
+    /// The subnets to try, in order.
+    pub subnet_ids: Vec<SubnetId>,
+    /// The security groups of a builder.
+    pub security_group_ids: Vec<SecurityGroupId>,
+}
+
+/// Where a registry's user name and password lie, as JSON `{"username": …, "password": …}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(
+    deny_unknown_fields,
+    untagged,
+    expecting = "expected either `secret_arn` (Secrets Manager) or `parameter_name` (SSM SecureString), and nothing else"
+)]
+pub enum CredentialSource {
+    /// In Secrets Manager.
+    Secret {
+        /// The secret's ARN.
+        secret_arn: String,
+    },
+    /// In a `SecureString` of the Parameter Store.
+    Parameter {
+        /// The parameter's name.
+        parameter_name: String,
+    },
+}
+
+/// Who else may use the snapshots.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Publication {
+    /// Accounts that may create volumes from the snapshots.
+    #[serde(default)]
+    pub share_with_accounts: BTreeSet<AccountId>,
+    /// Regions that get a copy of every published snapshot, and a pointer to it.
+    #[serde(default)]
+    pub copy_to_regions: BTreeSet<RegionName>,
+}
+
+impl CacheConfig {
+    /// Reads the configuration of `cache` from the JSON of its parameter.
+    ///
+    /// # Errors
+    /// [`StageError::InvalidConfig`], with the path of the offending value, the value, and what to do.
+    pub fn parse(cache: &CacheName, json: &str) -> Result<Self, StageError> {
+        let invalid = |problem| StageError::InvalidConfig {
+            cache: cache.to_string(),
+            problem,
+        };
+        let at = names::config_parameter(cache);
+        let config: Self =
+            serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(json))
+                .map_err(|error| {
+                    invalid(format!(
+                        "in parameter {at}, at `{}`: {}",
+                        error.path(),
+                        error.inner()
+                    ))
+                })?;
+        config
+            .check()
+            .map_err(|problem| invalid(format!("in parameter {at}, {problem}")))?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.images.is_empty() {
+            return Err("`images` is empty: name at least one image".into());
+        }
+        if self.images.len() > MAX_IMAGES {
+            let count = self.images.len();
+            return Err(format!(
+                "`images` has {count} entries, more than {MAX_IMAGES}: split the cache in two"
+            ));
+        }
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = self.images.iter().find(|image| !seen.insert(*image)) {
+            return Err(format!("`images` names `{twice}` twice: remove one"));
+        }
+        if self.architectures.is_empty() {
+            return Err("`architectures` is empty: name `x86_64`, `arm64` or both".into());
+        }
+        for architecture in &self.architectures {
+            if self
+                .builder
+                .instance_types
+                .get(architecture)
+                .is_none_or(Vec::is_empty)
+            {
+                return Err(format!(
+                    "`builder.instance_types` has none for `{architecture}`"
+                ));
+            }
+        }
+        if self.builder.subnet_ids.is_empty() {
+            return Err("`builder.subnet_ids` is empty: name a subnet with a way to the internet or to VPC endpoints".into());
+        }
+        within("volume.size_gib", self.volume.size_gib.0, 2, 16_384)?;
+        // gp3's limits: EBS user guide, "General Purpose SSD volumes".
+        within("volume.iops", self.volume.iops, 3_000, 80_000)?;
+        within(
+            "volume.throughput_mibps",
+            self.volume.throughput_mibps,
+            125,
+            2_000,
+        )?;
+        within("parallel_pulls", u32::from(self.parallel_pulls), 1, 16)?;
+        within("retain_snapshots", u32::from(self.retain_snapshots), 1, 20)?;
+        within("timeout_minutes", u32::from(self.timeout_minutes), 10, 720)?;
+        Ok(())
+    }
+}
+
+fn within(field: &str, value: u32, least: u32, most: u32) -> Result<(), String> {
+    if (least..=most).contains(&value) {
+        Ok(())
+    } else {
+        Err(format!(
+            "`{field}` is {value}: it must be from {least} to {most}"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn valid() -> Value {
+        json!({
+            "images": ["docker.io/library/nginx:1.27"],
+            "architectures": ["x86_64"],
+            "variant": "aws-k8s-1.33",
+            "bottlerocket_version": "latest",
+            "volume": {"size_gib": 50, "iops": 3000, "throughput_mibps": 500, "kms_key_id": null},
+            "builder": {
+                "instance_types": {"x86_64": ["m7i.2xlarge"]},
+                "subnet_ids": ["subnet-0123456789abcdef0"],
+                "security_group_ids": ["sg-0123456789abcdef0"]
+            },
+            "registry_credentials": {"registry.example.com": {"parameter_name": "/team/registry"}},
+            "pin_images": false,
+            "parallel_pulls": 4,
+            "retain_snapshots": 3,
+            "timeout_minutes": 60,
+            "rebuild_on_push": true,
+            "publication": {"share_with_accounts": [], "copy_to_regions": []}
+        })
+    }
+
+    /// The message that refuses the valid configuration with the value at `pointer` replaced.
+    fn refusal(pointer: &str, value: Value) -> String {
+        let mut config = valid();
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        config.pointer_mut(parent).unwrap()[field] = value;
+        CacheConfig::parse(&"web".parse().unwrap(), &config.to_string())
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn a_valid_configuration_is_written_as_it_was_read() {
+        let config = CacheConfig::parse(&"web".parse().unwrap(), &valid().to_string()).unwrap();
+        assert_eq!(serde_json::to_value(&config).unwrap(), valid());
+    }
+
+    #[test]
+    fn a_wrong_configuration_is_refused_with_what_is_wrong_and_where() {
+        let many: Vec<_> = (0..=MAX_IMAGES)
+            .map(|n| format!("docker.io/library/nginx:{n}"))
+            .collect();
+        let twice = ["docker.io/library/nginx:1", "docker.io/library/nginx:1"];
+        insta::assert_snapshot!(
+            [
+                refusal("/images", json!([])),
+                refusal("/images", json!(many)),
+                refusal("/images", json!(twice)),
+                refusal("/images", json!(["docker.io/library/nginx:"])),
+                refusal("/images", json!(["nginx:1.27"])),
+                refusal("/images", json!(["docker.io/library/$(reboot):1"])),
+                refusal("/architectures", json!([])),
+                refusal("/architectures", json!(["arm64"])),
+                refusal("/architectures", json!(["riscv64"])),
+                refusal("/variant", json!("aws-k8s-1.33-nvidia")),
+                refusal("/variant", json!("aws-mantle-1.0")),
+                refusal("/variant", json!("aws-k8s-1.12")),
+                refusal("/bottlerocket_version", json!("newest")),
+                refusal("/volume/size_gib", json!(1)),
+                refusal("/volume/iops", json!(100)),
+                refusal("/builder/subnet_ids", json!([])),
+                refusal(
+                    "/registry_credentials",
+                    json!({"registry.example.com": {"password": "hunter2"}})
+                ),
+                refusal("/parallel_pulls", json!(0)),
+                refusal("/colour", json!("blue")),
+            ]
+            .join("\n")
+        );
+    }
+
+    #[test]
+    fn a_cache_s_name_is_safe_in_paths_tags_and_execution_names() {
+        assert!("web-2".parse::<CacheName>().is_ok());
+        for wrong in [
+            "",
+            "config",
+            "Web",
+            "2web",
+            "a/b",
+            "a b",
+            "a_b",
+            &"a".repeat(33),
+        ] {
+            assert!(wrong.parse::<CacheName>().is_err(), "{wrong}");
+        }
+    }
+}

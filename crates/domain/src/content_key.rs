@@ -1,0 +1,162 @@
+//! The content key: two snapshots with the same key hold the same images.
+
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::architecture::Architecture;
+use crate::ids::identifier;
+use crate::stages::{Pinning, PlannedImage};
+use crate::variant::Variant;
+
+/// The format of the volume's content. Raise it when a new prepull must rebuild what an old one built.
+const FORMAT: u8 = 1;
+
+identifier!(
+    /// A hash over everything that decides what a snapshot holds.
+    ContentKey, "a content key", "64 hexadecimal digits in lower case", |s| {
+        s.len() == 64 && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    }
+);
+
+impl ContentKey {
+    /// The key of a snapshot of `variant` and `architecture` with `images` in it.
+    ///
+    /// The order in which a cache names its images does not matter; Bottlerocket's release does not either, since a
+    /// snapshot serves all releases of its variant.
+    #[must_use]
+    pub fn of(
+        variant: &Variant,
+        architecture: Architecture,
+        pinning: Pinning,
+        images: &[PlannedImage],
+    ) -> Self {
+        #[derive(Serialize)]
+        struct Content<'a> {
+            format: u8,
+            variant: &'a Variant,
+            architecture: Architecture,
+            pinning: Pinning,
+            images: Vec<(String, &'a str, &'a str)>,
+        }
+        let mut images: Vec<_> = images
+            .iter()
+            .map(|image| {
+                (
+                    image.reference.to_string(),
+                    image.digest.as_str(),
+                    image.platform_digest.as_str(),
+                )
+            })
+            .collect();
+        images.sort();
+        let content = Content {
+            format: FORMAT,
+            variant,
+            architecture,
+            pinning,
+            images,
+        };
+        let json = serde_json::to_vec(&content).expect("strings and numbers always serialize");
+        Self(
+            Sha256::digest(json)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::size::Bytes;
+
+    fn image(reference: &str, digit: char) -> PlannedImage {
+        let digest: crate::Digest = format!("sha256:{}", digit.to_string().repeat(64))
+            .parse()
+            .unwrap();
+        PlannedImage {
+            reference: reference.parse().unwrap(),
+            platform_digest: digest.clone(),
+            digest,
+            size: Bytes(1),
+        }
+    }
+
+    fn key(
+        variant: &str,
+        architecture: Architecture,
+        pinning: Pinning,
+        images: &[PlannedImage],
+    ) -> ContentKey {
+        ContentKey::of(&variant.parse().unwrap(), architecture, pinning, images)
+    }
+
+    #[test]
+    fn the_order_of_images_does_not_change_the_key_and_everything_else_does() {
+        let (a, b) = (
+            image("docker.io/library/a:1", 'a'),
+            image("docker.io/library/b:1", 'b'),
+        );
+        let moved = image("docker.io/library/a:1", 'c');
+        let base = key(
+            "aws-k8s-1.33",
+            Architecture::X86_64,
+            Pinning::Unpinned,
+            &[a.clone(), b.clone()],
+        );
+        assert_eq!(
+            base,
+            key(
+                "aws-k8s-1.33",
+                Architecture::X86_64,
+                Pinning::Unpinned,
+                &[b.clone(), a.clone()]
+            )
+        );
+        let others = [
+            key(
+                "aws-k8s-1.34",
+                Architecture::X86_64,
+                Pinning::Unpinned,
+                &[a.clone(), b.clone()],
+            ),
+            key(
+                "aws-k8s-1.33",
+                Architecture::Arm64,
+                Pinning::Unpinned,
+                &[a.clone(), b.clone()],
+            ),
+            key(
+                "aws-k8s-1.33",
+                Architecture::X86_64,
+                Pinning::Pinned,
+                &[a.clone(), b.clone()],
+            ),
+            key(
+                "aws-k8s-1.33",
+                Architecture::X86_64,
+                Pinning::Unpinned,
+                &[a],
+            ),
+            key(
+                "aws-k8s-1.33",
+                Architecture::X86_64,
+                Pinning::Unpinned,
+                &[moved, b],
+            ),
+        ];
+        assert!(others.iter().all(|other| *other != base));
+    }
+
+    #[test]
+    fn the_key_of_a_given_content_never_changes() {
+        let key = key(
+            "aws-k8s-1.33",
+            Architecture::X86_64,
+            Pinning::Unpinned,
+            &[image("docker.io/library/a:1", 'a')],
+        );
+        insta::assert_snapshot!(key);
+    }
+}

@@ -1,0 +1,375 @@
+//! Image references and digests, in the grammar of the OCI distribution specification.
+
+use std::fmt;
+use std::str::FromStr;
+
+use oci_spec::distribution::Reference;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AccountId, RegionName, identifier};
+
+/// The longest reference that is taken, in bytes. The grammar bounds the repository at 255; host, tag and digest are
+/// further bounded here, so that a command line and a parameter hold what a person would ever write.
+pub const MAX_REFERENCE_LENGTH: usize = 255;
+
+/// Why a text is not the reference of an image that can be cached.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidReference {
+    /// It does not follow the grammar.
+    #[error(
+        "image reference `{given}` is malformed: {why}; expected `registry/repository:tag` or `registry/repository@sha256:…`"
+    )]
+    Malformed {
+        /// The text as it was given, cut where it is very long.
+        given: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// It has no registry host.
+    #[error(
+        "image reference `{given}` names no registry: containerd looks images up by their full name, so write `{suggestion}`"
+    )]
+    NoRegistry {
+        /// The text as it was given.
+        given: String,
+        /// What was most likely meant.
+        suggestion: String,
+    },
+    /// It has neither tag nor digest.
+    #[error(
+        "image reference `{given}` has neither tag nor digest: write which one, for example `{given}:latest`"
+    )]
+    NoTag {
+        /// The text as it was given.
+        given: String,
+    },
+}
+
+/// The reference of one image: registry, repository, and a tag or a digest or both.
+///
+/// Fully qualified always, because containerd and the kubelet look images up by the literal full name.
+///
+/// ```
+/// use prepull_domain::ImageReference;
+///
+/// let image: ImageReference = "docker.io/library/nginx:1.27".parse()?;
+/// assert_eq!(image.registry(), "docker.io");
+/// assert_eq!(image.repository(), "library/nginx");
+/// # Ok::<(), prepull_domain::image::InvalidReference>(())
+/// ```
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
+pub struct ImageReference {
+    registry: String,
+    repository: String,
+    tag: Option<String>,
+    digest: Option<Digest>,
+}
+
+impl ImageReference {
+    /// The registry's host, with its port where it has one: `registry.example.com:5443`.
+    #[must_use]
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// The repository within the registry: `library/nginx`.
+    #[must_use]
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// The tag, where there is one.
+    #[must_use]
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
+    /// The digest that the reference itself is fixed to, where it is.
+    #[must_use]
+    pub fn digest(&self) -> Option<&Digest> {
+        self.digest.as_ref()
+    }
+
+    /// The name of the same image by `digest`: what is pulled, since a tag may move between planning and pulling.
+    #[must_use]
+    pub fn by_digest(&self, digest: &Digest) -> String {
+        format!("{}/{}@{digest}", self.registry, self.repository)
+    }
+
+    /// The names under which a node must find the image once it resolved to `digest`.
+    ///
+    /// The CRI plugin drops the tag of a reference that has both (containerd's `ParseDockerRef`), so such a reference is
+    /// found by its digest alone.
+    #[must_use]
+    pub fn names_on_node(&self, digest: &Digest) -> Vec<String> {
+        let by_digest = self.by_digest(digest);
+        match (&self.tag, &self.digest) {
+            (Some(tag), None) => vec![
+                by_digest,
+                format!("{}/{}:{tag}", self.registry, self.repository),
+            ],
+            _ => vec![by_digest],
+        }
+    }
+
+    /// Account, region and repository, where the image lies in a private ECR registry.
+    #[must_use]
+    pub fn ecr(&self) -> Option<EcrRepository> {
+        let host = self
+            .registry
+            .strip_suffix(".amazonaws.com")
+            .or_else(|| self.registry.strip_suffix(".amazonaws.com.cn"))?;
+        let (account, rest) = host.split_once(".dkr.")?;
+        let region = rest
+            .strip_prefix("ecr.")
+            .or_else(|| rest.strip_prefix("ecr-fips."))?;
+        Some(EcrRepository {
+            account: account.parse().ok()?,
+            region: region.parse().ok()?,
+            repository: self.repository.clone(),
+        })
+    }
+}
+
+/// A repository in private ECR.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EcrRepository {
+    /// The account whose registry it is.
+    pub account: AccountId,
+    /// The registry's region.
+    pub region: RegionName,
+    /// The repository's name.
+    pub repository: String,
+}
+
+impl fmt::Display for ImageReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.registry, self.repository)?;
+        if let Some(tag) = &self.tag {
+            write!(f, ":{tag}")?;
+        }
+        if let Some(digest) = &self.digest {
+            write!(f, "@{digest}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for ImageReference {
+    type Err = InvalidReference;
+
+    fn from_str(given: &str) -> Result<Self, InvalidReference> {
+        let malformed = |why: String| InvalidReference::Malformed {
+            given: given.chars().take(80).collect(),
+            why,
+        };
+        if given.len() > MAX_REFERENCE_LENGTH {
+            return Err(malformed(format!(
+                "{} characters, more than {MAX_REFERENCE_LENGTH}",
+                given.len()
+            )));
+        }
+        let parsed: Reference = given
+            .parse()
+            .map_err(|error| malformed(format!("{error}")))?;
+        let (registry, repository) = (parsed.registry(), parsed.repository());
+        // The parser fills in Docker Hub where no host is written; the text itself then does not begin with it.
+        if !given
+            .strip_prefix(registry)
+            .is_some_and(|rest| rest.starts_with('/'))
+        {
+            return Err(InvalidReference::NoRegistry {
+                given: given.to_owned(),
+                suggestion: parsed.whole(),
+            });
+        }
+        if !is_host(registry) {
+            return Err(malformed(format!("`{registry}` is not a registry's host")));
+        }
+        let digest = parsed
+            .digest()
+            .map(|digest| {
+                digest
+                    .parse::<Digest>()
+                    .map_err(|error| malformed(error.to_string()))
+            })
+            .transpose()?;
+        // The parser fills in `latest` where neither tag nor digest is written.
+        let tag = parsed.tag().map(str::to_owned);
+        if digest.is_none() && !given.ends_with(&format!(":{}", tag.as_deref().unwrap_or_default()))
+        {
+            return Err(InvalidReference::NoTag {
+                given: given.to_owned(),
+            });
+        }
+        let reference = Self {
+            registry: registry.to_owned(),
+            repository: repository.to_owned(),
+            tag,
+            digest,
+        };
+        // Whatever the parser normalised away would make the node look for another name than the user's pods do.
+        if reference.to_string() != given {
+            return Err(malformed(format!(
+                "its full form is `{reference}`; write that"
+            )));
+        }
+        Ok(reference)
+    }
+}
+
+/// Host names as the certificate of a registry could bear them: lower case, since containerd compares literally.
+fn is_host(host: &str) -> bool {
+    let (name, port) = host
+        .split_once(':')
+        .map_or((host, None), |(name, port)| (name, Some(port)));
+    port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+        && (name == "localhost" || name.contains('.'))
+        && name.split('.').all(|label| {
+            !label.is_empty()
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        })
+}
+
+impl TryFrom<String> for ImageReference {
+    type Error = InvalidReference;
+
+    fn try_from(given: String) -> Result<Self, InvalidReference> {
+        given.parse()
+    }
+}
+
+impl From<ImageReference> for String {
+    fn from(reference: ImageReference) -> String {
+        reference.to_string()
+    }
+}
+
+identifier!(
+    /// The digest of a manifest or of an index: `sha256:` and 64 hexadecimal digits.
+    Digest, "a digest", "`sha256:` and 64 hexadecimal digits in lower case", |s| {
+        s.strip_prefix("sha256:").is_some_and(|hex| {
+            hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        })
+    }
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn parse(given: &str) -> ImageReference {
+        given.parse().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn references_are_written_as_they_were_read() {
+        for given in [
+            "docker.io/library/nginx:1.27".to_owned(),
+            "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/api:v1.2.3".to_owned(),
+            "localhost:5443/team/app:latest".to_owned(),
+            format!("registry.example.com/a/b/c@{DIGEST}"),
+            format!("registry.example.com:8443/a:v1@{DIGEST}"),
+        ] {
+            assert_eq!(parse(&given).to_string(), given);
+        }
+    }
+
+    #[test]
+    fn what_is_no_reference_is_refused() {
+        let long = format!("docker.io/library/{}:1", "a".repeat(300));
+        for wrong in [
+            "",
+            "docker.io/library/nginx:",
+            "nginx:",
+            "docker.io/UPPER/case:1",
+            "UPPER/case",
+            "a b",
+            "docker.io/a b:1",
+            "$(reboot)",
+            "docker.io/$(reboot):1",
+            "x;y",
+            "docker.io/library/nginx@sha256:12",
+            "docker.io/library/nginx:1.27\n",
+            "docker.io/library/nginx:1 --privileged",
+            "REGISTRY.example.com/a:1",
+            "docker.io/nginx:1.27",
+            "index.docker.io/library/nginx:1.27",
+            "registry.example.com:0/a:1",
+            "https://registry.example.com/a:1",
+            &long,
+        ] {
+            assert!(
+                wrong.parse::<ImageReference>().is_err(),
+                "{wrong:?} was taken"
+            );
+        }
+    }
+
+    #[test]
+    fn a_short_name_is_refused_with_its_full_name() {
+        let error = "nginx:1.27".parse::<ImageReference>().unwrap_err();
+        assert!(
+            error.to_string().contains("`docker.io/library/nginx:1.27`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_reference_without_tag_and_digest_is_refused() {
+        assert_eq!(
+            "docker.io/library/nginx".parse::<ImageReference>(),
+            Err(InvalidReference::NoTag {
+                given: "docker.io/library/nginx".into()
+            })
+        );
+    }
+
+    #[test]
+    fn a_tagged_image_is_found_by_tag_and_by_digest() {
+        let digest: Digest = DIGEST.parse().unwrap();
+        assert_eq!(
+            parse("docker.io/library/nginx:1.27").names_on_node(&digest),
+            [
+                format!("docker.io/library/nginx@{DIGEST}"),
+                "docker.io/library/nginx:1.27".to_owned()
+            ]
+        );
+        assert_eq!(
+            parse(&format!("docker.io/library/nginx:1.27@{DIGEST}")).names_on_node(&digest),
+            [format!("docker.io/library/nginx@{DIGEST}")]
+        );
+    }
+
+    #[test]
+    fn a_private_ecr_image_tells_its_account_and_region() {
+        let ecr = parse("123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/api:v1")
+            .ecr()
+            .unwrap();
+        assert_eq!(
+            (
+                ecr.account.as_str(),
+                ecr.region.as_str(),
+                ecr.repository.as_str()
+            ),
+            ("123456789012", "eu-west-1", "team/api")
+        );
+        assert!(
+            parse("public.ecr.aws/docker/library/nginx:1")
+                .ecr()
+                .is_none()
+        );
+        assert!(parse("docker.io/library/nginx:1").ecr().is_none());
+    }
+}

@@ -1,0 +1,34 @@
+//! What prepull is about: caches, builds, targets, snapshots, and the rules that hold between them.
+//!
+//! Nothing here talks to AWS, reads a clock or looks at the environment. Whatever comes from outside is parsed
+//! into the types of this crate once, at the edge; from there on it cannot be wrong.
+
+pub mod architecture;
+pub mod clean_up;
+pub mod config;
+pub mod content_key;
+pub mod error;
+pub mod execution;
+pub mod ids;
+pub mod image;
+pub mod manifest;
+pub mod names;
+pub mod node;
+pub mod queue;
+pub mod size;
+pub mod stages;
+pub mod trigger;
+pub mod variant;
+
+pub use architecture::Architecture;
+pub use config::{CacheConfig, CacheName};
+pub use content_key::ContentKey;
+pub use error::StageError;
+pub use execution::{ExecutionArn, ExecutionName};
+pub use ids::{
+    AccountId, AmiId, InstanceId, RegionName, SecurityGroupId, SnapshotId, SubnetId, VolumeId,
+};
+pub use image::{Digest, ImageReference};
+pub use manifest::Manifest;
+pub use size::{Bytes, GiB};
+pub use variant::{BottlerocketVersion, Variant};

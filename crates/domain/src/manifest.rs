@@ -1,0 +1,112 @@
+//! The manifest: what a snapshot holds and how it came to be.
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::architecture::Architecture;
+use crate::config::CacheName;
+use crate::content_key::ContentKey;
+use crate::execution::ExecutionName;
+use crate::ids::SnapshotId;
+use crate::image::{Digest, ImageReference};
+use crate::size::{Bytes, GiB};
+use crate::stages::{Base, NodeInfo, PublishInput};
+use crate::variant::Variant;
+
+/// The most bytes that the value of an SSM parameter holds.
+///
+/// Source: Parameter Store's quota for an advanced parameter, 8 KB.
+pub const MAX_PARAMETER_BYTES: usize = 8_192;
+
+/// What a snapshot holds and how it came to be. Stored as JSON in one SSM parameter for each snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Manifest {
+    /// The snapshot.
+    pub snapshot_id: SnapshotId,
+    /// The cache it was built for.
+    pub cache: CacheName,
+    /// Its architecture.
+    pub architecture: Architecture,
+    /// The execution that built it.
+    pub execution: ExecutionName,
+    /// What it holds, in one hash.
+    pub content_key: ContentKey,
+    /// What it holds.
+    pub images: Vec<ManifestImage>,
+    /// The variant that it was built on.
+    pub variant: Variant,
+    /// The software that it was built with.
+    pub node: NodeInfo,
+    /// What it was built from.
+    pub base: Base,
+    /// The size of its volume: the least size of a volume made from it.
+    pub volume_size: GiB,
+    /// Bytes in use on the volume.
+    pub used: Bytes,
+    /// The builder's instance type.
+    pub instance_type: String,
+    /// When it was planned.
+    pub planned_at: Timestamp,
+    /// When the builder was launched.
+    pub launched_at: Timestamp,
+    /// When every image was there and unpacked.
+    pub verified_at: Timestamp,
+    /// When EBS started the snapshot.
+    pub snapshot_started_at: Timestamp,
+    /// When the snapshot was complete.
+    pub completed_at: Timestamp,
+}
+
+/// An image in a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ManifestImage {
+    /// The reference as the cache names it.
+    pub reference: ImageReference,
+    /// What it resolved to.
+    pub digest: Digest,
+    /// The compressed size of its layers.
+    pub size: Bytes,
+}
+
+impl Manifest {
+    /// The manifest of what is about to be published.
+    #[must_use]
+    pub fn of(input: &PublishInput) -> Self {
+        let PublishInput {
+            target,
+            builder,
+            node,
+            pulled,
+            snapshot,
+        } = input;
+        let images = target
+            .images
+            .iter()
+            .map(|image| ManifestImage {
+                reference: image.reference.clone(),
+                digest: image.digest.clone(),
+                size: image.size,
+            })
+            .collect();
+        Self {
+            snapshot_id: snapshot.snapshot_id.clone(),
+            cache: target.cache.clone(),
+            architecture: target.architecture,
+            execution: target.execution.clone(),
+            content_key: target.content_key.clone(),
+            images,
+            variant: target.variant.clone(),
+            node: node.clone(),
+            base: target.base.clone(),
+            volume_size: snapshot.volume_size,
+            used: pulled.used,
+            instance_type: builder.instance_type.clone(),
+            planned_at: target.planned_at,
+            launched_at: builder.launched_at,
+            verified_at: pulled.verified_at,
+            snapshot_started_at: snapshot.started_at,
+            completed_at: snapshot.completed_at,
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Sizes, with their units in the type.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A volume's size in GiB (2^30 bytes), the unit of EBS.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(transparent)]
+pub struct GiB(pub u32);
+
+impl GiB {
+    /// The same size in bytes.
+    #[must_use]
+    pub fn bytes(self) -> Bytes {
+        Bytes(u64::from(self.0) << 30)
+    }
+}
+
+impl fmt::Display for GiB {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} GiB", self.0)
+    }
+}
+
+/// A number of bytes.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(transparent)]
+pub struct Bytes(pub u64);
+
+impl std::iter::Sum for Bytes {
+    fn sum<I: Iterator<Item = Self>>(sizes: I) -> Self {
+        Self(sizes.map(|size| size.0).sum())
+    }
+}
+
+impl fmt::Display for Bytes {
+    /// Decimal units, as registries and `docker images` show them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What is shown is rounded to three digits anyway.
+        #[allow(clippy::cast_precision_loss)]
+        let bytes = self.0 as f64;
+        match self.0 {
+            0..1_000 => write!(f, "{} B", self.0),
+            1_000..1_000_000 => write!(f, "{:.1} kB", bytes / 1e3),
+            1_000_000..1_000_000_000 => write!(f, "{:.1} MB", bytes / 1e6),
+            _ => write!(f, "{:.2} GB", bytes / 1e9),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_as_a_person_would_write_them() {
+        let shown: Vec<_> = [0, 999, 1_500, 2_340_000, 45_600_000_000]
+            .map(|n| Bytes(n).to_string())
+            .into();
+        assert_eq!(shown, ["0 B", "999 B", "1.5 kB", "2.3 MB", "45.60 GB"]);
+        assert_eq!(GiB(2).bytes(), Bytes(2_147_483_648));
+    }
+}
