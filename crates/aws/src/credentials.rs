@@ -1,0 +1,65 @@
+//! User names and passwords of registries.
+
+use std::fmt;
+
+use prepull_domain::StageError;
+use prepull_domain::config::CredentialSource;
+use serde::Deserialize;
+
+use crate::{Clients, StageResult, parameters};
+
+/// A user name and a password for a registry. Its `Debug` shows no password.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegistryCredentials {
+    /// The user.
+    pub username: String,
+    /// The password or token.
+    pub password: String,
+}
+
+impl fmt::Debug for RegistryCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistryCredentials")
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The credentials of the registry `host`, from where the cache says they lie.
+///
+/// # Errors
+/// [`StageError::InvalidConfig`] where there are none or they have another shape. The message never holds the value.
+pub async fn read_credentials(
+    clients: &Clients,
+    cache: &str,
+    host: &str,
+    source: &CredentialSource,
+) -> Result<RegistryCredentials, StageError> {
+    let (place, value) = match source {
+        CredentialSource::Secret { secret_arn } => {
+            let secret = clients
+                .secrets
+                .get_secret_value()
+                .secret_id(secret_arn)
+                .send()
+                .await;
+            let secret = secret.or_stage_error("secretsmanager:GetSecretValue")?;
+            (format!("secret {secret_arn}"), secret.secret_string)
+        }
+        CredentialSource::Parameter { parameter_name } => (
+            format!("parameter {parameter_name}"),
+            parameters::get(clients, parameter_name).await?,
+        ),
+    };
+    let invalid = |problem: &str| StageError::InvalidConfig {
+        cache: cache.to_owned(),
+        problem: format!(
+            "the credentials of registry `{host}` in {place} {problem}; \
+             store JSON with the strings `username` and `password`"
+        ),
+    };
+    let value = value.ok_or_else(|| invalid("are missing"))?;
+    // The parser's own message could quote the value, which is secret.
+    serde_json::from_str(&value).map_err(|_| invalid("have another shape"))
+}

@@ -1,0 +1,94 @@
+//! From the SDK's errors to a stage's.
+
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::display::DisplayErrorContext;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use prepull_domain::StageError;
+
+/// What a failed AWS call says.
+pub trait AwsError {
+    /// The error's code: `ParameterNotFound`, `InvalidInstanceID.NotFound`. None where no answer came.
+    fn aws_code(&self) -> Option<&str>;
+
+    /// The error as a stage's own, where the stage has nothing better to say. `call` is `service:Action`.
+    fn into_stage_error(self, call: &'static str) -> StageError;
+}
+
+impl<E> AwsError for SdkError<E, HttpResponse>
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    fn aws_code(&self) -> Option<&str> {
+        self.as_service_error().and_then(ProvideErrorMetadata::code)
+    }
+
+    fn into_stage_error(self, call: &'static str) -> StageError {
+        let message = match self.as_service_error() {
+            Some(error) => {
+                format!(
+                    "{}: {}",
+                    error.code().unwrap_or("no code"),
+                    error.message().unwrap_or("no message")
+                )
+            }
+            None => DisplayErrorContext(&self).to_string(),
+        };
+        let status = self
+            .raw_response()
+            .map_or(0, |response| response.status().as_u16());
+        match self.aws_code() {
+            Some(code) if is_throttling(code) => StageError::Throttled { call, message },
+            Some(code) if is_denial(code) => StageError::AccessDenied { call, message },
+            // No answer at all is as passing as a 5xx.
+            None if status == 0 => StageError::Throttled { call, message },
+            _ if status >= 500 => StageError::Throttled { call, message },
+            _ => StageError::AwsFailed { call, message },
+        }
+    }
+}
+
+/// The codes by which services throttle.
+///
+/// Source: the SDK's own list (`aws-runtime`, `THROTTLING_ERRORS`), and EC2's and SSM's lists of error codes.
+fn is_throttling(code: &str) -> bool {
+    matches!(
+        code,
+        "Throttling"
+            | "ThrottlingException"
+            | "ThrottledException"
+            | "RequestThrottledException"
+            | "TooManyRequestsException"
+            | "ProvisionedThroughputExceededException"
+            | "TransactionInProgressException"
+            | "RequestLimitExceeded"
+            | "BandwidthLimitExceeded"
+            | "LimitExceededException"
+            | "RequestThrottled"
+            | "SlowDown"
+            | "PriorRequestNotComplete"
+            | "EC2ThrottledException"
+            | "TooManyUpdates"
+            | "SnapshotCreationPerVolumeRateExceeded"
+    )
+}
+
+/// The codes by which services say that IAM forbids the call.
+fn is_denial(code: &str) -> bool {
+    matches!(
+        code,
+        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" | "AuthFailure"
+    )
+}
+
+/// Turns the result of an AWS call into a stage's.
+pub trait StageResult<T> {
+    /// The answer, or the error as [`AwsError::into_stage_error`] puts it. `call` is `service:Action`.
+    fn or_stage_error(self, call: &'static str) -> Result<T, StageError>;
+}
+
+impl<T, E: AwsError> StageResult<T> for Result<T, E> {
+    fn or_stage_error(self, call: &'static str) -> Result<T, StageError> {
+        self.map_err(|error| error.into_stage_error(call))
+    }
+}

@@ -1,0 +1,132 @@
+//! Parameters of Systems Manager's Parameter Store.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_ssm::types::{ParameterTier, ParameterType};
+use prepull_domain::{CacheConfig, CacheName, StageError, names};
+
+use crate::{AwsError, Clients, StageResult};
+
+/// The value of a parameter, decrypted where it is a `SecureString`; none where there is no such parameter.
+///
+/// # Errors
+/// Where Systems Manager does not answer.
+pub async fn get(clients: &Clients, name: &str) -> Result<Option<String>, StageError> {
+    match clients
+        .ssm
+        .get_parameter()
+        .name(name)
+        .with_decryption(true)
+        .send()
+        .await
+    {
+        Ok(answer) => Ok(answer.parameter.and_then(|parameter| parameter.value)),
+        Err(error) if error.aws_code() == Some("ParameterNotFound") => Ok(None),
+        Err(error) => Err(error.into_stage_error("ssm:GetParameter")),
+    }
+}
+
+/// Sets a parameter, whatever it held before.
+///
+/// # Errors
+/// Where Systems Manager refuses.
+pub async fn put(clients: &Clients, name: &str, value: &str) -> Result<(), StageError> {
+    clients
+        .ssm
+        .put_parameter()
+        .name(name)
+        .value(value)
+        .r#type(ParameterType::String)
+        // A manifest of many images needs the advanced tier, most do not.
+        .tier(ParameterTier::IntelligentTiering)
+        .overwrite(true)
+        .send()
+        .await
+        .or_stage_error("ssm:PutParameter")?;
+    Ok(())
+}
+
+/// The parameters below `path`, however deep, by name.
+///
+/// # Errors
+/// Where Systems Manager does not answer.
+pub async fn below(clients: &Clients, path: &str) -> Result<BTreeMap<String, String>, StageError> {
+    let mut pages = clients
+        .ssm
+        .get_parameters_by_path()
+        .path(path)
+        .recursive(true)
+        .into_paginator()
+        .send();
+    let mut parameters = BTreeMap::new();
+    while let Some(page) = pages.next().await {
+        let page = page.or_stage_error("ssm:GetParametersByPath")?;
+        parameters.extend(
+            page.parameters
+                .unwrap_or_default()
+                .into_iter()
+                .filter_map(|parameter| Some((parameter.name?, parameter.value?))),
+        );
+    }
+    Ok(parameters)
+}
+
+/// Every declared cache with its configuration, or with what is wrong with it: a cache that cannot be built is no reason
+/// not to build the others.
+///
+/// # Errors
+/// Where Systems Manager does not answer.
+pub async fn caches(
+    clients: &Clients,
+) -> Result<BTreeMap<CacheName, Result<CacheConfig, StageError>>, StageError> {
+    let configurations = below(clients, names::CONFIG_PATH).await?;
+    Ok(configurations
+        .into_iter()
+        .filter_map(|(parameter, json)| {
+            let name = parameter
+                .strip_prefix(names::CONFIG_PATH)?
+                .strip_prefix('/')?;
+            match name.parse::<CacheName>() {
+                Ok(cache) => Some((cache.clone(), CacheConfig::parse(&cache, &json))),
+                Err(error) => {
+                    tracing::error!(parameter, "parameter declares no cache: {error}");
+                    None
+                }
+            }
+        })
+        .collect())
+}
+
+/// Removes a parameter, and tells whether there was one.
+///
+/// # Errors
+/// Where Systems Manager refuses.
+pub async fn delete(clients: &Clients, name: &str) -> Result<bool, StageError> {
+    match clients.ssm.delete_parameter().name(name).send().await {
+        Ok(_) => Ok(true),
+        Err(error) if error.aws_code() == Some("ParameterNotFound") => Ok(false),
+        Err(error) => Err(error.into_stage_error("ssm:DeleteParameter")),
+    }
+}
+
+/// The configuration of the cache named `name`.
+///
+/// # Errors
+/// [`StageError::InvalidConfig`] where there is no such cache or its configuration is wrong.
+pub async fn cache(clients: &Clients, name: &str) -> Result<(CacheName, CacheConfig), StageError> {
+    let invalid = |problem| StageError::InvalidConfig {
+        cache: name.to_owned(),
+        problem,
+    };
+    let cache: CacheName = name
+        .parse()
+        .map_err(|error: prepull_domain::ids::InvalidId| invalid(error.to_string()))?;
+    let parameter = names::config_parameter(&cache);
+    let json = get(clients, &parameter).await?.ok_or_else(|| {
+        invalid(format!(
+            "there is no parameter {parameter}: declare the cache in Terraform's `caches` and apply"
+        ))
+    })?;
+    let config = CacheConfig::parse(&cache, &json)?;
+    Ok((cache, config))
+}

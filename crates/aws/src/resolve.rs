@@ -1,0 +1,545 @@
+//! From references to digests: what a tag names at this moment, for each architecture.
+//!
+//! Images in private ECR are looked up through ECR's own API, with the function's role; all others through the OCI
+//! distribution protocol, with the cache's credentials or anonymously.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use aws_sdk_ecr::types::{Image, ImageFailure, ImageFailureCode, ImageIdentifier};
+use oci_client::client::ClientConfig;
+use oci_client::errors::{OciDistributionError, OciErrorCode};
+use oci_client::manifest::{
+    IMAGE_CONFIG_MEDIA_TYPE, IMAGE_DOCKER_CONFIG_MEDIA_TYPE, IMAGE_MANIFEST_LIST_MEDIA_TYPE,
+    IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_INDEX_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE, OciDescriptor,
+    OciImageIndex, OciImageManifest, OciManifest, Platform,
+};
+use oci_client::secrets::RegistryAuth;
+use oci_client::{Reference, RegistryOperation};
+use prepull_domain::image::EcrRepository;
+use prepull_domain::{Architecture, Bytes, Digest, ImageReference, StageError};
+use serde::Deserialize;
+
+use crate::{AwsError, Clients, RegistryCredentials};
+
+/// What containerd can pull: an index, or the manifest of one platform, in OCI's words and in Docker's.
+const MANIFEST_TYPES: [&str; 4] = [
+    OCI_IMAGE_INDEX_MEDIA_TYPE,
+    IMAGE_MANIFEST_LIST_MEDIA_TYPE,
+    OCI_IMAGE_MEDIA_TYPE,
+    IMAGE_MANIFEST_MEDIA_TYPE,
+];
+
+/// The configurations that make a manifest a container image; a Helm chart, say, has another.
+const CONFIG_TYPES: [&str; 2] = [IMAGE_CONFIG_MEDIA_TYPE, IMAGE_DOCKER_CONFIG_MEDIA_TYPE];
+
+/// How long is waited before a registry that does not answer is asked again. Then the state machine asks again.
+const PAUSES: [Duration; 3] = [
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+];
+
+/// What a registry's own call is called in errors.
+const REGISTRY_CALL: &str = "registry:GetManifest";
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a reference names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedImage {
+    /// The index, or the manifest where there is no index.
+    pub digest: Digest,
+    /// For each architecture that was asked for, its manifest.
+    pub platforms: BTreeMap<Architecture, PlatformManifest>,
+}
+
+/// The manifest of one platform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlatformManifest {
+    /// Its digest.
+    pub digest: Digest,
+    /// The compressed size of each layer, by the layer's digest: images share layers.
+    pub layers: BTreeMap<String, Bytes>,
+}
+
+/// The registries of one cache.
+pub struct Registries {
+    oci: oci_client::Client,
+    credentials: BTreeMap<String, RegistryCredentials>,
+}
+
+impl Registries {
+    /// The registries, with the credentials for those hosts that want some.
+    ///
+    /// # Panics
+    /// Where the system's certificate authorities cannot be read: no registry could be reached then.
+    #[must_use]
+    pub fn new(credentials: BTreeMap<String, RegistryCredentials>) -> Self {
+        let config = ClientConfig {
+            connect_timeout: Some(CONNECT_TIMEOUT),
+            read_timeout: Some(READ_TIMEOUT),
+            platform_resolver: None,
+            user_agent: concat!("prepull/", env!("CARGO_PKG_VERSION")),
+            ..ClientConfig::default()
+        };
+        let oci = oci_client::Client::try_from(config)
+            .unwrap_or_else(|error| panic!("no client for registries: {error}"));
+        Self { oci, credentials }
+    }
+
+    /// Looks up what `image` names for each of `architectures`.
+    ///
+    /// The manifest of a single platform in private ECR is taken at its word: ECR's API does not hand out the
+    /// configuration that names the platform. The builder checks it when it pulls.
+    ///
+    /// # Errors
+    /// [`StageError::ImageNotFound`] where there is no such image or not for each of `architectures`,
+    /// [`StageError::RegistryDenied`] where the registry does not let us see it, [`StageError::Throttled`] where it does
+    /// not answer.
+    pub async fn resolve(
+        &self,
+        clients: &Clients,
+        image: &ImageReference,
+        architectures: &BTreeSet<Architecture>,
+    ) -> Result<ResolvedImage, StageError> {
+        let lookup = Lookup {
+            image,
+            registry: match image.ecr() {
+                Some(repository) => Registry::Ecr(Self::ecr(clients, &repository), repository),
+                None => Registry::Oci(&self.oci, self.auth(image)),
+            },
+        };
+        let version = match (image.digest(), image.tag()) {
+            (Some(digest), _) => Version::Digest(digest),
+            (None, tag) => Version::Tag(tag.unwrap_or("latest")),
+        };
+        let (digest, manifest) = lookup.manifest(version).await?;
+        let platforms = match manifest {
+            OciManifest::ImageIndex(index) => lookup.platforms(&index, architectures).await?,
+            OciManifest::Image(manifest) => {
+                lookup
+                    .check_single(&digest, &manifest, architectures)
+                    .await?;
+                let platform = PlatformManifest {
+                    digest: digest.clone(),
+                    layers: layers(&manifest),
+                };
+                architectures
+                    .iter()
+                    .map(|architecture| (*architecture, platform.clone()))
+                    .collect()
+            }
+        };
+        Ok(ResolvedImage { digest, platforms })
+    }
+
+    fn ecr(clients: &Clients, repository: &EcrRepository) -> aws_sdk_ecr::Client {
+        if clients.region().as_ref() == Some(&repository.region) {
+            clients.ecr.clone()
+        } else {
+            clients.in_region(&repository.region).ecr
+        }
+    }
+
+    fn auth(&self, image: &ImageReference) -> RegistryAuth {
+        match self.credentials.get(image.registry()) {
+            Some(RegistryCredentials { username, password }) => {
+                RegistryAuth::Basic(username.clone(), password.clone())
+            }
+            None => RegistryAuth::Anonymous,
+        }
+    }
+}
+
+/// Which manifest of a repository.
+#[derive(Clone, Copy)]
+enum Version<'a> {
+    Tag(&'a str),
+    Digest(&'a Digest),
+}
+
+enum Registry<'a> {
+    Ecr(aws_sdk_ecr::Client, EcrRepository),
+    Oci(&'a oci_client::Client, RegistryAuth),
+}
+
+/// The look-up of one image.
+struct Lookup<'a> {
+    image: &'a ImageReference,
+    registry: Registry<'a>,
+}
+
+impl Lookup<'_> {
+    async fn manifest(&self, version: Version<'_>) -> Result<(Digest, OciManifest), StageError> {
+        let (digest, body) = match &self.registry {
+            Registry::Ecr(client, repository) => {
+                self.manifest_in_ecr(client, repository, version).await?
+            }
+            Registry::Oci(client, auth) => {
+                let reference = self.reference(version);
+                let ask = async || {
+                    // Pulling would do this by itself, but go on anonymously where it fails, and hide why.
+                    client
+                        .auth(&reference, auth, RegistryOperation::Pull)
+                        .await?;
+                    client
+                        .pull_manifest_raw(&reference, auth, &MANIFEST_TYPES)
+                        .await
+                };
+                let (body, digest) = self.patiently(ask).await?;
+                (digest, body.to_vec())
+            }
+        };
+        let digest = digest
+            .parse()
+            .map_err(|error| self.not_found(format!("{error}")))?;
+        let manifest = serde_json::from_slice(&body).map_err(|error| {
+            self.not_found(format!(
+                "it is neither an image nor an index of images: {error}"
+            ))
+        })?;
+        Ok((digest, manifest))
+    }
+
+    /// The manifests of the wanted platforms that `index` names.
+    async fn platforms(
+        &self,
+        index: &OciImageIndex,
+        architectures: &BTreeSet<Architecture>,
+    ) -> Result<BTreeMap<Architecture, PlatformManifest>, StageError> {
+        let mut platforms = BTreeMap::new();
+        for architecture in architectures {
+            let entry = index
+                .manifests
+                .iter()
+                .find(|entry| {
+                    let platform = entry.platform.as_ref();
+                    platform.is_some_and(|platform| runs_on(platform, *architecture))
+                })
+                .ok_or_else(|| {
+                    let offered = index
+                        .manifests
+                        .iter()
+                        .filter_map(|entry| entry.platform.as_ref());
+                    self.missing_platform(*architecture, offered.filter_map(platform_name))
+                })?;
+            let digest: Digest = entry
+                .digest
+                .parse()
+                .map_err(|error| self.not_found(format!("{error}")))?;
+            let (_, OciManifest::Image(manifest)) = self.manifest(Version::Digest(&digest)).await?
+            else {
+                return Err(self.not_found(format!(
+                    "its index names another index for {architecture}, which containerd does not follow"
+                )));
+            };
+            let layers = layers(&manifest);
+            platforms.insert(*architecture, PlatformManifest { digest, layers });
+        }
+        Ok(platforms)
+    }
+
+    /// Ends with an error where a manifest without an index is not for each of `architectures`.
+    async fn check_single(
+        &self,
+        digest: &Digest,
+        manifest: &OciImageManifest,
+        architectures: &BTreeSet<Architecture>,
+    ) -> Result<(), StageError> {
+        let config_type = manifest.config.media_type.as_str();
+        if !CONFIG_TYPES.contains(&config_type) {
+            return Err(self.not_found(format!(
+                "it is no container image: its configuration is of type `{config_type}`"
+            )));
+        }
+        if architectures.len() > 1 {
+            return Err(self.not_found(
+                "it is built for one platform and the cache wants several: push an image for each of them under one tag \
+                 (`docker buildx build --platform`), or cache it for one architecture"
+                    .to_owned(),
+            ));
+        }
+        let Registry::Oci(client, _) = &self.registry else {
+            return Ok(());
+        };
+        let platform = self
+            .configured_platform(client, digest, &manifest.config)
+            .await?;
+        match architectures
+            .iter()
+            .find(|architecture| !runs_on(&platform, **architecture))
+        {
+            Some(architecture) => {
+                Err(self.missing_platform(*architecture, platform_name(&platform)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The platform that the configuration of an image names.
+    async fn configured_platform(
+        &self,
+        client: &oci_client::Client,
+        digest: &Digest,
+        config: &OciDescriptor,
+    ) -> Result<Platform, StageError> {
+        #[derive(Deserialize)]
+        struct Config {
+            #[serde(flatten)]
+            platform: Platform,
+        }
+        let reference = self.reference(Version::Digest(digest));
+        let body = self
+            .patiently(async || {
+                let mut body = Vec::new();
+                client.pull_blob(&reference, config, &mut body).await?;
+                Ok(body)
+            })
+            .await?;
+        let config: Config = serde_json::from_slice(&body)
+            .map_err(|error| self.not_found(format!("its configuration is malformed: {error}")))?;
+        Ok(config.platform)
+    }
+
+    fn reference(&self, version: Version<'_>) -> Reference {
+        let registry = self.image.registry().to_owned();
+        let repository = self.image.repository().to_owned();
+        match version {
+            Version::Tag(tag) => Reference::with_tag(registry, repository, tag.to_owned()),
+            Version::Digest(digest) => {
+                Reference::with_digest(registry, repository, digest.to_string())
+            }
+        }
+    }
+
+    async fn manifest_in_ecr(
+        &self,
+        client: &aws_sdk_ecr::Client,
+        repository: &EcrRepository,
+        version: Version<'_>,
+    ) -> Result<(String, Vec<u8>), StageError> {
+        let id = ImageIdentifier::builder();
+        let id = match version {
+            Version::Tag(tag) => id.image_tag(tag),
+            Version::Digest(digest) => id.image_digest(digest.as_str()),
+        };
+        let request = client
+            .batch_get_image()
+            .registry_id(repository.account.as_str())
+            .repository_name(&repository.repository)
+            .image_ids(id.build());
+        let answer = MANIFEST_TYPES
+            .iter()
+            .fold(request, |request, media_type| {
+                request.accepted_media_types(*media_type)
+            })
+            .send()
+            .await;
+        let answer = answer.map_err(|error| match error.aws_code() {
+            Some("RepositoryNotFoundException") => {
+                let EcrRepository {
+                    account, region, ..
+                } = repository;
+                self.not_found(format!(
+                    "account {account} has no such repository in {region}"
+                ))
+            }
+            _ => match error.into_stage_error("ecr:BatchGetImage") {
+                StageError::AccessDenied { message, .. } => self.denied(format!(
+                    "{message}. Allow plan-build's role and the builder's to pull from the repository, in its own \
+                     policy too where it is another account's"
+                )),
+                other => other,
+            },
+        })?;
+        match (answer.images(), answer.failures()) {
+            ([image, ..], _) => image_in_ecr(image)
+                .ok_or_else(|| self.not_found("ECR names it but holds no manifest".to_owned())),
+            ([], [failure, ..]) => Err(self.failure_in_ecr(failure)),
+            ([], []) => Err(self.not_found("ECR has no such image".to_owned())),
+        }
+    }
+
+    fn failure_in_ecr(&self, failure: &ImageFailure) -> StageError {
+        let reason = failure
+            .failure_reason()
+            .unwrap_or("no reason given")
+            .to_owned();
+        match failure.failure_code() {
+            Some(ImageFailureCode::UpstreamAccessDenied) => self.denied(format!(
+                "{reason}. Check the credentials of the pull-through cache"
+            )),
+            Some(
+                ImageFailureCode::UpstreamTooManyRequests | ImageFailureCode::UpstreamUnavailable,
+            ) => StageError::Throttled {
+                call: "ecr:BatchGetImage",
+                message: format!("{}: {reason}", self.image),
+            },
+            Some(ImageFailureCode::KmsError) => StageError::AwsFailed {
+                call: "ecr:BatchGetImage",
+                message: format!("{}: {reason}", self.image),
+            },
+            _ => self.not_found(reason),
+        }
+    }
+
+    /// Asks a registry, again where the failure may pass.
+    async fn patiently<T>(
+        &self,
+        ask: impl AsyncFn() -> Result<T, OciDistributionError>,
+    ) -> Result<T, StageError> {
+        for pause in PAUSES {
+            match ask().await.map_err(|error| self.failure(error)) {
+                Err(StageError::Throttled { message, .. }) => {
+                    tracing::warn!(image = %self.image, "the registry is asked again: {message}");
+                    tokio::time::sleep(pause).await;
+                }
+                other => return other,
+            }
+        }
+        ask().await.map_err(|error| self.failure(error))
+    }
+
+    /// What a registry's failure means.
+    fn failure(&self, error: OciDistributionError) -> StageError {
+        let text = chain(&error);
+        let passing = |message| StageError::Throttled {
+            call: REGISTRY_CALL,
+            message: format!("{}: {message}", self.image),
+        };
+        match error {
+            OciDistributionError::RequestError(_) | OciDistributionError::IoError(_) => {
+                passing(text)
+            }
+            OciDistributionError::UnauthorizedError { .. }
+            | OciDistributionError::AuthenticationFailure(_)
+            | OciDistributionError::ServerError {
+                code: 401 | 403, ..
+            } => self.denied_with_advice(&text),
+            OciDistributionError::ServerError {
+                code: 429 | 500.., ..
+            } => passing(text),
+            OciDistributionError::RegistryError { envelope, .. } => {
+                let has = |codes: &[OciErrorCode]| {
+                    envelope
+                        .errors
+                        .iter()
+                        .any(|error| codes.contains(&error.code))
+                };
+                if has(&[OciErrorCode::Denied, OciErrorCode::Unauthorized]) {
+                    self.denied_with_advice(&text)
+                } else if has(&[OciErrorCode::Toomanyrequests]) {
+                    passing(text)
+                } else {
+                    self.not_found(text)
+                }
+            }
+            _ => self.not_found(text),
+        }
+    }
+
+    fn denied_with_advice(&self, text: &str) -> StageError {
+        let host = self.image.registry();
+        let advice = match &self.registry {
+            Registry::Oci(_, RegistryAuth::Basic(username, _)) => {
+                format!("Check the password of `{username}` and what that user may pull")
+            }
+            // Docker Hub tells neither apart, so that nobody learns which private repositories there are.
+            _ => format!(
+                "Either there is no such repository, or it wants credentials: name them for `{host}` in \
+                 `registry_credentials`"
+            ),
+        };
+        self.denied(format!("{text}. {advice}"))
+    }
+
+    fn denied(&self, problem: String) -> StageError {
+        StageError::RegistryDenied {
+            image: self.image.clone(),
+            problem,
+        }
+    }
+
+    fn not_found(&self, problem: String) -> StageError {
+        StageError::ImageNotFound {
+            image: self.image.clone(),
+            problem,
+        }
+    }
+
+    fn missing_platform(
+        &self,
+        architecture: Architecture,
+        offered: impl IntoIterator<Item = String>,
+    ) -> StageError {
+        // An index may name a platform several times, for different versions of an operating system.
+        let offered: BTreeSet<_> = offered.into_iter().collect();
+        let offered = match offered.len() {
+            0 => "no platform at all".to_owned(),
+            _ => Vec::from_iter(offered).join(", "),
+        };
+        self.not_found(format!(
+            "it has no manifest for linux/{}, only for {offered}; push one, or remove `{architecture}` from the cache's \
+             `architectures`",
+            architecture.oci_name()
+        ))
+    }
+}
+
+fn image_in_ecr(image: &Image) -> Option<(String, Vec<u8>)> {
+    let digest = image.image_id()?.image_digest()?;
+    Some((digest.to_owned(), image.image_manifest()?.into()))
+}
+
+fn layers(manifest: &OciImageManifest) -> BTreeMap<String, Bytes> {
+    manifest
+        .layers
+        .iter()
+        .map(|layer| {
+            let size = u64::try_from(layer.size).unwrap_or_default();
+            (layer.digest.clone(), Bytes(size))
+        })
+        .collect()
+}
+
+/// Whether containerd on a node of `architecture` takes a manifest for `platform`.
+///
+/// Source: containerd's `platforms` package: `amd64` is v1 and `arm64` is v8 where no variant is written, and a node
+/// that says no more of itself takes no newer one.
+fn runs_on(platform: &Platform, architecture: Architecture) -> bool {
+    let baseline = match architecture {
+        Architecture::X86_64 => "v1",
+        Architecture::Arm64 => "v8",
+    };
+    platform.os.to_string() == "linux"
+        && platform.architecture.to_string() == architecture.oci_name()
+        && ["", baseline].contains(&platform.variant.as_deref().unwrap_or_default())
+}
+
+/// The platform as people write it; none for the attestations that `docker buildx` stores beside the images.
+fn platform_name(platform: &Platform) -> Option<String> {
+    let (os, architecture) = (platform.os.to_string(), platform.architecture.to_string());
+    let variant = platform.variant.as_deref().unwrap_or_default();
+    (os != "unknown").then(|| {
+        let separator = if variant.is_empty() { "" } else { "/" };
+        format!("{os}/{architecture}{separator}{variant}")
+    })
+}
+
+/// An error with all that caused it: the HTTP client's own says only that a request failed.
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |error| error.source()).fold(
+        error.to_string(),
+        |text, cause| {
+            let cause = cause.to_string();
+            // Transparent wrappers say the same twice.
+            if text.ends_with(&cause) {
+                text
+            } else {
+                format!("{text}: {cause}")
+            }
+        },
+    )
+}

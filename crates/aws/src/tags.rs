@@ -1,0 +1,40 @@
+//! prepull's tags on EC2's resources.
+
+use aws_sdk_ec2::types::{Filter, ResourceType, Tag, TagSpecification};
+use prepull_domain::names;
+use prepull_domain::stages::Target;
+
+/// The tags that everything made for `target` bears, as part of the call that makes it: no moment goes by in which a
+/// resource of ours is not known as ours.
+#[must_use]
+pub fn tag_specification(resource: ResourceType, target: &Target) -> TagSpecification {
+    let name = format!("prepull {} {}", target.cache, target.architecture);
+    TagSpecification::builder()
+        .resource_type(resource)
+        .tags(tag("Name", &name))
+        .tags(tag(names::TAG_CACHE, target.cache.as_str()))
+        .tags(tag(names::TAG_ARCHITECTURE, target.architecture.as_str()))
+        .tags(tag(names::TAG_EXECUTION, target.execution.as_str()))
+        .build()
+}
+
+/// A tag.
+#[must_use]
+pub fn tag(key: &str, value: &str) -> Tag {
+    Tag::builder().key(key).value(value).build()
+}
+
+/// A filter for resources whose tag `key` has `value`.
+#[must_use]
+pub fn tag_filter(key: &str, value: impl Into<String>) -> Filter {
+    Filter::builder()
+        .name(format!("tag:{key}"))
+        .values(value)
+        .build()
+}
+
+/// The value of the tag `key` among `tags`.
+#[must_use]
+pub fn tag_value<'a>(tags: &'a [Tag], key: &str) -> Option<&'a str> {
+    tags.iter().find(|tag| tag.key() == Some(key))?.value()
+}
