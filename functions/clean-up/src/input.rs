@@ -1,0 +1,144 @@
+//! What clean-up is called with.
+
+use aws_lambda_events::eventbridge::EventBridgeEvent;
+use prepull_domain::stages::Target;
+use prepull_domain::trigger::ExecutionInput;
+use prepull_domain::{ExecutionArn, ExecutionName, StageError};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+const DETAIL_TYPE: &str = "Step Functions Execution Status Change";
+
+/// One of the three calls.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A target of a running execution is at its end.
+    Target(Box<Target>),
+    /// An execution failed, timed out or was aborted.
+    Ended(Box<EndedExecution>),
+    /// It is time to look for what nobody owns any more.
+    Sweep,
+}
+
+/// The detail of the status change.
+///
+/// Source: Step Functions developer guide, "Event payload".
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct EndedExecution {
+    execution_arn: ExecutionArn,
+    pub(crate) status: String,
+    /// In milliseconds since the epoch, as are all its times.
+    pub(crate) start_date: Option<i64>,
+    pub(crate) stop_date: Option<i64>,
+    /// Missing where it is too large for an event.
+    input: Option<String>,
+    pub(crate) error: Option<String>,
+    pub(crate) cause: Option<String>,
+}
+
+impl EndedExecution {
+    pub(crate) fn name(&self) -> ExecutionName {
+        self.execution_arn.name()
+    }
+
+    /// The cache that it was started for, as whoever started it named it.
+    pub(crate) fn cache(&self) -> Option<String> {
+        let input: ExecutionInput = serde_json::from_str(self.input.as_deref()?).ok()?;
+        Some(input.cache)
+    }
+}
+
+impl Input {
+    pub(crate) fn parse(mut input: Value) -> Result<Self, StageError> {
+        let invalid = |problem: String| StageError::InvalidEvent(problem);
+        if let Some(target) = input.get_mut("target") {
+            return serde_json::from_value(target.take())
+                .map(|target| Self::Target(Box::new(target)))
+                .map_err(|error| invalid(format!("its `target` is none: {error}")));
+        }
+        if input.get("detail-type") == Some(&DETAIL_TYPE.into()) {
+            let event: EventBridgeEvent<EndedExecution> =
+                serde_json::from_value(input).map_err(|error| {
+                    invalid(format!(
+                        "it is no `{DETAIL_TYPE}` event as Step Functions sends them: {error}"
+                    ))
+                })?;
+            let execution = event.detail;
+            // A running execution's builders are not to be touched, whatever a rule lets through.
+            return match execution.status.as_str() {
+                "FAILED" | "TIMED_OUT" | "ABORTED" => Ok(Self::Ended(Box::new(execution))),
+                status => Err(invalid(format!(
+                    "the execution {} is `{status}`: only what failed, timed out or was aborted is cleaned up after",
+                    execution.execution_arn
+                ))),
+            };
+        }
+        if input.get("source") == Some(&"sweep".into()) {
+            return Ok(Self::Sweep);
+        }
+        Err(invalid(format!(
+            "expected `{{\"target\": …}}`, an event `{DETAIL_TYPE}` or `{{\"source\": \"sweep\"}}`"
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn ended(status: &str) -> Value {
+        json!({
+            "version": "0",
+            "detail-type": DETAIL_TYPE,
+            "source": "aws.states",
+            "account": "123456789012",
+            "region": "eu-west-1",
+            "detail": {
+                "executionArn": "arn:aws:states:eu-west-1:123456789012:execution:prepull-build:web-10",
+                "stateMachineArn": "arn:aws:states:eu-west-1:123456789012:stateMachine:prepull-build",
+                "name": "web-10",
+                "status": status,
+                "startDate": 1_767_323_045_000_i64,
+                "stopDate": 1_767_323_645_000_i64,
+                "input": "{\"cache\": \"web\"}",
+                "inputDetails": {"included": true},
+                "output": null
+            }
+        })
+    }
+
+    #[test]
+    fn an_execution_that_ended_badly_tells_its_name_and_its_cache() {
+        for status in ["FAILED", "TIMED_OUT", "ABORTED"] {
+            let Ok(Input::Ended(execution)) = Input::parse(ended(status)) else {
+                panic!("{status}");
+            };
+            assert_eq!(execution.name().as_str(), "web-10");
+            assert_eq!(execution.cache().as_deref(), Some("web"));
+        }
+    }
+
+    #[test]
+    fn an_execution_that_runs_or_succeeded_is_not_cleaned_up_after() {
+        for status in ["RUNNING", "SUCCEEDED", "PENDING_REDRIVE"] {
+            let error = Input::parse(ended(status)).unwrap_err();
+            assert_eq!(error.name(), "InvalidEvent", "{status}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_call_of_clean_up_is_refused() {
+        for input in [
+            json!(null),
+            json!({}),
+            json!({"target": {}}),
+            json!({"source": "schedule"}),
+            json!({"detail-type": DETAIL_TYPE, "source": "aws.states", "detail": {}}),
+        ] {
+            assert_eq!(Input::parse(input).unwrap_err().name(), "InvalidEvent");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! What an execution leaves: its builders, their volumes, and snapshots that nobody verified.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prepull_aws::ec2::types::{
+    Filter, Instance, InstanceStateName, Snapshot, SnapshotState as EbsState, Tag, VolumeState,
+};
+use prepull_aws::{Clients, Deadline, StageResult, tag_filter, tag_value, timestamp};
+use prepull_domain::clean_up::FoundSnapshot;
+use prepull_domain::stages::SnapshotState;
+use prepull_domain::{Architecture, CacheName, ExecutionName, StageError, VolumeId, names};
+
+use crate::{Removed, removal};
+
+/// How often an instance that ends is looked after.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Whose things they are.
+pub(crate) struct Owner {
+    pub(crate) execution: ExecutionName,
+    /// One target's; the whole execution's where there is none.
+    pub(crate) architecture: Option<Architecture>,
+}
+
+impl Owner {
+    fn filters(&self) -> Vec<Filter> {
+        let architecture = self
+            .architecture
+            .map(|architecture| tag_filter(names::TAG_ARCHITECTURE, architecture.as_str()));
+        [
+            ours(),
+            tag_filter(names::TAG_EXECUTION, self.execution.as_str()),
+        ]
+        .into_iter()
+        .chain(architecture)
+        .collect()
+    }
+}
+
+/// The filter for everything that prepull made.
+pub(crate) fn ours() -> Filter {
+    Filter::builder()
+        .name("tag-key")
+        .values(names::TAG_CACHE)
+        .build()
+}
+
+/// Removes what `owner` left, and waits until its instances have ended: until then they cost money and hold volumes.
+pub(crate) async fn remove(
+    clients: &Clients,
+    owner: &Owner,
+    removed: &mut Removed,
+    deadline: Deadline,
+) -> Result<(), StageError> {
+    deadline
+        .poll(INTERVAL, "the builders to end", async || {
+            let instances = instances(clients, owner.filters()).await?;
+            let done = instances.is_empty();
+            for instance in instances {
+                if !has_state(&instance, &InstanceStateName::ShuttingDown)
+                    && let Some(id) = instance.instance_id().and_then(|id| id.parse().ok())
+                {
+                    removal::terminate(clients, id, removed).await?;
+                }
+            }
+            Ok(done.then_some(()))
+        })
+        .await?;
+    // A builder's volumes go with it. These are of instances that were launched and never had them attached.
+    for volume in free_volumes(clients, owner.filters()).await? {
+        removal::delete_volume(clients, volume.id, removed).await?;
+    }
+    for snapshot in snapshots(clients, owner.filters()).await? {
+        if !snapshot.found.is_good() {
+            removal::delete_snapshot(clients, snapshot.found.id, removed).await?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn has_state(instance: &Instance, state: &InstanceStateName) -> bool {
+    instance.state().and_then(|current| current.name()) == Some(state)
+}
+
+/// The instances that have not ended.
+pub(crate) async fn instances(
+    clients: &Clients,
+    filters: Vec<Filter>,
+) -> Result<Vec<Instance>, StageError> {
+    let request = clients.ec2.describe_instances().set_filters(Some(filters));
+    let mut pages = request.into_paginator().send();
+    let mut instances = Vec::new();
+    while let Some(page) = pages.next().await {
+        let page = page.or_stage_error("ec2:DescribeInstances")?;
+        let reservations = page.reservations.unwrap_or_default();
+        instances.extend(
+            reservations
+                .into_iter()
+                .flat_map(|reservation| reservation.instances.unwrap_or_default())
+                .filter(|instance| !has_state(instance, &InstanceStateName::Terminated)),
+        );
+    }
+    Ok(instances)
+}
+
+/// A volume that no instance uses.
+pub(crate) struct FreeVolume {
+    pub(crate) id: VolumeId,
+    pub(crate) created_at: Timestamp,
+    pub(crate) tags: Vec<Tag>,
+}
+
+pub(crate) async fn free_volumes(
+    clients: &Clients,
+    filters: Vec<Filter>,
+) -> Result<Vec<FreeVolume>, StageError> {
+    let request = clients.ec2.describe_volumes().set_filters(Some(filters));
+    let mut pages = request.into_paginator().send();
+    let mut volumes = Vec::new();
+    while let Some(page) = pages.next().await {
+        let page = page.or_stage_error("ec2:DescribeVolumes")?;
+        volumes.extend(
+            page.volumes
+                .unwrap_or_default()
+                .into_iter()
+                .filter(|volume| {
+                    matches!(
+                        volume.state(),
+                        Some(VolumeState::Available | VolumeState::Error)
+                    )
+                })
+                .filter_map(|volume| {
+                    Some(FreeVolume {
+                        id: volume.volume_id()?.parse().ok()?,
+                        created_at: timestamp(volume.create_time()),
+                        tags: volume.tags.unwrap_or_default(),
+                    })
+                }),
+        );
+    }
+    Ok(volumes)
+}
+
+/// A snapshot with its tags.
+pub(crate) struct TaggedSnapshot {
+    pub(crate) found: FoundSnapshot,
+    pub(crate) tags: Vec<Tag>,
+}
+
+impl TaggedSnapshot {
+    /// The cache and architecture that it was made for.
+    pub(crate) fn target(&self) -> Option<(CacheName, Architecture)> {
+        let cache = tag_value(&self.tags, names::TAG_CACHE)?.parse().ok()?;
+        let architecture = tag_value(&self.tags, names::TAG_ARCHITECTURE)?
+            .parse()
+            .ok()?;
+        Some((cache, architecture))
+    }
+
+    fn read(snapshot: Snapshot) -> Option<Self> {
+        let id = snapshot.snapshot_id()?.parse().ok()?;
+        let tag = tag_value(snapshot.tags(), names::TAG_STATE);
+        let state = [
+            SnapshotState::Verified,
+            SnapshotState::Published,
+            SnapshotState::Rejected,
+        ]
+        .into_iter()
+        .find(|state| tag == Some(state.as_str()));
+        // A copy is tagged before it is made, and may fail.
+        let state = match snapshot.state() {
+            Some(EbsState::Error) => Some(SnapshotState::Rejected),
+            _ => state,
+        };
+        Some(Self {
+            found: FoundSnapshot {
+                id,
+                started_at: timestamp(snapshot.start_time()),
+                state,
+            },
+            tags: snapshot.tags.unwrap_or_default(),
+        })
+    }
+}
+
+/// The account's own snapshots that match.
+pub(crate) async fn snapshots(
+    clients: &Clients,
+    filters: Vec<Filter>,
+) -> Result<Vec<TaggedSnapshot>, StageError> {
+    let request = clients.ec2.describe_snapshots().owner_ids("self");
+    let mut pages = request.set_filters(Some(filters)).into_paginator().send();
+    let mut snapshots = Vec::new();
+    while let Some(page) = pages.next().await {
+        let page = page.or_stage_error("ec2:DescribeSnapshots")?;
+        let found = page.snapshots.unwrap_or_default();
+        snapshots.extend(found.into_iter().filter_map(TaggedSnapshot::read));
+    }
+    Ok(snapshots)
+}

@@ -1,0 +1,70 @@
+//! Removing one thing. What is gone already is no error, and is not counted.
+
+use prepull_aws::{AwsError, Clients, parameters};
+use prepull_domain::{InstanceId, SnapshotId, StageError, VolumeId};
+
+use crate::Removed;
+
+/// Terminates an instance. Its volumes go with it, once it has ended.
+pub(crate) async fn terminate(
+    clients: &Clients,
+    id: InstanceId,
+    removed: &mut Removed,
+) -> Result<(), StageError> {
+    let request = clients.ec2.terminate_instances().instance_ids(id.as_str());
+    match request.send().await {
+        Ok(_) => removed.terminated.push(id),
+        Err(error) if error.aws_code() == Some("InvalidInstanceID.NotFound") => {}
+        Err(error) => return Err(error.into_stage_error("ec2:TerminateInstances")),
+    }
+    Ok(())
+}
+
+/// Deletes a volume, unless something was faster and uses it.
+pub(crate) async fn delete_volume(
+    clients: &Clients,
+    id: VolumeId,
+    removed: &mut Removed,
+) -> Result<(), StageError> {
+    let request = clients.ec2.delete_volume().volume_id(id.as_str());
+    match request.send().await {
+        Ok(_) => removed.deleted_volumes.push(id),
+        Err(error)
+            if matches!(
+                error.aws_code(),
+                Some("InvalidVolume.NotFound" | "VolumeInUse")
+            ) => {}
+        Err(error) => return Err(error.into_stage_error("ec2:DeleteVolume")),
+    }
+    Ok(())
+}
+
+/// Deletes a snapshot, unless a machine image uses it.
+pub(crate) async fn delete_snapshot(
+    clients: &Clients,
+    id: SnapshotId,
+    removed: &mut Removed,
+) -> Result<(), StageError> {
+    let request = clients.ec2.delete_snapshot().snapshot_id(id.as_str());
+    match request.send().await {
+        Ok(_) => removed.deleted_snapshots.push(id),
+        Err(error) if error.aws_code() == Some("InvalidSnapshot.NotFound") => {}
+        Err(error) if error.aws_code() == Some("InvalidSnapshot.InUse") => {
+            tracing::info!(snapshot = %id, "kept: a machine image was made of it meanwhile");
+        }
+        Err(error) => return Err(error.into_stage_error("ec2:DeleteSnapshot")),
+    }
+    Ok(())
+}
+
+/// Deletes a manifest.
+pub(crate) async fn delete_manifest(
+    clients: &Clients,
+    parameter: String,
+    removed: &mut Removed,
+) -> Result<(), StageError> {
+    if parameters::delete(clients, &parameter).await? {
+        removed.deleted_manifests.push(parameter);
+    }
+    Ok(())
+}

@@ -1,0 +1,151 @@
+//! Old snapshots: which go, and what still names them.
+
+use std::collections::BTreeSet;
+
+use prepull_aws::ec2::types::{
+    Filter, Image, LaunchTemplateVersion, ResponseLaunchTemplateData,
+};
+use prepull_aws::{Clients, StageResult, parameters, tag_filter};
+use prepull_domain::clean_up::{FoundSnapshot, beyond_retention};
+use prepull_domain::stages::SnapshotState;
+use prepull_domain::{Architecture, CacheName, RegionName, SnapshotId, StageError, names};
+
+use crate::{Removed, leftovers, removal};
+
+/// Removes the snapshots of one cache and architecture that are beyond the newest `retain`, with their manifests, here
+/// and in the regions that they are copied to.
+pub(crate) async fn apply(
+    clients: &Clients,
+    cache: &CacheName,
+    architecture: Architecture,
+    retain: u8,
+    copy_to_regions: &BTreeSet<RegionName>,
+    removed: &mut Removed,
+) -> Result<(), StageError> {
+    apply_here(clients, cache, architecture, retain, removed).await?;
+    for region in copy_to_regions {
+        let there = clients.in_region(region);
+        apply_here(&there, cache, architecture, retain, removed).await?;
+    }
+    Ok(())
+}
+
+async fn apply_here(
+    clients: &Clients,
+    cache: &CacheName,
+    architecture: Architecture,
+    retain: u8,
+    removed: &mut Removed,
+) -> Result<(), StageError> {
+    let filters = vec![
+        tag_filter(names::TAG_CACHE, cache.as_str()),
+        tag_filter(names::TAG_ARCHITECTURE, architecture.as_str()),
+    ];
+    let snapshots: Vec<_> = leftovers::snapshots(clients, filters)
+        .await?
+        .into_iter()
+        .map(|snapshot| snapshot.found)
+        .collect();
+    let old = beyond_retention(&snapshots, retain, &BTreeSet::new());
+    let rejected = snapshots.iter().filter(|found| is_rejected(found));
+    let mut going: Vec<_> = rejected.map(|found| found.id.clone()).collect();
+    // Who else names a snapshot is only asked where one would go.
+    if !old.is_empty() {
+        let in_use = in_use(clients, cache, architecture, &old).await?;
+        going.extend(beyond_retention(&snapshots, retain, &in_use));
+    }
+    for id in going {
+        let manifest = names::manifest_parameter(cache, architecture, &id);
+        removal::delete_snapshot(clients, id, removed).await?;
+        removal::delete_manifest(clients, manifest, removed).await?;
+    }
+    Ok(())
+}
+
+fn is_rejected(found: &FoundSnapshot) -> bool {
+    found.state == Some(SnapshotState::Rejected)
+}
+
+/// Those of `snapshots` that something names.
+async fn in_use(
+    clients: &Clients,
+    cache: &CacheName,
+    architecture: Architecture,
+    snapshots: &[SnapshotId],
+) -> Result<BTreeSet<SnapshotId>, StageError> {
+    let pointer = names::pointer_parameter(cache, architecture);
+    let pointer = parameters::get(clients, &pointer).await?;
+    let mut named: BTreeSet<String> = pointer.into_iter().collect();
+    named.extend(named_by_images(clients, snapshots).await?);
+    named.extend(named_by_launch_templates(clients).await?);
+    Ok(named.iter().filter_map(|id| id.parse().ok()).collect())
+}
+
+/// Those of `snapshots` that the account's own machine images are made of.
+async fn named_by_images(
+    clients: &Clients,
+    snapshots: &[SnapshotId],
+) -> Result<Vec<String>, StageError> {
+    let filter = Filter::builder()
+        .name("block-device-mapping.snapshot-id")
+        .set_values(Some(snapshots.iter().map(SnapshotId::to_string).collect()))
+        .build();
+    let request = clients.ec2.describe_images().owners("self").filters(filter);
+    let mut pages = request.into_paginator().send();
+    let mut named = Vec::new();
+    while let Some(page) = pages.next().await {
+        let page = page.or_stage_error("ec2:DescribeImages")?;
+        let disks = page
+            .images()
+            .iter()
+            .flat_map(Image::block_device_mappings)
+            .filter_map(|mapping| mapping.ebs()?.snapshot_id().map(str::to_owned));
+        named.extend(disks);
+    }
+    Ok(named)
+}
+
+/// Every snapshot that a version of a launch template names.
+async fn named_by_launch_templates(clients: &Clients) -> Result<Vec<String>, StageError> {
+    let latest = versions(clients, None).await?;
+    let mut named: Vec<_> = latest.iter().flat_map(named_by).collect();
+    // The versions between cannot be asked for across templates. A node group may be fixed to any of them.
+    let templates: BTreeSet<_> = latest
+        .iter()
+        .filter(|version| version.version_number() > Some(2))
+        .filter_map(LaunchTemplateVersion::launch_template_id)
+        .collect();
+    for template in templates {
+        let all = versions(clients, Some(template)).await?;
+        named.extend(all.iter().flat_map(named_by));
+    }
+    Ok(named)
+}
+
+/// All versions of one launch template, or the latest and the default ones of all.
+async fn versions(
+    clients: &Clients,
+    template: Option<&str>,
+) -> Result<Vec<LaunchTemplateVersion>, StageError> {
+    let request = clients.ec2.describe_launch_template_versions();
+    let request = match template {
+        Some(template) => request.launch_template_id(template),
+        None => request.versions("$Latest").versions("$Default"),
+    };
+    let mut pages = request.into_paginator().send();
+    let mut versions = Vec::new();
+    while let Some(page) = pages.next().await {
+        let page = page.or_stage_error("ec2:DescribeLaunchTemplateVersions")?;
+        versions.extend(page.launch_template_versions.unwrap_or_default());
+    }
+    Ok(versions)
+}
+
+fn named_by(version: &LaunchTemplateVersion) -> Vec<String> {
+    version
+        .launch_template_data()
+        .into_iter()
+        .flat_map(ResponseLaunchTemplateData::block_device_mappings)
+        .filter_map(|mapping| mapping.ebs()?.snapshot_id().map(str::to_owned))
+        .collect()
+}

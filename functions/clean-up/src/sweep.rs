@@ -1,0 +1,213 @@
+//! The sweep: what is left of executions that do not run any more, whatever became of them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use jiff::{SignedDuration, Timestamp};
+use prepull_aws::ec2::types::{InstanceStateName, Tag};
+use prepull_aws::sfn::types::ExecutionStatus;
+use prepull_aws::{AwsError, Clients, Deadline, parameters, tag_value, timestamp};
+use prepull_domain::{Architecture, CacheName, ExecutionName, SnapshotId, StageError, names};
+
+use crate::leftovers::{self, TaggedSnapshot};
+use crate::{Removed, removal, retention};
+
+/// How old a thing must be before the sweep takes it for left. Step Functions and EC2 tell of what is new with delay.
+const LEAST_AGE: SignedDuration = SignedDuration::from_mins(5);
+
+/// Removes everything of ours whose execution does not run, and what is beyond retention.
+///
+/// It does not wait for instances to end: the next sweep sees what is left of them. What cannot be removed keeps it from
+/// nothing else; the first such failure is how it ends.
+pub(crate) async fn sweep(
+    clients: &Clients,
+    state_machine_arn: &str,
+    removed: &mut Removed,
+    deadline: Deadline,
+) -> Result<(), StageError> {
+    let mut sweep = Sweep {
+        clients,
+        state_machine_arn,
+        now: Timestamp::now(),
+        running: HashMap::new(),
+        removed,
+        failure: Ok(()),
+    };
+    sweep.instances().await?;
+    sweep.volumes().await?;
+    // Manifests before snapshots: one that is published meanwhile has its snapshot among those that are found.
+    let manifests = manifests(clients).await?;
+    let snapshots = leftovers::snapshots(clients, vec![leftovers::ours()]).await?;
+    sweep.unfinished_snapshots(&snapshots).await?;
+    sweep.orphaned_manifests(manifests, &snapshots).await;
+    sweep.old_snapshots(&snapshots, deadline).await?;
+    sweep.failure
+}
+
+struct Sweep<'a> {
+    clients: &'a Clients,
+    state_machine_arn: &'a str,
+    now: Timestamp,
+    /// Whether an execution runs, by its name.
+    running: HashMap<ExecutionName, bool>,
+    removed: &'a mut Removed,
+    /// The first removal that failed.
+    failure: Result<(), StageError>,
+}
+
+impl Sweep<'_> {
+    async fn instances(&mut self) -> Result<(), StageError> {
+        for instance in leftovers::instances(self.clients, vec![leftovers::ours()]).await? {
+            let Some(id) = instance.instance_id().and_then(|id| id.parse().ok()) else {
+                continue;
+            };
+            let since = timestamp(instance.launch_time());
+            if !leftovers::has_state(&instance, &InstanceStateName::ShuttingDown)
+                && self.is_left(instance.tags(), since).await?
+            {
+                let result = removal::terminate(self.clients, id, self.removed).await;
+                self.note(result);
+            }
+        }
+        Ok(())
+    }
+
+    async fn volumes(&mut self) -> Result<(), StageError> {
+        for volume in leftovers::free_volumes(self.clients, vec![leftovers::ours()]).await? {
+            if self.is_left(&volume.tags, volume.created_at).await? {
+                let result = removal::delete_volume(self.clients, volume.id, self.removed).await;
+                self.note(result);
+            }
+        }
+        Ok(())
+    }
+
+    async fn unfinished_snapshots(
+        &mut self,
+        snapshots: &[TaggedSnapshot],
+    ) -> Result<(), StageError> {
+        for TaggedSnapshot { found, tags } in snapshots {
+            if !found.is_good() && self.is_left(tags, found.started_at).await? {
+                let id = found.id.clone();
+                let result = removal::delete_snapshot(self.clients, id, self.removed).await;
+                self.note(result);
+            }
+        }
+        Ok(())
+    }
+
+    async fn orphaned_manifests(
+        &mut self,
+        manifests: BTreeMap<String, SnapshotId>,
+        snapshots: &[TaggedSnapshot],
+    ) {
+        let present: BTreeSet<_> = snapshots
+            .iter()
+            .map(|snapshot| &snapshot.found.id)
+            .collect();
+        for (parameter, snapshot) in manifests {
+            if !present.contains(&snapshot) {
+                let result = removal::delete_manifest(self.clients, parameter, self.removed).await;
+                self.note(result);
+            }
+        }
+    }
+
+    /// Retention for every cache that is declared. A cache that is not any more keeps its snapshots: nodes may use them,
+    /// and nothing says how many to keep.
+    async fn old_snapshots(
+        &mut self,
+        snapshots: &[TaggedSnapshot],
+        deadline: Deadline,
+    ) -> Result<(), StageError> {
+        let caches = parameters::caches(self.clients).await?;
+        let targets: BTreeSet<_> = snapshots
+            .iter()
+            .filter_map(TaggedSnapshot::target)
+            .collect();
+        for (cache, architecture) in targets {
+            let Some(Ok(config)) = caches.get(&cache) else {
+                tracing::info!(%cache, "not declared, or not well: its snapshots are kept");
+                continue;
+            };
+            deadline.check("retention of the other caches")?;
+            let result = retention::apply(
+                self.clients,
+                &cache,
+                architecture,
+                config.retain_snapshots,
+                &config.publication.copy_to_regions,
+                self.removed,
+            )
+            .await;
+            self.note(result);
+        }
+        Ok(())
+    }
+
+    /// Goes on after a failure, and remembers the first.
+    fn note(&mut self, result: Result<(), StageError>) {
+        if let Err(error) = result {
+            tracing::error!(error = error.name(), "{error}");
+            if self.failure.is_ok() {
+                self.failure = Err(error);
+            }
+        }
+    }
+
+    /// Whether a thing of ours belongs to an execution that does not run. One without a name of an execution was tagged
+    /// by somebody else, and stays.
+    async fn is_left(&mut self, tags: &[Tag], since: Timestamp) -> Result<bool, StageError> {
+        let is_ours = tag_value(tags, names::TAG_CACHE).is_some();
+        let execution = tag_value(tags, names::TAG_EXECUTION).and_then(|name| name.parse().ok());
+        match execution {
+            Some(execution) if is_ours && self.now.duration_since(since) >= LEAST_AGE => {
+                Ok(!self.runs(execution).await?)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    async fn runs(&mut self, execution: ExecutionName) -> Result<bool, StageError> {
+        if let Some(known) = self.running.get(&execution) {
+            return Ok(*known);
+        }
+        let machine = self
+            .state_machine_arn
+            .replace(":stateMachine:", ":execution:");
+        let answer = self
+            .clients
+            .sfn
+            .describe_execution()
+            .execution_arn(format!("{machine}:{execution}"))
+            .send()
+            .await;
+        let runs = match answer {
+            Ok(found) => *found.status() == ExecutionStatus::Running,
+            // Step Functions forgets executions after 90 days.
+            Err(error) if error.aws_code() == Some("ExecutionDoesNotExist") => false,
+            Err(error) => return Err(error.into_stage_error("states:DescribeExecution")),
+        };
+        self.running.insert(execution, runs);
+        Ok(runs)
+    }
+}
+
+/// Every manifest's parameter with the snapshot that it describes.
+async fn manifests(clients: &Clients) -> Result<BTreeMap<String, SnapshotId>, StageError> {
+    let parameters = parameters::below(clients, "/prepull").await?;
+    Ok(parameters
+        .into_keys()
+        .filter_map(|name| {
+            let parts: Vec<_> = name.split('/').collect();
+            match parts[..] {
+                ["", "prepull", cache, architecture, "snapshots", snapshot] => {
+                    cache.parse::<CacheName>().ok()?;
+                    architecture.parse::<Architecture>().ok()?;
+                    let snapshot = snapshot.parse().ok()?;
+                    Some((name.clone(), snapshot))
+                }
+                _ => None,
+            }
+        })
+        .collect())
+}

@@ -1,0 +1,93 @@
+//! From a running builder to a data volume that is scrubbed, written and quiet.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use prepull_aws::builder::{BuilderInstance, not_known};
+use prepull_aws::ec2::types::InstanceStateName;
+use prepull_aws::run_command::{self, SentCommand, Standing};
+use prepull_aws::{Clients, Deadline};
+use prepull_domain::stages::BuilderInput;
+use prepull_domain::{StageError, VolumeId};
+
+use crate::{Settings, failed};
+
+/// How often it is looked whether the builder is off.
+const POLL: Duration = Duration::from_secs(1);
+
+/// How long a builder may go on running after it was told to power off. Stopping containers takes at most 60 s
+/// (`TimeoutStopSec` of Bottlerocket's host containers) and any other unit 90 s (systemd's default).
+const OFF_WITHIN: SignedDuration = SignedDuration::from_mins(3);
+
+/// How often the builder is told to power off when the command ends badly.
+const ATTEMPTS: usize = 3;
+
+/// Powers the builder off and returns its data volume. Why that is scrubbed, the crate's documentation tells.
+pub(crate) async fn scrubbed_volume(
+    clients: &Clients,
+    settings: &Settings,
+    input: &BuilderInput,
+    deadline: Deadline,
+) -> Result<VolumeId, StageError> {
+    let id = &input.builder.instance_id;
+    let document = format!("{}-power-off", settings.name);
+    deadline
+        .poll(POLL, "the builder to power itself off", async || {
+            let Some(builder) = BuilderInstance::look(clients, id).await? else {
+                return Err(not_known(id));
+            };
+            match builder.state {
+                InstanceStateName::Running => {
+                    let sent = run_command::sent(clients, id, &document).await?;
+                    if must_send(input, &sent, Timestamp::now())? {
+                        run_command::send(clients, id, &document, &[]).await?;
+                    }
+                    Ok(None)
+                }
+                InstanceStateName::Stopping => Ok(None),
+                InstanceStateName::Stopped => {
+                    let sent = run_command::sent(clients, id, &document).await?;
+                    if !builder.powered_itself_off() || sent.is_empty() {
+                        return Err(failed(
+                            input,
+                            format!(
+                                "the builder was stopped by something else than the end of its scrub ({}), so its \
+                                 volume may hold secrets",
+                                builder.reason.as_deref().unwrap_or("EC2 gives no reason")
+                            ),
+                        ));
+                    }
+                    let volume = builder.data_volume.ok_or_else(|| {
+                        failed(input, "the builder has no data volume".to_owned())
+                    })?;
+                    Ok(Some(volume))
+                }
+                _ => Err(builder.lost()),
+            }
+        })
+        .await
+}
+
+/// Whether a running builder must be told to power off (again), with the commands that it was sent, the latest first.
+fn must_send(
+    input: &BuilderInput,
+    sent: &[SentCommand],
+    now: Timestamp,
+) -> Result<bool, StageError> {
+    let (Some(last), Some(first)) = (sent.first(), sent.last()) else {
+        return Ok(true);
+    };
+    if now.duration_since(first.requested_at) > OFF_WITHIN {
+        let said = match &last.standing {
+            Standing::Good => "",
+            Standing::Bad(said) => said,
+        };
+        return Err(failed(
+            input,
+            format!("the builder did not power itself off, so its scrub did not end well {said}"),
+        ));
+    }
+    // The agent is stopped by the very unit that the command starts, so its report may be lost: after a few attempts all
+    // that counts is whether the builder powers off.
+    Ok(matches!(last.standing, Standing::Bad(_)) && sent.len() < ATTEMPTS)
+}

@@ -1,0 +1,269 @@
+//! create-snapshot against builders and snapshots in every state.
+
+use std::time::Duration;
+
+use aws_smithy_mocks::{Rule, mock};
+use create_snapshot::{Settings, handle};
+use jiff::Timestamp;
+use prepull_aws::ec2::Client;
+use prepull_aws::ec2::operation::create_snapshot::CreateSnapshotOutput;
+use prepull_aws::ec2::operation::create_tags::CreateTagsOutput;
+use prepull_aws::ec2::operation::describe_snapshots::DescribeSnapshotsOutput;
+use prepull_aws::ec2::types::{
+    Instance, InstanceStateName, Snapshot as Ec2Snapshot, SnapshotState, StateReason, Tag,
+};
+use prepull_aws::ssm::operation::list_command_invocations::ListCommandInvocationsOutput;
+use prepull_aws::ssm::operation::send_command::SendCommandOutput;
+use prepull_aws::ssm::types::{CommandInvocation, CommandInvocationStatus};
+use prepull_aws::{DateTime, Deadline};
+use prepull_domain::stages::{BuilderInput, Snapshot};
+use prepull_domain::{GiB, StageError};
+use prepull_testing::{Mocks, builder, described, ec2_instance, target};
+
+const OLDER: &str = "snap-00000000000000001";
+const YOUNGER: &str = "snap-00000000000000002";
+
+fn snapshot(id: &str, state: SnapshotState) -> Ec2Snapshot {
+    let second = if id == OLDER { 100 } else { 200 };
+    Ec2Snapshot::builder()
+        .snapshot_id(id)
+        .state(state)
+        .state_message("the volume could not be read")
+        .start_time(DateTime::from_secs(second))
+        .completion_time(DateTime::from_secs(900))
+        .volume_size(50)
+        .build()
+}
+
+fn listed(snapshots: impl IntoIterator<Item = Ec2Snapshot>) -> DescribeSnapshotsOutput {
+    DescribeSnapshotsOutput::builder()
+        .set_snapshots(Some(snapshots.into_iter().collect()))
+        .build()
+}
+
+/// EC2 lists these snapshots, whenever it is asked.
+fn exist(snapshots: Vec<Ec2Snapshot>) -> Rule {
+    mock!(Client::describe_snapshots).then_output(move || listed(snapshots.clone()))
+}
+
+/// EC2 lists no snapshot at first and a complete one from then on.
+fn appears() -> Rule {
+    mock!(Client::describe_snapshots)
+        .sequence()
+        .output(|| listed([]))
+        .output(|| listed([snapshot(OLDER, SnapshotState::Pending)]))
+        .output(|| listed([snapshot(OLDER, SnapshotState::Completed)]))
+        .build()
+}
+
+fn is_made() -> Rule {
+    mock!(Client::create_snapshot)
+        .match_requests(|request| request.volume_id() == Some("vol-0123456789abcdef0"))
+        .then_output(|| CreateSnapshotOutput::builder().build())
+}
+
+/// Takes the tag `prepull:state` = `state` for the snapshot `id`.
+fn marks(id: &'static str, state: &'static str) -> Rule {
+    mock!(Client::create_tags)
+        .match_requests(move |request| {
+            request.resources() == [id]
+                && request.tags() == [Tag::builder().key("prepull:state").value(state).build()]
+        })
+        .then_output(|| CreateTagsOutput::builder().build())
+}
+
+fn instance(state: InstanceStateName, reason: &str) -> Instance {
+    let mut instance = ec2_instance(state);
+    instance.state_reason = Some(StateReason::builder().code(reason).message(reason).build());
+    instance
+}
+
+fn instance_is(state: InstanceStateName, reason: &'static str) -> Rule {
+    mock!(Client::describe_instances)
+        .then_output(move || described([instance(state.clone(), reason)]))
+}
+
+const BY_ITSELF: &str = "Client.InstanceInitiatedShutdown";
+
+/// The builder runs, then stops, then is off.
+fn instance_powers_off() -> Rule {
+    mock!(Client::describe_instances)
+        .sequence()
+        .output(|| described([instance(InstanceStateName::Running, "")]))
+        .output(|| described([instance(InstanceStateName::Running, "")]))
+        .output(|| described([instance(InstanceStateName::Stopping, BY_ITSELF)]))
+        .output(|| described([instance(InstanceStateName::Stopped, BY_ITSELF)]))
+        .build()
+}
+
+fn sent(status: CommandInvocationStatus, at: Timestamp) -> ListCommandInvocationsOutput {
+    ListCommandInvocationsOutput::builder()
+        .command_invocations(
+            CommandInvocation::builder()
+                .document_name("prepull-power-off")
+                .status(status)
+                .requested_date_time(DateTime::from_secs(at.as_second()))
+                .build(),
+        )
+        .build()
+}
+
+fn was_told(status: CommandInvocationStatus, at: Timestamp) -> Rule {
+    use prepull_aws::ssm::Client;
+    mock!(Client::list_command_invocations).then_output(move || sent(status.clone(), at))
+}
+
+fn was_never_told() -> Rule {
+    use prepull_aws::ssm::Client;
+    mock!(Client::list_command_invocations)
+        .then_output(|| ListCommandInvocationsOutput::builder().build())
+}
+
+/// Systems Manager has no command at first and one from then on.
+fn is_told_once() -> (Rule, Rule) {
+    use prepull_aws::ssm::Client;
+    let list = mock!(Client::list_command_invocations)
+        .sequence()
+        .output(|| ListCommandInvocationsOutput::builder().build())
+        .output(|| sent(CommandInvocationStatus::InProgress, Timestamp::now()))
+        .output(|| sent(CommandInvocationStatus::Success, Timestamp::now()))
+        .build();
+    let send = mock!(Client::send_command)
+        .match_requests(|request| request.document_name() == Some("prepull-power-off"))
+        .then_output(|| SendCommandOutput::builder().build());
+    (list, send)
+}
+
+async fn make(mocks: Mocks) -> Result<Snapshot, StageError> {
+    let input = BuilderInput {
+        target: target(),
+        builder: builder(),
+    };
+    let settings = Settings {
+        name: "prepull".into(),
+    };
+    let deadline = Deadline::after(Duration::from_mins(1));
+    handle(&mocks.clients(), &settings, input, deadline).await
+}
+
+fn good() -> Snapshot {
+    Snapshot {
+        snapshot_id: OLDER.parse().unwrap(),
+        volume_size: GiB(50),
+        started_at: Timestamp::from_second(100).unwrap(),
+        completed_at: Timestamp::from_second(900).unwrap(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_running_builder_is_told_once_to_power_off_and_is_then_snapshotted() {
+    let (list, send) = is_told_once();
+    let mocks = Mocks::new()
+        .ec2([
+            appears(),
+            instance_powers_off(),
+            is_made(),
+            marks(OLDER, "verified"),
+        ])
+        .ssm([list, send.clone()]);
+    assert_eq!(make(mocks).await, Ok(good()));
+    assert_eq!(send.num_calls(), 1);
+}
+
+#[tokio::test]
+async fn a_snapshot_of_this_execution_is_taken_and_no_second_one_made() {
+    let mocks = Mocks::new().ec2([
+        exist(vec![snapshot(OLDER, SnapshotState::Completed)]),
+        marks(OLDER, "verified"),
+    ]);
+    assert_eq!(make(mocks).await, Ok(good()));
+}
+
+#[tokio::test]
+async fn a_published_snapshot_is_not_marked_again() {
+    let mut published = snapshot(OLDER, SnapshotState::Completed);
+    published.tags = Some(vec![
+        Tag::builder()
+            .key("prepull:state")
+            .value("published")
+            .build(),
+    ]);
+    let mocks = Mocks::new().ec2([exist(vec![published])]);
+    assert_eq!(make(mocks).await, Ok(good()));
+}
+
+#[tokio::test]
+async fn of_two_snapshots_every_call_takes_the_older_and_rejects_the_other() {
+    let rejects = marks(YOUNGER, "rejected");
+    let mocks = Mocks::new().ec2([
+        exist(vec![
+            snapshot(YOUNGER, SnapshotState::Completed),
+            snapshot(OLDER, SnapshotState::Completed),
+        ]),
+        rejects.clone(),
+        marks(OLDER, "verified"),
+    ]);
+    assert_eq!(make(mocks).await, Ok(good()));
+    assert_eq!(rejects.num_calls(), 1);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_ends_in_an_error_is_rejected() {
+    let rejects = marks(OLDER, "rejected");
+    let mocks = Mocks::new().ec2([
+        exist(vec![snapshot(OLDER, SnapshotState::Error)]),
+        rejects.clone(),
+    ]);
+    let error = make(mocks).await.unwrap_err();
+    assert_eq!(error.name(), "SnapshotFailed");
+    assert!(error.to_string().contains("could not be read"), "{error}");
+    assert_eq!(rejects.num_calls(), 1);
+}
+
+#[tokio::test]
+async fn a_builder_that_did_not_power_itself_off_is_never_snapshotted() {
+    // No rule for CreateSnapshot: a call would fail the test.
+    let told = || was_told(CommandInvocationStatus::Success, Timestamp::now());
+    for (reason, told) in [
+        ("Client.UserInitiatedShutdown", told()),
+        ("Server.InternalError", told()),
+        ("", told()),
+        (BY_ITSELF, was_never_told()),
+    ] {
+        let mocks = Mocks::new()
+            .ec2([
+                exist(vec![]),
+                instance_is(InstanceStateName::Stopped, reason),
+            ])
+            .ssm([told]);
+        let error = make(mocks).await.unwrap_err();
+        assert_eq!(error.name(), "SnapshotFailed", "{reason}");
+        assert!(error.to_string().contains("may hold secrets"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_builder_that_does_not_power_off_is_given_up() {
+    let long_ago = Timestamp::now() - jiff::SignedDuration::from_mins(4);
+    let mocks = Mocks::new()
+        .ec2([exist(vec![]), instance_is(InstanceStateName::Running, "")])
+        .ssm([was_told(CommandInvocationStatus::Success, long_ago)]);
+    let error = make(mocks).await.unwrap_err();
+    assert_eq!(error.name(), "SnapshotFailed");
+    assert!(
+        error.to_string().contains("did not power itself off"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_builder_that_is_terminated_is_lost() {
+    let mocks = Mocks::new().ec2([
+        exist(vec![]),
+        instance_is(
+            InstanceStateName::Terminated,
+            "Client.UserInitiatedShutdown",
+        ),
+    ]);
+    assert_eq!(make(mocks).await.unwrap_err().name(), "BuilderLost");
+}

@@ -1,0 +1,246 @@
+//! Launches the builder of a target.
+//!
+//! **Before:** the target is planned.
+//! **After:** exactly one instance of the target runs that bears this execution's tags, with the data volume that the
+//! plan wants, and it will register with Systems Manager.
+//! **Called again:** finds the instance by its tags and starts none. Where an answer of EC2 was lost or tags are not
+//! visible yet, the client token, which is made of nothing but the plan, keeps EC2 from starting a second one.
+//! **Errors:** `CapacityUnavailable` when no instance type in no subnet can be had, `QuotaExceeded`, `InvalidConfig`
+//! for what EC2 refuses or credentials that cannot be read, `BuilderLost` when the launch ends without a running
+//! instance.
+
+mod request;
+mod user_data;
+
+use std::time::Duration;
+
+use prepull_aws::builder::{BuilderInstance, not_known};
+use prepull_aws::ec2::types::InstanceStateName;
+use prepull_aws::{AwsError, Clients, Deadline};
+use prepull_domain::stages::{Base, Builder, LaunchInput, Target};
+use prepull_domain::{InstanceId, StageError, SubnetId};
+
+/// How often EC2 is asked whether the instance runs. It takes about 16 s.
+const POLL: Duration = Duration::from_secs(1);
+
+/// How long an instance that EC2 says it has launched may stay out of its lists.
+const VISIBLE_WITHIN: Duration = Duration::from_secs(30);
+
+/// What the function is deployed with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The instance profile that lets a builder register with Systems Manager and pull from ECR.
+    pub instance_profile_arn: String,
+}
+
+/// One place to launch a builder: an instance type in a subnet.
+#[derive(Debug, Clone, Copy)]
+struct Place<'a> {
+    instance_type: &'a str,
+    subnet: &'a SubnetId,
+}
+
+/// Launches the builder of `input.target`, unless it is there, and waits until it runs.
+///
+/// # Errors
+/// See the crate's documentation.
+pub async fn handle(
+    clients: &Clients,
+    settings: &Settings,
+    input: LaunchInput,
+    deadline: Deadline,
+) -> Result<Builder, StageError> {
+    let target = &input.target;
+    let alive = [InstanceStateName::Pending, InstanceStateName::Running];
+    let found = BuilderInstance::find(clients, target, &alive).await?;
+    let id = match found.into_iter().next() {
+        Some(found) => found.builder.instance_id,
+        None => launch(clients, settings, target, deadline).await?,
+    };
+    running(clients, &id, deadline).await
+}
+
+/// Tries every instance type, the most wanted first, in every subnet.
+async fn launch(
+    clients: &Clients,
+    settings: &Settings,
+    target: &Target,
+    deadline: Deadline,
+) -> Result<InstanceId, StageError> {
+    let user_data = user_data::for_target(clients, target).await?;
+    let mut tried = Vec::new();
+    for instance_type in &target.instance_types {
+        for subnet in &target.subnet_ids {
+            deadline.check("capacity for a builder")?;
+            let place = Place {
+                instance_type,
+                subnet,
+            };
+            match try_place(clients, settings, target, place, &user_data, deadline).await? {
+                Attempt::Launched(id) => {
+                    tracing::info!(%id, instance_type, %subnet, "launched a builder");
+                    return Ok(id);
+                }
+                Attempt::NoCapacity(why) => {
+                    tracing::warn!(instance_type, %subnet, why, "no capacity");
+                    tried.push(format!("{instance_type} in {subnet}: {why}"));
+                }
+            }
+        }
+    }
+    Err(StageError::CapacityUnavailable {
+        tried: tried.join("; "),
+    })
+}
+
+/// How an attempt to launch ended that did not end the search.
+enum Attempt {
+    Launched(InstanceId),
+    /// EC2's code.
+    NoCapacity(String),
+}
+
+async fn try_place(
+    clients: &Clients,
+    settings: &Settings,
+    target: &Target,
+    place: Place<'_>,
+    user_data: &str,
+    deadline: Deadline,
+) -> Result<Attempt, StageError> {
+    let error = match request::send(clients, settings, target, place, user_data).await {
+        Ok(answer) => {
+            return answer
+                .instances()
+                .iter()
+                .find_map(BuilderInstance::of)
+                .map(|launched| Attempt::Launched(launched.builder.instance_id))
+                .ok_or_else(|| StageError::AwsFailed {
+                    call: "ec2:RunInstances",
+                    message: "the answer names no instance".to_owned(),
+                });
+        }
+        Err(error) => error,
+    };
+    match error.aws_code() {
+        Some(code) if is_lack_of_capacity(code) => Ok(Attempt::NoCapacity(code.to_owned())),
+        // An earlier call with this token went through, with other user data: credentials were changed meanwhile.
+        Some("IdempotentParameterMismatch") => launched_before(clients, target, deadline)
+            .await
+            .map(Attempt::Launched),
+        Some(code) if is_quota(code) => Err(StageError::QuotaExceeded(format!(
+            "{} in {}: {}",
+            place.instance_type,
+            place.subnet,
+            error.into_stage_error("ec2:RunInstances")
+        ))),
+        Some(code) if code.starts_with("Invalid") => Err(refused(
+            target,
+            place,
+            &error.into_stage_error("ec2:RunInstances").to_string(),
+        )),
+        _ => Err(error.into_stage_error("ec2:RunInstances")),
+    }
+}
+
+/// The codes that mean: not here, but perhaps of another type or in another subnet.
+///
+/// Source: EC2 API reference, "Error codes". `Unsupported` is the answer where an availability zone does not have the
+/// instance type at all.
+fn is_lack_of_capacity(code: &str) -> bool {
+    matches!(
+        code,
+        "InsufficientInstanceCapacity"
+            | "InsufficientHostCapacity"
+            | "InsufficientCapacity"
+            | "InsufficientFreeAddressesInSubnet"
+            | "Unsupported"
+    )
+}
+
+/// The codes by which the account's quotas forbid an instance or its volumes, wherever it is launched.
+fn is_quota(code: &str) -> bool {
+    matches!(
+        code,
+        "VcpuLimitExceeded"
+            | "InstanceLimitExceeded"
+            | "VolumeLimitExceeded"
+            | "MaxIOPSLimitExceeded"
+    )
+}
+
+/// EC2 refuses the request itself: something that the cache's configuration names.
+fn refused(target: &Target, place: Place<'_>, answer: &str) -> StageError {
+    let problem = match &target.base {
+        Base::Snapshot { snapshot_id } if answer.contains("smaller than snapshot") => format!(
+            "`volume.size_gib` is {}, less than the snapshot {snapshot_id} that the volume starts from has ({answer}); \
+             set it to at least that snapshot's size",
+            target.volume.size_gib.0
+        ),
+        _ => format!(
+            "EC2 refuses a builder of type {} in {}: {answer}; correct what it names in `builder`, `volume` or \
+             `architectures`",
+            place.instance_type, place.subnet
+        ),
+    };
+    StageError::InvalidConfig {
+        cache: target.cache.to_string(),
+        problem,
+    }
+}
+
+/// The instance that EC2 has launched for this target before, as it says.
+async fn launched_before(
+    clients: &Clients,
+    target: &Target,
+    deadline: Deadline,
+) -> Result<InstanceId, StageError> {
+    let states = [
+        InstanceStateName::Pending,
+        InstanceStateName::Running,
+        InstanceStateName::ShuttingDown,
+        InstanceStateName::Terminated,
+        InstanceStateName::Stopping,
+        InstanceStateName::Stopped,
+    ];
+    deadline
+        .sooner(VISIBLE_WITHIN)
+        .poll(POLL, "the instance of an earlier launch", async || {
+            let found = BuilderInstance::find(clients, target, &states).await?;
+            Ok(found
+                .into_iter()
+                .next()
+                .map(|found| found.builder.instance_id))
+        })
+        .await
+        .map_err(|error| match error {
+            StageError::StillRunning(_) => StageError::AwsFailed {
+                call: "ec2:RunInstances",
+                message: "EC2 says that it launched a builder for this execution, but shows none"
+                    .to_owned(),
+            },
+            error => error,
+        })
+}
+
+async fn running(
+    clients: &Clients,
+    id: &InstanceId,
+    deadline: Deadline,
+) -> Result<Builder, StageError> {
+    let visible = Deadline::after(VISIBLE_WITHIN);
+    deadline
+        .poll(POLL, "the builder to run", async || {
+            let Some(found) = BuilderInstance::look(clients, id).await? else {
+                // A new instance is known a moment later than it was launched.
+                visible.check("the builder").map_err(|_| not_known(id))?;
+                return Ok(None);
+            };
+            match found.state {
+                InstanceStateName::Running => Ok(Some(found.builder)),
+                InstanceStateName::Pending => Ok(None),
+                _ => Err(found.lost()),
+            }
+        })
+        .await
+}

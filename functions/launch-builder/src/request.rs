@@ -1,0 +1,114 @@
+//! The request for one instance.
+
+use prepull_aws::ec2::config::retry::RetryConfig;
+use prepull_aws::ec2::error::SdkError;
+use prepull_aws::ec2::operation::run_instances::{RunInstancesError, RunInstancesOutput};
+use prepull_aws::ec2::types::{
+    BlockDeviceMapping, EbsBlockDevice, HttpTokensState, IamInstanceProfileSpecification,
+    InstanceMetadataEndpointState, InstanceMetadataOptionsRequest, InstanceType, ResourceType,
+    ShutdownBehavior, VolumeType,
+};
+use prepull_aws::ec2::{Config, types::builders::EbsBlockDeviceBuilder};
+use prepull_aws::{Clients, tag_specification};
+use prepull_domain::names;
+use prepull_domain::stages::{Base, Target};
+use sha2::{Digest, Sha256};
+
+use crate::{Place, Settings};
+
+/// The device of Bottlerocket's own partitions.
+const SYSTEM_DEVICE: &str = "/dev/xvda";
+
+/// Asks EC2 for one instance of `target` in `place`.
+pub(crate) async fn send(
+    clients: &Clients,
+    settings: &Settings,
+    target: &Target,
+    place: Place<'_>,
+    user_data: &str,
+) -> Result<RunInstancesOutput, SdkError<RunInstancesError>> {
+    clients
+        .ec2
+        .run_instances()
+        .min_count(1)
+        .max_count(1)
+        .client_token(client_token(target, place))
+        .image_id(target.ami.id.as_str())
+        .instance_type(InstanceType::from(place.instance_type))
+        .subnet_id(place.subnet.as_str())
+        .set_security_group_ids(Some(
+            target
+                .security_group_ids
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+        ))
+        .iam_instance_profile(
+            IamInstanceProfileSpecification::builder()
+                .arn(&settings.instance_profile_arn)
+                .build(),
+        )
+        .user_data(user_data)
+        .metadata_options(
+            InstanceMetadataOptionsRequest::builder()
+                .http_endpoint(InstanceMetadataEndpointState::Enabled)
+                .http_tokens(HttpTokensState::Required)
+                // Host containers share the host's network, so the agent is one hop away; no pod ever runs here.
+                .http_put_response_hop_limit(1)
+                .build(),
+        )
+        // The builder powers itself off when its volume is ready to be snapshotted. It must not vanish then.
+        .instance_initiated_shutdown_behavior(ShutdownBehavior::Stop)
+        // No size: the image's own, which differs between releases.
+        .block_device_mappings(mapping(SYSTEM_DEVICE, volume(target)))
+        .block_device_mappings(mapping(names::DATA_DEVICE, data_volume(target)))
+        .tag_specifications(tag_specification(ResourceType::Instance, target))
+        .tag_specifications(tag_specification(ResourceType::Volume, target))
+        .tag_specifications(tag_specification(ResourceType::NetworkInterface, target))
+        .customize()
+        // EC2 answers a lack of capacity with status 500, which the SDK would try again in the same place.
+        .config_override(Config::builder().retry_config(RetryConfig::disabled()))
+        .send()
+        .await
+}
+
+fn mapping(device: &str, volume: EbsBlockDeviceBuilder) -> BlockDeviceMapping {
+    BlockDeviceMapping::builder()
+        .device_name(device)
+        .ebs(volume.build())
+        .build()
+}
+
+fn volume(target: &Target) -> EbsBlockDeviceBuilder {
+    EbsBlockDevice::builder()
+        .volume_type(VolumeType::Gp3)
+        .encrypted(true)
+        .set_kms_key_id(target.volume.kms_key_id.clone())
+        .delete_on_termination(true)
+}
+
+fn data_volume(target: &Target) -> EbsBlockDeviceBuilder {
+    let unsigned = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
+    let volume = volume(target)
+        .volume_size(unsigned(target.volume.size_gib.0))
+        .iops(unsigned(target.volume.iops))
+        .throughput(unsigned(target.volume.throughput_mibps));
+    match &target.base {
+        Base::Empty { .. } => volume,
+        Base::Snapshot { snapshot_id } => volume.snapshot_id(snapshot_id.as_str()),
+    }
+}
+
+/// The client token of an attempt: the same for every call that means the same instance, and another for another place,
+/// because EC2 refuses a token that comes again with other parameters.
+fn client_token(target: &Target, place: Place<'_>) -> String {
+    let attempt = [
+        target.execution.as_str(),
+        target.architecture.as_str(),
+        target.ami.id.as_str(),
+        place.instance_type,
+        place.subnet.as_str(),
+    ];
+    // 64 hexadecimal digits: the most that EC2 takes.
+    format!("{:x}", Sha256::digest(attempt.join("/")))
+}

@@ -1,0 +1,297 @@
+//! launch-builder against EC2 as it answers in each case.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aws_smithy_mocks::{Rule, mock};
+use launch_builder::{Settings, handle};
+use prepull_aws::ec2::Client;
+use prepull_aws::ec2::error::ErrorMetadata;
+use prepull_aws::ec2::operation::run_instances::{
+    RunInstancesError, RunInstancesInput, RunInstancesOutput,
+};
+use prepull_aws::ec2::types::{
+    HttpTokensState, InstanceMetadataOptionsRequest, InstanceStateName, InstanceType,
+    ShutdownBehavior, StateReason,
+};
+use prepull_aws::{Clients, Deadline};
+use prepull_domain::StageError;
+use prepull_domain::stages::{Base, Builder, LaunchInput, Target};
+use prepull_testing::{Mocks, builder, described, ec2_instance, target};
+
+async fn launch(clients: &Clients, target: Target) -> Result<Builder, StageError> {
+    let settings = Settings {
+        instance_profile_arn: "arn:aws:iam::123456789012:instance-profile/prepull-builder".into(),
+    };
+    let deadline = Deadline::after(Duration::from_mins(1));
+    handle(clients, &settings, LaunchInput { target }, deadline).await
+}
+
+/// EC2 finds no instance by tag.
+fn none_found() -> Rule {
+    mock!(Client::describe_instances)
+        .match_requests(|request| request.instance_ids().is_empty())
+        .then_output(|| described([]))
+}
+
+/// EC2 finds the builder by tag.
+fn one_found() -> Rule {
+    mock!(Client::describe_instances)
+        .match_requests(|request| request.instance_ids().is_empty())
+        .then_output(|| described([ec2_instance(InstanceStateName::Pending)]))
+}
+
+/// EC2 describes the instance as `state` when it is asked for by its ID.
+fn is(state: InstanceStateName) -> Rule {
+    mock!(Client::describe_instances)
+        .match_requests(|request| !request.instance_ids().is_empty())
+        .then_output(move || {
+            let mut instance = ec2_instance(state.clone());
+            instance.state_reason = Some(
+                StateReason::builder()
+                    .code("Client.InternalError")
+                    .message("Client.InternalError: Client error on launch")
+                    .build(),
+            );
+            described([instance])
+        })
+}
+
+fn launches() -> Rule {
+    mock!(Client::run_instances).then_output(|| {
+        RunInstancesOutput::builder()
+            .instances(ec2_instance(InstanceStateName::Pending))
+            .build()
+    })
+}
+
+fn refuses(code: &'static str, message: &'static str) -> Rule {
+    mock!(Client::run_instances).then_error(move || error(code, message))
+}
+
+fn error(code: &str, message: &str) -> RunInstancesError {
+    RunInstancesError::generic(ErrorMetadata::builder().code(code).message(message).build())
+}
+
+/// A rule that keeps every request and lets it succeed, and what it kept.
+fn recorder() -> (Rule, Arc<Mutex<Vec<RunInstancesInput>>>) {
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&requests);
+    let rule = mock!(Client::run_instances)
+        .match_requests(move |request| {
+            kept.lock().unwrap().push(request.clone());
+            true
+        })
+        .then_output(|| {
+            RunInstancesOutput::builder()
+                .instances(ec2_instance(InstanceStateName::Pending))
+                .build()
+        });
+    (rule, requests)
+}
+
+#[tokio::test]
+async fn a_builder_is_launched_and_returned_once_it_runs() {
+    let clients = Mocks::new()
+        .ec2([none_found(), is(InstanceStateName::Running), launches()])
+        .clients();
+    assert_eq!(launch(&clients, target()).await, Ok(builder()));
+}
+
+#[tokio::test]
+async fn a_builder_that_is_there_is_not_launched_again() {
+    // No rule for RunInstances: a call would fail the test.
+    let clients = Mocks::new()
+        .ec2([one_found(), is(InstanceStateName::Running)])
+        .clients();
+    assert_eq!(launch(&clients, target()).await, Ok(builder()));
+}
+
+#[tokio::test]
+async fn a_place_without_capacity_is_followed_by_the_next() {
+    let full = mock!(Client::run_instances)
+        .match_requests(|request| {
+            request.subnet_id() == Some("subnet-0123456789abcdef0")
+                || request.instance_type().map(InstanceType::as_str) == Some("m7i.2xlarge")
+        })
+        .then_error(|| error("InsufficientInstanceCapacity", "none left"));
+    let (rule, requests) = recorder();
+    let clients = Mocks::new()
+        .ec2([none_found(), is(InstanceStateName::Running), full, rule])
+        .clients();
+    launch(&clients, target()).await.unwrap();
+
+    let requests = requests.lock().unwrap();
+    assert_eq!(requests.len(), 1);
+    assert_eq!(requests[0].subnet_id(), Some("subnet-0123456789abcdef1"));
+    assert_eq!(
+        requests[0].instance_type().map(InstanceType::as_str),
+        Some("m6i.2xlarge")
+    );
+}
+
+#[tokio::test]
+async fn when_there_is_no_capacity_anywhere_every_place_is_named() {
+    let clients = Mocks::new()
+        .ec2([none_found(), refuses("Unsupported", "not in this zone")])
+        .clients();
+    let error = launch(&clients, target()).await.unwrap_err();
+    let StageError::CapacityUnavailable { tried } = error else {
+        panic!("{error}");
+    };
+    assert_eq!(tried.matches("Unsupported").count(), 4, "{tried}");
+    assert!(
+        tried.contains("m6i.2xlarge in subnet-0123456789abcdef1"),
+        "{tried}"
+    );
+}
+
+#[tokio::test]
+async fn what_ec2_refuses_gets_its_name() {
+    let mut smaller = target();
+    smaller.base = Base::Snapshot {
+        snapshot_id: "snap-0123456789abcdef0".parse().unwrap(),
+    };
+    for (target, code, message, name, words) in [
+        (
+            target(),
+            "VcpuLimitExceeded",
+            "limit of 8",
+            "QuotaExceeded",
+            "limit of 8",
+        ),
+        (
+            target(),
+            "InvalidSubnetID.NotFound",
+            "no such subnet",
+            "InvalidConfig",
+            "no such subnet",
+        ),
+        (
+            smaller,
+            "InvalidBlockDeviceMapping",
+            "Volume of size 50GB is smaller than snapshot 'snap-0123456789abcdef0', expect size >= 80GB",
+            "InvalidConfig",
+            "`volume.size_gib` is 50",
+        ),
+        (
+            target(),
+            "UnauthorizedOperation",
+            "no",
+            "AccessDenied",
+            "ec2:RunInstances",
+        ),
+        (
+            target(),
+            "RequestLimitExceeded",
+            "slow down",
+            "Throttled",
+            "slow down",
+        ),
+    ] {
+        let clients = Mocks::new()
+            .ec2([none_found(), refuses(code, message)])
+            .clients();
+        let error = launch(&clients, target).await.unwrap_err();
+        assert_eq!(error.name(), name, "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_launch_with_other_user_data_before_is_found_instead_of_repeated() {
+    let late = mock!(Client::describe_instances)
+        .match_requests(|request| request.instance_ids().is_empty())
+        .sequence()
+        .output(|| described([]))
+        .output(|| described([ec2_instance(InstanceStateName::Pending)]))
+        .build();
+    let clients = Mocks::new()
+        .ec2([
+            late,
+            is(InstanceStateName::Running),
+            refuses("IdempotentParameterMismatch", "other parameters"),
+        ])
+        .clients();
+    assert_eq!(launch(&clients, target()).await, Ok(builder()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_launch_before_that_never_shows_up_is_not_waited_for_for_ever() {
+    let clients = Mocks::new()
+        .ec2([
+            none_found(),
+            refuses("IdempotentParameterMismatch", "other parameters"),
+        ])
+        .clients();
+    let error = launch(&clients, target()).await.unwrap_err();
+    assert_eq!(error.name(), "AwsFailed", "{error}");
+}
+
+#[tokio::test]
+async fn a_launch_that_ends_at_once_tells_why() {
+    let clients = Mocks::new()
+        .ec2([none_found(), is(InstanceStateName::Terminated), launches()])
+        .clients();
+    let error = launch(&clients, target()).await.unwrap_err();
+    assert_eq!(error.name(), "BuilderLost");
+    assert!(
+        error.to_string().contains("Client error on launch"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn two_calls_for_one_target_bear_one_token_and_two_targets_two() {
+    let mut other = target();
+    other.execution = "web-11".parse().unwrap();
+    let mut tokens = Vec::new();
+    for target in [target(), target(), other] {
+        let (rule, requests) = recorder();
+        let clients = Mocks::new()
+            .ec2([none_found(), is(InstanceStateName::Running), rule])
+            .clients();
+        launch(&clients, target).await.unwrap();
+        let token = requests.lock().unwrap()[0].client_token.clone().unwrap();
+        assert!(token.len() <= 64, "EC2 takes no longer one: {token}");
+        tokens.push(token);
+    }
+    assert_eq!(tokens[0], tokens[1]);
+    assert_ne!(tokens[0], tokens[2]);
+}
+
+#[tokio::test]
+async fn a_builder_is_tagged_encrypted_and_stops_when_it_powers_off() {
+    let (rule, requests) = recorder();
+    let clients = Mocks::new()
+        .ec2([none_found(), is(InstanceStateName::Running), rule])
+        .clients();
+    launch(&clients, target()).await.unwrap();
+
+    let request = &requests.lock().unwrap()[0];
+    for volume in request.block_device_mappings() {
+        let volume = volume.ebs().unwrap();
+        assert_eq!(volume.encrypted(), Some(true));
+        assert_eq!(volume.delete_on_termination(), Some(true));
+    }
+    let tagged: Vec<_> = request
+        .tag_specifications()
+        .iter()
+        .map(|tags| tags.resource_type().unwrap().as_str())
+        .collect();
+    assert_eq!(tagged, ["instance", "volume", "network-interface"]);
+    assert_eq!(
+        request
+            .instance_initiated_shutdown_behavior()
+            .map(ShutdownBehavior::as_str),
+        Some("stop")
+    );
+    assert_eq!(
+        request
+            .metadata_options()
+            .and_then(InstanceMetadataOptionsRequest::http_tokens)
+            .map(HttpTokensState::as_str),
+        Some("required")
+    );
+    assert_eq!(request.key_name(), None);
+}

@@ -1,0 +1,39 @@
+//! Which machine image a builder boots: AWS publishes Bottlerocket's in public parameters.
+
+use prepull_aws::{Clients, parameters};
+use prepull_domain::stages::Ami;
+use prepull_domain::{Architecture, BottlerocketVersion, CacheConfig, StageError};
+
+/// The machine image of the wanted release, or what is wrong with wanting it.
+pub(crate) async fn find(
+    clients: &Clients,
+    architecture: Architecture,
+    config: &CacheConfig,
+) -> Result<Result<Ami, String>, StageError> {
+    let version = config.bottlerocket_version.as_str();
+    let path = format!(
+        "/aws/service/bottlerocket/{}/{architecture}/{version}",
+        config.variant
+    );
+    let id = parameters::get(clients, &format!("{path}/image_id")).await?;
+    let released = parameters::get(clients, &format!("{path}/image_version")).await?;
+    let (Some(id), Some(released)) = (id, released) else {
+        return Ok(Err(format!(
+            "Bottlerocket publishes no image of variant `{}`, version `{version}`, for {architecture} in this region \
+             (there is no parameter {path}/image_id): check `variant` and `bottlerocket_version`",
+            config.variant
+        )));
+    };
+    let ami = id
+        .parse()
+        .map_err(|error| format!("{path}/image_id: {error}"));
+    let version = released
+        .parse::<BottlerocketVersion>()
+        .map_err(|error| format!("{path}/image_version: {error}"));
+    Ok(ami.and_then(|id| {
+        Ok(Ami {
+            id,
+            version: version?,
+        })
+    }))
+}

@@ -1,0 +1,142 @@
+//! What the cache's references name at this moment.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, stream};
+use prepull_aws::resolve::{Registries, ResolvedImage};
+use prepull_aws::{Clients, read_credentials};
+use prepull_domain::stages::PlannedImage;
+use prepull_domain::{Architecture, Bytes, CacheConfig, CacheName, ImageReference, StageError};
+
+/// How many images are looked up at once.
+const AT_ONCE: usize = 8;
+
+/// The cache's images, in the order in which it names them.
+pub(crate) struct Images(Vec<(ImageReference, ResolvedImage)>);
+
+/// Resolves every image of a cache, once for all of its architectures.
+pub(crate) async fn resolve(
+    clients: &Clients,
+    cache: &CacheName,
+    config: &CacheConfig,
+) -> Result<Images, StageError> {
+    let mut credentials = BTreeMap::new();
+    for (host, source) in &config.registry_credentials {
+        let named = config.images.iter().any(|image| image.registry() == host);
+        if named {
+            let read = read_credentials(clients, cache.as_str(), host, source).await?;
+            credentials.insert(host.clone(), read);
+        }
+    }
+    let registries = Registries::new(credentials);
+    let results: Vec<_> = stream::iter(&config.images)
+        .map(async |image| {
+            registries
+                .resolve(clients, image, &config.architectures)
+                .await
+                .map(|resolved| (image.clone(), resolved))
+        })
+        .buffered(AT_ONCE)
+        .collect()
+        .await;
+    let mut errors = Vec::new();
+    let mut images = Vec::new();
+    for result in results {
+        match result {
+            Ok(image) => images.push(image),
+            Err(error) => errors.push(error),
+        }
+    }
+    match joined(errors) {
+        Some(error) => Err(error),
+        None => Ok(Images(images)),
+    }
+}
+
+impl Images {
+    /// What a target of `architecture` is to hold.
+    pub(crate) fn planned(&self, architecture: Architecture) -> Vec<PlannedImage> {
+        self.0
+            .iter()
+            .map(|(reference, resolved)| {
+                let platform = &resolved.platforms[&architecture];
+                PlannedImage {
+                    reference: reference.clone(),
+                    digest: resolved.digest.clone(),
+                    platform_digest: platform.digest.clone(),
+                    size: platform.layers.values().copied().sum(),
+                }
+            })
+            .collect()
+    }
+
+    /// The compressed size of all layers, each counted once.
+    pub(crate) fn size_on_the_wire(&self, architecture: Architecture) -> Bytes {
+        let layers: BTreeMap<_, _> = self
+            .0
+            .iter()
+            .flat_map(|(_, resolved)| &resolved.platforms[&architecture].layers)
+            .collect();
+        layers.into_values().copied().sum()
+    }
+}
+
+/// All problems of one kind as one error, so that they can be put right in one go. What will not pass by itself comes
+/// before what may.
+fn joined(mut errors: Vec<StageError>) -> Option<StageError> {
+    errors.sort_by_key(|error| matches!(error, StageError::Throttled { .. }));
+    let mut errors = errors.into_iter();
+    let mut first = errors.next()?;
+    let kind = first.name();
+    let others: Vec<_> = errors
+        .filter(|error| error.name() == kind)
+        .map(|error| error.to_string())
+        .collect();
+    if let StageError::ImageNotFound { problem, .. } | StageError::RegistryDenied { problem, .. } =
+        &mut first
+    {
+        for other in others {
+            problem.push_str("; and ");
+            problem.push_str(&other);
+        }
+    }
+    Some(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn not_found(image: &str) -> StageError {
+        StageError::ImageNotFound {
+            image: image.parse().unwrap(),
+            problem: "there is none".to_owned(),
+        }
+    }
+
+    fn throttled() -> StageError {
+        StageError::Throttled {
+            call: "registry:GetManifest",
+            message: String::new(),
+        }
+    }
+
+    #[test]
+    fn all_images_that_are_missing_are_named_in_one_message() {
+        let error = joined(vec![
+            throttled(),
+            not_found("docker.io/library/a:1"),
+            not_found("docker.io/library/b:1"),
+        ]);
+        assert_eq!(
+            error.unwrap().to_string(),
+            "image `docker.io/library/a:1`: there is none; and image `docker.io/library/b:1`: there is none"
+        );
+    }
+
+    #[test]
+    fn a_registry_that_does_not_answer_is_reported_where_nothing_else_is_wrong() {
+        assert_eq!(joined(vec![throttled()]), Some(throttled()));
+        assert_eq!(joined(Vec::new()), None);
+    }
+}

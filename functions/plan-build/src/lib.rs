@@ -1,0 +1,204 @@
+//! plan-build: decides what an execution builds, and on what.
+//!
+//! **Before:** an execution runs for a cache, and whatever triggered it is past.
+//!
+//! **After:** nothing is changed. The answer is a [`Plan`]: a target for each architecture whose published snapshot does
+//! not hold what the cache's references name now; or that all do; or that a newer execution will plan instead.
+//!
+//! **Called again:** it plans afresh, from what the references name then.
+//!
+//! **Errors:** `InvalidConfig` for a cache that does not exist, is misconfigured, wants a Bottlerocket that there is
+//! none of, or whose volume is too small; `ImageNotFound` and `RegistryDenied` for its images, all with the same name in
+//! one message. `StillRunning` while an older execution of the cache builds. No instance was launched in any case.
+
+mod ami;
+mod base;
+mod images;
+mod room;
+mod turn;
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use prepull_aws::{Clients, Deadline, parameters};
+use prepull_domain::queue::Turn;
+use prepull_domain::stages::{Base, Pinning, Plan, PlanInput, PlannedImage, Target};
+use prepull_domain::{
+    Architecture, CacheConfig, CacheName, ContentKey, ExecutionName, SnapshotId, StageError,
+};
+
+use crate::base::PublishedSnapshot;
+use crate::images::Images;
+
+/// Plans one execution.
+///
+/// # Errors
+/// See the module's documentation.
+pub async fn handle(
+    clients: &Clients,
+    state_machine_arn: &str,
+    input: PlanInput,
+    deadline: Deadline,
+) -> Result<Plan, StageError> {
+    // Checked before the execution waits: who made the mistake should hear of it at once.
+    parameters::cache(clients, &input.cache).await?;
+    if let Turn::Superseded { by } =
+        turn::wait(clients, state_machine_arn, &input, deadline).await?
+    {
+        tracing::info!(%by, "a newer execution will plan instead");
+        return Ok(Plan::Superseded { by });
+    }
+    // Read again: it may have been changed while the execution waited.
+    let (cache, config) = parameters::cache(clients, &input.cache).await?;
+    let planner = Planner {
+        clients,
+        cache,
+        config,
+        execution: input.execution.name(),
+        // Whatever is pushed from here on is not in this plan for certain.
+        planned_at: Timestamp::now(),
+    };
+    planner.plan().await
+}
+
+/// A cache whose turn it is.
+struct Planner<'a> {
+    clients: &'a Clients,
+    cache: CacheName,
+    config: CacheConfig,
+    execution: ExecutionName,
+    planned_at: Timestamp,
+}
+
+/// What is to be done for one architecture.
+enum Decision {
+    UpToDate(SnapshotId),
+    Build(Box<Target>),
+}
+
+impl Planner<'_> {
+    async fn plan(&self) -> Result<Plan, StageError> {
+        let images = images::resolve(self.clients, &self.cache, &self.config).await?;
+        let mut targets = Vec::new();
+        let mut snapshots = BTreeMap::new();
+        for architecture in &self.config.architectures {
+            match self.decide(*architecture, &images).await? {
+                Decision::UpToDate(snapshot) => {
+                    tracing::info!(%architecture, %snapshot, "up to date");
+                    snapshots.insert(*architecture, snapshot);
+                }
+                Decision::Build(target) => {
+                    tracing::info!(%architecture, base = ?target.base, "to be built");
+                    targets.push(*target);
+                }
+            }
+        }
+        if targets.is_empty() {
+            Ok(Plan::UpToDate { snapshots })
+        } else {
+            Ok(Plan::Build { targets })
+        }
+    }
+
+    async fn decide(
+        &self,
+        architecture: Architecture,
+        images: &Images,
+    ) -> Result<Decision, StageError> {
+        let config = &self.config;
+        let pinning = if config.pin_images {
+            Pinning::Pinned
+        } else {
+            Pinning::Unpinned
+        };
+        let planned = images.planned(architecture);
+        let content_key = ContentKey::of(&config.variant, architecture, pinning, &planned);
+        let published = base::published(self.clients, &self.cache, architecture).await?;
+        if let Ok(snapshot) = &published
+            && snapshot.content_key.as_ref() == Some(&content_key)
+        {
+            return Ok(Decision::UpToDate(snapshot.id.clone()));
+        }
+        self.check_room(architecture, images, &planned)?;
+        let ami = ami::find(self.clients, architecture, &self.config)
+            .await?
+            .map_err(|problem| self.invalid(problem))?;
+        let base = self.base(architecture, published, &ami.version).await?;
+        Ok(Decision::Build(Box::new(Target {
+            cache: self.cache.clone(),
+            architecture,
+            execution: self.execution.clone(),
+            planned_at: self.planned_at,
+            give_up_at: self.planned_at
+                + SignedDuration::from_mins(i64::from(config.timeout_minutes)),
+            content_key,
+            images: planned,
+            pinning,
+            variant: config.variant.clone(),
+            ami,
+            base,
+            volume: config.volume.clone(),
+            instance_types: config.builder.instance_types[&architecture].clone(),
+            subnet_ids: config.builder.subnet_ids.clone(),
+            security_group_ids: config.builder.security_group_ids.clone(),
+            registry_credentials: config.registry_credentials.clone(),
+            parallel_pulls: config.parallel_pulls,
+            retain_snapshots: config.retain_snapshots,
+            publication: config.publication.clone(),
+        })))
+    }
+
+    fn check_room(
+        &self,
+        architecture: Architecture,
+        images: &Images,
+        planned: &[PlannedImage],
+    ) -> Result<(), StageError> {
+        room::on_volume(
+            images.size_on_the_wire(architecture),
+            self.config.volume.size_gib,
+        )
+        .and_then(|()| room::in_manifest(planned))
+        .map_err(|problem| self.invalid(problem))
+    }
+
+    async fn base(
+        &self,
+        architecture: Architecture,
+        published: Result<PublishedSnapshot, String>,
+        version: &prepull_domain::BottlerocketVersion,
+    ) -> Result<Base, StageError> {
+        let snapshot = match published {
+            Ok(snapshot) => snapshot,
+            Err(reason) => return Ok(Base::Empty { reason }),
+        };
+        let manifest =
+            base::manifest(self.clients, &self.cache, architecture, &snapshot.id).await?;
+        if let Err(reason) =
+            manifest.and_then(|manifest| base::usable(&manifest, &self.config.variant, version))
+        {
+            return Ok(Base::Empty { reason });
+        }
+        let (wanted, least) = (self.config.volume.size_gib, snapshot.volume_size);
+        if wanted < least {
+            return Err(self.invalid(format!(
+                "`volume.size_gib` is {wanted}, less than the {least} of the snapshot {} that nodes use: a volume never \
+                 shrinks below its snapshot. Set it to at least {}; or, to start afresh with a smaller volume, delete the \
+                 parameter {}",
+                snapshot.id,
+                least.0,
+                prepull_domain::names::pointer_parameter(&self.cache, architecture)
+            )));
+        }
+        Ok(Base::Snapshot {
+            snapshot_id: snapshot.id,
+        })
+    }
+
+    fn invalid(&self, problem: String) -> StageError {
+        StageError::InvalidConfig {
+            cache: self.cache.to_string(),
+            problem,
+        }
+    }
+}

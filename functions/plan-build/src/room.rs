@@ -1,0 +1,118 @@
+//! Whether the images can fit at all: on the volume, and in the manifest.
+
+use prepull_domain::manifest::{MAX_PARAMETER_BYTES, ManifestImage};
+use prepull_domain::stages::PlannedImage;
+use prepull_domain::{Bytes, GiB};
+
+/// The share of a volume above which pull-images refuses it, in percent. From 85 % on the kubelet deletes images.
+const FILL_LIMIT: u64 = 80;
+
+/// How much of the volume a layer takes at the least, in multiples of its compressed size: the layer as it was pulled,
+/// and unpacked, which is not smaller. containerd keeps both.
+///
+/// This bound refuses only what cannot fit whatever is in the layers: weights of a model do not compress. What fits by
+/// this bound and not in truth ends in pull-images with `DiskFull`.
+const LEAST_EXPANSION: u64 = 2;
+
+/// The same for common layers: programs and libraries unpack to about three times their compressed size.
+const USUAL_EXPANSION: u64 = 4;
+
+/// The bytes of a manifest beside its images, at the most.
+const MANIFEST_WITHOUT_IMAGES: usize = 1_600;
+
+/// Refuses a volume of `size` for layers of `packed` bytes that it cannot hold.
+pub(crate) fn on_volume(packed: Bytes, size: GiB) -> Result<(), String> {
+    if size_for(packed, LEAST_EXPANSION) <= size {
+        return Ok(());
+    }
+    let wanted = size_for(packed, USUAL_EXPANSION);
+    Err(format!(
+        "`volume.size_gib` is {size}, too small for its images: their layers are {packed} compressed, and lie on the \
+         volume packed and unpacked, of which {FILL_LIMIT} % may be used. Set it to {} or more",
+        wanted.0
+    ))
+}
+
+/// The smallest volume on which layers of `packed` bytes that grow by `expansion` stay below the limit.
+fn size_for(packed: Bytes, expansion: u64) -> GiB {
+    let used = packed.0.saturating_mul(expansion);
+    let size = used.saturating_mul(100).div_ceil(FILL_LIMIT);
+    GiB(u32::try_from(size.div_ceil(1 << 30)).unwrap_or(u32::MAX))
+}
+
+/// Refuses images whose manifest no parameter could hold.
+pub(crate) fn in_manifest(images: &[PlannedImage]) -> Result<(), String> {
+    let entries: Vec<_> = images
+        .iter()
+        .map(|image| ManifestImage {
+            reference: image.reference.clone(),
+            digest: image.digest.clone(),
+            size: image.size,
+        })
+        .collect();
+    let length = serde_json::to_vec(&entries)
+        .expect("strings and numbers always serialize")
+        .len();
+    let most = MAX_PARAMETER_BYTES - MANIFEST_WITHOUT_IMAGES;
+    if length <= most {
+        return Ok(());
+    }
+    Err(format!(
+        "the manifest of its {} images would have {length} bytes for them, more than {most}: split the cache in two",
+        images.len()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_is_refused_only_where_even_incompressible_layers_would_not_fit() {
+        let gib = |n: u64| Bytes(n << 30);
+        assert_eq!(on_volume(gib(20), GiB(50)), Ok(()));
+        let problem = on_volume(Bytes(gib(20).0 + 1), GiB(50)).unwrap_err();
+        assert!(problem.contains("Set it to 101 or more"), "{problem}");
+        assert_eq!(on_volume(Bytes(0), GiB(2)), Ok(()));
+    }
+
+    #[test]
+    fn images_fit_as_long_as_one_parameter_holds_their_manifest() {
+        let image: PlannedImage = prepull_testing::target().images[0].clone();
+        assert_eq!(in_manifest(&vec![image.clone(); 40]), Ok(()));
+        let problem = in_manifest(&vec![image; 50]).unwrap_err();
+        assert!(problem.contains("split the cache"), "{problem}");
+    }
+
+    #[test]
+    fn a_manifest_without_images_is_as_short_as_is_assumed() {
+        let digest = "c".repeat(64);
+        let manifest = serde_json::json!({
+            "snapshot_id": "snap-0123456789abcdef0",
+            "cache": "a".repeat(32),
+            "architecture": "x86_64",
+            "execution": "e".repeat(80),
+            "content_key": digest,
+            "images": [],
+            "variant": "aws-k8s-1.33-fips",
+            "node": {
+                "bottlerocket_version": "100.100.100",
+                "containerd_version": "v".repeat(64),
+                "kernel_version": "k".repeat(64),
+                "snapshotter": "overlayfs",
+                "ready_at": "2026-01-02T03:04:05.123456789Z"
+            },
+            "base": {"kind": "empty", "reason": "r".repeat(300)},
+            "volume_size": 16384,
+            "used": u64::MAX,
+            "instance_type": "i".repeat(32),
+            "planned_at": "2026-01-02T03:04:05.123456789Z",
+            "launched_at": "2026-01-02T03:04:05.123456789Z",
+            "verified_at": "2026-01-02T03:04:05.123456789Z",
+            "snapshot_started_at": "2026-01-02T03:04:05.123456789Z",
+            "completed_at": "2026-01-02T03:04:05.123456789Z"
+        });
+        let read: prepull_domain::Manifest = serde_json::from_value(manifest).unwrap();
+        assert!(serde_json::to_vec(&read).unwrap().len() < MANIFEST_WITHOUT_IMAGES);
+    }
+}

@@ -1,0 +1,121 @@
+//! Waiting for the execution's turn among those of the same cache.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use prepull_aws::sfn::types::ExecutionStatus;
+use prepull_aws::{Clients, Deadline, StageResult, timestamp};
+use prepull_domain::queue::{self, Queued, Turn};
+use prepull_domain::stages::PlanInput;
+use prepull_domain::trigger::ExecutionInput;
+use prepull_domain::{ExecutionArn, StageError};
+
+/// How often the older execution is looked after. Step Functions allows five calls of `ListExecutions` a second in an
+/// account, and several executions may wait.
+const INTERVAL: Duration = Duration::from_secs(3);
+
+/// Waits until the execution builds or ends; never answers [`Turn::Wait`].
+///
+/// Step Functions' list is eventually consistent: two executions that start within the same instant may each miss the
+/// other, and then both build. That costs a builder and breaks nothing, since publication never goes backwards.
+pub(crate) async fn wait(
+    clients: &Clients,
+    state_machine_arn: &str,
+    input: &PlanInput,
+    deadline: Deadline,
+) -> Result<Turn, StageError> {
+    let mut queue = Queue {
+        clients,
+        state_machine_arn,
+        cache: &input.cache,
+        seen: HashMap::new(),
+    };
+    let own = queue.own(&input.execution).await?;
+    deadline
+        .poll(
+            INTERVAL,
+            "an older build of the cache to end",
+            async || match queue::turn(&own, &queue.running().await?) {
+                Turn::Wait { behind } => {
+                    tracing::info!(%behind, "waiting");
+                    Ok(None)
+                }
+                turn => Ok(Some(turn)),
+            },
+        )
+        .await
+}
+
+struct Queue<'a> {
+    clients: &'a Clients,
+    state_machine_arn: &'a str,
+    cache: &'a str,
+    /// Whether an execution is of this cache, by its ARN. An execution's input never changes.
+    seen: HashMap<String, bool>,
+}
+
+impl Queue<'_> {
+    async fn own(&self, arn: &ExecutionArn) -> Result<Queued, StageError> {
+        let execution = self
+            .clients
+            .sfn
+            .describe_execution()
+            .execution_arn(arn.as_str())
+            .send()
+            .await
+            .or_stage_error("states:DescribeExecution")?;
+        Ok(Queued {
+            started_at: timestamp(Some(execution.start_date())),
+            name: arn.name(),
+        })
+    }
+
+    /// The running executions of the cache. One that waits for its triggers to settle is running too.
+    async fn running(&mut self) -> Result<Vec<Queued>, StageError> {
+        let mut pages = self
+            .clients
+            .sfn
+            .list_executions()
+            .state_machine_arn(self.state_machine_arn)
+            .status_filter(ExecutionStatus::Running)
+            .into_paginator()
+            .send();
+        let mut running = Vec::new();
+        while let Some(page) = pages.next().await {
+            for execution in page.or_stage_error("states:ListExecutions")?.executions {
+                let Ok(name) = execution.name.parse() else {
+                    // Step Functions takes more characters than we do; such a one cannot tag what it makes.
+                    tracing::warn!(
+                        execution.name,
+                        "an execution has a name that no tag can hold"
+                    );
+                    continue;
+                };
+                if self.is_of_this_cache(&execution.execution_arn).await? {
+                    let started_at = timestamp(Some(&execution.start_date));
+                    running.push(Queued { started_at, name });
+                }
+            }
+        }
+        Ok(running)
+    }
+
+    async fn is_of_this_cache(&mut self, arn: &str) -> Result<bool, StageError> {
+        if let Some(known) = self.seen.get(arn) {
+            return Ok(*known);
+        }
+        let execution = self
+            .clients
+            .sfn
+            .describe_execution()
+            .execution_arn(arn)
+            .send()
+            .await
+            .or_stage_error("states:DescribeExecution")?;
+        // What is no input of ours fails in its own plan-build.
+        let is_ours = serde_json::from_str(execution.input().unwrap_or_default())
+            .is_ok_and(|input: ExecutionInput| input.cache == self.cache);
+        self.seen.insert(arn.to_owned(), is_ours);
+        Ok(is_ours)
+    }
+}

@@ -1,0 +1,465 @@
+//! plan-build against ECR, EC2 and Step Functions as they answer in each case.
+
+use std::time::Duration;
+
+use aws_smithy_mocks::{MockResponse, Rule, mock};
+use jiff::Timestamp;
+use plan_build::handle;
+use prepull_aws::ec2::operation::describe_snapshots::{
+    DescribeSnapshotsError, DescribeSnapshotsOutput,
+};
+use prepull_aws::ec2::types::{Snapshot, SnapshotState};
+use prepull_aws::ecr::operation::batch_get_image::{BatchGetImageError, BatchGetImageOutput};
+use prepull_aws::ecr::types::{Image, ImageFailure, ImageFailureCode, ImageIdentifier};
+use prepull_aws::sfn::operation::describe_execution::DescribeExecutionOutput;
+use prepull_aws::sfn::operation::list_executions::ListExecutionsOutput;
+use prepull_aws::sfn::types::{ExecutionListItem, ExecutionStatus};
+use prepull_aws::{DateTime, Deadline, ec2, ecr, sfn, tag};
+use prepull_domain::stages::{Base, Plan, PlanInput, Target};
+use prepull_domain::{Bytes, StageError};
+use prepull_testing::{Mocks, ParameterStore, configuration};
+use serde_json::{Value, json};
+
+const MACHINE: &str = "arn:aws:states:eu-west-1:123456789012:stateMachine:prepull-build";
+const EXECUTIONS: &str = "arn:aws:states:eu-west-1:123456789012:execution:prepull-build";
+const SNAPSHOT: &str = "snap-0123456789abcdef0";
+const POINTER: &str = "/prepull/web/x86_64/snapshot-id";
+const OWN: (&str, i64, &str) = ("own", 100, "web");
+
+fn digest(digit: char) -> String {
+    format!("sha256:{}", digit.to_string().repeat(64))
+}
+
+/// What surrounds plan-build. The default is a cache with one image for two platforms, and nothing published.
+struct World {
+    config: Value,
+    store: ParameterStore,
+    ecr: Rule,
+    /// Name, start in seconds, cache.
+    running: Vec<(&'static str, i64, &'static str)>,
+    snapshot: Option<Snapshot>,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        let ami = "/aws/service/bottlerocket/aws-k8s-1.33";
+        let store = ParameterStore::default();
+        for architecture in ["x86_64", "arm64"] {
+            let path = format!("{ami}/{architecture}/latest");
+            store.set(&format!("{path}/image_id"), "ami-0123456789abcdef0");
+            store.set(&format!("{path}/image_version"), "1.57.0-ab12cd34");
+        }
+        Self {
+            config: configuration(),
+            store,
+            ecr: has_image(1_000),
+            running: vec![OWN],
+            snapshot: None,
+        }
+    }
+}
+
+impl World {
+    async fn plan(&self) -> Result<Plan, StageError> {
+        self.plan_of("web").await
+    }
+
+    async fn plan_of(&self, cache: &str) -> Result<Plan, StageError> {
+        self.store
+            .set("/prepull/config/web", &self.config.to_string());
+        let clients = Mocks::new()
+            .ssm(self.store.rules())
+            .ecr([self.ecr.clone()])
+            .sfn(executions(self.running.clone()))
+            .ec2([snapshots(self.snapshot.clone())])
+            .clients();
+        let input = PlanInput {
+            cache: cache.to_owned(),
+            execution: format!("{EXECUTIONS}:own").parse().unwrap(),
+        };
+        handle(&clients, MACHINE, input, Deadline::after(Duration::ZERO)).await
+    }
+
+    /// The only target of a plan that builds.
+    async fn target(&self) -> Target {
+        match self.plan().await.unwrap() {
+            Plan::Build { mut targets } if targets.len() == 1 => targets.remove(0),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Publishes a snapshot that holds what `target` wants, as publish-snapshot leaves it.
+    fn publish(&mut self, target: &Target, version: &str) {
+        self.store.set(POINTER, SNAPSHOT);
+        let manifest = json!({
+            "snapshot_id": SNAPSHOT,
+            "cache": "web",
+            "architecture": "x86_64",
+            "execution": "web-9",
+            "content_key": target.content_key,
+            "images": [],
+            "variant": target.variant,
+            "node": {
+                "bottlerocket_version": version,
+                "containerd_version": "2.1.4",
+                "kernel_version": "6.12.40",
+                "snapshotter": "overlayfs",
+                "ready_at": "2026-01-01T00:00:00Z"
+            },
+            "base": {"kind": "empty", "reason": "no snapshot is published"},
+            "volume_size": 50,
+            "used": 1,
+            "instance_type": "m7i.2xlarge",
+            "planned_at": "2026-01-01T00:00:00Z",
+            "launched_at": "2026-01-01T00:00:00Z",
+            "verified_at": "2026-01-01T00:00:00Z",
+            "snapshot_started_at": "2026-01-01T00:00:00Z",
+            "completed_at": "2026-01-01T00:00:00Z"
+        });
+        let parameter = format!("/prepull/web/x86_64/snapshots/{SNAPSHOT}");
+        self.store.set(&parameter, &manifest.to_string());
+        self.snapshot = Some(
+            Snapshot::builder()
+                .snapshot_id(SNAPSHOT)
+                .state(SnapshotState::Completed)
+                .volume_size(50)
+                .tags(tag("prepull:content-key", target.content_key.as_str()))
+                .build(),
+        );
+    }
+}
+
+fn executions(running: Vec<(&'static str, i64, &'static str)>) -> [Rule; 2] {
+    let arn = |name: &str| format!("{EXECUTIONS}:{name}");
+    let listed = running.clone();
+    [
+        mock!(sfn::Client::list_executions).then_output(move || {
+            let items = listed.iter().map(|(name, second, _)| {
+                ExecutionListItem::builder()
+                    .execution_arn(arn(name))
+                    .state_machine_arn(MACHINE)
+                    .name(*name)
+                    .status(ExecutionStatus::Running)
+                    .start_date(DateTime::from_secs(*second))
+                    .build()
+                    .unwrap()
+            });
+            ListExecutionsOutput::builder()
+                .set_executions(Some(items.collect()))
+                .build()
+                .unwrap()
+        }),
+        mock!(sfn::Client::describe_execution).then_compute_output(move |request| {
+            let (_, second, cache) = running
+                .iter()
+                .find(|(name, ..)| request.execution_arn() == Some(&arn(name)))
+                .unwrap();
+            DescribeExecutionOutput::builder()
+                .execution_arn(request.execution_arn().unwrap())
+                .state_machine_arn(MACHINE)
+                .status(ExecutionStatus::Running)
+                .start_date(DateTime::from_secs(*second))
+                .input(json!({ "cache": cache }).to_string())
+                .build()
+                .unwrap()
+        }),
+    ]
+}
+
+fn snapshots(snapshot: Option<Snapshot>) -> Rule {
+    mock!(ec2::Client::describe_snapshots).then_compute_response(move |_| match &snapshot {
+        Some(snapshot) => MockResponse::Output(
+            DescribeSnapshotsOutput::builder()
+                .snapshots(snapshot.clone())
+                .build(),
+        ),
+        None => MockResponse::Error(DescribeSnapshotsError::generic(
+            ec2::error::ErrorMetadata::builder()
+                .code("InvalidSnapshot.NotFound")
+                .build(),
+        )),
+    })
+}
+
+fn in_ecr(digest: &str, manifest: &Value) -> BatchGetImageOutput {
+    let id = ImageIdentifier::builder().image_digest(digest).build();
+    let image = Image::builder()
+        .image_id(id)
+        .image_manifest(manifest.to_string());
+    BatchGetImageOutput::builder().images(image.build()).build()
+}
+
+/// A manifest with one layer of `size` bytes.
+fn manifest(size: u64) -> Value {
+    json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest('e'), "size": 2},
+        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest('f'), "size": size}]
+    })
+}
+
+/// ECR has an index with `amd64`, `arm64/v8` and an attestation.
+fn has_image(size: u64) -> Rule {
+    let entry = |digit, os: &str, architecture: &str| {
+        json!({
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": digest(digit),
+            "size": 500,
+            "platform": {"os": os, "architecture": architecture}
+        })
+    };
+    let mut arm = entry('c', "linux", "arm64");
+    arm["platform"]["variant"] = "v8".into();
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [entry('d', "unknown", "unknown"), arm, entry('b', "linux", "amd64")]
+    });
+    mock!(ecr::Client::batch_get_image).then_compute_output(move |request| {
+        assert_eq!(request.registry_id(), Some("123456789012"));
+        let id = &request.image_ids()[0];
+        match id.image_digest() {
+            Some(digest) => in_ecr(digest, &manifest(size)),
+            None => in_ecr(&digest('a'), &index),
+        }
+    })
+}
+
+fn has_single_manifest() -> Rule {
+    mock!(ecr::Client::batch_get_image).then_output(|| in_ecr(&digest('a'), &manifest(1)))
+}
+
+fn ecr_fails(code: &'static str) -> Rule {
+    mock!(ecr::Client::batch_get_image).then_error(move || {
+        let error = ecr::error::ErrorMetadata::builder()
+            .code(code)
+            .message("no");
+        BatchGetImageError::generic(error.build())
+    })
+}
+
+fn image_is_missing() -> Rule {
+    mock!(ecr::Client::batch_get_image).then_output(|| {
+        let failure = ImageFailure::builder()
+            .failure_code(ImageFailureCode::ImageNotFound)
+            .failure_reason("Requested image not found");
+        BatchGetImageOutput::builder()
+            .failures(failure.build())
+            .build()
+    })
+}
+
+fn message(error: &StageError) -> String {
+    format!("{}: {error}", error.name())
+}
+
+#[tokio::test]
+async fn a_cache_without_a_snapshot_is_built_from_nothing_with_digests_of_its_platform() {
+    let target = World::default().target().await;
+    assert_eq!(target.images[0].digest.as_str(), digest('a'));
+    assert_eq!(target.images[0].platform_digest.as_str(), digest('b'));
+    assert_eq!(target.images[0].size, Bytes(1_000));
+    assert_eq!(target.ami.version.to_string(), "1.57.0");
+    assert_eq!(target.execution.as_str(), "own");
+    assert_eq!(
+        target.base,
+        Base::Empty {
+            reason: "no snapshot is published".into()
+        }
+    );
+    let minutes = (target.give_up_at - target.planned_at).get_seconds() / 60;
+    assert_eq!(minutes, 60);
+    assert!(target.planned_at <= Timestamp::now());
+}
+
+#[tokio::test]
+async fn each_architecture_is_a_target_of_its_own() {
+    let mut world = World::default();
+    world.config["architectures"] = json!(["x86_64", "arm64"]);
+    let Ok(Plan::Build { targets }) = world.plan().await else {
+        panic!("two targets are to be built");
+    };
+    let platforms: Vec<_> = targets
+        .iter()
+        .map(|target| target.images[0].platform_digest.to_string())
+        .collect();
+    assert_eq!(platforms, [digest('b'), digest('c')]);
+    assert_eq!(targets[1].instance_types, ["m7g.2xlarge"]);
+}
+
+#[tokio::test]
+async fn a_published_snapshot_that_holds_everything_is_not_built_again() {
+    let mut world = World::default();
+    let target = world.target().await;
+    world.publish(&target, "1.57.0");
+    let plan = world.plan().await.unwrap();
+    assert_eq!(
+        serde_json::to_value(plan).unwrap(),
+        json!({"decision": "up-to-date", "snapshots": {"x86_64": SNAPSHOT}})
+    );
+}
+
+#[tokio::test]
+async fn a_changed_image_is_built_on_the_published_snapshot() {
+    let mut world = World::default();
+    let target = world.target().await;
+    world.publish(&target, "1.57.0");
+    world.ecr = has_single_manifest();
+    assert_eq!(
+        world.target().await.base,
+        Base::Snapshot {
+            snapshot_id: SNAPSHOT.parse().unwrap()
+        }
+    );
+}
+
+#[tokio::test]
+async fn a_snapshot_that_a_builder_may_not_mount_is_no_base() {
+    let mut world = World::default();
+    let target = world.target().await;
+    world.publish(&target, "1.58.0");
+    world.config["pin_images"] = true.into();
+    let Base::Empty { reason } = world.target().await.base else {
+        panic!("the snapshot is of a younger Bottlerocket");
+    };
+    assert!(reason.contains("1.58.0"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_published_snapshot_that_is_gone_is_built_anew() {
+    let world = World::default();
+    world.store.set(POINTER, SNAPSHOT);
+    let Base::Empty { reason } = world.target().await.base else {
+        panic!("there is no snapshot");
+    };
+    assert!(reason.contains("is gone"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_volume_smaller_than_its_base_is_refused_with_both_sizes() {
+    let mut world = World::default();
+    let target = world.target().await;
+    world.publish(&target, "1.57.0");
+    world.config["pin_images"] = true.into();
+    world.config["volume"]["size_gib"] = 20.into();
+    let error = world.plan().await.unwrap_err();
+    assert_eq!(error.name(), "InvalidConfig");
+    let text = error.to_string();
+    assert!(text.contains("20 GiB") && text.contains("50 GiB"), "{text}");
+}
+
+#[tokio::test]
+async fn a_volume_too_small_for_the_images_is_refused() {
+    let world = World {
+        ecr: has_image(30 << 30),
+        ..World::default()
+    };
+    let error = world.plan().await.unwrap_err();
+    assert_eq!(error.name(), "InvalidConfig");
+    assert!(error.to_string().contains("volume.size_gib"), "{error}");
+}
+
+#[tokio::test]
+async fn an_unknown_cache_is_refused() {
+    for cache in ["unknown", "", "Not A Name"] {
+        let error = World::default().plan_of(cache).await.unwrap_err();
+        assert_eq!(error.name(), "InvalidConfig", "{cache}");
+    }
+}
+
+#[tokio::test]
+async fn an_unpublished_bottlerocket_is_refused_with_variant_and_version() {
+    let mut world = World::default();
+    world.config["bottlerocket_version"] = "1.2.3".into();
+    let text = message(&world.plan().await.unwrap_err());
+    for part in ["InvalidConfig", "aws-k8s-1.33", "1.2.3"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_be_had_is_refused_with_its_name_and_the_reason() {
+    for (ecr, name) in [
+        (image_is_missing(), "ImageNotFound"),
+        (ecr_fails("RepositoryNotFoundException"), "ImageNotFound"),
+        (ecr_fails("AccessDeniedException"), "RegistryDenied"),
+        (ecr_fails("ThrottlingException"), "Throttled"),
+    ] {
+        let world = World {
+            ecr,
+            ..World::default()
+        };
+        let error = world.plan().await.unwrap_err();
+        assert_eq!(error.name(), name);
+        if name != "Throttled" {
+            assert!(error.to_string().contains("team/api:v1"), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tag_without_the_wanted_platform_is_refused_with_those_that_there_are() {
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.docker.distribution.manifest.list.v2+json",
+        "manifests": [{
+            "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+            "digest": digest('b'),
+            "size": 500,
+            "platform": {"os": "linux", "architecture": "s390x"}
+        }]
+    });
+    let world = World {
+        ecr: mock!(ecr::Client::batch_get_image).then_output(move || in_ecr(&digest('a'), &index)),
+        ..World::default()
+    };
+    let text = message(&world.plan().await.unwrap_err());
+    for part in ["ImageNotFound", "linux/amd64", "linux/s390x"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn one_manifest_is_not_taken_for_two_platforms() {
+    let mut world = World {
+        ecr: has_single_manifest(),
+        ..World::default()
+    };
+    world.config["architectures"] = json!(["x86_64", "arm64"]);
+    let text = message(&world.plan().await.unwrap_err());
+    assert!(text.starts_with("ImageNotFound"), "{text}");
+}
+
+#[tokio::test]
+async fn an_execution_waits_for_an_older_one_of_its_cache_and_for_no_other() {
+    let world = World {
+        running: vec![("older", 50, "web"), OWN],
+        ..World::default()
+    };
+    assert_eq!(world.plan().await.unwrap_err().name(), "StillRunning");
+    let world = World {
+        running: vec![("web-5", 50, "api"), OWN, ("newer", 150, "web")],
+        ..World::default()
+    };
+    assert!(matches!(world.plan().await, Ok(Plan::Build { .. })));
+}
+
+#[tokio::test]
+async fn of_several_that_wait_the_newest_alone_goes_on() {
+    let world = World {
+        running: vec![
+            ("older", 50, "web"),
+            OWN,
+            ("newer", 150, "web"),
+            ("newest", 200, "web"),
+        ],
+        ..World::default()
+    };
+    assert_eq!(
+        world.plan().await,
+        Ok(Plan::Superseded {
+            by: "newest".parse().unwrap()
+        })
+    );
+}

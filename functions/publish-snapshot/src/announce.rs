@@ -1,0 +1,123 @@
+//! Telling that a snapshot is published: the event, and the tags that people see in the console.
+
+use prepull_aws::{AwsError, StageResult, emit_event, tag, tag_filter};
+use prepull_domain::stages::{PublishInput, SnapshotState};
+use prepull_domain::{SnapshotId, StageError, names};
+use serde_json::json;
+
+use crate::place::Place;
+
+/// Emits the event and sets the tags, here and where the copies lie. `before` is what the pointer named until now.
+///
+/// The tag at home comes last, since it tells a repeated call that the event went out.
+///
+/// # Errors
+/// [`StageError::Throttled`], so that it is tried again. Anything else is logged: nodes use the snapshot already, and a
+/// failed build would say that they do not.
+pub(crate) async fn announce(
+    home: &Place<'_>,
+    copies: &[Place<'_>],
+    input: &PublishInput,
+    before: Option<SnapshotId>,
+) -> Result<(), StageError> {
+    match tell(home, copies, input, before).await {
+        Err(error @ StageError::Throttled { .. }) => Err(error),
+        Err(error) => {
+            tracing::error!(
+                error = error.name(),
+                "published, but not announced: {error}"
+            );
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+async fn tell(
+    home: &Place<'_>,
+    copies: &[Place<'_>],
+    input: &PublishInput,
+    before: Option<SnapshotId>,
+) -> Result<(), StageError> {
+    let replaced = replaced(home, input).await?;
+    // A repeated call finds its own snapshot in the pointer; the tags still tell which one was before.
+    let previous = before
+        .filter(|before| *before != home.snapshot)
+        .or_else(|| replaced.first().cloned());
+    emit(home, input, previous.as_ref()).await?;
+    for place in copies.iter().chain([home]) {
+        for old in self::replaced(place, input).await? {
+            set_state(place, &old, SnapshotState::Verified).await?;
+        }
+        set_state(place, &place.snapshot, SnapshotState::Published).await?;
+    }
+    Ok(())
+}
+
+/// The other snapshots of the target that are tagged as published.
+async fn replaced(place: &Place<'_>, input: &PublishInput) -> Result<Vec<SnapshotId>, StageError> {
+    let target = &input.target;
+    let answer = place
+        .clients
+        .ec2
+        .describe_snapshots()
+        .owner_ids("self")
+        .filters(tag_filter(names::TAG_CACHE, target.cache.as_str()))
+        .filters(tag_filter(
+            names::TAG_ARCHITECTURE,
+            target.architecture.as_str(),
+        ))
+        .filters(tag_filter(
+            names::TAG_STATE,
+            SnapshotState::Published.as_str(),
+        ))
+        .send()
+        .await
+        .or_stage_error("ec2:DescribeSnapshots")?;
+    Ok(answer
+        .snapshots
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|snapshot| snapshot.snapshot_id()?.parse().ok())
+        .filter(|id| *id != place.snapshot)
+        .collect())
+}
+
+async fn emit(
+    home: &Place<'_>,
+    input: &PublishInput,
+    previous: Option<&SnapshotId>,
+) -> Result<(), StageError> {
+    let target = &input.target;
+    let detail = json!({
+        "cache": target.cache,
+        "architecture": target.architecture,
+        "snapshot_id": home.snapshot,
+        "previous_snapshot_id": previous,
+        "content_key": target.content_key,
+        "execution": target.execution,
+        "images": target.images.len(),
+        "volume_size_gib": input.snapshot.volume_size,
+    });
+    emit_event(&home.clients, names::EVENT_PUBLISHED, &detail).await
+}
+
+async fn set_state(
+    place: &Place<'_>,
+    snapshot: &SnapshotId,
+    state: SnapshotState,
+) -> Result<(), StageError> {
+    let answer = place
+        .clients
+        .ec2
+        .create_tags()
+        .resources(snapshot.as_str())
+        .tags(tag(names::TAG_STATE, state.as_str()))
+        .send()
+        .await;
+    match answer {
+        // Retention was faster.
+        Err(error) if error.aws_code() == Some("InvalidSnapshot.NotFound") => Ok(()),
+        other => other.map(drop).or_stage_error("ec2:CreateTags"),
+    }
+}

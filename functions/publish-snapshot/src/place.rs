@@ -1,0 +1,247 @@
+//! A region in which the snapshot lies: home, where it was made, or one that it is copied to.
+
+use std::time::Duration;
+
+use prepull_aws::ec2::types::{
+    CreateVolumePermission, CreateVolumePermissionModifications, ResourceType, Snapshot,
+    SnapshotAttributeName, SnapshotState as EbsState,
+};
+use prepull_aws::{
+    AwsError, Clients, Deadline, StageResult, parameters, tag, tag_filter, tag_specification,
+};
+use prepull_domain::stages::{PublishInput, SnapshotState};
+use prepull_domain::{Manifest, RegionName, SnapshotId, StageError, names};
+
+use crate::refused;
+
+/// How often an unfinished copy is looked after. Copies between regions take minutes.
+const INTERVAL: Duration = Duration::from_secs(3);
+
+/// A snapshot in one region.
+pub(crate) struct Place<'a> {
+    pub(crate) clients: Clients,
+    pub(crate) region: &'a RegionName,
+    pub(crate) snapshot: SnapshotId,
+}
+
+impl Place<'_> {
+    /// Lets the accounts that the cache names create volumes from the snapshot.
+    pub(crate) async fn share(&self, input: &PublishInput) -> Result<(), StageError> {
+        let accounts = &input.target.publication.share_with_accounts;
+        if accounts.is_empty() {
+            return Ok(());
+        }
+        let permissions = accounts.iter().fold(
+            CreateVolumePermissionModifications::builder(),
+            |permissions, account| {
+                permissions.add(
+                    CreateVolumePermission::builder()
+                        .user_id(account.as_str())
+                        .build(),
+                )
+            },
+        );
+        self.clients
+            .ec2
+            .modify_snapshot_attribute()
+            .snapshot_id(self.snapshot.as_str())
+            .attribute(SnapshotAttributeName::CreateVolumePermission)
+            .create_volume_permission(permissions.build())
+            .send()
+            .await
+            .map_err(|error| {
+                refused(
+                    input,
+                    "ec2:ModifySnapshotAttribute",
+                    "A snapshot that is encrypted with the account's default key for EBS cannot be shared: name a KMS key \
+                     of your own in `volume.kms_key_id`, whose policy lets those accounts use it, or empty \
+                     `publication.share_with_accounts`",
+                    error,
+                )
+            })?;
+        Ok(())
+    }
+
+    /// Writes the manifest, then the pointer: nobody finds a snapshot that is not described.
+    pub(crate) async fn point(&self, input: &PublishInput) -> Result<(), StageError> {
+        let (cache, architecture) = (&input.target.cache, input.target.architecture);
+        let manifest = Manifest {
+            snapshot_id: self.snapshot.clone(),
+            ..Manifest::of(input)
+        };
+        let json = serde_json::to_string(&manifest).expect("strings and numbers always serialize");
+        let parameter = names::manifest_parameter(cache, architecture, &self.snapshot);
+        parameters::put(&self.clients, &parameter, &json).await?;
+        let pointer = names::pointer_parameter(cache, architecture);
+        parameters::put(&self.clients, &pointer, self.snapshot.as_str()).await?;
+        tracing::info!(region = %self.region, snapshot = %self.snapshot, "nodes use it from now on");
+        Ok(())
+    }
+}
+
+/// The snapshot `id`; none where it is gone.
+pub(crate) async fn find(
+    clients: &Clients,
+    id: &SnapshotId,
+) -> Result<Option<Snapshot>, StageError> {
+    let answer = clients
+        .ec2
+        .describe_snapshots()
+        .snapshot_ids(id.as_str())
+        .send()
+        .await;
+    match answer {
+        Ok(answer) => Ok(answer.snapshots.unwrap_or_default().into_iter().next()),
+        Err(error) if error.aws_code() == Some("InvalidSnapshot.NotFound") => Ok(None),
+        Err(error) => Err(error.into_stage_error("ec2:DescribeSnapshots")),
+    }
+}
+
+/// A completed copy of the snapshot in `region`: the one that is there, or a new one.
+pub(crate) async fn copy<'a>(
+    home: &Place<'_>,
+    region: &'a RegionName,
+    input: &PublishInput,
+    deadline: Deadline,
+) -> Result<Place<'a>, StageError> {
+    let clients = home.clients.in_region(region);
+    if existing_copy(&clients, input).await?.is_none() {
+        start_copy(&clients, home, region, input).await?;
+    }
+    let waiting_for = format!("the copy in {region}");
+    let snapshot = deadline
+        .poll(INTERVAL, &waiting_for, async || {
+            let copy = existing_copy(&clients, input).await?;
+            match copy.as_ref().and_then(Snapshot::state) {
+                Some(EbsState::Completed) => Ok(copy.and_then(|copy| copy.snapshot_id)),
+                Some(EbsState::Error) => Err(StageError::PublishFailed {
+                    snapshot: input.snapshot.snapshot_id.clone(),
+                    problem: format!(
+                        "its copy in {region} failed: {}. Delete the copy and start the build again",
+                        copy.as_ref()
+                            .and_then(Snapshot::state_message)
+                            .unwrap_or("EBS gives no reason")
+                    ),
+                }),
+                _ => Ok(None),
+            }
+        })
+        .await?;
+    let snapshot = snapshot
+        .parse()
+        .map_err(|error| StageError::PublishFailed {
+            snapshot: input.snapshot.snapshot_id.clone(),
+            problem: format!("its copy in {region}: {error}"),
+        })?;
+    Ok(Place {
+        clients,
+        region,
+        snapshot,
+    })
+}
+
+/// The copy that this execution made: `CopySnapshot` takes no client token, so its tags tell. Of two, the older.
+async fn existing_copy(
+    clients: &Clients,
+    input: &PublishInput,
+) -> Result<Option<Snapshot>, StageError> {
+    let target = &input.target;
+    let answer = clients
+        .ec2
+        .describe_snapshots()
+        .owner_ids("self")
+        .filters(tag_filter(names::TAG_CACHE, target.cache.as_str()))
+        .filters(tag_filter(
+            names::TAG_ARCHITECTURE,
+            target.architecture.as_str(),
+        ))
+        .filters(tag_filter(names::TAG_EXECUTION, target.execution.as_str()))
+        .send()
+        .await
+        .or_stage_error("ec2:DescribeSnapshots")?;
+    let copies = answer.snapshots.unwrap_or_default();
+    Ok(copies.into_iter().min_by_key(|copy| {
+        let started = copy
+            .start_time()
+            .map(|time| (time.secs(), time.subsec_nanos()));
+        (started, copy.snapshot_id().map(str::to_owned))
+    }))
+}
+
+async fn start_copy(
+    clients: &Clients,
+    home: &Place<'_>,
+    region: &RegionName,
+    input: &PublishInput,
+) -> Result<(), StageError> {
+    let target = &input.target;
+    let mut tags = tag_specification(ResourceType::Snapshot, target);
+    tags.tags.get_or_insert_default().extend([
+        tag(names::TAG_CONTENT_KEY, target.content_key.as_str()),
+        tag(names::TAG_STATE, SnapshotState::Verified.as_str()),
+    ]);
+    clients
+        .ec2
+        .copy_snapshot()
+        .source_region(home.region.as_str())
+        .source_snapshot_id(home.snapshot.as_str())
+        .description(format!(
+            "prepull {} {} of {} in {}",
+            target.cache, target.architecture, home.snapshot, home.region
+        ))
+        .encrypted(true)
+        .set_kms_key_id(
+            target
+                .volume
+                .kms_key_id
+                .as_deref()
+                .and_then(|key| replica(key, region)),
+        )
+        .tag_specifications(tags)
+        .send()
+        .await
+        .map_err(|error| {
+            refused(
+                input,
+                "ec2:CopySnapshot",
+                "Check `publication.copy_to_regions`, and that the key of the snapshot may be used for copies",
+                error,
+            )
+        })?;
+    Ok(())
+}
+
+/// The replica in `region` of a multi-Region key, whose ID is the same everywhere. Other keys know their own region only,
+/// and a copy is then encrypted with that region's default key for EBS.
+fn replica(key_arn: &str, region: &RegionName) -> Option<String> {
+    let mut parts: Vec<_> = key_arn.split(':').collect();
+    if parts.len() != 6 || !parts[5].starts_with("key/mrk-") {
+        return None;
+    }
+    parts[3] = region.as_str();
+    Some(parts.join(":"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_encrypted_with_the_replica_of_a_multi_region_key_and_with_no_other() {
+        let region = "eu-central-1".parse().unwrap();
+        assert_eq!(
+            replica(
+                "arn:aws:kms:eu-west-1:123456789012:key/mrk-0123456789abcdef",
+                &region
+            )
+            .as_deref(),
+            Some("arn:aws:kms:eu-central-1:123456789012:key/mrk-0123456789abcdef")
+        );
+        for other in [
+            "arn:aws:kms:eu-west-1:123456789012:key/01234567-89ab-cdef-0123-456789abcdef",
+            "alias/prepull",
+        ] {
+            assert_eq!(replica(other, &region), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Brings the images of a target onto its builder and verifies them.
+//!
+//! **Before:** the builder is ready.
+//! **After:** the builder holds every image of the plan by digest and by tag, complete and unpacked, and no other image
+//! but the node's own; the data volume is below its fill limit.
+//! **Called again:** looks at what is there and goes on. A pull is a systemd unit of its own that outlives the stage's
+//! calls and is started once.
+//! **Errors:** `PullFailed`, `DiskFull`, `VerifyFailed`, `BuilderLost`.
+
+mod next;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prepull_aws::run_command::{CommandOutput, run_document};
+use prepull_aws::{Clients, Deadline};
+use prepull_domain::StageError;
+use prepull_domain::node::ImageStatus;
+use prepull_domain::stages::{BuilderInput, Pulled};
+
+use next::Next;
+
+/// How long after an answer the builder is asked again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// How often the same may be tried in a row before it counts as impossible.
+const PATIENCE: u32 = 4;
+
+/// What the function is deployed with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What the names of the documents begin with.
+    pub name: String,
+}
+
+/// Pulls what the builder of `input` lacks, removes what it has too much, and verifies the rest.
+///
+/// # Errors
+/// See the crate's documentation.
+pub async fn handle(
+    clients: &Clients,
+    settings: &Settings,
+    input: BuilderInput,
+    deadline: Deadline,
+) -> Result<Pulled, StageError> {
+    let target = &input.target;
+    let builder = Node {
+        clients,
+        settings,
+        input: &input,
+        deadline,
+    };
+    let mut removed = std::collections::BTreeSet::new();
+    let mut last = Repetition::default();
+    loop {
+        let status = builder.status().await?;
+        match next::next(target, &status)? {
+            Next::Done => {
+                return Ok(Pulled {
+                    used: status.disk.used,
+                    pulled_images: count(status.pulls.len()),
+                    removed_images: count(removed.len()),
+                    verified_at: Timestamp::now(),
+                });
+            }
+            Next::Change(changes) => {
+                removed.extend(changes.iter().filter_map(next::Change::removes).cloned());
+                let changes: Vec<_> = changes.iter().map(ToString::to_string).collect();
+                let changes = changes.join(" ");
+                let output = builder
+                    .run("pull-images", &[("Changes", changes.clone())])
+                    .await?;
+                last.of(changes, &output)?;
+            }
+            Next::Wait(progress) => {
+                if Timestamp::now() >= target.give_up_at {
+                    return Err(next::out_of_time(target, &status));
+                }
+                deadline.check(&progress)?;
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        deadline.check("the images to be pulled and verified")?;
+    }
+}
+
+/// A builder and what is needed to talk to it.
+struct Node<'a> {
+    clients: &'a Clients,
+    settings: &'a Settings,
+    input: &'a BuilderInput,
+    deadline: Deadline,
+}
+
+impl Node<'_> {
+    async fn run(
+        &self,
+        document: &str,
+        parameters: &[(&str, String)],
+    ) -> Result<CommandOutput, StageError> {
+        let document = format!("{}-{document}", self.settings.name);
+        let id = &self.input.builder.instance_id;
+        run_document(self.clients, id, &document, parameters, self.deadline).await
+    }
+
+    /// What is on the builder. A busy host drops `apiclient`'s connection now and then, so an answer that is cut short is
+    /// asked for again.
+    async fn status(&self) -> Result<ImageStatus, StageError> {
+        let names = next::names(&self.input.target).join(" ");
+        let mut problem = String::new();
+        for _ in 0..PATIENCE {
+            let output = self
+                .run("image-status", &[("Names", names.clone())])
+                .await?;
+            match output.stdout.parse() {
+                Ok(status) => return Ok(status),
+                Err(error) => problem = format!("{error}: {}", output.last_words()),
+            }
+            tracing::warn!(problem, "the builder gave no complete status");
+            self.deadline.check("the builder's status")?;
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err(StageError::BuilderLost {
+            instance: self.input.builder.instance_id.clone(),
+            problem: format!("it tells no status of its images: {problem}"),
+        })
+    }
+}
+
+/// Keeps a change that has no effect from being tried for ever.
+#[derive(Default)]
+struct Repetition {
+    changes: String,
+    times: u32,
+}
+
+impl Repetition {
+    fn of(&mut self, changes: String, output: &CommandOutput) -> Result<(), StageError> {
+        if self.changes == changes {
+            self.times += 1;
+        } else {
+            *self = Self { changes, times: 1 };
+        }
+        if self.times < PATIENCE {
+            return Ok(());
+        }
+        Err(StageError::VerifyFailed(format!(
+            "`{}` has no effect: {}",
+            self.changes.chars().take(300).collect::<String>(),
+            output.last_words()
+        )))
+    }
+}
+
+fn count(images: usize) -> u32 {
+    u32::try_from(images).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,557 @@
+//! What to do next on a builder, decided from what it says and from nothing else.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use prepull_domain::node::{Disk, ImageName, ImageStatus, NameRecord, PullState, Usable};
+use prepull_domain::stages::{Pinning, PlannedImage, Target};
+use prepull_domain::{Bytes, Digest, StageError};
+
+/// What a full disk says, through every layer of software above it.
+const NO_SPACE: &str = "no space left on device";
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Everything is as planned.
+    Done,
+    /// Make these changes.
+    Change(Vec<Change>),
+    /// Pulls run: this is how far they are.
+    Wait(String),
+}
+
+/// One change, in the words of the document `pull-images`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Change {
+    Pull {
+        /// The image's position in the plan.
+        position: usize,
+        /// Its name by digest: a tag may have moved since it was planned.
+        by_digest: String,
+        pinning: Pinning,
+    },
+    Tag {
+        by_digest: String,
+        name: String,
+    },
+    Pin(String),
+    Unpin(String),
+    Remove {
+        name: ImageName,
+        digest: Digest,
+    },
+}
+
+impl Change {
+    /// The image that the change removes a name of.
+    pub(crate) fn removes(&self) -> Option<&Digest> {
+        match self {
+            Self::Remove { digest, .. } => Some(digest),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pull {
+                position,
+                by_digest,
+                pinning,
+            } => {
+                let verb = match pinning {
+                    Pinning::Pinned => "pull-pinned",
+                    Pinning::Unpinned => "pull",
+                };
+                write!(f, "{verb},{position},{by_digest}")
+            }
+            Self::Tag { by_digest, name } => write!(f, "tag,{by_digest},{name}"),
+            Self::Pin(name) => write!(f, "pin,{name}"),
+            Self::Unpin(name) => write!(f, "unpin,{name}"),
+            Self::Remove { name, .. } => write!(f, "remove,{name}"),
+        }
+    }
+}
+
+/// The names that the builder is asked for, in the order of the plan.
+pub(crate) fn names(target: &Target) -> Vec<String> {
+    target
+        .images
+        .iter()
+        .flat_map(|image| image.reference.names_on_node(&image.digest))
+        .collect()
+}
+
+/// An image of the plan and what the builder has of it.
+struct Planned<'a> {
+    position: usize,
+    image: &'a PlannedImage,
+    /// Its name by digest first, as [`prepull_domain::ImageReference::names_on_node`] gives them.
+    names: Vec<(String, Option<&'a NameRecord>)>,
+    pull: Option<PullState>,
+}
+
+impl<'a> Planned<'a> {
+    fn all(target: &'a Target, status: &'a ImageStatus) -> Vec<Self> {
+        let mut asked = 0..;
+        target
+            .images
+            .iter()
+            .enumerate()
+            .map(|(position, image)| Self {
+                position,
+                image,
+                names: image
+                    .reference
+                    .names_on_node(&image.digest)
+                    .into_iter()
+                    .zip(&mut asked)
+                    .map(|(name, asked)| (name, status.names.get(&asked)))
+                    .collect(),
+                pull: status.pulls.get(&position).copied(),
+            })
+            .collect()
+    }
+
+    fn by_digest(&self) -> &str {
+        &self.names[0].0
+    }
+
+    fn is_right(&self, record: Option<&NameRecord>) -> bool {
+        record.is_some_and(|found| found.digest == self.image.digest && found.usable == Usable::Yes)
+    }
+
+    /// Whether the image itself is there, complete and unpacked.
+    fn is_present(&self) -> bool {
+        self.is_right(self.names[0].1)
+    }
+}
+
+/// Decides what to do next.
+///
+/// # Errors
+/// `PullFailed`, `DiskFull` or `VerifyFailed` where nothing that could be done would help.
+pub(crate) fn next(target: &Target, status: &ImageStatus) -> Result<Next, StageError> {
+    let planned = Planned::all(target, status);
+    let missing: Vec<_> = planned.iter().filter(|image| !image.is_present()).collect();
+    for image in &missing {
+        check_pull(image, status, &missing)?;
+    }
+
+    let mut changes = pulls(target, &missing);
+    for image in planned.iter().filter(|image| image.is_present()) {
+        changes.extend(names_and_pins(image, target.pinning));
+    }
+    if !changes.is_empty() {
+        return Ok(Next::Change(changes));
+    }
+    if !missing.is_empty() {
+        return Ok(Next::Wait(format!(
+            "the images to be pulled: {} of {} are there",
+            planned.len() - missing.len(),
+            planned.len()
+        )));
+    }
+
+    // Not before everything is there: an image that goes takes the layers along that only the missing ones share.
+    let stale = stale(status);
+    if !stale.is_empty() {
+        return Ok(Next::Change(stale));
+    }
+    if status.more_others > 0 {
+        return Err(StageError::VerifyFailed(format!(
+            "{} images beyond the plan are on it that could not be listed",
+            status.more_others
+        )));
+    }
+    if status.disk.is_too_full() {
+        return Err(disk_full(status.disk, Bytes(0)));
+    }
+    Ok(Next::Done)
+}
+
+/// The pulls to start: as many as may run at once, the largest first, so that none is left to run alone in the end.
+fn pulls(target: &Target, missing: &[&Planned<'_>]) -> Vec<Change> {
+    let running = missing
+        .iter()
+        .filter(|image| image.pull == Some(PullState::Running))
+        .count();
+    let free = usize::from(target.parallel_pulls).saturating_sub(running);
+    let mut waiting: Vec<_> = missing
+        .iter()
+        .filter(|image| image.pull.is_none())
+        .collect();
+    waiting.sort_by_key(|image| std::cmp::Reverse(image.image.size));
+    // Two references to one image are one pull; the second is there when the first is.
+    let mut started: BTreeSet<_> = missing
+        .iter()
+        .filter(|image| image.pull.is_some())
+        .map(|image| image.by_digest())
+        .collect();
+    waiting
+        .into_iter()
+        .filter(|image| started.insert(image.by_digest()))
+        .take(free)
+        .map(|image| Change::Pull {
+            position: image.position,
+            by_digest: image.by_digest().to_owned(),
+            pinning: target.pinning,
+        })
+        .collect()
+}
+
+/// What is missing from an image that is there: its tag, and whether it is pinned.
+fn names_and_pins(image: &Planned<'_>, pinning: Pinning) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for (name, record) in &image.names {
+        match record {
+            Some(found) if image.is_right(*record) => match (pinning, found.pinned) {
+                (Pinning::Pinned, false) => changes.push(Change::Pin(name.clone())),
+                (Pinning::Unpinned, true) => changes.push(Change::Unpin(name.clone())),
+                _ => {}
+            },
+            // There is none, or it stands for what it stood for in the base.
+            _ => changes.push(Change::Tag {
+                by_digest: image.by_digest().to_owned(),
+                name: name.clone(),
+            }),
+        }
+    }
+    changes
+}
+
+/// Names of images that are neither planned nor the node's own. The builder does not even tell of the further names that
+/// containerd keeps for planned images.
+fn stale(status: &ImageStatus) -> Vec<Change> {
+    let sandboxes: BTreeSet<_> = status
+        .others
+        .iter()
+        .filter(|other| other.name.is_sandbox())
+        .map(|other| &other.digest)
+        .collect();
+    status
+        .others
+        .iter()
+        .filter(|other| {
+            let is_sandbox_s_id = other.name.is_image_id() && sandboxes.contains(&other.digest);
+            !(other.name.is_sandbox() || is_sandbox_s_id)
+        })
+        .map(|other| Change::Remove {
+            name: other.name.clone(),
+            digest: other.digest.clone(),
+        })
+        .collect()
+}
+
+/// Ends the stage where the pull of a missing image has ended and left it missing.
+fn check_pull(
+    image: &Planned<'_>,
+    status: &ImageStatus,
+    missing: &[&Planned<'_>],
+) -> Result<(), StageError> {
+    match image.pull {
+        None | Some(PullState::Running) => Ok(()),
+        Some(PullState::Succeeded) => Err(StageError::VerifyFailed(format!(
+            "the pull of `{}` ended well, but the image is {}",
+            image.image.reference,
+            match image.names[0].1.map(|found| found.usable) {
+                None => "not listed",
+                Some(Usable::Packed) => "not unpacked",
+                Some(_) => "not complete",
+            }
+        ))),
+        Some(PullState::Failed) => {
+            let words = status.words.get(&image.position);
+            let words: &[String] = words.map_or(&[], Vec::as_slice);
+            if words.iter().any(|line| line.contains(NO_SPACE)) {
+                let missing = missing.iter().map(|image| image.image.size).sum();
+                return Err(disk_full(status.disk, missing));
+            }
+            Err(StageError::PullFailed {
+                image: image.image.reference.clone(),
+                problem: problem(words),
+            })
+        }
+    }
+}
+
+fn disk_full(disk: Disk, missing: Bytes) -> StageError {
+    StageError::DiskFull {
+        used: disk.used,
+        size: disk.size,
+        wanted: disk.wanted_size(missing),
+    }
+}
+
+/// Why a pull failed, from what the puller said last, and what can be done where that is plain.
+fn problem(words: &[String]) -> String {
+    let said = words
+        .iter()
+        .rev()
+        .find_map(|line| message(line))
+        .or_else(|| words.last().cloned())
+        .unwrap_or_else(|| "the puller ended without a word".to_owned());
+    let has = |patterns: &[&str]| patterns.iter().any(|pattern| said.contains(pattern));
+    let advice = if has(&[
+        "401",
+        "403",
+        "Unauthorized",
+        "Forbidden",
+        "AccessDenied",
+        "denied",
+    ]) {
+        "; the builder may not read it: check the cache's `registry_credentials`, or for private ECR the repository's \
+         policy and the builder's role"
+    } else if has(&["not found", "404", "MANIFEST_UNKNOWN"]) {
+        "; it was there when the build was planned and is gone now"
+    } else if has(&[
+        "i/o timeout",
+        "no such host",
+        "connection refused",
+        "deadline exceeded",
+    ]) {
+        "; the builder does not reach the registry: check the routes, security groups and endpoints of its subnet"
+    } else {
+        ""
+    };
+    format!("{said}{advice}")
+}
+
+/// The message in a line of `host-ctr`'s log, which has the form `time="…" level=fatal msg="…"`, where it tells a failure.
+fn message(line: &str) -> Option<String> {
+    let fields = ["level=fatal", "level=error", "level=warning"];
+    if !fields.iter().any(|level| line.contains(level)) {
+        return None;
+    }
+    let (_, quoted) = line.split_once("msg=\"")?;
+    let mut message = String::new();
+    let mut characters = quoted.chars();
+    loop {
+        // The line may be cut, so the closing quotation mark may be missing.
+        match characters.next() {
+            None | Some('"') => return Some(message),
+            Some('\\') => message.extend(characters.next()),
+            Some(character) => message.push(character),
+        }
+    }
+}
+
+/// The error when the build's time is over and images are still missing.
+pub(crate) fn out_of_time(target: &Target, status: &ImageStatus) -> StageError {
+    let planned = Planned::all(target, status);
+    let missing: Vec<_> = planned.iter().filter(|image| !image.is_present()).collect();
+    // The one that is being pulled tells more than one that waits its turn.
+    let named = missing
+        .iter()
+        .find(|image| image.pull.is_some())
+        .or(missing.first());
+    match named {
+        Some(image) => StageError::PullFailed {
+            image: image.image.reference.clone(),
+            problem: format!(
+                "it was not pulled when the build's time was over, nor were {} others; \
+                 give the cache a larger `timeout_minutes`, a larger builder or more `volume.throughput_mibps`",
+                missing.len() - 1
+            ),
+        },
+        None => {
+            StageError::VerifyFailed("the build's time was over before the check was".to_owned())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prepull_domain::GiB;
+    use prepull_testing::target;
+
+    /// A status of the builder of [`target`]: its images' names are 0 and 1 (nginx), 2 and 3 (api).
+    fn status(lines: &str) -> ImageStatus {
+        format!("{lines}\nDISK 1000 300\nEND").parse().unwrap()
+    }
+
+    fn name(position: usize, digit: &str, state: &str) -> String {
+        format!("NAME {position} sha256:{} {state}\n", digit.repeat(64))
+    }
+
+    const GOOD: &str = "complete unpacked unpinned";
+
+    /// Every image by digest and by tag.
+    fn complete() -> String {
+        [(0, "a"), (1, "a"), (2, "d"), (3, "d")]
+            .map(|(position, digit)| name(position, digit, GOOD))
+            .concat()
+    }
+
+    /// What is done next, in the words of the document.
+    fn does(target: &Target, lines: &str) -> String {
+        match next(target, &status(lines)).unwrap() {
+            Next::Done => "done".to_owned(),
+            Next::Wait(_) => "wait".to_owned(),
+            Next::Change(changes) => {
+                let changes: Vec<_> = changes.iter().map(ToString::to_string).collect();
+                changes.join(" ")
+            }
+        }
+    }
+
+    fn pull(position: usize) -> String {
+        let planned = &target().images[position];
+        format!(
+            "pull,{position},{}",
+            planned.reference.by_digest(&planned.digest)
+        )
+    }
+
+    #[test]
+    fn on_an_empty_builder_every_image_is_pulled_the_largest_first() {
+        assert_eq!(does(&target(), ""), format!("{} {}", pull(1), pull(0)));
+    }
+
+    #[test]
+    fn no_more_pulls_run_at_once_than_the_cache_allows() {
+        let mut one = target();
+        one.parallel_pulls = 1;
+        assert_eq!(does(&one, ""), pull(1));
+        assert_eq!(does(&one, "UNIT 1 active running"), "wait");
+        let pulled = format!(
+            "UNIT 1 active exited\n{}{}",
+            name(2, "d", GOOD),
+            name(3, "d", GOOD)
+        );
+        assert_eq!(does(&one, &pulled), pull(0));
+    }
+
+    #[test]
+    fn two_references_to_one_image_are_one_pull() {
+        let mut twice = target();
+        let mut again = twice.images[1].clone();
+        again.reference = again
+            .reference
+            .to_string()
+            .replace(":v1", ":v2")
+            .parse()
+            .unwrap();
+        twice.images.push(again);
+        assert_eq!(does(&twice, ""), format!("{} {}", pull(1), pull(0)));
+        assert_eq!(
+            does(&twice, "UNIT 0 active running\nUNIT 1 active running"),
+            "wait"
+        );
+    }
+
+    #[test]
+    fn a_pulled_image_is_tagged_and_a_tag_of_the_base_is_moved() {
+        let moved = format!(
+            "{}{}{}{}",
+            name(0, "a", GOOD),
+            name(1, "9", GOOD),
+            name(2, "d", GOOD),
+            name(3, "d", GOOD)
+        );
+        let missing = format!(
+            "{}{}{}",
+            name(0, "a", GOOD),
+            name(2, "d", GOOD),
+            name(3, "d", GOOD)
+        );
+        let by_digest = format!("docker.io/library/nginx@sha256:{}", "a".repeat(64));
+        for lines in [moved, missing] {
+            assert_eq!(
+                does(&target(), &lines),
+                format!("tag,{by_digest},docker.io/library/nginx:1.27")
+            );
+        }
+    }
+
+    #[test]
+    fn an_image_that_is_listed_but_not_complete_and_unpacked_is_pulled() {
+        for state in ["incomplete packed unpinned", "complete packed unpinned"] {
+            let lines = complete().replace(&name(0, "a", GOOD), &name(0, "a", state));
+            assert_eq!(does(&target(), &lines), pull(0));
+        }
+    }
+
+    #[test]
+    fn stale_images_go_only_when_all_others_are_there() {
+        let stale = format!("OTHER docker.io/library/old:1 sha256:{}", "9".repeat(64));
+        let lines = format!("{}{stale}", complete());
+        assert_eq!(does(&target(), &lines), "remove,docker.io/library/old:1");
+        assert_eq!(
+            does(
+                &target(),
+                &format!("UNIT 0 active running\nUNIT 1 active running\n{stale}")
+            ),
+            "wait"
+        );
+    }
+
+    #[test]
+    fn the_node_s_own_sandbox_image_stays() {
+        let lines = format!(
+            "{}OTHER localhost/kubernetes/pause:0.1.0 sha256:{nine}\nOTHER sha256:{eight} sha256:{nine}",
+            complete(),
+            nine = "9".repeat(64),
+            eight = "8".repeat(64),
+        );
+        assert_eq!(does(&target(), &lines), "done");
+    }
+
+    #[test]
+    fn pins_follow_the_cache() {
+        let mut pinned = target();
+        pinned.pinning = Pinning::Pinned;
+        assert_eq!(does(&pinned, "").matches("pull-pinned,").count(), 2);
+        assert_eq!(does(&pinned, &complete()).matches("pin,").count(), 4);
+        let all = complete().replace("unpinned", "pinned");
+        assert_eq!(does(&pinned, &all), "done");
+        assert_eq!(does(&target(), &all).matches("unpin,").count(), 4);
+    }
+
+    #[test]
+    fn a_failed_pull_names_the_image_why_and_what_to_do() {
+        let said =
+            r#"LOG 1 time="now" level=fatal msg="retries exhausted: \"v1\": 401 Unauthorized""#;
+        let error = next(&target(), &status(&format!("UNIT 1 failed failed\n{said}"))).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "image `123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/api:v1` could not be pulled: \
+             retries exhausted: \"v1\": 401 Unauthorized; the builder may not read it: check the cache's \
+             `registry_credentials`, or for private ECR the repository's policy and the builder's role"
+        );
+    }
+
+    #[test]
+    fn a_pull_that_fills_the_disk_tells_the_size_that_would_do() {
+        let lines =
+            "UNIT 0 failed failed\nLOG 0 level=fatal msg=\"write: no space left on device\"";
+        let error = next(&target(), &status(lines)).unwrap_err();
+        assert!(
+            matches!(error, StageError::DiskFull { wanted: GiB(1), .. }),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_pull_that_ended_well_and_left_nothing_is_an_error() {
+        let error = next(&target(), &status("UNIT 0 active exited")).unwrap_err();
+        assert_eq!(error.name(), "VerifyFailed");
+        assert!(error.to_string().contains("not listed"), "{error}");
+    }
+
+    #[test]
+    fn a_volume_that_is_too_full_is_not_snapshotted() {
+        let full = format!("{}DISK 1000 800\nEND", complete()).parse().unwrap();
+        let error = next(&target(), &full).unwrap_err();
+        assert_eq!(error.name(), "DiskFull");
+    }
+
+    #[test]
+    fn when_time_is_over_the_image_that_is_being_pulled_is_named() {
+        let error = out_of_time(&target(), &status("UNIT 1 active running"));
+        assert!(error.to_string().contains("team/api:v1"), "{error}");
+    }
+}

@@ -1,0 +1,250 @@
+//! What start-build is called with.
+
+use aws_lambda_events::eventbridge::EventBridgeEvent;
+use jiff::Timestamp;
+use prepull_domain::StageError;
+use prepull_domain::image::EcrRepository;
+use prepull_domain::trigger::Push;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+const ECR_SOURCE: &str = "aws.ecr";
+const ECR_DETAIL_TYPE: &str = "ECR Image Action";
+
+/// A reason to build.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// An image was pushed.
+    Push {
+        push: Push,
+        /// When, by ECR's clock; none where the event does not say.
+        at: Option<Timestamp>,
+    },
+    /// A cache's schedule fired.
+    Schedule { cache: String },
+    /// Somebody asked for a build of a cache.
+    Manual { cache: String },
+}
+
+/// What a schedule sends, and what a person writes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Call {
+    source: Option<String>,
+    cache: String,
+}
+
+/// The detail of ECR's event.
+///
+/// Source: Amazon ECR user guide, "Amazon ECR events and `EventBridge`".
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct ImageAction {
+    action_type: String,
+    result: String,
+    repository_name: String,
+    image_tag: Option<String>,
+    image_digest: Option<String>,
+}
+
+impl Event {
+    pub(crate) fn parse(input: Value) -> Result<Self, StageError> {
+        if input.get("detail-type").is_some() {
+            return Self::parse_push(input);
+        }
+        let shown = input.to_string();
+        let call: Call = serde_json::from_value(input).map_err(|error| {
+            invalid(format!(
+                "{} is neither an `{ECR_DETAIL_TYPE}` event nor `{{\"cache\": \"…\"}}`: {error}",
+                cut(&shown)
+            ))
+        })?;
+        match call.source.as_deref() {
+            None => Ok(Self::Manual { cache: call.cache }),
+            Some("schedule") => Ok(Self::Schedule { cache: call.cache }),
+            Some(source) => Err(invalid(format!(
+                "its `source` is `{}`: write `schedule`, or leave it out",
+                cut(source)
+            ))),
+        }
+    }
+
+    fn parse_push(input: Value) -> Result<Self, StageError> {
+        let kind = |field: &str| {
+            let value = input.get(field).and_then(Value::as_str);
+            cut(value.unwrap_or("nothing"))
+        };
+        if input.get("detail-type") != Some(&ECR_DETAIL_TYPE.into())
+            || input.get("source") != Some(&ECR_SOURCE.into())
+        {
+            return Err(invalid(format!(
+                "it is `{}` from `{}`, not `{ECR_DETAIL_TYPE}` from `{ECR_SOURCE}`: let the rule match no others",
+                kind("detail-type"),
+                kind("source"),
+            )));
+        }
+        let event: EventBridgeEvent<ImageAction> =
+            serde_json::from_value(input).map_err(|error| {
+                invalid(format!(
+                    "it is no `{ECR_DETAIL_TYPE}` event as ECR sends them: {error}"
+                ))
+            })?;
+        let detail = event.detail;
+        let name = cut(&detail.repository_name);
+        if detail.action_type != "PUSH" {
+            return Err(invalid(format!(
+                "its `action-type` for `{name}` is `{}`: only a `PUSH` brings new content",
+                cut(&detail.action_type)
+            )));
+        }
+        if detail.result != "SUCCESS" {
+            return Err(invalid(format!(
+                "its `result` for `{name}` is `{}`: ECR took no image, so push it again",
+                cut(&detail.result)
+            )));
+        }
+        let Some(tag) = detail.image_tag.filter(|tag| !tag.is_empty()) else {
+            return Err(invalid(format!(
+                "it has no `image-tag`: `{name}@{}` was pushed by its digest alone, and no reference of a cache can have \
+                 changed by that; push it under a tag",
+                cut(detail.image_digest.as_deref().unwrap_or("?"))
+            )));
+        };
+        let part = |name: &str, value: Option<String>| {
+            value.ok_or_else(|| invalid(format!("it has no `{name}`: ECR's own events have one")))
+        };
+        let repository = EcrRepository {
+            account: part("account", event.account)?
+                .parse()
+                .map_err(|error| invalid(format!("{error}")))?,
+            region: part("region", event.region)?
+                .parse()
+                .map_err(|error| invalid(format!("{error}")))?,
+            repository: detail.repository_name,
+        };
+        Ok(Self::Push {
+            push: Push { repository, tag },
+            at: event
+                .time
+                .and_then(|time| Timestamp::from_second(time.timestamp()).ok()),
+        })
+    }
+}
+
+fn invalid(problem: String) -> StageError {
+    StageError::InvalidEvent(problem)
+}
+
+/// A value from outside, short enough for a message.
+fn cut(value: &str) -> String {
+    const MOST: usize = 200;
+    match value.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &value[..end]),
+        None => value.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn push() -> Value {
+        json!({
+            "version": "0",
+            "id": "13cde686-328b-6117-af20-0e5566167482",
+            "detail-type": "ECR Image Action",
+            "source": "aws.ecr",
+            "account": "123456789012",
+            "time": "2026-01-02T03:04:05Z",
+            "region": "eu-west-1",
+            "resources": [],
+            "detail": {
+                "result": "SUCCESS",
+                "repository-name": "team/api",
+                "image-digest": "sha256:7f5b2640fe6fb4f46592dfd3410c4a79dac4f89e4782432e0378abcd1234",
+                "action-type": "PUSH",
+                "image-tag": "v1"
+            }
+        })
+    }
+
+    /// The message that refuses the push with the value at `pointer` replaced, or left out.
+    fn refusal(pointer: &str, value: Option<Value>) -> String {
+        let mut event = push();
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        let parent = event.pointer_mut(parent).unwrap().as_object_mut().unwrap();
+        match value {
+            Some(value) => parent.insert(field.to_owned(), value),
+            None => parent.remove(field),
+        };
+        Event::parse(event).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_push_tells_what_was_pushed_where_and_when() {
+        let Event::Push { push, at } = Event::parse(push()).unwrap() else {
+            panic!("this is a push");
+        };
+        assert_eq!(
+            push.to_string(),
+            "team/api:v1 in the registry of account 123456789012 in eu-west-1"
+        );
+        assert_eq!(at.unwrap().to_string(), "2026-01-02T03:04:05Z");
+    }
+
+    #[test]
+    fn a_schedule_and_a_person_name_a_cache() {
+        let cache = "web".to_owned();
+        assert_eq!(
+            Event::parse(json!({"source": "schedule", "cache": "web"})),
+            Ok(Event::Schedule {
+                cache: cache.clone()
+            })
+        );
+        assert_eq!(
+            Event::parse(json!({"cache": "web"})),
+            Ok(Event::Manual { cache })
+        );
+    }
+
+    #[test]
+    fn an_event_that_names_no_new_content_is_refused_with_the_reason() {
+        insta::assert_snapshot!(
+            [
+                refusal("/detail/image-tag", None),
+                refusal("/detail/image-tag", Some(json!(""))),
+                refusal("/detail/result", Some(json!("FAILURE"))),
+                refusal("/detail/action-type", Some(json!("DELETE"))),
+                refusal("/detail", Some(json!("SUCCESS"))),
+                refusal("/detail/repository-name", Some(json!(7))),
+                refusal("/detail/repository-name", None),
+                refusal("/account", None),
+                refusal("/region", Some(json!("here"))),
+                refusal("/source", Some(json!("aws.s3"))),
+                refusal("/detail-type", Some(json!("ECR Image Scan"))),
+                refusal("/detail-type", Some(Value::Null)),
+            ]
+            .join("\n")
+        );
+    }
+
+    #[test]
+    fn what_is_no_event_at_all_is_refused() {
+        for input in [
+            json!(null),
+            json!([]),
+            json!({}),
+            json!("web"),
+            json!({"cache": 1}),
+            json!({"cache": "web", "force": true}),
+            json!({"cache": "web", "source": "sweep"}),
+            json!({"cache": "x".repeat(10_000), "oops": 1}),
+        ] {
+            let error = Event::parse(input).unwrap_err();
+            assert_eq!(error.name(), "InvalidEvent");
+            assert!(error.to_string().len() < 1_000, "{error}");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! start-build: turns a push to private ECR, a schedule or a call into an execution for every cache that it concerns.
+//!
+//! **Before:** the caches' configurations lie in the Parameter Store, and the state machine exists.
+//!
+//! **After:** for each cache that the trigger concerns an execution runs, or is about to run, whose plan will be younger
+//! than the trigger. Triggers of one cache within one window of `settle` share an execution.
+//!
+//! **Called again** with the same event: the execution is there already, and is joined.
+//!
+//! **Errors:** `InvalidEvent` for what is no trigger: another action than a push, a push that failed or that bears no
+//! tag, a shape that is not ECR's. `InvalidConfig` where a schedule or a call names a cache that does not exist or is
+//! misconfigured. A push to a repository that no cache names is nobody's error: the answer says that it was ignored, and
+//! why. One misconfigured cache does not keep a push from starting the others.
+
+mod event;
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use prepull_aws::{AwsError, Clients, Deadline, parameters};
+use prepull_domain::ids::InvalidId;
+use prepull_domain::trigger::{ExecutionInput, Push, TriggerRecord};
+use prepull_domain::{CacheConfig, CacheName, ExecutionName, StageError, execution};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::event::Event;
+
+/// What the deployment decides.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The state machine that builds.
+    pub state_machine_arn: String,
+    /// How long triggers are gathered into one build.
+    pub settle: SignedDuration,
+}
+
+/// What became of a trigger.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Output {
+    /// Executions that this trigger started.
+    pub started: Vec<Build>,
+    /// Executions that another trigger of the same window had started.
+    pub joined: Vec<Build>,
+    /// Why nothing was started, where nothing was.
+    pub ignored: Option<String>,
+}
+
+/// An execution of a cache.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Build {
+    /// The cache.
+    pub cache: CacheName,
+    /// The execution's name.
+    pub execution: ExecutionName,
+}
+
+/// Handles one trigger.
+///
+/// # Errors
+/// See the module's documentation.
+pub async fn handle(
+    clients: &Clients,
+    settings: &Settings,
+    input: Value,
+    _deadline: Deadline,
+) -> Result<Output, StageError> {
+    let event = Event::parse(input)?;
+    let caches = parameters::caches(clients).await?;
+    let now = Timestamp::now();
+    match event {
+        Event::Push { push, at } => {
+            // ECR's own time, so that a push that is announced twice falls into one window.
+            let at = at.unwrap_or(now);
+            let concerned = concerned_by(&push, &caches);
+            if concerned.is_empty() {
+                let reason = format!(
+                    "no cache that rebuilds on pushes names {push}: add the image to a cache's `images`, or let nobody \
+                     wait for it"
+                );
+                tracing::info!("ignored: {reason}");
+                return Ok(Output {
+                    ignored: Some(reason),
+                    ..Output::default()
+                });
+            }
+            let image = format!("{}:{}", push.repository.repository, push.tag);
+            start(
+                clients,
+                settings,
+                &concerned,
+                at,
+                &TriggerRecord::Push { image, at },
+            )
+            .await
+        }
+        Event::Schedule { cache } => {
+            let cache = declared(&cache, &caches)?;
+            start(
+                clients,
+                settings,
+                &[cache],
+                now,
+                &TriggerRecord::Schedule { at: now },
+            )
+            .await
+        }
+        Event::Manual { cache } => {
+            let cache = declared(&cache, &caches)?;
+            start(
+                clients,
+                settings,
+                &[cache],
+                now,
+                &TriggerRecord::Manual { at: now },
+            )
+            .await
+        }
+    }
+}
+
+type Caches = BTreeMap<CacheName, Result<CacheConfig, StageError>>;
+
+fn concerned_by<'a>(push: &Push, caches: &'a Caches) -> Vec<&'a CacheName> {
+    caches
+        .iter()
+        .filter_map(|(cache, config)| match config {
+            Ok(config) => push.concerns(config).then_some(cache),
+            Err(error) => {
+                tracing::error!(%cache, error = error.name(), "{error}");
+                None
+            }
+        })
+        .collect()
+}
+
+/// The name of a cache that is declared and configured well.
+fn declared<'a>(cache: &str, caches: &'a Caches) -> Result<&'a CacheName, StageError> {
+    let invalid = |problem| StageError::InvalidConfig {
+        cache: cache.to_owned(),
+        problem,
+    };
+    let name: CacheName = cache
+        .parse()
+        .map_err(|error: InvalidId| invalid(error.to_string()))?;
+    match caches.get_key_value(&name) {
+        Some((name, Ok(_))) => Ok(name),
+        Some((_, Err(error))) => Err(error.clone()),
+        None => Err(invalid(
+            "it is not declared: declare it in Terraform's `caches` and apply, or remove what names it".to_owned(),
+        )),
+    }
+}
+
+/// Starts an execution for each cache. Where one cannot be started the others are all the same, and the call fails, so
+/// that it comes again.
+async fn start(
+    clients: &Clients,
+    settings: &Settings,
+    caches: &[&CacheName],
+    at: Timestamp,
+    trigger: &TriggerRecord,
+) -> Result<Output, StageError> {
+    let mut output = Output::default();
+    let mut failure = None;
+    for cache in caches {
+        let execution = execution::name_for_trigger(cache, at, settings.settle);
+        let input = ExecutionInput {
+            cache: cache.to_string(),
+            settle_seconds: Some(settings.settle.as_secs()),
+            trigger: Some(trigger.clone()),
+        };
+        let answer = clients
+            .sfn
+            .start_execution()
+            .state_machine_arn(&settings.state_machine_arn)
+            .name(execution.as_str())
+            .input(serde_json::to_string(&input).expect("strings and numbers always serialize"))
+            .send()
+            .await;
+        let build = Build {
+            cache: (*cache).clone(),
+            execution,
+        };
+        match answer {
+            Ok(_) => {
+                tracing::info!(%cache, execution = %build.execution, "started");
+                output.started.push(build);
+            }
+            Err(error) if error.aws_code() == Some("ExecutionAlreadyExists") => {
+                tracing::info!(%cache, execution = %build.execution, "joined");
+                output.joined.push(build);
+            }
+            Err(error) => {
+                let error = error.into_stage_error("states:StartExecution");
+                tracing::error!(%cache, error = error.name(), "{error}");
+                failure = Some(error);
+            }
+        }
+    }
+    match failure {
+        Some(error) => Err(error),
+        None => Ok(output),
+    }
+}

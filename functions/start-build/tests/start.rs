@@ -1,0 +1,176 @@
+//! start-build against Step Functions as it answers in each case.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aws_smithy_mocks::{MockResponse, Rule, mock};
+use jiff::SignedDuration;
+use prepull_aws::Deadline;
+use prepull_aws::sfn::Client;
+use prepull_aws::sfn::error::ErrorMetadata;
+use prepull_aws::sfn::operation::start_execution::{
+    StartExecutionError, StartExecutionInput, StartExecutionOutput,
+};
+use prepull_domain::StageError;
+use prepull_testing::{Mocks, ParameterStore, configuration};
+use serde_json::{Value, json};
+use start_build::{Output, Settings, handle};
+
+const MACHINE: &str = "arn:aws:states:eu-west-1:123456789012:stateMachine:prepull-build";
+
+/// Every request to start an execution.
+type Requests = Arc<Mutex<Vec<StartExecutionInput>>>;
+
+/// Refuses the executions whose names begin with one of `refused`, starts all others, and keeps every request.
+fn starts(refused: &'static [(&'static str, &'static str)]) -> (Rule, Requests) {
+    let requests = Requests::default();
+    let kept = Arc::clone(&requests);
+    let rule = mock!(Client::start_execution).then_compute_response(move |request| {
+        kept.lock().unwrap().push(request.clone());
+        let name = request.name().unwrap_or_default();
+        match refused.iter().find(|(prefix, _)| name.starts_with(prefix)) {
+            Some((_, code)) => MockResponse::Error(StartExecutionError::generic(
+                ErrorMetadata::builder().code(*code).build(),
+            )),
+            None => MockResponse::Output(
+                StartExecutionOutput::builder()
+                    .execution_arn(MACHINE)
+                    .start_date(prepull_aws::DateTime::from_secs(0))
+                    .build()
+                    .unwrap(),
+            ),
+        }
+    });
+    (rule, requests)
+}
+
+async fn trigger(store: &ParameterStore, rule: Rule, input: Value) -> Result<Output, StageError> {
+    let settings = Settings {
+        state_machine_arn: MACHINE.to_owned(),
+        settle: SignedDuration::from_secs(60),
+    };
+    let clients = Mocks::new().ssm(store.rules()).sfn([rule]).clients();
+    let deadline = Deadline::after(Duration::from_mins(1));
+    handle(&clients, &settings, input, deadline).await
+}
+
+fn push(repository: &str) -> Value {
+    json!({
+        "detail-type": "ECR Image Action",
+        "source": "aws.ecr",
+        "account": "123456789012",
+        "region": "eu-west-1",
+        "time": "1970-01-01T00:10:59Z",
+        "detail": {
+            "action-type": "PUSH",
+            "result": "SUCCESS",
+            "repository-name": repository,
+            "image-tag": "v1"
+        }
+    })
+}
+
+/// Two caches that hold `team/api:v1`, one that does not want to hear of pushes, and one that is misconfigured.
+fn caches() -> ParameterStore {
+    let config = configuration();
+    let mut deaf = config.clone();
+    deaf["rebuild_on_push"] = false.into();
+    ParameterStore::of([
+        ("/prepull/config/web", &config.to_string()),
+        ("/prepull/config/api", &config.to_string()),
+        ("/prepull/config/deaf", &deaf.to_string()),
+        ("/prepull/config/broken", "{}"),
+    ])
+}
+
+fn names(requests: &Requests) -> Vec<String> {
+    let requests = requests.lock().unwrap();
+    requests
+        .iter()
+        .filter_map(|request| request.name.clone())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_push_starts_an_execution_for_every_cache_that_names_the_image() {
+    let (rule, requests) = starts(&[]);
+    let output = trigger(&caches(), rule, push("team/api")).await.unwrap();
+    assert_eq!(
+        serde_json::to_value(&output).unwrap(),
+        json!({
+            "started": [{"cache": "api", "execution": "api-10"}, {"cache": "web", "execution": "web-10"}],
+            "joined": [],
+            "ignored": null
+        })
+    );
+    let requests = requests.lock().unwrap();
+    assert_eq!(requests[1].state_machine_arn(), Some(MACHINE));
+    let input: Value = serde_json::from_str(requests[1].input().unwrap()).unwrap();
+    assert_eq!(
+        input,
+        json!({
+            "cache": "web",
+            "settle_seconds": 60,
+            "trigger": {"source": "push", "image": "team/api:v1", "at": "1970-01-01T00:10:59Z"}
+        })
+    );
+}
+
+#[tokio::test]
+async fn a_push_joins_the_execution_that_another_of_its_window_started() {
+    let (rule, _) = starts(&[("web-", "ExecutionAlreadyExists")]);
+    let output = trigger(&caches(), rule, push("team/api")).await.unwrap();
+    assert_eq!(output.started.len(), 1);
+    assert_eq!(output.joined[0].execution.as_str(), "web-10");
+}
+
+#[tokio::test]
+async fn a_push_that_concerns_no_cache_is_ignored_with_the_reason() {
+    let (rule, requests) = starts(&[]);
+    let output = trigger(&caches(), rule, push("team/other")).await.unwrap();
+    let reason = output.ignored.unwrap();
+    assert!(reason.contains("team/other:v1"), "{reason}");
+    assert!(names(&requests).is_empty());
+}
+
+#[tokio::test]
+async fn a_cache_that_cannot_be_started_keeps_no_other_from_it() {
+    let (rule, requests) = starts(&[("api-", "ThrottlingException")]);
+    let error = trigger(&caches(), rule, push("team/api"))
+        .await
+        .unwrap_err();
+    assert_eq!(error.name(), "Throttled");
+    assert_eq!(names(&requests), ["api-10", "web-10"]);
+}
+
+#[tokio::test]
+async fn an_event_that_is_none_starts_nothing() {
+    let (rule, requests) = starts(&[]);
+    let mut event = push("team/api");
+    event["detail"]["result"] = "FAILURE".into();
+    let error = trigger(&caches(), rule, event).await.unwrap_err();
+    assert_eq!(error.name(), "InvalidEvent");
+    assert!(names(&requests).is_empty());
+}
+
+#[tokio::test]
+async fn a_schedule_starts_its_cache_even_if_that_ignores_pushes() {
+    let (rule, requests) = starts(&[]);
+    let input = json!({"source": "schedule", "cache": "deaf"});
+    let output = trigger(&caches(), rule, input).await.unwrap();
+    assert_eq!(output.started[0].cache.as_str(), "deaf");
+    assert_eq!(names(&requests).len(), 1);
+}
+
+#[tokio::test]
+async fn a_call_for_a_cache_that_cannot_be_built_is_refused() {
+    for cache in ["unknown", "broken", "Not A Name"] {
+        let (rule, requests) = starts(&[]);
+        let error = trigger(&caches(), rule, json!({ "cache": cache }))
+            .await
+            .unwrap_err();
+        assert_eq!(error.name(), "InvalidConfig", "{cache}");
+        assert!(error.to_string().contains(cache), "{error}");
+        assert!(names(&requests).is_empty());
+    }
+}

@@ -1,0 +1,132 @@
+//! Waits until a builder takes commands and can pull.
+//!
+//! **Before:** the builder runs.
+//! **After:** its agent is online, its admin container and containerd answer, and its kubelet is kept off. What runs on
+//! the builder is known.
+//! **Called again:** asks the same questions; every one of them has no effect but to keep the kubelet off.
+//! **Errors:** `NeverReady` when that takes too long, `BuilderLost` when the builder does not run any more.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use prepull_aws::builder::ensure_running;
+use prepull_aws::run_command::run_document;
+use prepull_aws::ssm::types::{InstanceInformationStringFilter, PingStatus};
+use prepull_aws::{Clients, Deadline, StageResult};
+use prepull_domain::StageError;
+use prepull_domain::node::ReadyNode;
+use prepull_domain::stages::{BuilderInput, NodeInfo};
+
+/// How often Systems Manager is asked for the agent.
+const POLL: Duration = Duration::from_secs(1);
+
+/// How long after its launch a builder may need.
+///
+/// It takes about a minute. Bottlerocket's own attempts to reach what it boots from, EC2's metadata and ECR above all,
+/// end after 300 s each: one such delay is borne, a second one means that it will not come.
+const READY_WITHIN: SignedDuration = SignedDuration::from_mins(10);
+
+/// What the function is deployed with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What the names of the documents begin with.
+    pub name: String,
+}
+
+/// Waits until the builder of `input` is ready and tells what runs on it.
+///
+/// # Errors
+/// See the crate's documentation.
+pub async fn handle(
+    clients: &Clients,
+    settings: &Settings,
+    input: BuilderInput,
+    deadline: Deadline,
+) -> Result<NodeInfo, StageError> {
+    // What came last of all that must come, for the message when the rest does not.
+    let waiting_for = RefCell::new("its SSM agent to register".to_owned());
+    let node = deadline
+        .poll(POLL, "the builder to be ready", async || {
+            let ready = look(clients, settings, &input, deadline).await?;
+            match ready {
+                Ready::Yes(node) => return Ok(Some(node)),
+                Ready::NotYet(what) => {
+                    waiting_for.replace(what);
+                }
+            }
+            give_up(&input, &waiting_for.borrow())?;
+            Ok(None)
+        })
+        .await?;
+    Ok(NodeInfo {
+        bottlerocket_version: node.bottlerocket_version,
+        containerd_version: node.containerd_version,
+        kernel_version: node.kernel_version,
+        snapshotter: node.snapshotter,
+        ready_at: Timestamp::now(),
+    })
+}
+
+/// What a look at the builder found.
+enum Ready {
+    Yes(ReadyNode),
+    /// What it lacks.
+    NotYet(String),
+}
+
+async fn look(
+    clients: &Clients,
+    settings: &Settings,
+    input: &BuilderInput,
+    deadline: Deadline,
+) -> Result<Ready, StageError> {
+    let id = &input.builder.instance_id;
+    ensure_running(clients, id).await?;
+    let known = clients
+        .ssm
+        .describe_instance_information()
+        .filters(
+            InstanceInformationStringFilter::builder()
+                .key("InstanceIds")
+                .values(id.as_str())
+                .build()
+                .expect("both key and values are given"),
+        )
+        .send()
+        .await
+        .or_stage_error("ssm:DescribeInstanceInformation")?;
+    let agent = known.instance_information_list().first();
+    if agent.and_then(|agent| agent.ping_status()) != Some(&PingStatus::Online) {
+        return Ok(Ready::NotYet(
+            "its SSM agent to register; look whether its subnet reaches Systems Manager and ECR"
+                .to_owned(),
+        ));
+    }
+    let document = format!("{}-await-ready", settings.name);
+    let output = run_document(clients, id, &document, &[], deadline).await?;
+    if let Some(what) = ReadyNode::waiting_for(&output.stdout) {
+        return Ok(Ready::NotYet(what.to_owned()));
+    }
+    Ok(match output.stdout.parse() {
+        Ok(node) => Ready::Yes(node),
+        Err(error) => Ready::NotYet(format!(
+            "a complete answer: {error}; {}",
+            output.last_words()
+        )),
+    })
+}
+
+/// Ends the waiting when the builder has had its time.
+fn give_up(input: &BuilderInput, waiting_for: &str) -> Result<(), StageError> {
+    let now = Timestamp::now();
+    let waited = now.duration_since(input.builder.launched_at);
+    if waited < READY_WITHIN && now < input.target.give_up_at {
+        return Ok(());
+    }
+    Err(StageError::NeverReady {
+        instance: input.builder.instance_id.clone(),
+        waited: waited.unsigned_abs(),
+        problem: format!("it still waits for {waiting_for}"),
+    })
+}
