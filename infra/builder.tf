@@ -1,0 +1,169 @@
+################################################################################
+# Network
+################################################################################
+
+locals {
+  # Caches that name no subnets or security groups of their own.
+  caches_without_subnets         = [for cache in var.caches : cache if length(cache.builder.subnet_ids) == 0]
+  caches_without_security_groups = [for cache in var.caches : cache if length(cache.builder.security_group_ids) == 0]
+
+  uses_default_vpc       = length(var.subnet_ids) == 0 && length(local.caches_without_subnets) > 0
+  creates_security_group = length(var.security_group_ids) == 0 && length(local.caches_without_security_groups) > 0
+
+  subnet_ids         = local.uses_default_vpc ? sort(data.aws_subnets.default[0].ids) : var.subnet_ids
+  security_group_ids = local.creates_security_group ? aws_security_group.builder[*].id : var.security_group_ids
+
+  # Every subnet and security group that a builder may be launched into.
+  all_subnet_ids = distinct(concat(
+    length(local.caches_without_subnets) > 0 ? local.subnet_ids : [],
+    flatten([for cache in var.caches : cache.builder.subnet_ids]),
+  ))
+  all_security_group_ids = distinct(concat(
+    length(local.caches_without_security_groups) > 0 ? local.security_group_ids : [],
+    flatten([for cache in var.caches : cache.builder.security_group_ids]),
+  ))
+}
+
+data "aws_vpc" "default" {
+  count = local.uses_default_vpc ? 1 : 0
+
+  default = true
+}
+
+data "aws_subnets" "default" {
+  count = local.uses_default_vpc ? 1 : 0
+
+  filter {
+    name   = "vpc-id"
+    values = [data.aws_vpc.default[0].id]
+  }
+
+  filter {
+    name   = "default-for-az"
+    values = ["true"]
+  }
+}
+
+# Tells the VPC that the security group must be of.
+data "aws_subnet" "security_group" {
+  count = local.creates_security_group ? 1 : 0
+
+  id = concat(local.caches_without_security_groups[0].builder.subnet_ids, local.subnet_ids)[0]
+}
+
+resource "aws_security_group" "builder" {
+  #checkov:skip=CKV2_AWS_5:launch-builder attaches it to the instances that it launches.
+  count = local.creates_security_group ? 1 : 0
+
+  name        = "${var.name}-builder"
+  description = "prepull: builders connect to registries and to AWS, nobody connects to them"
+  vpc_id      = data.aws_subnet.security_group[0].vpc_id
+  tags        = merge(var.tags, { Name = "${var.name}-builder" })
+}
+
+resource "aws_vpc_security_group_egress_rule" "builder" {
+  for_each = local.creates_security_group ? toset(var.egress_cidr_blocks) : []
+
+  security_group_id = aws_security_group.builder[0].id
+  description       = "Registries and AWS"
+  ip_protocol       = "-1"
+  cidr_ipv4         = strcontains(each.value, ":") ? null : each.value
+  cidr_ipv6         = strcontains(each.value, ":") ? each.value : null
+  tags              = var.tags
+}
+
+################################################################################
+# Identity
+################################################################################
+
+resource "aws_iam_role" "builder" {
+  name                 = local.builder_name
+  description          = "prepull: builders take commands from SSM and pull from ECR"
+  assume_role_policy   = data.aws_iam_policy_document.builder_trust.json
+  permissions_boundary = var.permissions_boundary_arn
+  tags                 = var.tags
+}
+
+resource "aws_iam_instance_profile" "builder" {
+  name = local.builder_name
+  role = aws_iam_role.builder.name
+  tags = var.tags
+}
+
+resource "aws_iam_role_policy" "builder" {
+  name   = "builder"
+  role   = aws_iam_role.builder.name
+  policy = data.aws_iam_policy_document.builder.json
+}
+
+data "aws_iam_policy_document" "builder_trust" {
+  statement {
+    actions = ["sts:AssumeRole"]
+
+    principals {
+      type        = "Service"
+      identifiers = ["ec2.${data.aws_partition.current.dns_suffix}"]
+    }
+  }
+}
+
+# Less than AmazonSSMManagedInstanceCore, which lets an instance read every parameter of the account, and than
+# AmazonEC2ContainerRegistryReadOnly, which lets it pull from every repository.
+data "aws_iam_policy_document" "builder" {
+  #checkov:skip=CKV_AWS_111:The actions of the agent and of ECR's token know no resources.
+  #checkov:skip=CKV_AWS_356:The actions of the agent and of ECR's token know no resources.
+  statement {
+    sid = "TakeCommands"
+    actions = [
+      "ec2messages:AcknowledgeMessage",
+      "ec2messages:DeleteMessage",
+      "ec2messages:FailMessage",
+      "ec2messages:GetEndpoint",
+      "ec2messages:GetMessages",
+      "ec2messages:SendReply",
+      "ssm:UpdateInstanceInformation",
+      "ssmmessages:CreateControlChannel",
+      "ssmmessages:CreateDataChannel",
+      "ssmmessages:OpenControlChannel",
+      "ssmmessages:OpenDataChannel",
+    ]
+    resources = ["*"]
+  }
+
+  statement {
+    sid       = "LogInToEcr"
+    actions   = ["ecr:GetAuthorizationToken"]
+    resources = ["*"]
+  }
+
+  # Bottlerocket's control and admin containers lie in ECR too, in an account of AWS for each region.
+  statement {
+    sid = "Pull"
+    actions = [
+      "ecr:BatchCheckLayerAvailability",
+      "ecr:BatchGetImage",
+      "ecr:GetDownloadUrlForLayer",
+    ]
+    resources = concat(
+      [
+        "arn:${local.partition}:ecr:*:*:repository/bottlerocket-admin",
+        "arn:${local.partition}:ecr:*:*:repository/bottlerocket-control",
+      ],
+      local.ecr_repository_arns,
+    )
+  }
+}
+
+################################################################################
+# The commands that may be run on a builder
+################################################################################
+
+resource "aws_ssm_document" "command" {
+  for_each = { for file in fileset("${path.module}/documents", "*.yaml") : trimsuffix(file, ".yaml") => file }
+
+  name            = "${var.name}-${each.key}"
+  document_type   = "Command"
+  document_format = "YAML"
+  content         = file("${path.module}/documents/${each.value}")
+  tags            = var.tags
+}

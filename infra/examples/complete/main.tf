@@ -1,0 +1,168 @@
+provider "aws" {
+  region = "eu-west-1"
+}
+
+data "aws_caller_identity" "current" {}
+
+data "aws_region" "current" {}
+
+locals {
+  name = "prepull"
+  ecr  = "${data.aws_caller_identity.current.account_id}.dkr.ecr.${data.aws_region.current.id}.amazonaws.com"
+  tags = { team = "platform" }
+}
+
+module "prepull" {
+  source = "../../"
+
+  name = local.name
+  tags = local.tags
+
+  functions_directory   = "${path.module}/../../../target/lambda"
+  function_architecture = "arm64"
+  function_environment  = { RUST_LOG = "info,prepull=debug" }
+  log_retention_days    = 90
+  settle_seconds        = 120
+
+  subnet_ids         = aws_subnet.builders[*].id
+  egress_cidr_blocks = ["0.0.0.0/0"]
+
+  caches = {
+    # Rebuilt on every push of the team's own image, and each morning in case nginx's tag moved.
+    web = {
+      images = [
+        "${local.ecr}/team/api:v1",
+        "docker.io/library/nginx:1.27",
+      ]
+      architectures = ["x86_64", "arm64"]
+      variant       = "aws-k8s-1.33"
+
+      volume = {
+        size_gib         = 80
+        throughput_mibps = 750
+        kms_key_id       = aws_kms_key.snapshots.arn
+      }
+
+      retain_snapshots = 5
+
+      schedule = {
+        expression = "cron(30 4 ? * MON-FRI *)"
+        time_zone  = "Europe/Berlin"
+      }
+
+      publication = {
+        share_with_accounts = ["210987654321"]
+        copy_to_regions     = ["eu-central-1"]
+      }
+    }
+
+    # Large images from a registry with a password, on nodes of which the oldest run Bottlerocket 1.56.0.
+    batch = {
+      images               = ["registry.example.com:5443/science/solver:2025.11"]
+      variant              = "aws-k8s-1.31-fips"
+      bottlerocket_version = "1.56.0"
+      pin_images           = true
+      parallel_pulls       = 2
+      timeout_minutes      = 120
+      rebuild_on_push      = false
+
+      volume = {
+        size_gib         = 200
+        iops             = 6000
+        throughput_mibps = 1000
+      }
+
+      builder = {
+        instance_types = { x86_64 = ["m7i.4xlarge", "m6i.4xlarge"] }
+      }
+
+      registry_credentials = {
+        "registry.example.com:5443" = { secret_arn = aws_secretsmanager_secret.registry.arn }
+      }
+
+      schedule = { enabled = false }
+    }
+  }
+}
+
+################################################################################
+# What a platform usually has already
+################################################################################
+
+resource "aws_vpc" "this" {
+  #checkov:skip=CKV2_AWS_11:An example, without flow logs.
+  #checkov:skip=CKV2_AWS_12:An example; nothing is attached to the default security group.
+  cidr_block           = "10.0.0.0/16"
+  enable_dns_hostnames = true
+  tags                 = merge(local.tags, { Name = local.name })
+}
+
+resource "aws_internet_gateway" "this" {
+  vpc_id = aws_vpc.this.id
+  tags   = local.tags
+}
+
+resource "aws_route_table" "public" {
+  vpc_id = aws_vpc.this.id
+  tags   = local.tags
+
+  route {
+    cidr_block = "0.0.0.0/0"
+    gateway_id = aws_internet_gateway.this.id
+  }
+}
+
+resource "aws_subnet" "builders" {
+  #checkov:skip=CKV_AWS_130:A builder needs a way out and takes no connections in; a public address is cheaper than a NAT gateway.
+  count = 2
+
+  vpc_id                  = aws_vpc.this.id
+  availability_zone       = ["eu-west-1a", "eu-west-1b"][count.index]
+  cidr_block              = cidrsubnet(aws_vpc.this.cidr_block, 8, count.index)
+  map_public_ip_on_launch = true
+  tags                    = merge(local.tags, { Name = "${local.name}-builders" })
+}
+
+resource "aws_route_table_association" "builders" {
+  count = length(aws_subnet.builders)
+
+  subnet_id      = aws_subnet.builders[count.index].id
+  route_table_id = aws_route_table.public.id
+}
+
+# The account that the snapshots are shared with must be let use the key, and the copies' region needs a replica.
+resource "aws_kms_key" "snapshots" {
+  description             = "Snapshots with container images"
+  enable_key_rotation     = true
+  multi_region            = true
+  deletion_window_in_days = 30
+  tags                    = local.tags
+
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [
+      {
+        Sid       = "Administer"
+        Effect    = "Allow"
+        Principal = { AWS = "arn:aws:iam::${data.aws_caller_identity.current.account_id}:root" }
+        Action    = "kms:*"
+        Resource  = "*"
+      },
+      {
+        Sid       = "UseSharedSnapshots"
+        Effect    = "Allow"
+        Principal = { AWS = "arn:aws:iam::210987654321:root" }
+        Action    = ["kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:ReEncryptFrom"]
+        Resource  = "*"
+      },
+    ]
+  })
+}
+
+# Its value, `{"username": "…", "password": "…"}`, is set by who knows it.
+resource "aws_secretsmanager_secret" "registry" {
+  #checkov:skip=CKV_AWS_149:AWS's own key for Secrets Manager will do for an example.
+  #checkov:skip=CKV2_AWS_57:A registry's password cannot be rotated from here.
+  name = "team/registry"
+  tags = local.tags
+}

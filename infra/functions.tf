@@ -1,0 +1,122 @@
+locals {
+  # What differs between the functions. Those that wait do so until shortly before their own deadline and are then
+  # called again by the state machine, so a longer time-out means fewer transitions.
+  stages = {
+    start-build = {
+      description = "Starts a build for a push to ECR or for a schedule"
+      timeout     = 60
+      environment = {
+        PREPULL_SETTLE_SECONDS    = var.settle_seconds
+        PREPULL_STATE_MACHINE_ARN = local.state_machine_arn
+      }
+    }
+    plan-build = {
+      description = "Resolves digests and decides what is to be built"
+      timeout     = 300
+      environment = { PREPULL_STATE_MACHINE_ARN = local.state_machine_arn }
+    }
+    launch-builder = {
+      description = "Launches the instance that a snapshot is built on"
+      timeout     = 300
+      environment = { PREPULL_INSTANCE_PROFILE_ARN = local.builder_profile_arn }
+    }
+    wait-for-ssm = {
+      description = "Waits until the builder takes commands"
+      timeout     = 300
+      environment = { PREPULL_NAME = var.name }
+    }
+    pull-images = {
+      description = "Pulls and verifies the images on the builder"
+      timeout     = 300
+      environment = { PREPULL_NAME = var.name }
+    }
+    create-snapshot = {
+      description = "Scrubs and stops the builder and snapshots its data volume"
+      timeout     = 300
+      environment = { PREPULL_NAME = var.name }
+    }
+    publish-snapshot = {
+      description = "Makes a verified snapshot the one that nodes use"
+      timeout     = 300
+      environment = {}
+    }
+    clean-up = {
+      description = "Removes what builds leave behind"
+      timeout     = 300
+      environment = { PREPULL_STATE_MACHINE_ARN = local.state_machine_arn }
+    }
+  }
+
+  # The functions that EventBridge calls, which does not wait for an answer.
+  asynchronous_stages = toset(["start-build", "clean-up"])
+
+  function_zips = { for stage in keys(local.stages) : stage => "${var.functions_directory}/${stage}/bootstrap.zip" }
+}
+
+resource "aws_lambda_function" "stage" {
+  #checkov:skip=CKV_AWS_50:Every log line bears execution, cache and architecture; the state machine's history shows the rest of what a trace would.
+  #checkov:skip=CKV_AWS_115:A reserved concurrency would take from the account's; start-build merges bursts and the state machine bounds the other functions.
+  #checkov:skip=CKV_AWS_116:Functions that are called asynchronously send their failures to the queue as their destination, the state machine sees those of the others.
+  #checkov:skip=CKV_AWS_117:The functions call AWS and registries only; in a VPC they would need a NAT gateway for it.
+  #checkov:skip=CKV_AWS_173:The environment holds names and ARNs, no secrets.
+  #checkov:skip=CKV_AWS_272:The zips are built by who applies this module, so a signature would vouch for the same person twice.
+  for_each = local.stages
+
+  function_name = "${var.name}-${each.key}"
+  description   = "prepull: ${each.value.description}"
+  role          = aws_iam_role.function[each.key].arn
+
+  runtime          = "provided.al2023"
+  handler          = "bootstrap"
+  architectures    = [var.function_architecture]
+  filename         = local.function_zips[each.key]
+  source_code_hash = try(filebase64sha256(local.function_zips[each.key]), null)
+  memory_size      = 256
+  timeout          = each.value.timeout
+
+  environment {
+    variables = merge({ RUST_LOG = "info" }, var.function_environment, each.value.environment)
+  }
+
+  logging_config {
+    log_format = "JSON"
+    log_group  = aws_cloudwatch_log_group.function[each.key].name
+  }
+
+  tags = var.tags
+
+  lifecycle {
+    precondition {
+      condition     = fileexists(local.function_zips[each.key])
+      error_message = "There is no ${local.function_zips[each.key]}. Build the functions with `cargo lambda build --release --${var.function_architecture == "arm64" ? "arm64" : "x86-64"} --output-format zip` and set functions_directory to `target/lambda`."
+    }
+  }
+
+  # A function that is called before its role may do anything fails.
+  depends_on = [aws_iam_role_policy.function]
+}
+
+resource "aws_lambda_function_event_invoke_config" "stage" {
+  for_each = local.asynchronous_stages
+
+  function_name                = aws_lambda_function.stage[each.key].function_name
+  maximum_retry_attempts       = 2
+  maximum_event_age_in_seconds = 3600
+
+  destination_config {
+    on_failure {
+      destination = aws_sqs_queue.dead_letters.arn
+    }
+  }
+}
+
+resource "aws_cloudwatch_log_group" "function" {
+  #checkov:skip=CKV_AWS_158:CloudWatch Logs encrypts with its own key; log_kms_key_arn sets another.
+  #checkov:skip=CKV_AWS_338:Logs of builds are for debugging; log_retention_days keeps them longer.
+  for_each = local.stages
+
+  name              = "/aws/lambda/${var.name}-${each.key}"
+  retention_in_days = var.log_retention_days
+  kms_key_id        = var.log_kms_key_arn
+  tags              = var.tags
+}

@@ -1,0 +1,49 @@
+data "aws_caller_identity" "current" {}
+
+data "aws_partition" "current" {}
+
+data "aws_region" "current" {}
+
+locals {
+  account   = data.aws_caller_identity.current.account_id
+  partition = data.aws_partition.current.partition
+  # The region's name is the data source's ID in every version of the provider; its other attributes were renamed.
+  region = data.aws_region.current.id
+
+  # ARNs are put together from names where the resources would otherwise depend on each other in a circle, as functions do
+  # that name the state machine which calls them, or wait for each other without need.
+  state_machine_name  = "${var.name}-build"
+  state_machine_arn   = "arn:${local.partition}:states:${local.region}:${local.account}:stateMachine:${local.state_machine_name}"
+  execution_arns      = "arn:${local.partition}:states:${local.region}:${local.account}:execution:${local.state_machine_name}:*"
+  function_arns       = { for stage in keys(local.stages) : stage => "arn:${local.partition}:lambda:${local.region}:${local.account}:function:${var.name}-${stage}" }
+  builder_name        = "${var.name}-builder-${local.region}"
+  builder_role_arn    = "arn:${local.partition}:iam::${local.account}:role/${local.builder_name}"
+  builder_profile_arn = "arn:${local.partition}:iam::${local.account}:instance-profile/${local.builder_name}"
+  dead_letters_name   = "${var.name}-dead-letters"
+  dead_letters_arn    = "arn:${local.partition}:sqs:${local.region}:${local.account}:${local.dead_letters_name}"
+  default_bus_arn     = "arn:${local.partition}:events:${local.region}:${local.account}:event-bus/default"
+  parameter_arn       = "arn:${local.partition}:ssm:${local.region}:${local.account}:parameter"
+
+  # Private ECR repositories that the caches name, in whichever account and region.
+  ecr_repositories = distinct([
+    for image in flatten([for cache in var.caches : cache.images]) :
+    regex(local.ecr_image, image) if can(regex(local.ecr_image, image))
+  ])
+  ecr_image           = "^(?P<account>[0-9]{12})\\.dkr\\.ecr(?:-fips)?\\.(?P<region>[a-z0-9-]+)\\.amazonaws\\.com(?:\\.cn)?/(?P<name>[^:@]+)"
+  ecr_repository_arns = [for repository in local.ecr_repositories : "arn:${local.partition}:ecr:${repository.region}:${repository.account}:repository/${repository.name}"]
+
+  # Where snapshots are copied to, beside this region.
+  copy_regions     = distinct(flatten([for cache in var.caches : cache.publication.copy_to_regions]))
+  snapshot_regions = concat([local.region], local.copy_regions)
+  share_accounts   = distinct(flatten([for cache in var.caches : cache.publication.share_with_accounts]))
+
+  # The keys that volumes and snapshots are encrypted with. A multi-Region key has the same ID in every region, and its
+  # replica encrypts the copy there.
+  kms_key_arns = distinct([for cache in var.caches : cache.volume.kms_key_id if cache.volume.kms_key_id != null])
+  copy_kms_key_arns = distinct(concat(local.kms_key_arns, flatten([
+    for arn in local.kms_key_arns : [
+      for region in local.copy_regions : join(":", concat(slice(split(":", arn), 0, 3), [region], slice(split(":", arn), 4, 6)))
+      if can(regex(":key/mrk-", arn))
+    ]
+  ])))
+}

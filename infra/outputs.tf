@@ -1,0 +1,66 @@
+output "state_machine_arn" {
+  description = "ARN of the state machine. Start an execution with the input `{\"cache\": \"<name>\"}` to build a cache."
+  value       = aws_sfn_state_machine.build.arn
+}
+
+output "function_names" {
+  description = "Names of the functions, by stage."
+  value       = { for stage, function in aws_lambda_function.stage : stage => function.function_name }
+}
+
+output "function_role_arns" {
+  description = "ARNs of the functions' roles, by stage. Repositories of other accounts must allow `plan-build` to look up images."
+  value       = { for stage, role in aws_iam_role.function : stage => role.arn }
+}
+
+output "builder_role_arn" {
+  description = "ARN of the builders' role. Repositories of other accounts must allow it to pull."
+  value       = aws_iam_role.builder.arn
+}
+
+output "builder_security_group_id" {
+  description = "ID of the builders' security group, where the module created one."
+  value       = one(aws_security_group.builder[*].id)
+}
+
+output "configuration_parameter_names" {
+  description = "Names of the SSM parameters that hold the configuration of each cache."
+  value       = { for name, parameter in aws_ssm_parameter.configuration : name => parameter.name }
+}
+
+output "snapshot_parameter_names" {
+  description = "Names of the SSM parameters that hold the ID of the published snapshot, by cache and architecture. They exist once the first build has published."
+  value = {
+    for name, cache in var.caches : name => {
+      for architecture in cache.architectures : architecture => "/prepull/${name}/${architecture}/snapshot-id"
+    }
+  }
+}
+
+output "schedule_names" {
+  description = "Names of the schedules that start builds, by cache."
+  value       = { for name, schedule in aws_scheduler_schedule.cache : name => schedule.name }
+}
+
+output "document_names" {
+  description = "Names of the SSM documents, by command."
+  value       = { for command, document in aws_ssm_document.command : command => document.name }
+}
+
+output "log_group_names" {
+  description = "Names of the log groups, by stage; `state-machine` for the state machine's."
+  value = merge(
+    { for stage, group in aws_cloudwatch_log_group.function : stage => group.name },
+    { state-machine = aws_cloudwatch_log_group.state_machine.name },
+  )
+}
+
+output "dead_letter_queue_url" {
+  description = "URL of the queue that triggers go to which could not be delivered or handled."
+  value       = aws_sqs_queue.dead_letters.url
+}
+
+output "dead_letter_queue_arn" {
+  description = "ARN of the same queue, for an alarm."
+  value       = aws_sqs_queue.dead_letters.arn
+}

@@ -1,0 +1,32 @@
+# Stands in for AWS where the module needs to know more than that something is there.
+
+mock_data "aws_caller_identity" {
+  defaults = { account_id = "123456789012" }
+}
+
+mock_data "aws_partition" {
+  defaults = {
+    partition  = "aws"
+    dns_suffix = "amazonaws.com"
+  }
+}
+
+mock_data "aws_region" {
+  defaults = { id = "eu-west-1" }
+}
+
+mock_data "aws_subnets" {
+  defaults = { ids = ["subnet-00000000000000002", "subnet-00000000000000001"] }
+}
+
+mock_data "aws_subnet" {
+  defaults = { vpc_id = "vpc-00000000000000001" }
+}
+
+mock_data "aws_vpc" {
+  defaults = { id = "vpc-00000000000000001" }
+}
+
+mock_data "aws_iam_policy_document" {
+  defaults = { json = "{}" }
+}

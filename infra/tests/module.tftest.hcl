@@ -1,0 +1,238 @@
+# What the module makes of its inputs, and which of them it refuses only together with others. Nothing here asks AWS, and the
+# functions are empty archives.
+
+mock_provider "aws" {
+  source = "./tests/mocks"
+}
+
+variables {
+  functions_directory = "tests/functions"
+  security_group_ids  = ["sg-0123456789abcdef0"]
+  caches = {
+    web = {
+      images = [
+        "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/api:v1",
+        "docker.io/library/nginx:1.27",
+      ]
+      architectures        = ["x86_64", "arm64"]
+      variant              = "aws-k8s-1.33-fips"
+      registry_credentials = { "docker.io" = { parameter_name = "/team/docker-hub" } }
+      schedule             = { time_zone = "Europe/Berlin" }
+    }
+    batch = {
+      images          = ["123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/batch@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"]
+      variant         = "aws-k8s-1.31"
+      rebuild_on_push = false
+      schedule        = { enabled = false }
+      builder = {
+        instance_types     = { x86_64 = ["c7i.4xlarge"] }
+        subnet_ids         = ["subnet-0123456789abcdef0"]
+        security_group_ids = ["sg-00000000000000000"]
+      }
+    }
+  }
+}
+
+run "a_configuration_is_complete_and_holds_only_what_functions_read" {
+  command = plan
+
+  assert {
+    condition = aws_ssm_parameter.configuration["web"].insecure_value == jsonencode({
+      images               = var.caches["web"].images
+      architectures        = ["x86_64", "arm64"]
+      variant              = "aws-k8s-1.33-fips"
+      bottlerocket_version = "latest"
+      volume               = { size_gib = 50, iops = 3000, throughput_mibps = 500, kms_key_id = null }
+      builder = {
+        instance_types = {
+          x86_64 = ["m7i.2xlarge", "m6i.2xlarge", "m7a.2xlarge", "m6a.2xlarge"]
+          arm64  = ["m7g.2xlarge", "m6g.2xlarge", "m8g.2xlarge"]
+        }
+        subnet_ids         = ["subnet-00000000000000001", "subnet-00000000000000002"]
+        security_group_ids = ["sg-0123456789abcdef0"]
+      }
+      registry_credentials = { "docker.io" = { parameter_name = "/team/docker-hub" } }
+      pin_images           = false
+      parallel_pulls       = 4
+      retain_snapshots     = 3
+      timeout_minutes      = 60
+      rebuild_on_push      = true
+      publication          = { share_with_accounts = [], copy_to_regions = [] }
+    })
+    error_message = aws_ssm_parameter.configuration["web"].insecure_value
+  }
+}
+
+run "a_cache_s_own_network_and_instance_types_go_before_the_module_s" {
+  command = plan
+
+  assert {
+    condition = jsondecode(aws_ssm_parameter.configuration["batch"].insecure_value).builder == {
+      instance_types     = { x86_64 = ["c7i.4xlarge"] }
+      subnet_ids         = ["subnet-0123456789abcdef0"]
+      security_group_ids = ["sg-00000000000000000"]
+    }
+    error_message = aws_ssm_parameter.configuration["batch"].insecure_value
+  }
+}
+
+run "only_pushes_of_images_that_want_a_rebuild_are_listened_to" {
+  command = plan
+
+  assert {
+    condition     = jsondecode(aws_cloudwatch_event_rule.push[0].event_pattern).detail["repository-name"] == ["team/api"]
+    error_message = aws_cloudwatch_event_rule.push[0].event_pattern
+  }
+}
+
+run "no_push_is_listened_to_where_no_cache_wants_a_rebuild" {
+  command = plan
+
+  variables {
+    caches = { web = { images = ["docker.io/library/nginx:1.27"], variant = "aws-k8s-1.33", rebuild_on_push = false } }
+  }
+
+  assert {
+    condition     = length(aws_cloudwatch_event_rule.push) == 0
+    error_message = "There is a rule."
+  }
+}
+
+run "a_pattern_with_more_names_than_fit_leaves_the_choice_to_start_build" {
+  command = plan
+
+  variables {
+    caches = {
+      web = {
+        images  = [for n in range(50) : "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/a-service-with-a-longer-name-${n}:v1"]
+        variant = "aws-k8s-1.33"
+      }
+    }
+  }
+
+  assert {
+    condition     = jsondecode(aws_cloudwatch_event_rule.push[0].event_pattern).detail == { "action-type" = ["PUSH"], result = ["SUCCESS"] }
+    error_message = aws_cloudwatch_event_rule.push[0].event_pattern
+  }
+}
+
+run "caches_are_built_every_night_in_their_own_time_zone_unless_that_is_switched_off" {
+  command = plan
+
+  assert {
+    condition     = keys(aws_scheduler_schedule.cache) == ["web"]
+    error_message = "The caches with a schedule are: ${join(", ", keys(aws_scheduler_schedule.cache))}."
+  }
+
+  assert {
+    condition     = aws_scheduler_schedule.cache["web"].schedule_expression == "cron(0 3 * * ? *)" && aws_scheduler_schedule.cache["web"].schedule_expression_timezone == "Europe/Berlin"
+    error_message = "The schedule is ${aws_scheduler_schedule.cache["web"].schedule_expression} in ${aws_scheduler_schedule.cache["web"].schedule_expression_timezone}."
+  }
+}
+
+run "a_security_group_is_created_only_where_none_is_given" {
+  command = plan
+
+  assert {
+    condition     = length(aws_security_group.builder) == 0
+    error_message = "There is a security group."
+  }
+}
+
+run "without_a_security_group_one_is_created_in_the_vpc_of_the_subnets" {
+  command = plan
+
+  variables {
+    security_group_ids = []
+    subnet_ids         = ["subnet-0123456789abcdef0"]
+  }
+
+  assert {
+    condition     = aws_security_group.builder[0].vpc_id == "vpc-00000000000000001" && length(data.aws_vpc.default) == 0
+    error_message = "The VPC is ${aws_security_group.builder[0].vpc_id}."
+  }
+
+  assert {
+    condition     = keys(aws_vpc_security_group_egress_rule.builder) == ["0.0.0.0/0", "::/0"]
+    error_message = "The rules are: ${join(", ", keys(aws_vpc_security_group_egress_rule.builder))}."
+  }
+}
+
+run "without_caches_there_is_nothing_to_look_up" {
+  command = plan
+
+  variables {
+    caches             = {}
+    security_group_ids = []
+  }
+
+  assert {
+    condition     = length(data.aws_vpc.default) + length(aws_security_group.builder) + length(aws_scheduler_schedule.cache) == 0
+    error_message = "There is a default VPC, a security group or a schedule."
+  }
+}
+
+run "the_names_of_the_parameters_with_the_snapshots_are_known_beforehand" {
+  command = plan
+
+  assert {
+    condition = output.snapshot_parameter_names == {
+      web   = { x86_64 = "/prepull/web/x86_64/snapshot-id", arm64 = "/prepull/web/arm64/snapshot-id" }
+      batch = { x86_64 = "/prepull/batch/x86_64/snapshot-id" }
+    }
+    error_message = jsonencode(output.snapshot_parameter_names)
+  }
+}
+
+run "the_environment_of_functions_is_the_users_and_the_modules" {
+  command = plan
+
+  variables {
+    function_environment = { RUST_LOG = "debug", HTTPS_PROXY = "http://proxy.example.com:3128" }
+  }
+
+  assert {
+    condition = aws_lambda_function.stage["start-build"].environment[0].variables == tomap({
+      RUST_LOG                  = "debug"
+      HTTPS_PROXY               = "http://proxy.example.com:3128"
+      PREPULL_SETTLE_SECONDS    = "60"
+      PREPULL_STATE_MACHINE_ARN = "arn:aws:states:eu-west-1:123456789012:stateMachine:prepull-build"
+    })
+    error_message = jsonencode(aws_lambda_function.stage["start-build"].environment[0].variables)
+  }
+}
+
+run "a_copy_to_the_region_itself_is_refused" {
+  command = plan
+
+  variables {
+    caches = { web = { images = ["docker.io/library/nginx:1.27"], variant = "aws-k8s-1.33", publication = { copy_to_regions = ["eu-west-1"] } } }
+  }
+
+  expect_failures = [aws_ssm_parameter.configuration]
+}
+
+run "a_configuration_beyond_8_kib_is_refused" {
+  command = plan
+
+  variables {
+    caches = {
+      web = {
+        images  = [for n in range(50) : "registry.example.com/${join("", [for m in range(180) : "a"])}:${n}"]
+        variant = "aws-k8s-1.33"
+      }
+    }
+  }
+
+  expect_failures = [aws_ssm_parameter.configuration]
+}
+
+run "a_directory_without_functions_is_refused" {
+  command = plan
+
+  variables {
+    functions_directory = "tests/nowhere"
+  }
+
+  expect_failures = [aws_lambda_function.stage]
+}

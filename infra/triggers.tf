@@ -1,0 +1,232 @@
+################################################################################
+# A push to private ECR starts a build
+################################################################################
+
+locals {
+  pushed_repositories = distinct([
+    for image in flatten([for cache in var.caches : cache.images if cache.rebuild_on_push]) :
+    regex(local.ecr_image, image).name if can(regex(local.ecr_image, image))
+  ])
+
+  push_detail = {
+    "action-type" = ["PUSH"]
+    result        = ["SUCCESS"]
+  }
+  # An empty list is no valid pattern; no repository bears the empty name.
+  push_repositories = length(local.pushed_repositories) > 0 ? local.pushed_repositories : [""]
+  push_pattern = {
+    source        = ["aws.ecr"]
+    "detail-type" = ["ECR Image Action"]
+    detail        = merge(local.push_detail, { "repository-name" = local.push_repositories })
+  }
+  # A pattern may have 2048 characters. Where the names of the repositories do not fit, start-build does the filtering.
+  push_pattern_json = (
+    length(jsonencode(local.push_pattern)) <= 2048
+    ? jsonencode(local.push_pattern)
+    : jsonencode(merge(local.push_pattern, { detail = local.push_detail }))
+  )
+}
+
+resource "aws_cloudwatch_event_rule" "push" {
+  # Whether there are repositories may be known only after they were created, but not whether anyone wants to know of pushes.
+  count = anytrue([for cache in var.caches : cache.rebuild_on_push]) ? 1 : 0
+
+  name          = "${var.name}-push"
+  description   = "prepull: an image of a cache was pushed"
+  event_pattern = local.push_pattern_json
+  tags          = var.tags
+}
+
+resource "aws_cloudwatch_event_target" "push" {
+  count = length(aws_cloudwatch_event_rule.push)
+
+  rule = aws_cloudwatch_event_rule.push[0].name
+  arn  = aws_lambda_function.stage["start-build"].arn
+
+  dead_letter_config {
+    arn = aws_sqs_queue.dead_letters.arn
+  }
+
+  retry_policy {
+    maximum_event_age_in_seconds = 3600
+    maximum_retry_attempts       = 10
+  }
+
+  depends_on = [aws_lambda_permission.push]
+}
+
+resource "aws_lambda_permission" "push" {
+  count = length(aws_cloudwatch_event_rule.push)
+
+  statement_id  = "push"
+  action        = "lambda:InvokeFunction"
+  function_name = aws_lambda_function.stage["start-build"].function_name
+  principal     = "events.amazonaws.com"
+  source_arn    = aws_cloudwatch_event_rule.push[0].arn
+}
+
+################################################################################
+# Each cache has a schedule
+################################################################################
+
+resource "aws_scheduler_schedule_group" "this" {
+  name = var.name
+  tags = var.tags
+}
+
+resource "aws_scheduler_schedule" "cache" {
+  #checkov:skip=CKV_AWS_297:A schedule holds the name of a cache and no secret.
+  for_each = { for name, cache in var.caches : name => cache.schedule if cache.schedule.enabled }
+
+  name                         = "build-${each.key}"
+  group_name                   = aws_scheduler_schedule_group.this.name
+  description                  = "prepull: starts a build of ${each.key}"
+  schedule_expression          = each.value.expression
+  schedule_expression_timezone = each.value.time_zone
+
+  flexible_time_window {
+    mode                      = each.value.flexible_minutes > 0 ? "FLEXIBLE" : "OFF"
+    maximum_window_in_minutes = each.value.flexible_minutes > 0 ? each.value.flexible_minutes : null
+  }
+
+  target {
+    arn      = aws_lambda_function.stage["start-build"].arn
+    role_arn = aws_iam_role.scheduler.arn
+    input    = jsonencode({ source = "schedule", cache = each.key })
+
+    dead_letter_config {
+      arn = aws_sqs_queue.dead_letters.arn
+    }
+
+    retry_policy {
+      maximum_event_age_in_seconds = 3600
+      maximum_retry_attempts       = 10
+    }
+  }
+
+  depends_on = [aws_iam_role_policy.scheduler]
+}
+
+################################################################################
+# A build that ended badly is cleaned up after, and orphans are looked for
+################################################################################
+
+# An execution that was aborted or timed out runs no Catch of its own.
+resource "aws_cloudwatch_event_rule" "failed_build" {
+  name        = "${var.name}-failed-build"
+  description = "prepull: a build failed, timed out or was aborted"
+  event_pattern = jsonencode({
+    source        = ["aws.states"]
+    "detail-type" = ["Step Functions Execution Status Change"]
+    detail = {
+      status          = ["FAILED", "TIMED_OUT", "ABORTED"]
+      stateMachineArn = [local.state_machine_arn]
+    }
+  })
+  tags = var.tags
+}
+
+resource "aws_cloudwatch_event_target" "failed_build" {
+  rule = aws_cloudwatch_event_rule.failed_build.name
+  arn  = aws_lambda_function.stage["clean-up"].arn
+
+  dead_letter_config {
+    arn = aws_sqs_queue.dead_letters.arn
+  }
+
+  retry_policy {
+    maximum_event_age_in_seconds = 3600
+    maximum_retry_attempts       = 10
+  }
+
+  depends_on = [aws_lambda_permission.failed_build]
+}
+
+resource "aws_lambda_permission" "failed_build" {
+  statement_id  = "failed-build"
+  action        = "lambda:InvokeFunction"
+  function_name = aws_lambda_function.stage["clean-up"].function_name
+  principal     = "events.amazonaws.com"
+  source_arn    = aws_cloudwatch_event_rule.failed_build.arn
+}
+
+resource "aws_scheduler_schedule" "sweep" {
+  #checkov:skip=CKV_AWS_297:The schedule holds no secret.
+  name                = "sweep"
+  group_name          = aws_scheduler_schedule_group.this.name
+  description         = "prepull: removes what no build owns any more"
+  schedule_expression = "rate(1 hour)"
+
+  flexible_time_window {
+    mode = "OFF"
+  }
+
+  target {
+    arn      = aws_lambda_function.stage["clean-up"].arn
+    role_arn = aws_iam_role.scheduler.arn
+    input    = jsonencode({ source = "sweep" })
+
+    dead_letter_config {
+      arn = aws_sqs_queue.dead_letters.arn
+    }
+
+    # The next sweep does what this one did not.
+    retry_policy {
+      maximum_event_age_in_seconds = 3600
+      maximum_retry_attempts       = 3
+    }
+  }
+
+  depends_on = [aws_iam_role_policy.scheduler]
+}
+
+################################################################################
+# Where triggers go that could not be delivered
+################################################################################
+
+resource "aws_sqs_queue" "dead_letters" {
+  name                      = local.dead_letters_name
+  message_retention_seconds = 14 * 24 * 60 * 60
+  sqs_managed_sse_enabled   = true
+  # Not a resource of its own, for which the provider would wait another half minute.
+  policy = data.aws_iam_policy_document.dead_letters.json
+  tags   = var.tags
+}
+
+data "aws_iam_policy_document" "dead_letters" {
+  # The scheduler and the functions send by their roles.
+  statement {
+    sid       = "UndeliveredEvents"
+    actions   = ["sqs:SendMessage"]
+    resources = [local.dead_letters_arn]
+
+    principals {
+      type        = "Service"
+      identifiers = ["events.amazonaws.com"]
+    }
+
+    condition {
+      test     = "ArnEquals"
+      variable = "aws:SourceArn"
+      values   = concat(aws_cloudwatch_event_rule.push[*].arn, [aws_cloudwatch_event_rule.failed_build.arn])
+    }
+  }
+
+  statement {
+    sid       = "OnlyEncryptedTransport"
+    effect    = "Deny"
+    actions   = ["sqs:*"]
+    resources = [local.dead_letters_arn]
+
+    principals {
+      type        = "AWS"
+      identifiers = ["*"]
+    }
+
+    condition {
+      test     = "Bool"
+      variable = "aws:SecureTransport"
+      values   = ["false"]
+    }
+  }
+}
