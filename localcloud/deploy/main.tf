@@ -1,0 +1,37 @@
+# The module, deployed to localcloud.
+
+provider "aws" {
+  region = "eu-west-1"
+  # localcloud takes any credentials, but the provider wants some.
+  access_key = "localcloud"
+  secret_key = "localcloud"
+
+  skip_credentials_validation = true
+  skip_metadata_api_check     = true
+  skip_region_validation      = true
+  # An API that localcloud lacks answers 501, which the provider would otherwise repeat for minutes.
+  max_retries = 1
+
+  endpoints {
+    ec2       = var.endpoint
+    events    = var.endpoint
+    iam       = var.endpoint
+    lambda    = var.endpoint
+    logs      = var.endpoint
+    scheduler = var.endpoint
+    sfn       = var.endpoint
+    sqs       = var.endpoint
+    ssm       = var.endpoint
+    sts       = var.endpoint
+  }
+}
+
+module "prepull" {
+  source = "../../infra"
+
+  caches                = var.caches
+  functions_directory   = var.functions_directory
+  function_architecture = "x86_64"
+  function_environment  = var.function_environment
+  settle_seconds        = var.settle_seconds
+}

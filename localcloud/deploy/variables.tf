@@ -1,0 +1,28 @@
+variable "endpoint" {
+  description = "Where localcloud answers, `http://127.0.0.1:<port>`."
+  type        = string
+}
+
+variable "caches" {
+  description = "The module's `caches`."
+  # The module has the type and its checks; caches may leave out different attributes.
+  type    = any
+  default = {}
+}
+
+variable "functions_directory" {
+  description = "The directory that holds `<stage>/bootstrap.zip` for every stage."
+  type        = string
+}
+
+variable "function_environment" {
+  description = "Environment variables for every function."
+  type        = map(string)
+  default     = {}
+}
+
+variable "settle_seconds" {
+  description = "How long a build waits before it plans. Short, because there are no bursts to wait for."
+  type        = number
+  default     = 1
+}

@@ -1,0 +1,1 @@
+"""An AWS account on one machine, for developing and testing prepull."""

@@ -1,0 +1,124 @@
+"""`python -m localcloud --port PORT --state DIRECTORY`"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import types
+from importlib import import_module
+from pathlib import Path
+
+from .cloud import Cloud
+
+log = logging.getLogger("localcloud")
+
+# The order in which they are installed; they are stopped in the reverse one.
+MODULES = (
+    "edge",
+    "registries",
+    "stepfunctions",
+    "lambdas",
+    "events",
+    "ecr",
+    "ec2",
+    "ssm",
+)
+
+
+def main() -> int:
+    options = _parse_arguments()
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    for noisy in ("werkzeug", "botocore", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    # It reports every error that a state machine handles, once a nested element.
+    logging.getLogger("moto").setLevel(logging.CRITICAL)
+    options.state.mkdir(parents=True, exist_ok=True)
+    cloud = Cloud(port=options.port, state=options.state.resolve())
+    cloud.about["endpoint"] = cloud.endpoint
+    _end_on_signals(cloud)
+    _configure_moto(cloud)
+
+    # Only now may moto be imported: it reads its settings when it is.
+    from .edge import ControlledApplication
+
+    try:
+        for name in MODULES:
+            import_module(f".{name}", "localcloud").install(cloud)
+        _serve(cloud, ControlledApplication)
+    finally:
+        cloud.stopping.set()
+        _stop(cloud)
+    return 0
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="localcloud", description="AWS on one machine.")
+    parser.add_argument("--port", type=int, required=True, help="where all AWS APIs answer")
+    parser.add_argument(
+        "--state", type=Path, required=True, help="a directory for what the cloud keeps"
+    )
+    return parser.parse_args()
+
+
+def _end_on_signals(cloud: Cloud) -> None:
+    def end(number: int, _frame: types.FrameType | None) -> None:
+        if cloud.stopping.is_set():
+            return  # Ending already; a second Ctrl-C must not cut that short.
+        cloud.stopping.set()
+        log.info("%s: ending", signal.Signals(number).name)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+
+
+def _configure_moto(cloud: Cloud) -> None:
+    os.environ["MOTO_PORT"] = str(cloud.port)
+    os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"
+    os.environ["MOTO_IAM_LOAD_MANAGED_POLICIES"] = "true"
+    from moto.core.config import default_user_config
+
+    default_user_config["stepfunctions"] = {"execute_state_machine": True}
+    default_user_config["lambda"] = {"use_docker": False}
+
+
+def _serve(cloud: Cloud, wrap: type) -> None:
+    from moto.moto_server.werkzeug_app import (
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
+    from werkzeug.serving import make_server
+
+    application = wrap(cloud, DomainDispatcherApplication(create_backend_app))
+    server = make_server(
+        "127.0.0.1",
+        cloud.port,
+        application,
+        threaded=True,
+        request_handler=MotoRequestHandler,
+    )
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    print(json.dumps({"ready": cloud.about}, default=str), flush=True)
+    cloud.stopping.wait()
+    server.shutdown()
+    server.server_close()
+
+
+def _stop(cloud: Cloud) -> None:
+    for callback in reversed(cloud.stop_callbacks):
+        try:
+            callback()
+        except Exception:
+            log.exception("while ending")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

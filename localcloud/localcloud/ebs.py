@@ -1,0 +1,233 @@
+"""EBS: volumes and snapshots that hold data, and snapshots that take time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from moto.core.responses import ActionResult
+from moto.ec2.exceptions import EC2ClientError, InvalidSnapshotInUse
+from moto.ec2.models import ec2_backends
+from moto.ec2.models.amis import Ami
+from moto.ec2.models.elastic_block_store import EBSBackend, Snapshot, Volume
+from moto.ec2.responses.amis import AmisResponse
+from moto.ec2.responses.elastic_block_store import ElasticBlockStore
+
+from .cloud import ACCOUNT, Cloud
+from .nodes import Nodes
+
+
+class Store:
+    """The data of volumes and snapshots, in the state directory."""
+
+    def __init__(self, cloud: Cloud, nodes: Nodes) -> None:
+        self._cloud = cloud
+        self._kind = nodes.kind
+        self._lock = threading.Lock()
+
+    def volume(self, volume_id: str) -> Any:
+        return self._cloud.state / "volumes" / volume_id
+
+    def snapshot(self, snapshot_id: str) -> Any:
+        return self._cloud.state / "snapshots" / snapshot_id
+
+    def create_volume(self, volume: Volume) -> None:
+        source = self.snapshot(volume.snapshot_id) if volume.snapshot_id else None
+        target = self.volume(volume.id)
+        if source is not None and source.exists():
+            self._kind.copy_volume(source, target)
+            self._kind.grow_volume(target, int(volume.size))
+        else:
+            self._kind.create_volume(target, int(volume.size))
+
+    def grow_volume(self, volume: Volume) -> None:
+        self._kind.grow_volume(self.volume(volume.id), int(volume.size))
+
+    def delete_volume(self, volume_id: str) -> None:
+        self._kind.remove_volume(self.volume(volume_id))
+
+    def start_snapshot(self, snapshot: Snapshot, source: Any) -> None:
+        """Copies the data now, as the point in time; completes it later."""
+        settings = self._cloud.settings
+        snapshot.status = "pending"
+        snapshot.localcloud_started = time.monotonic()
+        snapshot.localcloud_seconds = float(settings["snapshot_seconds"])
+        if source.exists():
+            self._kind.copy_volume(source, self.snapshot(snapshot.id))
+        timer = threading.Timer(snapshot.localcloud_seconds, self._complete, [snapshot])
+        timer.daemon = True
+        timer.start()
+
+    def _complete(self, snapshot: Snapshot) -> None:
+        with self._lock:
+            errors = self._cloud.settings["snapshot_errors"]
+            if errors > 0:
+                self._cloud.settings.update({"snapshot_errors": errors - 1})
+                snapshot.status = "error"
+                snapshot.state_message = "An internal error has occurred"
+                return
+        snapshot.status = "completed"
+
+    def delete_snapshot(self, snapshot_id: str) -> None:
+        self._kind.remove_volume(self.snapshot(snapshot_id))
+
+
+def progress(snapshot: Snapshot) -> str:
+    if snapshot.status == "completed":
+        return "100%"
+    begun = time.monotonic() - snapshot.localcloud_started
+    return f"{min(99, int(100 * begun / max(snapshot.localcloud_seconds, 0.01)))}%"
+
+
+def check_snapshot(snapshot: Snapshot, size: int | None, code: str) -> None:
+    """Refuses a volume that the snapshot does not fit in, with EC2's words."""
+    if snapshot.status != "completed":
+        raise EC2ClientError("IncorrectState", f"Snapshot '{snapshot.id}' is not 'completed'.")
+    if size is not None and int(size) < int(snapshot.volume_size):
+        message = (
+            f"Volume of size {size}GB is smaller than snapshot '{snapshot.id}', "
+            f"expect size >= {snapshot.volume_size}GB"
+        )
+        raise EC2ClientError(code, message)
+
+
+def install(cloud: Cloud, nodes: Nodes) -> Store:
+    cloud.settings.register(snapshot_seconds=1.0, snapshot_errors=0)
+    store = Store(cloud, nodes)
+    _replace_volumes(store)
+    _replace_snapshots(store)
+    _replace_images()
+    cloud.leftovers(
+        "volumes",
+        lambda: [v.id for b in _backends() for v in list(b.volumes.values())],
+    )
+    cloud.leftovers(
+        "pending_snapshots",
+        lambda: [s.id for s in _snapshots() if s.status == "pending"],
+    )
+    return store
+
+
+def _backends() -> list[Any]:
+    return list(ec2_backends[ACCOUNT].values())
+
+
+def _snapshots() -> list[Snapshot]:
+    return [s for b in _backends() for s in list(b.snapshots.values())]
+
+
+def _replace_volumes(store: Store) -> None:
+    create, delete, modify = (
+        EBSBackend.create_volume,
+        EBSBackend.delete_volume,
+        EBSBackend.modify_volume,
+    )
+
+    def create_volume(self: Any, size: Any, zone_name: str, *args: Any, **kwargs: Any) -> Volume:
+        snapshot_id = args[0] if args else kwargs.get("snapshot_id")
+        if snapshot_id:
+            check_snapshot(self.get_snapshot(snapshot_id), size, "InvalidParameterValue")
+        volume = create(self, size, zone_name, *args, **kwargs)
+        store.create_volume(volume)
+        return volume
+
+    def delete_volume(self: Any, volume_id: str) -> Volume:
+        volume = delete(self, volume_id)
+        store.delete_volume(volume_id)
+        return volume
+
+    def modify_volume(self: Any, volume_id: str, *args: Any, **kwargs: Any) -> Volume:
+        volume = modify(self, volume_id, *args, **kwargs)
+        store.grow_volume(volume)
+        return volume
+
+    EBSBackend.create_volume = create_volume
+    EBSBackend.delete_volume = delete_volume
+    EBSBackend.modify_volume = modify_volume
+
+
+def _replace_snapshots(store: Store) -> None:
+    create, copy, delete = (
+        EBSBackend.create_snapshot,
+        EBSBackend.copy_snapshot,
+        EBSBackend.delete_snapshot,
+    )
+
+    def create_snapshot(self: Any, volume_id: str, *args: Any, **kwargs: Any) -> Snapshot:
+        snapshot = create(self, volume_id, *args, **kwargs)
+        if not kwargs.get("from_ami"):
+            store.start_snapshot(snapshot, store.volume(volume_id))
+        return snapshot
+
+    def copy_snapshot(
+        self: Any, source_snapshot_id: str, source_region: str, **kwargs: Any
+    ) -> Snapshot:
+        source = ec2_backends[self.account_id][source_region].get_snapshot(source_snapshot_id)
+        if source.status != "completed":
+            message = f"Snapshot {source_snapshot_id} is not in the completed state"
+            raise EC2ClientError("IncorrectState", message)
+        snapshot = copy(self, source_snapshot_id, source_region, **kwargs)
+        store.start_snapshot(snapshot, store.snapshot(source_snapshot_id))
+        return snapshot
+
+    def delete_snapshot(self: Any, snapshot_id: str) -> Snapshot:
+        for image in self.amis.values():
+            mappings = getattr(image, "localcloud_mappings", [])
+            if any(m.get("Ebs", {}).get("SnapshotId") == snapshot_id for m in mappings):
+                raise InvalidSnapshotInUse(snapshot_id, image.id)
+        snapshot = delete(self, snapshot_id)
+        store.delete_snapshot(snapshot_id)
+        return snapshot
+
+    EBSBackend.create_snapshot = create_snapshot
+    EBSBackend.copy_snapshot = copy_snapshot
+    EBSBackend.delete_snapshot = delete_snapshot
+    Snapshot.progress = property(progress)
+
+    describe = ElasticBlockStore.describe_snapshots
+
+    def describe_snapshots(self: ElasticBlockStore) -> ActionResult:
+        """moto ignores OwnerIds, and so returns the snapshots of public images."""
+        answer = describe(self)
+        owners = self._get_param("OwnerIds", [])
+        if not owners:
+            return answer
+        wanted = {self.current_account if owner == "self" else owner for owner in owners}
+        snapshots = [s for s in answer.result["Snapshots"] if s.owner_id in wanted]
+        return ActionResult({"Snapshots": snapshots})
+
+    ElasticBlockStore.describe_snapshots = describe_snapshots
+
+    copy_response = ElasticBlockStore.copy_snapshot
+
+    def copy_snapshot_response(self: ElasticBlockStore) -> ActionResult:
+        answer = copy_response(self)
+        if self._get_bool_param("Encrypted", False):
+            self.ec2_backend.get_snapshot(answer.result["SnapshotId"]).encrypted = True
+        return answer
+
+    ElasticBlockStore.copy_snapshot = copy_snapshot_response
+
+
+def _replace_images() -> None:
+    """Images keep the block devices they were registered with."""
+    register = AmisResponse.register_image
+    mappings = Ami.block_device_mappings.fget
+
+    def register_image(self: AmisResponse) -> ActionResult:
+        devices = self._get_param("BlockDeviceMappings", [])
+        for device in devices:
+            if snapshot_id := device.get("Ebs", {}).get("SnapshotId"):
+                self.ec2_backend.get_snapshot(snapshot_id)
+        answer = register(self)
+        image = self.ec2_backend.amis[answer.result["ImageId"]]
+        image.localcloud_mappings = devices
+        image.architecture = self._get_param("Architecture") or image.architecture
+        image.root_device_name = self._get_param("RootDeviceName") or image.root_device_name
+        return answer
+
+    AmisResponse.register_image = register_image
+    Ami.block_device_mappings = property(
+        lambda image: getattr(image, "localcloud_mappings", None) or mappings(image)
+    )

@@ -1,0 +1,401 @@
+"""EC2: instances that take time to change state, each with a node behind it.
+
+moto keeps the records. What it only pretends is replaced here: states that
+change at once, client tokens that are ignored, images and instance types that
+nobody checks, volumes without their throughput.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import threading
+from typing import Any
+
+from moto.core.responses import ActionResult
+from moto.ec2.exceptions import EC2ClientError, InvalidInstanceTypeError
+from moto.ec2.models import ec2_backends
+from moto.ec2.models.amis import Ami, AmiBackend
+from moto.ec2.models.instances import Instance, InstanceState, Reservation, StateReason
+from moto.ec2.responses.instances import InstanceResponse
+from moto.ec2.utils import filter_dict_attribute_mapping
+
+from . import bottlerocket, ebs, nodes
+from .bottlerocket import DATA_DEVICE, ROOT_DEVICE, Release
+from .cloud import ACCOUNT, Cloud, credentials
+from .nodes import Launch, Node
+
+CODES = {
+    "pending": 0,
+    "running": 16,
+    "shutting-down": 32,
+    "terminated": 48,
+    "stopping": 64,
+    "stopped": 80,
+}
+USER_STOP = StateReason(
+    "Client.UserInitiatedShutdown: User initiated shutdown", "Client.UserInitiatedShutdown"
+)
+SELF_STOP = StateReason(
+    "Client.InstanceInitiatedShutdown: Instance initiated shutdown",
+    "Client.InstanceInitiatedShutdown",
+)
+POWER_LOST = StateReason("Server.InternalError: Internal error", "Server.InternalError")
+LAUNCH_FAILED = StateReason("Client.InternalError: Client error on launch", "Client.InternalError")
+
+
+class Machines:
+    """The life cycle of instances, and the nodes behind them."""
+
+    def __init__(self, cloud: Cloud, nodes_: nodes.Nodes, store: ebs.Store) -> None:
+        self.cloud = cloud
+        self.nodes = nodes_
+        self.store = store
+        self.releases: dict[str, Release] = {}
+        """By image ID, of every region that was used."""
+        self.lock = threading.RLock()
+
+    def instances(self) -> list[Instance]:
+        return [i for b in list(ec2_backends[ACCOUNT].values()) for i in b.all_instances()]
+
+    def node(self, instance_id: str) -> Node | None:
+        return self.nodes.get(instance_id)
+
+    def launch(self, instance: Instance) -> None:
+        self._set(instance, "pending")
+        self._later("pending_seconds", lambda: self._run(instance))
+
+    def stop(self, instance: Instance, reason: StateReason) -> None:
+        with self.lock:
+            if instance.state in ("pending", "running"):
+                self._set(instance, "stopping", reason)
+                self._end_node(instance)
+
+    def terminate(self, instance: Instance, reason: StateReason) -> None:
+        with self.lock:
+            if instance.state in ("shutting-down", "terminated"):
+                return
+            # A node that is powering off already reports its end once.
+            ending = instance.state == "stopping"
+            self._set(instance, "shutting-down", reason)
+            if not ending:
+                self._end_node(instance)
+
+    def start(self, instance: Instance) -> None:
+        with self.lock:
+            if instance.state in ("pending", "running"):
+                return
+            if instance.state != "stopped":
+                message = (
+                    f"The instance '{instance.id}' is not in a state from which it can be started."
+                )
+                raise EC2ClientError("IncorrectInstanceState", message)
+            self.launch(instance)
+
+    # Steps
+
+    def _run(self, instance: Instance) -> None:
+        with self.lock:
+            if instance.state != "pending":
+                return
+            errors = self.cloud.settings["launch_errors"]
+            if errors > 0:
+                self.cloud.settings.update({"launch_errors": errors - 1})
+                self._set(instance, "shutting-down", LAUNCH_FAILED)
+                self._terminated(instance)
+                return
+            self._set(instance, "running", StateReason())
+            data = instance.block_device_mapping.get(DATA_DEVICE)
+            if data is not None:
+                launch = self._launch_of(instance, data.volume_id)
+                self.nodes.start(launch, self._node_ended(instance))
+
+    def _launch_of(self, instance: Instance, volume_id: str) -> Launch:
+        registries = self.cloud.registries
+        release = self.releases.get(instance.image_id)
+        local = (registries.ecr, registries.private) if registries else ()
+        return Launch(
+            instance_id=instance.id,
+            architecture=instance.architecture,
+            hostname=instance.private_dns_name.partition(".")[0],
+            user_data=decode_user_data(instance.user_data),
+            volume=self.store.volume(volume_id),
+            os=release.description if release else {},
+            credentials=role_credentials(instance),
+            endpoint=self.cloud.endpoint,
+            region=instance.ec2_backend.region_name,
+            registries={registry.host: registry.address for registry in local},
+            ca=registries.ca_certificate if registries else None,
+            timings=self.nodes.timings(),
+        )
+
+    def _node_ended(self, instance: Instance) -> Any:
+        def ended(node: Node) -> None:
+            with self.lock:
+                if instance.state == "running":
+                    self._ended_by_itself(instance, node)
+                self._node_gone(instance)
+
+        return ended
+
+    def _ended_by_itself(self, instance: Instance, node: Node) -> None:
+        if node.process.returncode != 0:
+            self._set(instance, "stopping", POWER_LOST)
+        elif instance.instance_initiated_shutdown_behavior == "terminate":
+            self._set(instance, "shutting-down", SELF_STOP)
+        else:
+            self._set(instance, "stopping", SELF_STOP)
+
+    def _end_node(self, instance: Instance) -> None:
+        node = self.nodes.get(instance.id)
+        if node is None:
+            self._node_gone(instance)
+        else:
+            node.power_off()
+
+    def _node_gone(self, instance: Instance) -> None:
+        if instance.state == "stopping":
+            self._later("stopping_seconds", lambda: self._stopped(instance))
+        elif instance.state == "shutting-down":
+            self._later("shutting_down_seconds", lambda: self._terminated(instance))
+
+    def _stopped(self, instance: Instance) -> None:
+        with self.lock:
+            if instance.state == "stopping":
+                self._set(instance, "stopped", instance.state_reason)
+            elif instance.state == "shutting-down":
+                # It was asked to terminate while it stopped.
+                self._terminated(instance)
+
+    def _terminated(self, instance: Instance) -> None:
+        with self.lock:
+            if instance.state != "shutting-down":
+                return
+            reason = instance.state_reason
+            terminate_record(instance)
+            self._set(instance, "terminated", reason)
+
+    def _set(self, instance: Instance, state: str, reason: StateReason | None = None) -> None:
+        instance._state.name, instance._state.code = state, CODES[state]
+        if reason is not None:
+            instance.state_reason = reason
+        self.cloud.put_event(
+            "aws.ec2",
+            "EC2 Instance State-change Notification",
+            {"instance-id": instance.id, "state": state},
+        )
+
+    def _later(self, setting: str, step: Any) -> None:
+        timer = threading.Timer(float(self.cloud.settings[setting]), step)
+        timer.daemon = True
+        timer.start()
+
+
+terminate_record = Instance.terminate
+"""moto's own: detaches and deletes the volumes, frees the network interfaces."""
+
+
+def decode_user_data(user_data: Any) -> str:
+    if not user_data:
+        return ""
+    return base64.b64decode(str(user_data)).decode(errors="replace")
+
+
+def role_credentials(instance: Instance) -> dict[str, str]:
+    """What the metadata service would hand out; nothing without a profile."""
+    association = instance.ec2_backend.iam_instance_profile_associations.get(instance.id)
+    if association is None:
+        return {}
+    roles = association.iam_instance_profile.roles
+    return credentials(roles[0].name) if roles else {}
+
+
+class Tokens:
+    """Client tokens: a repeated call gets the first call's answer."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, str], tuple[dict[str, Any], Reservation]] = {}
+
+    def recall(self, region: str, token: str, request: dict[str, Any]) -> Reservation | None:
+        seen = self._seen.get((region, token))
+        if seen is None:
+            return None
+        if seen[0] != request:
+            message = (
+                "The request uses the same client token as a previous, but non-identical request."
+            )
+            raise EC2ClientError("IdempotentParameterMismatch", message)
+        return seen[1]
+
+    def remember(
+        self, region: str, token: str, request: dict[str, Any], reservation: Reservation
+    ) -> None:
+        self._seen[(region, token)] = (request, reservation)
+
+
+def install(cloud: Cloud) -> None:
+    cloud.settings.register(
+        pending_seconds=1.0,
+        stopping_seconds=0.5,
+        shutting_down_seconds=0.5,
+        launch_errors=0,
+    )
+    running = nodes.install(cloud)
+    store = ebs.install(cloud, running)
+    machines = Machines(cloud, running, store)
+    cloud.machines = machines
+    _offer_bottlerocket(machines)
+    _replace_run_instances(machines)
+    _replace_life_cycle(machines)
+    filter_dict_attribute_mapping["client-token"] = "client_token"
+    cloud.leftovers(
+        "instances",
+        lambda: [
+            {"id": i.id, "state": i.state} for i in machines.instances() if i.state != "terminated"
+        ],
+    )
+
+
+def _offer_bottlerocket(machines: Machines) -> None:
+    load = AmiBackend._load_amis
+
+    def load_amis(self: Any) -> None:
+        load(self)
+        for release in bottlerocket.releases():
+            image = Ami(
+                self,
+                release.image_id(self.region_name),
+                name=release.image_name,
+                owner_id=bottlerocket.OWNER,
+                owner_alias="amazon",
+                public=True,
+                virtualization_type="hvm",
+                architecture=release.architecture,
+                hypervisor="xen",
+                root_device_type="ebs",
+                root_device_name=ROOT_DEVICE,
+                region_name=f"{self.region_name}a",
+            )
+            image.ebs_snapshot.volume.size = bottlerocket.ROOT_GIB
+            image.localcloud_mappings = [
+                device(ROOT_DEVICE, bottlerocket.ROOT_GIB, image.ebs_snapshot.id),
+                device(DATA_DEVICE, bottlerocket.DATA_GIB),
+            ]
+            self.amis[image.id] = image
+            machines.releases[image.id] = release
+
+    AmiBackend._load_amis = load_amis
+
+
+def device(name: str, gib: int, snapshot_id: str | None = None) -> dict[str, Any]:
+    ebs_ = {"VolumeSize": gib, "VolumeType": "gp3", "DeleteOnTermination": True, "Encrypted": False}
+    return {"DeviceName": name, "Ebs": ebs_ | ({"SnapshotId": snapshot_id} if snapshot_id else {})}
+
+
+def merge_devices(image: list[dict[str, Any]], asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The image's devices, each overridden by what the request says of it."""
+    merged = {m["DeviceName"]: copy.deepcopy(m) for m in image}
+    for mapping in asked:
+        name = mapping["DeviceName"]
+        if "NoDevice" in mapping:
+            merged.pop(name, None)
+            continue
+        base = merged.get(name, {"DeviceName": name, "Ebs": {}})
+        ebs_ = base["Ebs"] | mapping.get("Ebs", {})
+        if "SnapshotId" in mapping.get("Ebs", {}) and "VolumeSize" not in mapping["Ebs"]:
+            # The size then is the snapshot's, not the image's.
+            ebs_.pop("VolumeSize", None)
+        merged[name] = {"DeviceName": name, "Ebs": {"DeleteOnTermination": True} | ebs_}
+    return list(merged.values())
+
+
+def _replace_run_instances(machines: Machines) -> None:
+    run = InstanceResponse.run_instances
+    tokens = Tokens()
+
+    def devices(self: InstanceResponse) -> list[dict[str, Any]]:
+        image = self.ec2_backend.describe_images(ami_ids=[self._get_param("ImageId")])[0]
+        asked = self._get_param("BlockDeviceMappings", [])
+        return merge_devices(image.block_device_mappings, asked)
+
+    def run_instances(self: InstanceResponse) -> ActionResult:
+        token = self._get_param("ClientToken")
+        request = {k: v for k, v in self.data.items() if k != "ClientToken"}
+        # Of two equal calls at once, one must wait for the other's answer.
+        with machines.lock:
+            if token and (known := tokens.recall(self.region, token, request)):
+                return ActionResult(known)
+            mappings = devices(self)
+            _check_launch(self, mappings)
+            answer = run(self)
+            reservation = answer.result
+            for instance in reservation.instances:
+                _complete_volumes(self.ec2_backend, instance, mappings)
+                # moto forgets the groups that are given with a network interface.
+                instance.security_groups = instance.security_groups or instance.nics[0].group_set
+                machines.launch(instance)
+            if token:
+                tokens.remember(self.region, token, request, reservation)
+            return answer
+
+    InstanceResponse.run_instances = run_instances
+    InstanceResponse._parse_block_device_mapping = devices
+
+
+def _check_launch(self: InstanceResponse, mappings: list[dict[str, Any]]) -> None:
+    image = self.ec2_backend.describe_images(ami_ids=[self._get_param("ImageId")])[0]
+    wanted = self._get_param("InstanceType") or "m1.small"
+    known = self.ec2_backend.describe_instance_types()
+    found = next((t for t in known if t.get("InstanceType") == wanted), None)
+    if found is None:
+        raise InvalidInstanceTypeError(wanted, error_type="InvalidInstanceType")
+    supported = found.get("ProcessorInfo", {}).get("SupportedArchitectures", [])
+    if image.architecture and image.architecture not in supported:
+        message = (
+            f"The architecture '{','.join(supported)}' of the specified instance type does not "
+            f"match the architecture '{image.architecture}' of the specified AMI. Specify an "
+            "instance type and an AMI that have matching architectures, and try again."
+        )
+        raise EC2ClientError("InvalidParameterValue", message)
+    for mapping in mappings:
+        if snapshot_id := mapping["Ebs"].get("SnapshotId"):
+            snapshot = self.ec2_backend.get_snapshot(snapshot_id)
+            if snapshot.owner_id == self.current_account:
+                size = mapping["Ebs"].get("VolumeSize")
+                ebs.check_snapshot(snapshot, size, "InvalidBlockDeviceMapping")
+
+
+def _complete_volumes(backend: Any, instance: Instance, mappings: list[dict[str, Any]]) -> None:
+    """moto drops what it does not know of a block device."""
+    asked = {m["DeviceName"]: m["Ebs"] for m in mappings}
+    for name, block in instance.block_device_mapping.items():
+        volume = backend.get_volume(block.volume_id)
+        volume.attachment.delete_on_termination = block.delete_on_termination
+        if asked[name].get("Throughput"):
+            volume.throughput = int(asked[name]["Throughput"])
+        elif volume.volume_type == "gp3":
+            volume.throughput = 125
+        if asked[name].get("Iops"):
+            volume.iops = int(asked[name]["Iops"])
+
+
+def _replace_life_cycle(machines: Machines) -> None:
+    def stop(self: Instance) -> InstanceState:
+        before = copy.copy(self._state)
+        if before.name in ("shutting-down", "terminated"):
+            message = f"This instance '{self.id}' is not in a state from which it can be stopped."
+            raise EC2ClientError("IncorrectInstanceState", message)
+        machines.stop(self, USER_STOP)
+        return before
+
+    def terminate(self: Instance) -> InstanceState:
+        before = copy.copy(self._state)
+        machines.terminate(self, USER_STOP)
+        return before
+
+    def start(self: Instance) -> InstanceState:
+        before = copy.copy(self._state)
+        machines.start(self)
+        return before
+
+    Instance.stop, Instance.terminate, Instance.start = stop, terminate, start

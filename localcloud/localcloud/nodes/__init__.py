@@ -1,0 +1,165 @@
+"""The machines behind EC2 instances: real where the machine allows it, else simulated."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..cloud import Answer, Cloud
+from . import real
+from .kind import Kind
+from .node import MACHINE, Launch, Node, Result
+from .real import RealNodes
+from .simulated import SimulatedNodes
+
+__all__ = ["Launch", "Node", "Nodes", "Result", "install"]
+
+log = logging.getLogger(__name__)
+
+CONTAINER_SECONDS = 600.0
+"""How long `run` waits for a pull and a start."""
+
+
+def choose() -> tuple[Kind, str]:
+    """The kind of nodes, and why it is that one.
+
+    `PREPULL_NODES` set to `real` or `simulated` decides; otherwise the machine does.
+    """
+    wanted = os.environ.get("PREPULL_NODES", "")
+    if wanted == "simulated":
+        return SimulatedNodes(), "PREPULL_NODES asks for it"
+    obstacle = real.obstacle()
+    if obstacle is None:
+        return RealNodes(), "root, loop devices, XFS and containerd are there"
+    if wanted == "real":
+        raise RuntimeError(f"PREPULL_NODES asks for real nodes: {obstacle}")
+    return SimulatedNodes(), obstacle
+
+
+class Nodes:
+    """Every node of a local cloud, by the ID of its instance."""
+
+    def __init__(self, cloud: Cloud, kind: Kind) -> None:
+        self.cloud = cloud
+        self.kind = kind
+        self._nodes: dict[str, Node] = {}
+
+    def start(self, launch: Launch, on_end: Callable[[Node], None]) -> Node:
+        directory = self.cloud.state / "nodes" / launch.instance_id
+
+        def ended(node: Node) -> None:
+            if node.failure:
+                log.error("node of %s: %s", launch.instance_id, node.failure)
+            if self._nodes.get(launch.instance_id) is node:
+                del self._nodes[launch.instance_id]
+            shutil.rmtree(directory / "root", ignore_errors=True)
+            on_end(node)
+
+        node = Node(self.kind, launch, directory, ended)
+        self._nodes[launch.instance_id] = node
+        node.start()
+        return node
+
+    def get(self, instance_id: str) -> Node | None:
+        return self._nodes.get(instance_id)
+
+    def all(self) -> list[Node]:
+        return list(self._nodes.values())
+
+    def stop(self) -> None:
+        stopping = [threading.Thread(target=node.stop_and_wait, daemon=True) for node in self.all()]
+        for thread in stopping:
+            thread.start()
+        for thread in stopping:
+            thread.join()
+
+    def timings(self) -> dict[str, float]:
+        names = (
+            "agent_seconds",
+            "agent_seconds_without_hostname",
+            "admin_seconds",
+            "pull_retry_seconds",
+        )
+        return {name: float(self.cloud.settings[name]) for name in names}
+
+    # Control routes
+
+    def handle(self, method: str, rest: str, _: Mapping[str, str], body: Any) -> Answer:
+        instance_id, _, verb = rest.strip("/").partition("/")
+        node = self.get(instance_id)
+        if node is None:
+            return 404, {"error": f"no node runs for {instance_id}"}
+        if method != "POST" or verb not in ("run", "power-cut"):
+            return 404, {"error": f"nodes/<instance-id>/ knows run and power-cut, not {verb!r}"}
+        if verb == "power-cut":
+            node.cut_power()
+            node.ended.wait(real.RELEASE_SECONDS)
+            return 200, {}
+        return self._run(node, body["reference"])
+
+    def _run(self, node: Node, reference: str) -> Answer:
+        results: list[Result] = []
+        done = threading.Event()
+        registries = self.cloud.registries
+        before = registries.traffic() if registries else None
+        node.start_container(
+            str(uuid.uuid4()), reference, lambda result: (results.append(result), done.set())
+        )
+        deadline = time.monotonic() + CONTAINER_SECONDS
+        while not done.wait(0.2):
+            if node.ended.is_set() or time.monotonic() > deadline:
+                return 504, {"error": f"{reference} did not start before the node or time ended"}
+        if results[0].code != 0:
+            return 500, {"error": results[0].stderr or results[0].stdout}
+        answer = json.loads(results[0].stdout)
+        if registries and before is not None:
+            pulled = registries.traffic() - before
+            answer |= {"pulled_bytes": pulled.bytes, "requests": pulled.requests}
+        return 200, answer
+
+
+def _snapshot_files(kind: Kind, snapshots: Path) -> Callable[..., Answer]:
+    def handle(method: str, rest: str, query: Mapping[str, str], _: Any) -> Answer:
+        snapshot_id, _, verb = rest.strip("/").partition("/")
+        volume = snapshots / Path(snapshot_id).name
+        if method != "GET" or verb != "files" or not volume.exists():
+            return 404, {"error": f"no files of a snapshot {snapshot_id!r}"}
+        return 200, {"files": kind.files(volume, query.get("under", "/local"))}
+
+    return handle
+
+
+def install(cloud: Cloud) -> Nodes:
+    cloud.settings.register(
+        agent_seconds=1.0,
+        agent_seconds_without_hostname=300.0,
+        admin_seconds=1.0,
+        pull_retry_seconds=0.2,
+    )
+    real.clean_up_stale(cloud.state)
+    kind, why = choose()
+    nodes = Nodes(cloud, kind)
+    cloud.about |= {"nodes": kind.name, "why": why, "machine": MACHINE}
+    cloud.control("nodes", nodes.handle)
+    cloud.control("snapshots", _snapshot_files(kind, cloud.state / "snapshots"))
+    cloud.leftovers(
+        "processes",
+        lambda: [{"instance": n.launch.instance_id, "pid": n.process.pid} for n in nodes.all()],
+    )
+    cloud.leftovers("loop_devices", lambda: sorted(real.loop_devices(cloud.state)))
+    cloud.leftovers("mounts", lambda: _mounts_below(cloud.state))
+    cloud.on_stop(nodes.stop)
+    return nodes
+
+
+def _mounts_below(state: Path) -> list[str]:
+    targets = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    return sorted(t for t in targets if Path(t).is_relative_to(state.resolve()))

@@ -1,0 +1,184 @@
+"""The local cloud's end of one running node."""
+
+from __future__ import annotations
+
+import json
+import platform
+import socket
+import subprocess
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .kind import Kind
+
+MACHINE = {"x86_64": "x86_64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+OFF_SECONDS = 60.0
+"""After so long an orderly stop is cut short, as EC2 does too in the end."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command on a node ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What an instance brings to its node."""
+
+    instance_id: str
+    architecture: str
+    """`x86_64` or `arm64`, whatever the machine is."""
+    hostname: str
+    user_data: str
+    volume: Path
+    os: dict[str, str]
+    credentials: dict[str, str]
+    """Of the instance's role; empty without an instance profile."""
+    endpoint: str
+    region: str
+    registries: dict[str, str]
+    """Addresses of the local registries, by the host that references name."""
+    ca: Path | None
+    timings: dict[str, float]
+
+
+@dataclass
+class Node:
+    kind: Kind
+    launch: Launch
+    directory: Path
+    on_end: Callable[[Node], None]
+    """Called once, after the node has ended and its volume is released."""
+    ready: threading.Event = field(default_factory=threading.Event)
+    """Set when containerd answers."""
+    ended: threading.Event = field(default_factory=threading.Event)
+    agent_online: bool = False
+    failure: str | None = None
+    _waiting: dict[str, Callable[[Result], None]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def name(self) -> str:
+        return f"localcloud-{self.launch.instance_id}"
+
+    def start(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        configuration = self.directory / "config.json"
+        # It holds the user data, and that may hold passwords.
+        configuration.touch(mode=0o600)
+        configuration.write_text(json.dumps(self._configuration()))
+        ours, theirs = socket.socketpair()
+        self._channel = ours
+        with theirs, open(self.directory / "console.log", "ab") as console:
+            self.process = subprocess.Popen(
+                self.kind.command(self.name, theirs.fileno(), configuration),
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                pass_fds=[theirs.fileno()],
+                # An interrupt at the terminal is for the local cloud, which
+                # stops its nodes in order.
+                start_new_session=True,
+            )
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _configuration(self) -> dict[str, Any]:
+        launch = self.launch
+        return {
+            "kind": self.kind.name,
+            "instance_id": launch.instance_id,
+            "architecture": launch.architecture,
+            "machine_architecture": MACHINE,
+            "hostname": launch.hostname,
+            "user_data": launch.user_data,
+            "volume": str(launch.volume.resolve()),
+            "directory": str(self.directory.resolve()),
+            "root": str((self.directory / "root").resolve()),
+            "os": launch.os,
+            "credentials": launch.credentials,
+            "endpoint": launch.endpoint,
+            "region": launch.region,
+            "registries": launch.registries,
+            "ca": str(launch.ca.resolve()) if launch.ca else None,
+            "timings": launch.timings,
+            **self.kind.configuration(self.name),
+        }
+
+    # Orders
+
+    def run(self, identity: str, script: str, ended: Callable[[Result], None]) -> None:
+        """Runs a script in the control container, as the SSM agent does.
+
+        `ended` is not called when the node ends before the script does.
+        """
+        self._waiting[identity] = ended
+        self._send({"order": "run", "id": identity, "script": script})
+
+    def start_container(
+        self, identity: str, reference: str, ended: Callable[[Result], None]
+    ) -> None:
+        self._waiting[identity] = ended
+        self._send({"order": "start_container", "id": identity, "reference": reference})
+
+    def cancel(self, identity: str) -> None:
+        self._send({"order": "cancel", "id": identity})
+
+    def power_off(self) -> None:
+        self._send({"order": "power_off"})
+        timer = threading.Timer(OFF_SECONDS, self.cut_power)
+        timer.daemon = True
+        timer.start()
+
+    def cut_power(self) -> None:
+        self._send({"order": "cut_power"})
+
+    def stop_and_wait(self, seconds: float = 20.0) -> None:
+        """Ends the node in order, or by force where that takes too long."""
+        self.power_off()
+        if not self.ended.wait(seconds):
+            self.cut_power()
+            if not self.ended.wait(5):
+                self.process.kill()
+                self.ended.wait(5)
+
+    def _send(self, order: dict[str, Any]) -> None:
+        try:
+            with self._lock:
+                self._channel.sendall(json.dumps(order).encode() + b"\n")
+        except OSError:
+            pass  # The node has just ended, which is reported by `on_end`.
+
+    # Events
+
+    def _listen(self) -> None:
+        with self._channel, self._channel.makefile("rb") as lines:
+            try:
+                for line in lines:
+                    self._handle(json.loads(line))
+            except OSError:
+                pass  # Reset by a node that was killed.
+        self.process.wait()
+        self.agent_online = False
+        self.kind.release(self.name, self.launch.volume)
+        self.ended.set()
+        self.on_end(self)
+
+    def _handle(self, event: dict[str, Any]) -> None:
+        match event["event"]:
+            case "ready":
+                self.ready.set()
+            case "agent":
+                self.agent_online = event["online"]
+            case "failed":
+                self.failure = event["message"]
+            case "exited":
+                ended = self._waiting.pop(event["id"], None)
+                if ended is not None:
+                    ended(Result(event["code"], event["stdout"], event["stderr"]))

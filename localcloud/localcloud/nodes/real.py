@@ -1,0 +1,146 @@
+"""Nodes that run containerd on an XFS volume, in namespaces of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from . import cgroups
+from .kind import STANDINS, programs_missing
+
+PROGRAMS = ("containerd", "ctr", "runc", "mkfs.xfs", "xfs_growfs", "losetup", "unshare", "cp")
+NAMESPACES = ("--mount", "--uts", "--ipc", "--pid", "--cgroup")
+RELEASE_SECONDS = 30.0
+JOIN = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit; shift; done; shift; exec "$@"'
+
+# Everything that a node needs of the kernel, tried out in a second and undone
+# by the end of the namespace.
+PROBE = """
+set -e
+cd "$1"
+mkdir memory root local
+mount -t tmpfs tmpfs memory
+mkdir memory/upper memory/work
+mount -t overlay overlay -o lowerdir=/,upperdir=memory/upper,workdir=memory/work root
+truncate -s 512M volume
+mkfs.xfs -q volume
+mount -t xfs -o loop,nouuid volume local
+"""
+
+
+def obstacle() -> str | None:
+    """Why real nodes are not possible here; None when they are."""
+    if os.geteuid() != 0:
+        return "not root"
+    missing = programs_missing(PROGRAMS)
+    if missing:
+        return f"not installed: {', '.join(missing)}"
+    with tempfile.TemporaryDirectory(prefix="localcloud-probe-") as directory:
+        argv = [*_unshare("--mount", "--pid"), "sh", "-c", PROBE, "sh", directory]
+        probe = subprocess.run(argv, capture_output=True, text=True, check=False)
+        _wait_until_released(Path(directory) / "volume")
+    if probe.returncode != 0:
+        reason = probe.stderr.strip().splitlines() or ["no reason given"]
+        return f"namespaces, overlayfs, loop devices or XFS do not work here: {reason[-1]}"
+    return None
+
+
+def _unshare(*namespaces: str) -> list[str]:
+    return ["unshare", *namespaces, "--fork", "--kill-child", "--propagation", "private"]
+
+
+class RealNodes:
+    name = "real"
+
+    def create_volume(self, volume: Path, gib: int) -> None:
+        volume.parent.mkdir(parents=True, exist_ok=True)
+        with volume.open("wb") as file:
+            file.truncate(gib << 30)
+
+    def copy_volume(self, source: Path, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        command = ["cp", "--sparse=always", "--reflink=auto", str(source), str(target)]
+        subprocess.run(command, check=True)
+
+    def grow_volume(self, volume: Path, gib: int) -> None:
+        if volume.stat().st_size < gib << 30:
+            os.truncate(volume, gib << 30)
+
+    def remove_volume(self, volume: Path) -> None:
+        volume.unlink(missing_ok=True)
+
+    def files(self, volume: Path, under: str) -> list[str]:
+        # The mount ends with its namespace. Nothing is recovered or written,
+        # so that looking at a snapshot does not change it.
+        script = (
+            'mount -t xfs -o loop,ro,norecovery,nouuid "$1" "$2" && cd "$2" && '
+            'if [ -e ".$3" ]; then find ".$3" -mindepth 1; fi'
+        )
+        inside = under.removeprefix("/local")
+        with tempfile.TemporaryDirectory(prefix="localcloud-mount-") as directory:
+            argv = [*_unshare("--mount"), "sh", "-c", script, "sh", str(volume), directory, inside]
+            found = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+        _wait_until_released(volume)
+        return sorted("/local" + line.removeprefix(".") for line in found.splitlines())
+
+    def command(self, name: str, channel: int, configuration: Path) -> list[str]:
+        python = sys._base_executable  # type: ignore[attr-defined]
+        init = [python, "-SEsB", str(STANDINS / "init.py"), str(channel), str(configuration)]
+        groups = [f"{group}/cgroup.procs" for group in cgroups.create(name).values()]
+        # Joined before the namespaces are made, so that the node sees its groups as roots.
+        return [
+            "sh",
+            "-c",
+            JOIN,
+            "sh",
+            *groups,
+            "--",
+            *_unshare(*NAMESPACES),
+            "--mount-proc",
+            *init,
+        ]
+
+    def configuration(self, name: str) -> dict[str, Any]:
+        return {"cgroups": cgroups.create(name)}
+
+    def release(self, name: str, volume: Path) -> None:
+        _wait_until_released(volume)
+        cgroups.remove(name)
+
+
+def loop_devices(below: Path) -> dict[str, str]:
+    """The loop devices whose file is `below` or in it, with that file."""
+    found = {}
+    for entry in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            # The kernel marks a file that was deleted meanwhile.
+            file = entry.read_text().strip().removesuffix(" (deleted)")
+        except OSError:
+            continue  # Detached while we looked.
+        if Path(file).is_relative_to(below.resolve()):
+            found[f"/dev/{entry.parts[3]}"] = file
+    return found
+
+
+def clean_up_stale(state: Path) -> None:
+    """Frees what an earlier run in `state`, that was killed, has left behind."""
+    for device in loop_devices(state):
+        subprocess.run(["losetup", "--detach", device], capture_output=True, check=False)
+    for directory in (state / "nodes").glob("*"):
+        cgroups.remove(f"localcloud-{directory.name}")
+        shutil.rmtree(directory)
+
+
+def _wait_until_released(volume: Path) -> None:
+    # The kernel takes a namespace apart after its first process has ended.
+    deadline = time.monotonic() + RELEASE_SECONDS
+    while loop_devices(volume):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{volume} is still in use by {loop_devices(volume)}")
+        time.sleep(0.02)

@@ -1,0 +1,47 @@
+"""Nodes without a container runtime: a volume is a directory.
+
+Images are really downloaded from the registry and kept as blobs, but nothing
+is unpacked into a file system and no container runs.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from .kind import STANDINS
+
+
+class SimulatedNodes:
+    name = "simulated"
+
+    def create_volume(self, volume: Path, gib: int) -> None:
+        volume.mkdir(parents=True)
+        self.grow_volume(volume, gib)
+
+    def copy_volume(self, source: Path, target: Path) -> None:
+        shutil.copytree(source, target, symlinks=True)
+
+    def grow_volume(self, volume: Path, gib: int) -> None:
+        # The node's `df` reads the size from here.
+        (volume / ".size").write_text(str(gib << 30))
+
+    def remove_volume(self, volume: Path) -> None:
+        shutil.rmtree(volume, ignore_errors=True)
+
+    def files(self, volume: Path, under: str) -> list[str]:
+        start = volume / under.removeprefix("/local").strip("/")
+        found = (p.relative_to(volume) for p in start.rglob("*"))
+        return sorted(f"/local/{path}" for path in found if path.name != ".size")
+
+    def command(self, name: str, channel: int, configuration: Path) -> list[str]:  # noqa: ARG002
+        python = sys._base_executable  # type: ignore[attr-defined]
+        return [python, "-SEsB", str(STANDINS / "init.py"), str(channel), str(configuration)]
+
+    def configuration(self, name: str) -> dict[str, Any]:  # noqa: ARG002
+        return {}
+
+    def release(self, name: str, volume: Path) -> None:
+        """Nothing holds a directory."""

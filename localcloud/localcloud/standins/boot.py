@@ -1,0 +1,225 @@
+"""What a boot of Bottlerocket writes: its configuration, and state on the data volume.
+
+The state has the places and the shape of the real thing, above all the
+secrets, so that a scrub that forgets one of them is found out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import signal
+import subprocess
+import tomllib
+import uuid
+from pathlib import Path
+from typing import Any
+
+HOST_CONTAINERS = "local/host-containers"
+PR_SET_CHILD_SUBREAPER = 36
+
+UNUSED_PLUGINS = [
+    "io.containerd.internal.v1.opt",
+    "io.containerd.snapshotter.v1.aufs",
+    "io.containerd.snapshotter.v1.blockfile",
+    "io.containerd.snapshotter.v1.btrfs",
+    "io.containerd.snapshotter.v1.devmapper",
+    "io.containerd.snapshotter.v1.native",
+    "io.containerd.snapshotter.v1.zfs",
+]
+
+CONTAINERD_CONFIG = """\
+version = {version}
+root = "/var/lib/containerd"
+state = "/run/containerd"
+disabled_plugins = {unused}
+
+[grpc]
+address = "/run/containerd/containerd.sock"
+
+[plugins."{cri}".registry]
+config_path = "/etc/containerd/certs.d"
+"""
+
+
+def read_settings(user_data: str) -> dict[str, Any] | None:
+    """The settings in the user data; None where it is not readable TOML."""
+    try:
+        return tomllib.loads(user_data).get("settings", {})
+    except tomllib.TOMLDecodeError:
+        return None
+
+
+def setting(settings: dict[str, Any], *path: str) -> Any:
+    found: Any = settings
+    for name in path:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def write(root: Path, name: str, text: str | bytes, mode: int = 0o644) -> None:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    path.chmod(mode)
+
+
+def write_configuration(root: Path, config: dict[str, Any], settings: dict[str, Any]) -> str:
+    """Fills /etc and returns the machine's ID."""
+    machine_id = uuid.uuid5(uuid.NAMESPACE_DNS, config["instance_id"]).hex
+    write(root, "etc/machine-id", f"{machine_id}\n")
+    write(root, "etc/hostname", f"{config['hostname']}\n")
+    write(root, "etc/hosts", f"127.0.0.1 localhost {config['hostname']}\n::1 localhost\n")
+    registry = settings.get("container-registry", {})
+    write(root, "etc/host-containers/host-ctr.toml", host_ctr_toml(registry), 0o600)
+
+    major = containerd_major()
+    write(
+        root,
+        "etc/containerd/config.toml",
+        CONTAINERD_CONFIG.format(
+            version=2 if major < 2 else 3,
+            unused=json.dumps(UNUSED_PLUGINS),
+            cri="io.containerd.grpc.v1.cri" if major < 2 else "io.containerd.cri.v1.images",
+        ),
+    )
+    node = {
+        name: config[name]
+        for name in (
+            "architecture",
+            "machine_architecture",
+            "kind",
+            "endpoint",
+            "region",
+            "credentials",
+            "registries",
+            "os",
+        )
+    }
+    node["pull_retry_seconds"] = config["timings"]["pull_retry_seconds"]
+    node["containerd_major"] = major
+    write(root, "run/localcloud/node.json", json.dumps(node), 0o600)
+    write(root, "run/localcloud/os.json", json.dumps({"os": config["os"]}, indent=2) + "\n")
+    return machine_id
+
+
+def host_ctr_toml(registry: dict[str, Any]) -> str:
+    """As Bottlerocket renders settings.container-registry for host-ctr."""
+    lines = []
+    for mirror in registry.get("mirrors", []):
+        lines.append(f"[mirrors.{json.dumps(mirror['registry'])}]")
+        lines.append(f"endpoints = {json.dumps(mirror['endpoint'])}")
+    for credential in registry.get("credentials", []):
+        host = credential["registry"]
+        if host == "docker.io":
+            host = "registry-1.docker.io"
+        lines.append(f"[creds.{json.dumps(host)}]")
+        for name in ("username", "password", "auth", "identitytoken"):
+            if name in credential:
+                lines.append(f"{name} = {json.dumps(credential[name])}")
+    return "\n".join(lines) + "\n"
+
+
+def containerd_major() -> int:
+    try:
+        output = subprocess.run(
+            ["containerd", "--version"], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return 1
+    found = re.search(r"\bv?(\d+)\.\d+", output.partition(" ")[2])
+    return int(found[1]) if found else 1
+
+
+def write_state(root: Path, config: dict[str, Any]) -> None:
+    """What services leave on the data volume at every boot."""
+    user_data = config["user_data"]
+    for container in ("admin", "control"):
+        write(root, f"{HOST_CONTAINERS}/{container}/user-data", user_data, 0o600)
+    write(root, "local/bootstrap-containers/setup/user-data", user_data, 0o600)
+    write(root, "var/lib/kubelet/pki/kubelet.key", private_key("kubelet"), 0o600)
+    write(root, "var/lib/kubelet/cpu_manager_state", '{"policyName":"none"}')
+    write(root, "var/lib/netdog/primary_interface", "eth0\n")
+    write(root, "var/lib/host-containerd/io.containerd.metadata.v1.bolt/meta.db", b"\0" * 4096)
+    (root / "var/lib/containerd").mkdir(parents=True, exist_ok=True)
+    write(root, "var/cache/containerd/active-snapshotter", "overlayfs\n")
+
+
+def write_admin_state(root: Path) -> None:
+    for kind in ("rsa", "ecdsa", "ed25519"):
+        name = f"{HOST_CONTAINERS}/admin/etc/ssh/ssh_host_{kind}_key"
+        write(root, name, private_key(kind), 0o600)
+
+
+def write_agent_state(root: Path, instance_id: str) -> None:
+    base = f"{HOST_CONTAINERS}/control/ssm"
+    write(root, f"{base}/Vault/Store/RegistrationKey", private_key("agent"), 0o600)
+    write(root, f"{base}/{instance_id}/session/.keep", "")
+
+
+def command_directory(root: Path, instance_id: str, command_id: str) -> Path:
+    """Where the agent keeps a command's script and output."""
+    path = (
+        root
+        / f"{HOST_CONTAINERS}/control/ssm/{instance_id}/document/orchestration"
+        / command_id
+        / "awsrunShellScript/0.awsrunShellScript"
+    )
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def save_random_seed(root: Path) -> None:
+    write(root, "var/lib/systemd/random-seed", os.urandom(32), 0o600)
+
+
+def private_key(name: str) -> str:
+    """Looks like a key and is none; a test can search for its words."""
+    body = os.urandom(48).hex()
+    return f"-----BEGIN PRIVATE KEY-----\n{name} {body}\n-----END PRIVATE KEY-----\n"
+
+
+# Processes of a node that has no PID namespace
+
+
+def become_subreaper() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def kill_descendants() -> None:
+    while pids := descendants(os.getpid()):
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        while reap_one():
+            pass
+
+
+def descendants(ancestor: int) -> list[int]:
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                # The name in brackets may hold spaces; the parent comes after it.
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if fields[0] != "Z":
+                parents[int(entry.name)] = int(fields[1])
+    found = {ancestor}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return sorted(found - {ancestor})
+
+
+def reap_one() -> bool:
+    """Waits for one child; False when there is none left."""
+    try:
+        os.waitpid(-1, 0)
+    except ChildProcessError:
+        return False
+    return True

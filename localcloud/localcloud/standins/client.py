@@ -1,0 +1,37 @@
+"""How the node's commands talk to its service manager."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(os.environ.get("LOCALCLOUD_ROOT", "/"))
+"""The node's root: `/` on a real node, a directory on a simulated one."""
+
+
+def ask(request: dict[str, Any]) -> dict[str, Any]:
+    """The manager's reply; ends the program where the manager refuses."""
+    connection = socket.socket(socket.AF_UNIX)
+    # The path of a simulated node can be longer than a socket's may be.
+    here = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir(ROOT / "run/localcloud")
+        connection.connect("manager.sock")
+    except OSError as error:
+        sys.exit(f"Failed to connect to bus: {error.strerror}")
+    finally:
+        os.fchdir(here)
+        os.close(here)
+    connection.sendall(json.dumps(request).encode() + b"\n")
+    received = b"".join(iter(lambda: connection.recv(65536), b""))
+    if not received:
+        sys.exit("Failed to wait for response: Connection terminated")
+    reply = json.loads(received)
+    if "error" in reply:
+        print(reply["error"], file=sys.stderr)
+        sys.exit(reply["code"])
+    return reply

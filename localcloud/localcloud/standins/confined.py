@@ -1,0 +1,74 @@
+"""A simulated node's coreutils: the real program, inside the node's directory only.
+
+Every argument that is an absolute path is moved below the node's root, and
+refused where a link would lead out of it. So `find /var/lib/kubelet -delete`
+deletes the node's files and never the machine's.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from client import ROOT
+
+
+def main() -> int:
+    program, *arguments = sys.argv[1:]
+    if program == "sync":
+        return 0
+    if program == "df":
+        return disk_usage(arguments)
+    if program == "uname":
+        return subprocess.call([real_program(program), *arguments])
+    words = [confine(word) if word.startswith("/") else word for word in arguments]
+    for word in words:
+        if ".." in Path(word).parts:
+            sys.exit(f"{program}: {word}: '..' is not simulated")
+    # Relative paths are the root's, as a service's are.
+    return subprocess.call([real_program(program), *words], cwd=ROOT)
+
+
+def real_program(name: str) -> str:
+    return shutil.which(name, path="/usr/bin:/bin:/usr/sbin:/sbin") or sys.exit(
+        f"{name}: command not found"
+    )
+
+
+def confine(path: str) -> str:
+    below = ROOT / path.lstrip("/")
+    if not inside(below):
+        sys.exit(f"{path}: leads out of the simulated node")
+    return str(below)
+
+
+def inside(path: Path) -> bool:
+    """Whether the path stays in the root or on the node's own volume."""
+    real = Path(os.path.realpath(path))
+    homes = (Path(os.path.realpath(ROOT)), Path(os.path.realpath(ROOT / "local")))
+    return any(real.is_relative_to(home) for home in homes)
+
+
+def disk_usage(arguments: list[str]) -> int:
+    """`df -B1 --output=size,used /local`, from the volume's nominal size."""
+    wanted = ["size", "used"]
+    for word in arguments:
+        if word.startswith("--output="):
+            wanted = word.removeprefix("--output=").split(",")
+    size = int((ROOT / "local/.size").read_text())
+    used = sum(f.lstat().st_size for f in (ROOT / "local").resolve().rglob("*") if not f.is_dir())
+    values = {"size": size, "used": used, "avail": size - used, "target": "/local"}
+    headers = {"size": "1B-blocks", "used": "Used", "avail": "Avail", "target": "Mounted on"}
+    unknown = [name for name in wanted if name not in values]
+    if unknown:
+        sys.exit(f"df: option --output: field {unknown[0]!r} unknown")
+    print(" ".join(headers[name] for name in wanted))
+    print(" ".join(str(values[name]) for name in wanted))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""What `ctr images check` finds out, for nodes whose own `ctr` cannot.
+
+`ctr` checks the platform of the machine it runs on. These answers are for the
+node's platform, in the same words and columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+INDEX_TYPES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+
+
+@dataclass(frozen=True)
+class Image:
+    name: str
+    media_type: str
+    digest: str
+
+
+class Store(Protocol):
+    platform: str
+    """As `linux/arm64`."""
+
+    def images(self, filters: list[str]) -> Iterable[Image]: ...
+
+    def blob(self, digest: str) -> bytes | None:
+        """A manifest, index or configuration, where it is there."""
+
+    def has(self, digest: str) -> bool: ...
+
+    def is_unpacked(self, chain_id: str) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Check:
+    image: Image
+    status: str
+    size: str
+    unpacked: bool
+
+    @property
+    def ready(self) -> bool:
+        return self.status.startswith("complete") and self.unpacked
+
+
+def manifest_for(store: Store, digest: str) -> dict[str, Any] | None:
+    """The manifest of the store's platform behind an image's digest."""
+    blob = store.blob(digest)
+    if blob is None:
+        return None
+    manifest = json.loads(blob)
+    if "manifests" not in manifest:
+        return manifest
+    operating_system, architecture = store.platform.split("/")
+    for entry in manifest["manifests"]:
+        platform = entry.get("platform", {})
+        if (platform.get("os"), platform.get("architecture")) == (operating_system, architecture):
+            return manifest_for(store, entry["digest"])
+    return None
+
+
+def chain_id(diff_ids: list[str]) -> str:
+    """The name of the snapshot that the last of these layers completes."""
+    chain = diff_ids[0]
+    for diff_id in diff_ids[1:]:
+        chain = "sha256:" + hashlib.sha256(f"{chain} {diff_id}".encode()).hexdigest()
+    return chain
+
+
+def check(store: Store, image: Image) -> Check:
+    manifest = manifest_for(store, image.digest)
+    if manifest is None:
+        return Check(image, "unavailable (0/?)", "0 B/?", False)
+    required = [manifest["config"], *manifest["layers"]]
+    present = [part for part in required if store.has(part["digest"])]
+    word = "complete" if len(present) == len(required) else "incomplete"
+    sizes = (sum(part["size"] for part in parts) for parts in (present, required))
+    config = store.blob(manifest["config"]["digest"])
+    diff_ids = json.loads(config)["rootfs"]["diff_ids"] if config else []
+    return Check(
+        image,
+        f"{word} ({len(present)}/{len(required)})",
+        "/".join(human(size) for size in sizes),
+        bool(diff_ids) and store.is_unpacked(chain_id(diff_ids)),
+    )
+
+
+def human(size: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            return f"{size} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError("the last unit takes any size")
+
+
+def table(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """Columns as Go's tabwriter makes them: every cell but the last is padded."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        yield " ".join([*cells[:-1], row[-1]])
+
+
+def print_checks(store: Store, filters: list[str], quiet: bool) -> None:
+    checks = [check(store, image) for image in store.images(filters)]
+    if quiet:
+        for found in checks:
+            if found.ready:
+                print(found.image.name)
+        return
+    rows = [("REF", "TYPE", "DIGEST", "STATUS", "SIZE", "UNPACKED")]
+    for found in checks:
+        image = found.image
+        unpacked = "true" if found.unpacked else "false"
+        rows.append(
+            (image.name, image.media_type, image.digest, found.status, found.size, unpacked)
+        )
+    print("\n".join(table(rows)))

@@ -1,0 +1,266 @@
+"""`host-ctr pull-image`: Bottlerocket's image puller, on top of `ctr`.
+
+As the real one it takes the token for private ECR from the instance's role,
+all other credentials from the registry configuration, tries again five times,
+unpacks, and records an ECR image under two names: the canonical one and the one
+it was asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from client import ROOT
+
+RETRIES = 5
+ECR = re.compile(
+    r"^(?P<account>[0-9]{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com/(?P<path>.+)$"
+)
+PLATFORMS = {"x86_64": "linux/amd64", "arm64": "linux/arm64"}
+
+
+class PullFailed(Exception):
+    pass
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One place to fetch an image from, and what to send along."""
+
+    url: str
+    authorization: str | None
+    ours: bool = False
+    """Whether its certificate is signed by the local cloud's authority."""
+
+
+def log(level: str, message: str, **fields: str) -> None:
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    more = "".join(f" {name}={json.dumps(value)}" for name, value in fields.items())
+    stream = sys.stderr if level in ("error", "fatal") else sys.stdout
+    print(f'time="{when}" level={level} msg={json.dumps(message)}{more}', file=stream, flush=True)
+
+
+def node() -> dict[str, Any]:
+    return json.loads((ROOT / "run/localcloud/node.json").read_text())
+
+
+def basic(username: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
+
+
+def ecr_authorization(config: dict[str, Any]) -> str:
+    """Asks ECR for a token, as the instance's role."""
+    credentials = config["credentials"]
+    if not credentials:
+        raise PullFailed("no EC2 IMDS role found, operation error ec2imds: GetMetadata")
+    scope = f"{time.strftime('%Y%m%d', time.gmtime())}/{config['region']}/ecr/aws4_request"
+    request = urllib.request.Request(
+        config["endpoint"],
+        data=b"{}",
+        headers={
+            "Content-Type": "application/x-amz-json-1.1",
+            "X-Amz-Target": "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken",
+            "Host": f"ecr.{config['region']}.amazonaws.com",
+            "X-Amz-Security-Token": credentials["AWS_SESSION_TOKEN"],
+            # The local cloud reads the caller from the key and checks no signature.
+            "Authorization": f"AWS4-HMAC-SHA256 Credential={credentials['AWS_ACCESS_KEY_ID']}/"
+            f"{scope}, SignedHeaders=host, Signature=0",
+        },
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            data = json.load(answer)["authorizationData"]
+    except urllib.error.HTTPError as error:
+        raise PullFailed(f"ECR GetAuthorizationToken: {error.read().decode()[:500]}") from error
+    except OSError as error:
+        raise PullFailed(f"ECR GetAuthorizationToken: {error}") from error
+    return f"Basic {data[0]['authorizationToken']}"
+
+
+def split_host(reference: str) -> tuple[str, str]:
+    host, _, path = reference.partition("/")
+    return host, path
+
+
+def endpoints(reference: str, registry_config: str, config: dict[str, Any]) -> list[Endpoint]:
+    host, _ = split_host(reference)
+    local = config["registries"].get(host)
+    if ECR.match(reference):
+        authorization = ecr_authorization(config)
+        return [Endpoint(f"https://{local or host}", authorization, local is not None)]
+    registry: dict[str, Any] = {}
+    if registry_config:
+        try:
+            registry = tomllib.loads((ROOT / registry_config.lstrip("/")).read_text())
+        except OSError as error:
+            raise PullFailed(f"failed to read registry config: {error}") from error
+    default = "registry-1.docker.io" if host == "docker.io" else host
+    credential = registry.get("creds", {}).get(default, {})
+    authorization = None
+    if "auth" in credential:
+        authorization = f"Basic {credential['auth']}"
+    elif credential:
+        authorization = basic(credential.get("username", ""), credential.get("password", ""))
+    mirrors = registry.get("mirrors", {})
+    urls = list(mirrors.get(host, mirrors.get("*", {})).get("endpoints", []))
+    found = []
+    for url in urls:
+        url = url if "://" in url else f"https://{url}"
+        ours = url.removeprefix("https://").rstrip("/") in config["registries"].values()
+        found.append(Endpoint(url, authorization, ours))
+    found.append(Endpoint(f"https://{local or default}", authorization, local is not None))
+    return found
+
+
+def hosts_toml(places: list[Endpoint]) -> str:
+    """containerd's hosts.toml; the token goes here and on no command line.
+
+    The last place is the server itself. It stands among the hosts as well,
+    because containerd 1.6 reads no file without hosts; and its settings stand at
+    the top too, because what a host does not have is asked of the server again.
+    """
+    server = places[-1]
+    lines = [f"server = {json.dumps(server.url)}", *host_lines(server)]
+    if server.authorization:
+        lines += ["[header]", f"Authorization = {json.dumps(server.authorization)}"]
+    for place in places:
+        table = f"host.{json.dumps(place.url)}"
+        lines += [f"[{table}]", *host_lines(place)]
+        if place.authorization:
+            lines.append(f"[{table}.header]")
+            lines.append(f"Authorization = {json.dumps(place.authorization)}")
+    return "\n".join(lines) + "\n"
+
+
+def host_lines(place: Endpoint) -> list[str]:
+    lines = ['capabilities = ["pull", "resolve"]']
+    return [*lines, 'ca = "/run/localcloud/ca.pem"'] if place.ours else lines
+
+
+def pull_once(
+    reference: str, places: list[Endpoint], labels: list[str], config: dict[str, Any]
+) -> None:
+    """Fetches and unpacks; raises PullFailed with the puller's last words."""
+    if config["kind"] == "simulated":
+        import simulated_pull
+
+        simulated_pull.pull(reference, places, labels, PLATFORMS[config["architecture"]])
+        return
+    host, _ = split_host(reference)
+    with tempfile.TemporaryDirectory(dir="/run/localcloud") as directory:
+        file = Path(directory) / host / "hosts.toml"
+        file.parent.mkdir()
+        file.write_text(hosts_toml(places))
+        command = [
+            "/run/localcloud/ctr",
+            "--address=/run/containerd/containerd.sock",
+            "--namespace=k8s.io",
+            "images",
+            "pull",
+            f"--hosts-dir={directory}",
+            f"--platform={PLATFORMS[config['architecture']]}",
+            *(f"--label={label}" for label in labels),
+            # The daemon's own pull does not unpack another machine's platform.
+            *(["--local"] if config["containerd_major"] >= 2 else []),
+            reference,
+        ]
+        # Progress goes to a file: a pipe that nobody reads stops the pull.
+        with tempfile.TemporaryFile(dir=directory) as output:
+            code = subprocess.run(command, stdout=output, stderr=output, check=False).returncode
+            output.seek(max(0, output.seek(0, 2) - 2000))
+            words = output.read().decode(errors="replace").strip()
+    if code:
+        raise PullFailed(words.splitlines()[-1] if words else f"ctr ended with {code}")
+
+
+def tag(source: str, target: str) -> None:
+    command = ["ctr", "--namespace=k8s.io", "images", "tag", "--force", source, target]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def canonical(reference: str) -> str | None:
+    """The name under which the ECR resolver records an image."""
+    ecr = ECR.match(reference)
+    if ecr is None:
+        return None
+    return f"ecr.aws/arn:aws:ecr:{ecr['region']}:{ecr['account']}:repository/{ecr['path']}"
+
+
+def pull(
+    reference: str, registry_config: str, labels: list[str], say: Callable[..., None] = log
+) -> None:
+    """Raises PullFailed when the last try has failed as well."""
+    config = node()
+    interval = float(config["pull_retry_seconds"])
+    for attempt in range(RETRIES + 1):
+        try:
+            pull_once(reference, endpoints(reference, registry_config, config), labels, config)
+            break
+        except PullFailed as failure:
+            if attempt == RETRIES:
+                raise PullFailed(f"retries exhausted: {failure}") from failure
+            wait = interval * (1 + random.random())
+            text = f"failed to pull image. waiting {wait:.1f}s before retrying..."
+            say("warning", text, error=str(failure))
+            time.sleep(wait)
+            interval *= 2
+    name = canonical(reference)
+    say("info", "pulled image successfully", img=name or reference)
+    say("info", "unpacking image...", img=name or reference)
+    if name is not None:
+        tag(reference, name)
+        say("info", "tagging image", img=reference)
+
+
+def is_listed(reference: str) -> bool:
+    command = ["ctr", "--namespace=k8s.io", "images", "ls", "--quiet", f"name=={reference}"]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return reference in found.splitlines()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="host-ctr")
+    parser.add_argument("-s", "--containerd-socket", default="/run/host-containerd/containerd.sock")
+    parser.add_argument("-n", "--namespace", default="default")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    pulling = verbs.add_parser("pull-image")
+    pulling.add_argument("--source", required=True)
+    pulling.add_argument("--registry-config", default="")
+    pulling.add_argument("--skip-if-image-exists", action="store_true")
+    pulling.add_argument("--label", action="append", default=[])
+    options = parser.parse_args()
+    if options.containerd_socket != "/run/containerd/containerd.sock":
+        log("fatal", f"failed to dial {options.containerd_socket}")
+        return 1
+    if options.namespace != "k8s.io":
+        log("fatal", f"namespace {options.namespace} is not simulated")
+        return 1
+    if options.skip_if_image_exists and is_listed(options.source):
+        log("info", "Image exists, fetching cached image from image store", ref=options.source)
+        return 0
+    try:
+        pull(options.source, options.registry_config, options.label)
+    except PullFailed as failure:
+        log("error", str(failure), ref=canonical(options.source) or options.source)
+        log("fatal", str(failure))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

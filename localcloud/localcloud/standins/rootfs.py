@@ -1,0 +1,147 @@
+"""The root of a real node: nothing that runs in it can reach the machine's files.
+
+The machine's root is the lower layer of an overlay whose upper layer is
+memory, and after `pivot_root` the machine's own tree is no longer mounted in
+the node's mount namespace. What is written lands in memory, or on the data
+volume at /local.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+XFS_MAGIC = b"XFSB"
+LABEL = "BOTTLEROCKET"
+"""XFS labels have 12 characters; Bottlerocket labels the partition."""
+
+HIDDEN = ("/dev", "/opt", "/proc", "/run", "/sys", "/tmp", "/var")  # noqa: S108
+"""Directories of the machine that the node covers with its own."""
+DEVICES = ("full", "fuse", "null", "random", "tty", "urandom", "zero")
+SHIMS = "/run/localcloud"
+
+_libc = ctypes.CDLL(None, use_errno=True)
+MNT_DETACH = 2
+
+
+def run(*argv: str) -> None:
+    """Raises CalledProcessError with the command's own words in `stderr`."""
+    subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+
+def mount(source: str | Path, target: str | Path, *options: str) -> None:
+    Path(target).mkdir(parents=True, exist_ok=True)
+    run("mount", *options, str(source), str(target))
+
+
+def bind_file(source: str | Path, target: Path, *options: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.touch()
+    run("mount", "--bind", *options, str(source), str(target))
+
+
+def format_if_empty(volume: Path) -> None:
+    with volume.open("rb") as file:
+        if file.read(len(XFS_MAGIC)) == XFS_MAGIC:
+            return
+    run("mkfs.xfs", "-q", "-K", "-L", LABEL, str(volume))
+
+
+def enter(
+    directory: Path,
+    volume: Path,
+    standins: Path,
+    ca: Path | None,
+    python: Path,
+    cgroups: dict[str, str],
+) -> None:
+    """Makes this process's root the node's; must be in namespaces of its own.
+
+    `directory` is an empty directory of the machine to mount on, `python` the
+    prefix of the interpreter that runs the stand-ins, `cgroups` the node's
+    groups by the directory of their hierarchy.
+    """
+    root, memory = directory / "root", directory / "memory"
+    mount("tmpfs", memory, "-t", "tmpfs", "-o", "mode=755")
+    upper, work = memory / "upper", memory / "work"
+    upper.mkdir()
+    work.mkdir()
+    mount("overlay", root, "-t", "overlay", "-o", f"lowerdir=/,upperdir={upper},workdir={work}")
+
+    format_if_empty(volume)
+    # A copy of a volume carries its UUID, and both may be mounted at once.
+    mount(volume, root / "local", "-t", "xfs", "-o", "loop,noatime,nouuid")
+    run("xfs_growfs", str(root / "local"))
+    for name in ("var", "opt"):
+        (root / "local" / name).mkdir(exist_ok=True)
+        mount(root / "local" / name, root / name, "--bind")
+
+    for name in ("run", "tmp"):
+        mount("tmpfs", root / name, "-t", "tmpfs", "-o", "mode=755")
+    _mount_devices(root / "dev")
+    mount("proc", root / "proc", "-t", "proc")
+    # The kernel is the machine's: of its settings, only cgroups may be changed.
+    mount(root / "proc/sys", root / "proc/sys", "--bind", "-o", "ro")
+    mount("/sys", root / "sys", "--bind", "-o", "ro")
+    for hierarchy, group in cgroups.items():
+        if hierarchy == ".":
+            mount(group, root / "sys/fs/cgroup", "--bind")
+            break
+    else:
+        mount("tmpfs", root / "sys/fs/cgroup", "-t", "tmpfs", "-o", "mode=755")
+        for hierarchy, group in cgroups.items():
+            mount(group, root / "sys/fs/cgroup" / hierarchy, "--bind")
+
+    shims = root / SHIMS.lstrip("/")
+    mount(standins, shims / "standins", "--bind", "-o", "ro")
+    if shutil.which("ctr"):
+        bind_file(os.path.realpath(shutil.which("ctr") or ""), shims / "ctr", "-o", "ro")
+    if str(python).startswith(HIDDEN):
+        mount(python, shims / "python", "--bind", "-o", "ro")
+    if ca is not None:
+        shutil.copy(ca, shims / "ca.pem")
+    # The machine's file is often a link to something below /run.
+    resolv = Path("/etc/resolv.conf")
+    text = resolv.read_bytes() if resolv.exists() else b""
+    (root / "etc/resolv.conf").unlink(missing_ok=True)
+    (root / "etc/resolv.conf").write_bytes(text)
+
+    _pivot(root)
+
+
+def _mount_devices(dev: Path) -> None:
+    """A /dev with harmless devices only: none of the machine's disks."""
+    mount("tmpfs", dev, "-t", "tmpfs", "-o", "mode=755")
+    for name in DEVICES:
+        if os.path.exists(f"/dev/{name}"):
+            bind_file(f"/dev/{name}", dev / name)
+    mount("devpts", dev / "pts", "-t", "devpts", "-o", "newinstance,ptmxmode=0666,mode=620")
+    mount("tmpfs", dev / "shm", "-t", "tmpfs")
+    (dev / "ptmx").symlink_to("pts/ptmx")
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        (dev / name).symlink_to(f"/proc/self/fd/{number}")
+    (dev / "fd").symlink_to("/proc/self/fd")
+
+
+def _pivot(root: Path) -> None:
+    """pivot_root(".", "."), then the old root, which lies on top, comes off."""
+    os.chdir(root)
+    if _libc.syscall(SYS_PIVOT_ROOT, b".", b".") != 0:
+        raise OSError(ctypes.get_errno(), "pivot_root failed")
+    if _libc.umount2(b".", MNT_DETACH) != 0:
+        raise OSError(ctypes.get_errno(), "the machine's root cannot be unmounted")
+    os.chdir("/")
+
+
+SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}[os.uname().machine]
+
+
+def leave() -> None:
+    """Unmounts the data volume; what is on it is then complete."""
+    run("sync")
+    for path in ("/var", "/opt", "/local"):
+        # Overlays of containers may still be mounted below.
+        subprocess.run(["umount", "-R", path], capture_output=True, check=False)

@@ -1,0 +1,520 @@
+"""Step Functions: what moto's interpreter leaves out or does otherwise than AWS.
+
+moto executes state machines, but ships no JSONata evaluator, and differs in
+error names, in how executions are named, stopped and listed, and in the
+context object. Source for the behaviour here: the Step Functions Developer
+Guide and API Reference.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import random
+import re
+import threading
+import uuid
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from jsonata.jexception import JException
+from jsonata.jsonata import Jsonata
+from jsonata.utils import Utils
+from moto.core.responses import ActionResult
+from moto.stepfunctions.exceptions import ExecutionDoesNotExist, InvalidName
+from moto.stepfunctions.parser.api import (
+    EvaluationFailedEventDetails,
+    ExecutionAbortedEventDetails,
+    ExecutionStatus,
+    ExecutionTimedOutEventDetails,
+    HistoryEventType,
+    InvalidDefinition,
+)
+from moto.stepfunctions.parser.asl.component.common.error_name.error_name import ErrorName
+from moto.stepfunctions.parser.asl.component.common.error_name.failure_event import (
+    FailureEvent,
+    FailureEventException,
+)
+from moto.stepfunctions.parser.asl.component.common.error_name.states_error_name import (
+    StatesErrorName,
+)
+from moto.stepfunctions.parser.asl.component.common.error_name.states_error_name_type import (
+    StatesErrorNameType,
+)
+from moto.stepfunctions.parser.asl.component.common.string.string_expression import (
+    StringJSONata,
+    StringVariableSample,
+)
+from moto.stepfunctions.parser.asl.component.state import state as asl_state
+from moto.stepfunctions.parser.asl.component.state.exec.state_task.service import (
+    state_task_service_aws_sdk,
+)
+from moto.stepfunctions.parser.asl.component.state.fail import state_fail
+from moto.stepfunctions.parser.asl.eval.environment import Environment
+from moto.stepfunctions.parser.asl.eval.event.event_detail import EventDetails
+from moto.stepfunctions.parser.asl.eval.event.event_manager import EventManager
+from moto.stepfunctions.parser.backend.execution import (
+    BaseExecutionWorkerCommunication,
+    Execution,
+)
+from moto.stepfunctions.parser.models import StepFunctionsParserBackend
+from moto.stepfunctions.responses import StepFunctionResponse
+
+from .cloud import Cloud, credentials
+from .patching import replace_function
+
+_NAME = re.compile(r"[^\s<>{}\[\]?*\"#%\\^|~`$&,;:/\x00-\x1f\x7f-\x9f]{1,80}")
+_EXPRESSION = re.compile(r"\{%(.*)%\}", re.DOTALL)
+_PAGE = 100
+
+# The name that AWS puts before the dot in errors of `aws-sdk:` integrations.
+_SDK_ERROR_PREFIXES = {
+    "cloudwatch": "CloudWatch",
+    "ec2": "Ec2",
+    "ecr": "Ecr",
+    "eventbridge": "EventBridge",
+    "lambda": "Lambda",
+    "scheduler": "Scheduler",
+    "sns": "Sns",
+    "sqs": "Sqs",
+    "ssm": "Ssm",
+}
+
+
+def install(cloud: Cloud) -> None:
+    _install_jsonata()
+    _install_context()
+    _install_starting()
+    _install_ending(cloud)
+    _install_reading()
+    _install_validation()
+    _install_clients(cloud)
+    state_task_service_aws_sdk._SERVICE_ERROR_NAMES.update(_SDK_ERROR_PREFIXES)
+    # A Fail state may pass on what it caught, `States.Timeout` as any other name.
+    state_fail.CustomErrorName = ErrorName
+
+
+# JSONata
+
+
+class Undefined(Exception):
+    """The expression evaluates to nothing, which AWS treats as an error."""
+
+
+_jsonata_lock = threading.Lock()
+"""jsonata-python keeps interpreter state per process, not per expression."""
+
+
+def evaluate(expression: str, bindings: dict[str, Any]) -> Any:
+    """The value of a JSONata expression, with AWS's functions added.
+
+    Raises Undefined, or JException where JSONata itself finds an error.
+    """
+    with _jsonata_lock:
+        compiled = _compile(expression)
+        value = compiled.evaluate(None, _with_nulls(bindings))
+    if value is None:
+        raise Undefined
+    # The interpreter's own list and null types are not plain JSON.
+    return _plain(value)
+
+
+@functools.lru_cache(maxsize=1024)
+def _compile(expression: str) -> Jsonata:
+    compiled = Jsonata(expression)
+    # Undefined and null must stay apart until the end.
+    compiled.set_output_convert_nulls(False)
+    for name, function in _AWS_FUNCTIONS.items():
+        compiled.register_lambda(name, function)
+    return compiled
+
+
+def _with_nulls(value: Any) -> Any:
+    """A copy in which null is JSONata's null; None means undefined to it."""
+    if value is None:
+        return Utils.NULL_VALUE
+    if isinstance(value, dict):
+        return {key: _with_nulls(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_nulls(inner) for inner in value]
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if value is Utils.NULL_VALUE:
+        return None
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, Utils.RangeList):
+        return [value[index] for index in range(len(value))]
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if isinstance(value, str | int | float):
+        return value
+    raise JException("a function is not a JSON value", -1)
+
+
+def _range(first: float, last: float, step: float) -> list[float]:
+    count = int((last - first) // step) + 1
+    return [first + index * step for index in range(max(count, 0))]
+
+
+def _partition(items: list[Any], size: float) -> list[list[Any]]:
+    return [items[at : at + int(size)] for at in range(0, len(items), int(size))]
+
+
+def _hash(value: str, algorithm: str) -> str:
+    return hashlib.new(algorithm.replace("-", "").lower(), value.encode()).hexdigest()
+
+
+_AWS_FUNCTIONS = {
+    "partition": _partition,
+    "range": _range,
+    "hash": _hash,
+    "random": lambda seed=None: random.Random(seed).random(),
+    "uuid": lambda: str(uuid.uuid4()),
+    "parse": json.loads,
+}
+
+
+def _install_jsonata() -> None:
+    def eval_body(self: StringJSONata | StringVariableSample, env: Environment) -> None:
+        store = env.variable_store
+        bindings = {**store._outer_scope, **store._inner_scope}
+        bindings["states"] = {
+            name: value
+            for name, value in env.states._states_data.items()
+            # moto presets these two to null; on AWS they do not exist yet.
+            if not (name in ("result", "errorOutput") and value is None)
+        }
+        try:
+            env.stack.append(evaluate(self.expression, bindings))
+        except Undefined:
+            cause = f"The JSONata expression '{self.expression}' returned nothing (undefined)."
+            raise _query_error(env, cause) from None
+        except (JException, ValueError, TypeError, ArithmeticError, LookupError) as error:
+            cause = f"The JSONata expression '{self.expression}' threw an error: {error}"
+            raise _query_error(env, cause) from error
+
+    StringJSONata._eval_body = eval_body
+    StringVariableSample._eval_body = eval_body
+
+
+def _query_error(env: Environment, cause: str) -> FailureEventException:
+    name = StatesErrorName(typ=StatesErrorNameType.StatesQueryEvaluationError)
+    details = EventDetails(
+        evaluationFailedEventDetails=EvaluationFailedEventDetails(
+            cause=cause, error=name.error_name
+        )
+    )
+    return FailureEventException(
+        FailureEvent(
+            env=env,
+            error_name=name,
+            event_type=HistoryEventType.EvaluationFailed,
+            event_details=details,
+        )
+    )
+
+
+# The context object
+
+
+def _install_context() -> None:
+    start_details = Execution.get_start_execution_details
+    state_data = asl_state.StateData
+
+    def with_iso_start_time(self: Execution) -> Any:
+        details = start_details(self)
+        details.start_time = _iso(self.start_date)
+        return details
+
+    def with_iso_entered_time(**fields: Any) -> Any:
+        entered = datetime.fromisoformat(fields.pop("EnteredTime"))
+        return state_data(EnteredTime=_iso(entered), RetryCount=0, **fields)
+
+    Execution.get_start_execution_details = with_iso_start_time
+    asl_state.StateData = with_iso_entered_time  # type: ignore[misc,assignment]
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+# Starting
+
+
+def _install_starting() -> None:
+    start = StepFunctionsParserBackend.start_execution
+    # Without it two simultaneous starts under one name would both succeed.
+    lock = threading.Lock()
+
+    def start_execution(
+        self: StepFunctionsParserBackend,
+        state_machine_arn: str,
+        name: str | None = None,
+        *rest: Any,
+        **more: Any,
+    ) -> Execution:
+        if name is not None and not _NAME.fullmatch(name):
+            raise InvalidName(f"Invalid Name: '{name}'")
+        with lock:
+            return start(self, state_machine_arn, name or str(uuid.uuid4()), *rest, **more)
+
+    StepFunctionsParserBackend.start_execution = start_execution
+
+
+# Ending, and the events that tell of it
+
+
+def _install_ending(cloud: Cloud) -> None:
+    begin = Execution.start
+    reflect = BaseExecutionWorkerCommunication._reflect_execution_status
+    ending = threading.Lock()
+
+    def announce(execution: Execution) -> None:
+        def milliseconds(moment: datetime | None) -> int | None:
+            return int(moment.timestamp() * 1000) if moment else None
+
+        status = _status(execution)
+        cloud.put_event(
+            "aws.states",
+            "Step Functions Execution Status Change",
+            {
+                "executionArn": execution.exec_arn,
+                "stateMachineArn": execution.state_machine.arn,
+                "name": execution.name,
+                "status": status,
+                "startDate": milliseconds(execution.start_date),
+                "stopDate": milliseconds(execution.stop_date),
+                "input": execution.execution_input,
+                "output": json.dumps(execution.output) if status == "SUCCEEDED" else None,
+                "error": execution.error,
+                "cause": execution.cause,
+            },
+            [execution.exec_arn],
+        )
+
+    def start(self: Execution) -> None:
+        begin(self)
+        announce(self)
+
+    def terminated(self: BaseExecutionWorkerCommunication) -> None:
+        execution = self.execution
+        with ending:
+            if execution.exec_status != ExecutionStatus.RUNNING:
+                return  # Stopped meanwhile: that was the end.
+            reflect(self)
+            if execution.exec_status == ExecutionStatus.TIMED_OUT:
+                details = EventDetails(
+                    executionTimedOutEventDetails=ExecutionTimedOutEventDetails()
+                )
+                _close_history(execution, HistoryEventType.ExecutionTimedOut, details)
+        announce(execution)
+
+    def stop_execution(self: StepFunctionResponse) -> ActionResult:
+        execution = _execution(self)
+        error, cause = self._get_param("error"), self._get_param("cause")
+        with ending:
+            stopped_now = execution.exec_status == ExecutionStatus.RUNNING
+            if stopped_now:
+                # moto ends an execution when its task returns; AWS at once,
+                # while a running function goes on to its own end.
+                execution.exec_status = ExecutionStatus.ABORTED
+                execution.stop_date = datetime.now(UTC)
+                execution.error, execution.cause = error, cause
+                execution.stop(execution.stop_date, error, cause)
+                details = EventDetails(
+                    executionAbortedEventDetails=ExecutionAbortedEventDetails(
+                        error=error, cause=cause
+                    )
+                )
+                _close_history(execution, HistoryEventType.ExecutionAborted, details)
+        if stopped_now:
+            announce(execution)
+        return ActionResult({"stopDate": execution.stop_date})
+
+    Execution.start = start
+    BaseExecutionWorkerCommunication.terminated = terminated
+    StepFunctionResponse.stop_execution = stop_execution
+
+
+def _close_history(execution: Execution, kind: HistoryEventType, details: EventDetails) -> None:
+    """Writes the last event; what the interpreter still adds is not history."""
+    env = execution.exec_worker.env
+    manager: EventManager = env.event_manager
+    context = env.event_history_context
+    manager.add_event(context=context, event_type=kind, event_details=details)
+    manager.add_event = lambda *_, **__: 0  # type: ignore[method-assign]
+
+
+def _execution(response: StepFunctionResponse) -> Execution:
+    arn = response._get_param("executionArn")
+    for machine in response.stepfunction_backend.state_machines:
+        for execution in machine.executions:
+            if execution.execution_arn == arn:
+                _wait_for_environment(execution)
+                return execution
+    raise ExecutionDoesNotExist(f"Execution Does Not Exist: '{arn}'")
+
+
+def _wait_for_environment(execution: Execution) -> None:
+    """The interpreter sets it up in a thread of its own, within milliseconds."""
+    pause = threading.Event()
+    while execution.exec_worker.env is None:
+        pause.wait(0.002)
+
+
+# Reading
+
+
+def _status(execution: Execution) -> str:
+    return ExecutionStatus(execution.exec_status).value
+
+
+def _install_reading() -> None:
+    def describe_execution(self: StepFunctionResponse) -> ActionResult:
+        execution = _execution(self)
+        described = execution.to_describe_output()
+        described["status"] = _status(execution)
+        described["input"] = execution.execution_input
+        return ActionResult(_without_nulls(described))
+
+    def list_executions(self: StepFunctionResponse) -> ActionResult:
+        machine = self.stepfunction_backend.describe_state_machine(
+            self._get_param("stateMachineArn")
+        )
+        wanted = self._get_param("statusFilter")
+        newest_first = sorted(machine.executions, key=lambda e: e.start_date, reverse=True)
+        listed = [
+            {
+                "executionArn": execution.execution_arn,
+                "stateMachineArn": machine.arn,
+                "name": execution.name,
+                "status": _status(execution),
+                "startDate": execution.start_date,
+                "stopDate": execution.stop_date,
+            }
+            for execution in newest_first
+            if wanted in (None, _status(execution))
+        ]
+        return ActionResult(_page(self, "executions", map(_without_nulls, listed)))
+
+    def get_execution_history(self: StepFunctionResponse) -> ActionResult:
+        events = list(_execution(self).to_history_output()["events"])
+        if self._get_param("reverseOrder"):
+            events.reverse()
+        return ActionResult(_page(self, "events", events))
+
+    StepFunctionResponse.describe_execution = describe_execution
+    StepFunctionResponse.list_executions = list_executions
+    StepFunctionResponse.get_execution_history = get_execution_history
+
+
+def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _page(response: StepFunctionResponse, name: str, items: Iterable[Any]) -> dict[str, Any]:
+    everything = list(items)
+    start = int(response._get_param("nextToken") or 0)
+    end = start + int(response._get_param("maxResults") or _PAGE)
+    page: dict[str, Any] = {name: everything[start:end]}
+    if end < len(everything):
+        page["nextToken"] = str(end)
+    return page
+
+
+# Calls that Terraform makes and moto lacks
+
+
+def _install_validation() -> None:
+    validate = StepFunctionsParserBackend._validate_definition
+
+    def validate_with_expressions(definition: str) -> None:
+        validate(definition)
+        for expression in _expressions(json.loads(definition)):
+            try:
+                _compile(expression)
+            except JException as error:
+                raise InvalidDefinition(
+                    message=f"The JSONata expression '{expression}' is not valid: {error}"
+                ) from error
+
+    StepFunctionsParserBackend._validate_definition = staticmethod(validate_with_expressions)
+
+    def validate_state_machine_definition(self: StepFunctionResponse) -> ActionResult:
+        try:
+            StepFunctionsParserBackend._validate_definition(self._get_param("definition"))
+        except InvalidDefinition as error:
+            diagnostic = {
+                "severity": "ERROR",
+                "code": "SCHEMA_VALIDATION_FAILED",
+                "message": str(error.message)[:900],
+                "location": "/",
+            }
+            return ActionResult({"result": "FAIL", "diagnostics": [diagnostic]})
+        return ActionResult({"result": "OK", "diagnostics": []})
+
+    def list_state_machine_versions(self: StepFunctionResponse) -> ActionResult:
+        machine = self.stepfunction_backend.describe_state_machine(
+            self._get_param("stateMachineArn")
+        )
+        versions = [
+            {"stateMachineVersionArn": version.arn, "creationDate": version.creation_date}
+            for version in machine.versions.values()
+        ]
+        return ActionResult({"stateMachineVersions": versions})
+
+    StepFunctionResponse.validate_state_machine_definition = validate_state_machine_definition
+    StepFunctionResponse.list_state_machine_versions = list_state_machine_versions
+
+
+def _expressions(definition: Any) -> Iterator[str]:
+    if isinstance(definition, dict):
+        definition = list(definition.values())
+    if isinstance(definition, list):
+        for part in definition:
+            yield from _expressions(part)
+    elif isinstance(definition, str) and (match := _EXPRESSION.fullmatch(definition)):
+        yield match[1]
+
+
+# The interpreter's own calls
+
+
+def _install_clients(cloud: Cloud) -> None:
+    @functools.cache
+    def client(region: str, service: str, role: str) -> Any:
+        env = credentials(role)
+        return boto3.client(
+            service,
+            region_name=region,
+            endpoint_url=cloud.endpoint,
+            aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
+            config=Config(
+                parameter_validation=False,
+                retries={"total_max_attempts": 1},
+                # A function may take 15 minutes, and a state has its own time-out.
+                read_timeout=3600,
+                max_pool_connections=100,
+            ),
+        )
+
+    lock = threading.Lock()
+
+    def boto_client_for(region: str, service: str, state_credentials: Any = None) -> Any:
+        role = getattr(state_credentials, "role_arn", None) or "states"
+        with lock:  # Building a client is not safe in two threads at once.
+            return client(region, service, role.rpartition("/")[2])
+
+    replace_function(
+        "moto.stepfunctions.parser.asl.utils.boto_client", "boto_client_for", boto_client_for
+    )

@@ -1,0 +1,66 @@
+"""Faults, settings and the log of calls."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import ClientError
+
+from .conftest import RunningCloud, start_cloud, stop_cloud, until
+
+
+@pytest.mark.parametrize(
+    ("service", "action", "method", "code", "status"),
+    [
+        ("ec2", "DescribeInstances", "describe_instances", "InsufficientInstanceCapacity", 500),
+        ("ssm", "DescribeParameters", "describe_parameters", "ThrottlingException", 400),
+        ("lambda", "ListFunctions", "list_functions", "TooManyRequestsException", 429),
+        ("states", "ListStateMachines", "list_state_machines", "AccessDeniedException", 400),
+    ],
+)
+def test_a_fault_is_answered_as_often_as_asked_and_is_logged(
+    cloud: RunningCloud, service: str, action: str, method: str, code: str, status: int
+) -> None:
+    client = cloud.aws("stepfunctions" if service == "states" else service)
+    fault = {"service": service, "action": action, "code": code, "message": "no", "status": status}
+    cloud.control("POST", "faults", fault | {"times": 2})
+    cloud.control("DELETE", "calls")
+    for _ in range(2):
+        with pytest.raises(ClientError, match=f"{code}.*no") as raised:
+            getattr(client, method)()
+        assert raised.value.response["ResponseMetadata"]["HTTPStatusCode"] == status
+    assert cloud.control("GET", "faults") == []
+    logged = [(c["service"], c["action"], c["status"]) for c in cloud.control("GET", "calls")]
+    assert logged == [(service, action, status)] * 2
+
+
+def test_a_misspelt_setting_or_fault_is_refused(cloud: RunningCloud) -> None:
+    assert cloud.control("POST", "settings", {"schedule_sped": 2})["status"] == 400
+    assert cloud.control("POST", "faults", {"service": "ec2", "acton": "x"})["status"] == 400
+
+
+def test_an_unknown_route_names_the_known_ones(cloud: RunningCloud) -> None:
+    assert "settings" in cloud.control("GET", "nothing")["error"]
+
+
+def test_two_clouds_run_side_by_side_and_end_cleanly(tmp_path: Path) -> None:
+    first = start_cloud(tmp_path / "first", PREPULL_NODES="simulated")
+    second = start_cloud(tmp_path / "second", PREPULL_NODES="simulated")
+    assert first.control("GET", "ready") == first.ready
+    assert [stop_cloud(first), stop_cloud(second)] == [0, 0]
+
+
+def test_a_killed_cloud_leaves_no_process(tmp_path: Path) -> None:
+    killed = start_cloud(tmp_path, PREPULL_NODES="simulated")
+    killed.process.kill()
+    killed.process.wait()
+
+    def processes() -> list[str]:
+        listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+        return [line for line in listed.stdout.splitlines() if str(tmp_path) in line]
+
+    until(lambda: not processes())
+    again = start_cloud(tmp_path, PREPULL_NODES="simulated")
+    assert stop_cloud(again) == 0

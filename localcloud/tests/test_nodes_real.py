@@ -1,0 +1,212 @@
+"""Real nodes: what a build does on one, and what a node from its snapshot finds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import start_cloud, stop_cloud, unique, until
+from .machines import CTR, HOST, Machines, Pusher, busybox_layer, random_layer
+
+QUICK = {
+    "pending_seconds": 0.1,
+    "agent_seconds": 0.1,
+    "admin_seconds": 0.1,
+    "stopping_seconds": 0.1,
+    "shutting_down_seconds": 0.1,
+    "snapshot_seconds": 0.1,
+    "pull_retry_seconds": 0.01,
+}
+SCRUB = f"""{HOST} systemd-run --unit=finish --on-active=1 --property=Type=oneshot \
+ "--property=ExecStartPre=-/usr/bin/systemctl stop host-containers@admin.service \
+host-containers@control.service containerd.service host-containerd.service \
+systemd-random-seed.service" \
+ "--property=ExecStartPre=-/usr/bin/find /local/host-containers /local/bootstrap-containers \
+/var/lib/kubelet /var/lib/host-containerd /var/log/journal /var/lib/netdog -mindepth 1 -delete" \
+ "--property=ExecStartPre=-/usr/bin/rm -f /var/lib/systemd/random-seed" \
+ "--property=ExecStartPre=/usr/bin/sync" /usr/bin/systemctl poweroff"""
+SECRETS = (
+    "/local/host-containers/",
+    "/local/bootstrap-containers/",
+    "/local/var/lib/kubelet/",
+    "/local/var/log/journal/",
+    "/local/var/lib/systemd/random-seed",
+    "/local/var/lib/netdog/",
+    "/local/var/lib/host-containerd/",
+)
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    state = tmp_path_factory.mktemp("state")
+    cloud = start_cloud(state)
+    try:
+        if cloud.ready["nodes"] != "real":
+            pytest.skip(f"no real nodes here: {cloud.ready['why']}")
+        cloud.control("POST", "settings", QUICK)
+        yield Machines(cloud)
+    finally:
+        assert stop_cloud(cloud) == 0
+    assert str(state) not in subprocess.check_output(["losetup", "--list"], text=True)
+    assert str(state) not in Path("/proc/mounts").read_text()
+
+
+@pytest.fixture
+def instance(machines: Machines) -> Iterator[str]:
+    instance_id = machines.launch()
+    machines.await_ready(instance_id)
+    yield instance_id
+    machines.terminate(instance_id)
+    left = machines.cloud.control("GET", "leftovers")
+    assert left["processes"] == left["loop_devices"] == left["mounts"] == []
+
+
+def test_a_node_from_the_snapshot_starts_every_image_without_a_pull(
+    machines: Machines, instance: str
+) -> None:
+    base = [busybox_layer(), random_layer("base")]
+    private = Pusher(machines.cloud).push("team/tool:1", [*base, random_layer("tool")])
+    machines.cloud.aws("ecr").create_repository(repositoryName="team/api")
+    ecr = Pusher(machines.cloud, "ecr").push("team/api:v1", [*base, random_layer("api")])
+    for reference in (private, ecr):
+        pulled = machines.pull(instance, reference)
+        assert "Result=success\nExecMainStatus=0\nSubState=exited" in pulled
+
+    checked = machines.succeed(instance, f"{HOST} {CTR} images check --quiet").split()
+    assert {private, ecr} < set(checked)
+    assert "ecr.aws/arn:aws:ecr:eu-west-1:123456789012:repository/team/api:v1" in checked
+    machines.succeed(instance, SCRUB)
+    machines.await_state(instance, "stopped")
+    reason = machines.describe(instance)["StateReason"]["Code"]
+    assert reason == "Client.InstanceInitiatedShutdown"
+    snapshot = machines.snapshot(instance)
+
+    found = machines.files(snapshot)
+    assert [path for path in found if path.startswith(SECRETS)] == []
+    assert "/local/var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db" in found
+
+    worker = machines.launch(data={"SnapshotId": snapshot, "VolumeSize": 3})
+    machines.await_ready(worker)
+    for reference in (private, ecr):
+        started = machines.start_container(worker, reference)
+        assert started["output"] == "hello from amd64\n", started
+        assert (started["present"], started["pulled_bytes"], started["requests"]) == (True, 0, 0)
+        assert started["exit_code"] == 0
+        assert not started["simulated"]
+    sizes = machines.succeed(worker, f"{HOST} df -B1 --output=size /local").split()
+    assert int(sizes[-1]) > 2.9 * 2**30, "the file system did not grow with the volume"
+    machines.terminate(worker)
+
+
+def test_an_empty_node_pulls_what_it_starts(machines: Machines, instance: str) -> None:
+    reference = Pusher(machines.cloud).push("team/cold:1", [busybox_layer(), random_layer("cold")])
+    first = machines.start_container(instance, reference)
+    assert first["present"] is False
+    assert first["pulled_bytes"] > 300_000
+    again = machines.start_container(instance, reference)
+    assert (again["present"], again["pulled_bytes"]) == (True, 0)
+
+
+@pytest.fixture
+def precious() -> Iterator[list[Path]]:
+    """Files of the machine, one where the node has an overlay and one where it has its own."""
+    name = unique(".localcloud-test")
+    files = [Path.home() / name, Path("/var/log") / name]
+    for file in files:
+        file.write_text("keep")
+    yield files
+    for file in files:
+        file.unlink()
+
+
+def test_what_a_node_deletes_is_not_the_machines(
+    machines: Machines, instance: str, precious: list[Path]
+) -> None:
+    seen = machines.succeed(instance, f"{HOST} cat {precious[0]}")
+    assert seen == "keep", "the overlay shows the machine's files"
+    for file in precious:
+        machines.succeed(instance, f"{HOST} rm -rf {file}")
+        assert machines.run(instance, f"{HOST} test -e {file}")[0] == "Failed"
+    machines.succeed(instance, SCRUB)
+    machines.await_state(instance, "stopped")
+    assert [file.read_text() for file in precious] == ["keep", "keep"]
+
+
+def test_a_node_shows_none_of_the_machines_disks(machines: Machines, instance: str) -> None:
+    devices = machines.succeed(instance, f"{HOST} find /dev -type b")
+    assert devices == ""
+    disk = subprocess.check_output(["findmnt", "-nvo", "SOURCE", "/"], text=True).strip()
+    for line in machines.succeed(instance, f"{HOST} cat /proc/mounts").splitlines():
+        source, target, _, options = line.split()[:4]
+        assert source != disk or options.startswith("ro,"), f"{target} is writable"
+
+
+def test_an_arm64_node_unpacks_its_platform_and_runs_nothing(machines: Machines) -> None:
+    reference = Pusher(machines.cloud).push(
+        "team/multi:1", [busybox_layer()], platforms=("amd64", "arm64")
+    )
+    instance = machines.launch("arm64")
+    machines.await_ready(instance)
+    assert json.loads(machines.succeed(instance, "apiclient get os"))["os"]["arch"] == "aarch64"
+    assert "Result=success" in machines.pull(instance, reference)
+    checked = machines.succeed(instance, f"{HOST} {CTR} images check name=={reference}")
+    assert checked.splitlines()[1].split()[-1] == "true"
+    assert "complete (3/3)" in checked, checked
+    started = machines.start_container(instance, reference)
+    assert (started["present"], started["simulated"], started["requests"]) == (True, True, 0)
+    machines.terminate(instance)
+
+
+def test_a_failed_pull_is_a_failed_unit_with_its_reason(machines: Machines, instance: str) -> None:
+    host = machines.cloud.ready["registries"]["private"]["host"]
+    words = machines.pull(instance, f"{host}/team/none:1")
+    assert "Result=exit-code\nExecMainStatus=1\nSubState=failed" in words
+    assert "not found" in words, words
+    assert words.count("before retrying") == 5
+
+
+def test_a_power_cut_stops_the_instance_and_frees_its_volume(machines: Machines) -> None:
+    instance = machines.launch()
+    machines.await_ready(instance)
+    machines.cloud.control("POST", f"nodes/{instance}/power-cut")
+    machines.await_state(instance, "stopped")
+    assert machines.describe(instance)["StateReason"]["Code"] == "Server.InternalError"
+    machines.ec2.start_instances(InstanceIds=[instance])
+    machines.await_ready(instance)
+    machines.terminate(instance)
+
+
+def test_nodes_die_with_the_cloud(tmp_path: Path) -> None:
+    cloud = start_cloud(tmp_path)
+    if cloud.ready["nodes"] != "real":
+        stop_cloud(cloud)
+        pytest.skip(cloud.ready["why"])
+    cloud.control("POST", "settings", QUICK)
+    machines = Machines(cloud)
+    instance = machines.launch()
+    machines.await_ready(instance)
+    node = cloud.control("GET", "leftovers")["processes"][0]["pid"]
+    cloud.process.kill()
+    cloud.process.wait()
+    until(lambda: not Path(f"/proc/{node}").exists(), 20)
+    until(lambda: not loop_devices(tmp_path), 20)
+    # The next cloud there removes the node's empty control groups.
+    assert stop_cloud(start_cloud(tmp_path)) == 0
+    assert not list(Path("/sys/fs/cgroup").rglob(f"localcloud-{instance}"))
+
+
+def loop_devices(below: Path) -> list[str]:
+    listed = subprocess.check_output(["losetup", "--list", "--noheadings"], text=True)
+    return [line for line in listed.splitlines() if str(below) in line]
+
+
+def test_user_data_without_a_host_name_keeps_the_agent_away(machines: Machines) -> None:
+    instance = machines.launch(UserData="[settings.host-containers.admin]\nenabled = true\n")
+    machines.await_state(instance, "running")
+    until(lambda: machines.cloud.control("GET", "leftovers")["processes"], 20)
+    assert not machines.is_online(instance)
+    machines.terminate(instance)
