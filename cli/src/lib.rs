@@ -1,0 +1,108 @@
+//! The operator's command of prepull: starts and follows builds, shows what they made, and how nodes use it.
+//!
+//! One module a verb ([`build`], [`status`], [`snapshots`], [`nodeclass`]); each makes a report, which is printed as
+//! text or as JSON. Nothing here reads the clock or the environment, so that tests can run all of it.
+
+mod args;
+pub mod build;
+mod error;
+mod executions;
+pub mod history;
+pub mod nodeclass;
+pub mod progress;
+mod render;
+pub mod snapshots;
+pub mod status;
+mod store;
+
+use std::fmt::Display;
+
+use jiff::Timestamp;
+use prepull_aws::Clients;
+use serde::Serialize;
+
+pub use args::{Args, Command, Output};
+pub use build::follow;
+pub use error::{Error, Exit};
+pub use executions::StateMachine;
+
+use progress::Progress;
+
+/// What a command prints at its end, and how it ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The text for standard output, without its last line break.
+    pub text: String,
+    /// How the command ends.
+    pub exit: Exit,
+}
+
+impl Answer {
+    fn new(report: &(impl Display + Serialize), output: Output, exit: Exit) -> Self {
+        let text = match output {
+            Output::Text => report.to_string().trim_end().to_owned(),
+            Output::Json => serde_json::to_string_pretty(report)
+                .expect("reports have string keys and numbers that JSON knows"),
+        };
+        Self { text, exit }
+    }
+}
+
+/// Runs the command that `args` name. A build that is followed is followed until it ends or `interrupted` does.
+///
+/// # Errors
+/// See [`Error`]; a build that fails is an [`Answer`], not an error.
+pub async fn run(
+    args: &Args,
+    clients: &Clients,
+    now: Timestamp,
+    interrupted: impl Future<Output = ()>,
+) -> Result<Answer, Error> {
+    let machine = StateMachine::named(&args.name, args.state_machine.as_deref());
+    let (output, done) = (args.output, Exit::Done);
+    match &args.command {
+        Command::Build { cache, no_follow } => {
+            let execution = build::start(clients, &machine, cache, now).await?;
+            let build = if *no_follow {
+                history::Build::new(cache.clone(), execution)
+            } else {
+                follow(
+                    clients,
+                    cache,
+                    execution,
+                    Progress::on_stderr(output),
+                    interrupted,
+                )
+                .await?
+            };
+            Ok(build::answer(build, output, *no_follow))
+        }
+        Command::Follow { cache } => {
+            let execution = build::newest(clients, &machine, cache).await?;
+            let build = follow(
+                clients,
+                cache,
+                execution,
+                Progress::on_stderr(output),
+                interrupted,
+            )
+            .await?;
+            Ok(build::answer(build, output, false))
+        }
+        Command::Status { cache } => {
+            let report = status::report(clients, &machine, cache.as_ref(), now).await?;
+            Ok(Answer::new(&report, output, done))
+        }
+        Command::Snapshots { cache, images } => {
+            let report = snapshots::report(clients, cache, *images).await?;
+            Ok(Answer::new(&report, output, done))
+        }
+        Command::Nodeclass {
+            cache,
+            architecture,
+        } => {
+            let report = nodeclass::report(clients, cache, *architecture).await?;
+            Ok(Answer::new(&report, output, done))
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! `prepull nodeclass`: the `EC2NodeClass` that has Karpenter start nodes from the published snapshot.
+
+use std::fmt;
+
+use prepull_aws::{Clients, parameters};
+use prepull_domain::{Architecture, CacheConfig, CacheName, Manifest};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::{Error, store};
+
+/// MiB/s at which EBS loads a new volume from its snapshot: the most that it offers.
+///
+/// Source: EBS user guide, "Use a provisioned rate for volume initialization", 100 to 300 MiB/s.
+const INITIALIZATION_RATE: u32 = 300;
+
+/// One `EC2NodeClass` for each architecture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeClasses(Vec<NodeClass>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct NodeClass {
+    config: CacheConfig,
+    manifest: Manifest,
+}
+
+/// The node classes of `cache`: of `architecture`, or of all that the cache declares.
+///
+/// # Errors
+/// Where there is no such cache, it does not declare the architecture, nothing is published for it, or AWS refuses.
+pub async fn report(
+    clients: &Clients,
+    cache: &CacheName,
+    architecture: Option<Architecture>,
+) -> Result<NodeClasses, Error> {
+    let (_, config) = parameters::cache(clients, cache.as_str()).await?;
+    let architectures = match architecture {
+        None => config.architectures.iter().copied().collect(),
+        Some(architecture) if config.architectures.contains(&architecture) => vec![architecture],
+        Some(architecture) => {
+            return Err(Error::Usage(format!(
+                "cache `{cache}` is not built for {architecture}: add it to the cache's `architectures` in Terraform"
+            )));
+        }
+    };
+    let mut classes = Vec::new();
+    for architecture in architectures {
+        let missing = |what: &str| {
+            Error::Missing(format!(
+                "cache `{cache}` has no {what} for {architecture}: `prepull build {cache}` makes one"
+            ))
+        };
+        let snapshot = store::published(clients, cache, architecture)
+            .await?
+            .ok_or_else(|| missing("published snapshot"))?;
+        let manifest = store::manifest(clients, cache, architecture, &snapshot)
+            .await?
+            .ok_or_else(|| missing("manifest"))?;
+        classes.push(NodeClass {
+            config: config.clone(),
+            manifest,
+        });
+    }
+    Ok(NodeClasses(classes))
+}
+
+impl NodeClass {
+    /// Kubernetes' names have no `_`, so the architecture is called as Kubernetes calls it.
+    fn name(&self) -> String {
+        format!(
+            "{}-{}",
+            self.manifest.cache,
+            self.manifest.architecture.oci_name()
+        )
+    }
+
+    /// The AMI: by alias, or by its public parameter where no alias leads to it.
+    fn ami(&self) -> (&'static str, String) {
+        let Manifest {
+            variant,
+            architecture,
+            node,
+            ..
+        } = &self.manifest;
+        let version = &node.bottlerocket_version;
+        if variant.to_string().ends_with("-fips") {
+            (
+                "ssmParameter",
+                format!("/aws/service/bottlerocket/{variant}/{architecture}/{version}/image_id"),
+            )
+        } else {
+            ("alias", format!("bottlerocket@v{version}"))
+        }
+    }
+}
+
+impl Serialize for NodeClasses {
+    /// The objects as Kubernetes takes them, as a list where there are several.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let items: Vec<Value> = self.0.iter().map(NodeClass::object).collect();
+        match &items[..] {
+            [only] => only.serialize(serializer),
+            _ => json!({"apiVersion": "v1", "kind": "List", "items": items}).serialize(serializer),
+        }
+    }
+}
+
+impl NodeClass {
+    fn object(&self) -> Value {
+        let volume = &self.config.volume;
+        let (selector, ami) = self.ami();
+        let mut data = json!({
+            "snapshotID": self.manifest.snapshot_id,
+            "volumeSize": format!("{}Gi", self.manifest.volume_size.0),
+            "volumeType": "gp3",
+            "iops": volume.iops,
+            "throughput": volume.throughput_mibps,
+            "volumeInitializationRate": INITIALIZATION_RATE,
+            "encrypted": true,
+            "deleteOnTermination": true,
+        });
+        if let Some(key) = &volume.kms_key_id {
+            data["kmsKeyID"] = json!(key);
+        }
+        json!({
+            "apiVersion": "karpenter.k8s.aws/v1",
+            "kind": "EC2NodeClass",
+            "metadata": {"name": self.name()},
+            "spec": {
+                "amiFamily": "Bottlerocket",
+                "amiSelectorTerms": [{selector: ami}],
+                "role": "KarpenterNodeRole-CLUSTER",
+                "subnetSelectorTerms": [{"tags": {"karpenter.sh/discovery": "CLUSTER"}}],
+                "securityGroupSelectorTerms": [{"tags": {"karpenter.sh/discovery": "CLUSTER"}}],
+                "blockDeviceMappings": [
+                    {"deviceName": "/dev/xvda", "ebs": {
+                        "volumeSize": "4Gi", "volumeType": "gp3", "encrypted": true, "deleteOnTermination": true,
+                    }},
+                    {"deviceName": "/dev/xvdb", "ebs": data},
+                ],
+            },
+        })
+    }
+}
+
+impl fmt::Display for NodeClasses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, class) in self.0.iter().enumerate() {
+            if index > 0 {
+                writeln!(f, "---")?;
+            }
+            class.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for NodeClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Manifest {
+            cache,
+            architecture,
+            snapshot_id,
+            volume_size,
+            variant,
+            node,
+            images,
+            completed_at,
+            ..
+        } = &self.manifest;
+        let volume = &self.config.volume;
+        let (selector, ami) = self.ami();
+        writeln!(
+            f,
+            "\
+# Snapshot of cache {cache} for {architecture}: {images} images, completed {completed_at}.
+# Nodes of another architecture need a node class and a node pool of their own.
+apiVersion: karpenter.k8s.aws/v1
+kind: EC2NodeClass
+metadata:
+  name: {name}
+spec:
+  amiFamily: Bottlerocket
+  amiSelectorTerms:
+    # Built on {variant} {version}, for clusters of Kubernetes {kubernetes}. Nodes may run a later release, not an earlier one.
+    - {selector}: {ami}
+  # Adapt to your cluster: the nodes' role, subnets and security groups.
+  role: KarpenterNodeRole-CLUSTER
+  subnetSelectorTerms:
+    - tags:
+        karpenter.sh/discovery: CLUSTER
+  securityGroupSelectorTerms:
+    - tags:
+        karpenter.sh/discovery: CLUSTER
+  # Leave `instanceStorePolicy` unset: RAID0 would move containerd's data off the volume, and the images with it.
+  blockDeviceMappings:
+    - deviceName: /dev/xvda
+      ebs:
+        volumeSize: 4Gi
+        volumeType: gp3
+        encrypted: true
+        deleteOnTermination: true
+    - deviceName: /dev/xvdb
+      ebs:
+        snapshotID: {snapshot_id}
+        # At least the snapshot's. The kubelet removes images once 85 % are in use, so leave room for what pods add.
+        volumeSize: {size}Gi
+        volumeType: gp3
+        iops: {iops}
+        throughput: {throughput}
+        # MiB/s, from Karpenter 1.5 on, charged per GiB of snapshot. Without it the volume loads at first touch, and a
+        # large image may start later than if it were pulled.
+        volumeInitializationRate: {INITIALIZATION_RATE}
+        encrypted: true",
+            images = images.len(),
+            name = self.name(),
+            version = node.bottlerocket_version,
+            kubernetes = variant.kubernetes_version(),
+            size = volume_size.0,
+            iops = volume.iops,
+            throughput = volume.throughput_mibps,
+        )?;
+        if let Some(key) = &volume.kms_key_id {
+            writeln!(f, "        kmsKeyID: {key}")?;
+        }
+        writeln!(f, "        deleteOnTermination: true")
+    }
+}

@@ -1,0 +1,190 @@
+//! `prepull snapshots`: what each snapshot of a cache holds, and which one nodes use.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use jiff::Timestamp;
+use prepull_aws::{Clients, StageResult, parameters, tag_filter, tag_value, timestamp};
+use prepull_domain::stages::Base;
+use prepull_domain::{Architecture, CacheName, Manifest, SnapshotId, names};
+use serde::Serialize;
+
+use crate::render::table;
+use crate::{Error, store};
+
+/// The snapshots of a cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SnapshotsReport {
+    /// The cache.
+    pub cache: CacheName,
+    /// Its snapshots, by architecture, the newest first.
+    pub snapshots: Vec<SnapshotReport>,
+    /// Whether the text names every image.
+    #[serde(skip)]
+    with_images: bool,
+}
+
+/// One snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SnapshotReport {
+    /// The snapshot.
+    pub snapshot_id: String,
+    /// Its architecture.
+    pub architecture: String,
+    /// Whether nodes use it.
+    pub published: bool,
+    /// What it may be used for: the tag `prepull:state`.
+    pub state: Option<String>,
+    /// How far EBS is with it: `pending`, `completed`, `error`.
+    pub ebs_state: String,
+    /// EBS's progress while it is pending.
+    pub progress: Option<String>,
+    /// When EBS started it.
+    pub started_at: Timestamp,
+    /// The size of its volume in GiB.
+    pub volume_size: i32,
+    /// What it holds, from its manifest; none where it was never published.
+    pub manifest: Option<Manifest>,
+}
+
+/// The snapshots of `cache`.
+///
+/// # Errors
+/// Where there is no such cache, or AWS refuses.
+pub async fn report(
+    clients: &Clients,
+    cache: &CacheName,
+    with_images: bool,
+) -> Result<SnapshotsReport, Error> {
+    let found: Vec<_> = clients
+        .ec2
+        .describe_snapshots()
+        .owner_ids("self")
+        .filters(tag_filter(names::TAG_CACHE, cache.as_str()))
+        .into_paginator()
+        .items()
+        .send()
+        .try_collect()
+        .await
+        .or_stage_error("ec2:DescribeSnapshots")?;
+    if found.is_empty() {
+        // Tells an unknown cache from one without snapshots.
+        parameters::cache(clients, cache.as_str()).await?;
+    }
+    let mut published = Vec::new();
+    let mut manifests: BTreeMap<SnapshotId, Manifest> = BTreeMap::new();
+    for architecture in Architecture::ALL {
+        published.extend(store::published(clients, cache, architecture).await?);
+        let of_architecture = store::manifests(clients, cache, architecture).await?;
+        manifests.extend(
+            of_architecture
+                .into_iter()
+                .map(|m| (m.snapshot_id.clone(), m)),
+        );
+    }
+    let mut snapshots: Vec<_> = found
+        .iter()
+        .map(|snapshot| {
+            let id = snapshot.snapshot_id().unwrap_or_default();
+            let tag = |key| tag_value(snapshot.tags(), key).map(str::to_owned);
+            SnapshotReport {
+                snapshot_id: id.to_owned(),
+                architecture: tag(names::TAG_ARCHITECTURE).unwrap_or_default(),
+                published: published.iter().any(|published| published.as_str() == id),
+                state: tag(names::TAG_STATE),
+                ebs_state: snapshot
+                    .state()
+                    .map_or("unknown", |state| state.as_str())
+                    .to_owned(),
+                progress: snapshot.progress().map(str::to_owned),
+                started_at: timestamp(snapshot.start_time()),
+                volume_size: snapshot.volume_size().unwrap_or_default(),
+                manifest: id.parse().ok().and_then(|id| manifests.remove(&id)),
+            }
+        })
+        .collect();
+    snapshots.sort_by(|a, b| (&b.architecture, b.started_at).cmp(&(&a.architecture, a.started_at)));
+    Ok(SnapshotsReport {
+        cache: cache.clone(),
+        snapshots,
+        with_images,
+    })
+}
+
+impl SnapshotReport {
+    fn row(&self) -> Vec<String> {
+        let state = match (self.ebs_state.as_str(), self.state.as_deref()) {
+            (_, _) if self.published => "published",
+            ("completed", Some("published")) => "published before",
+            ("completed", Some(state)) => state,
+            ("completed", None) => "unfinished",
+            (ebs_state, _) => ebs_state,
+        };
+        let state = match &self.progress {
+            Some(progress) if self.ebs_state == "pending" => format!("{state} {progress}"),
+            _ => state.to_owned(),
+        };
+        let (used, images, base) = match &self.manifest {
+            Some(manifest) => (
+                manifest.used.to_string(),
+                manifest.images.len().to_string(),
+                match &manifest.base {
+                    Base::Empty { reason } => format!("empty volume: {reason}"),
+                    Base::Snapshot { snapshot_id } => snapshot_id.to_string(),
+                },
+            ),
+            None => ("-".to_owned(), "-".to_owned(), "-".to_owned()),
+        };
+        vec![
+            if self.published { "*" } else { "" }.to_owned(),
+            self.snapshot_id.clone(),
+            self.architecture.clone(),
+            state,
+            self.started_at.strftime("%Y-%m-%d %H:%MZ").to_string(),
+            format!("{} GiB", self.volume_size),
+            used,
+            images,
+            base,
+        ]
+    }
+}
+
+impl fmt::Display for SnapshotsReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.snapshots.is_empty() {
+            return writeln!(
+                f,
+                "Cache `{0}` has no snapshot yet: `prepull build {0}` makes one.",
+                self.cache
+            );
+        }
+        let head = [
+            "", "SNAPSHOT", "FOR", "STATE", "STARTED", "VOLUME", "USED", "IMAGES", "BUILT ON",
+        ];
+        let mut rows = vec![head.map(String::from).to_vec()];
+        rows.extend(self.snapshots.iter().map(SnapshotReport::row));
+        let table_of_snapshots = table("", &rows);
+        if !self.with_images {
+            return f.write_str(&table_of_snapshots);
+        }
+        let mut lines = table_of_snapshots.lines();
+        writeln!(f, "{}", lines.next().unwrap_or_default())?;
+        for (line, snapshot) in lines.zip(&self.snapshots) {
+            writeln!(f, "{line}")?;
+            let images: Vec<_> = snapshot
+                .manifest
+                .iter()
+                .flat_map(|manifest| &manifest.images)
+                .map(|image| {
+                    vec![
+                        image.reference.to_string(),
+                        image.digest.to_string(),
+                        image.size.to_string(),
+                    ]
+                })
+                .collect();
+            f.write_str(&table("      ", &images))?;
+        }
+        Ok(())
+    }
+}

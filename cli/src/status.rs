@@ -1,0 +1,385 @@
+//! `prepull status`: what is published for each cache, whether it is what the cache declares, and how the last build
+//! went.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use jiff::Timestamp;
+use prepull_aws::ec2::types::{Filter, Instance};
+use prepull_aws::sfn::operation::describe_execution::DescribeExecutionOutput;
+use prepull_aws::sfn::types::ExecutionStatus;
+use prepull_aws::{AwsError, Clients, StageResult, parameters, tag_value, timestamp};
+use prepull_domain::{
+    Architecture, Bytes, CacheConfig, CacheName, ExecutionName, GiB, Manifest, SnapshotId, names,
+};
+use serde::Serialize;
+
+use crate::history::Outcome;
+use crate::render::{ago, count, table};
+use crate::{Error, StateMachine, executions, store};
+
+/// The states of an instance that is not gone yet.
+const ALIVE: [&str; 5] = ["pending", "running", "stopping", "stopped", "shutting-down"];
+
+/// What there is, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StatusReport {
+    /// The moment.
+    pub as_of: Timestamp,
+    /// The caches, by name.
+    pub caches: Vec<CacheStatus>,
+}
+
+/// What there is of one cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CacheStatus {
+    /// The cache.
+    pub cache: CacheName,
+    /// What is wrong with its configuration.
+    pub problem: Option<String>,
+    /// Each architecture that it declares.
+    pub targets: Vec<TargetStatus>,
+    /// The newest build.
+    pub last_build: Option<LastBuild>,
+    /// The instances that builds use, or left.
+    pub builders: Vec<BuilderStatus>,
+}
+
+/// What there is of one architecture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TargetStatus {
+    /// The architecture.
+    pub architecture: Architecture,
+    /// What nodes use.
+    pub published: Option<PublishedStatus>,
+}
+
+/// A snapshot that nodes use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PublishedStatus {
+    /// The snapshot.
+    pub snapshot_id: SnapshotId,
+    /// Its state in EC2; none where EC2 has no such snapshot, and nodes cannot start from it.
+    pub state: Option<String>,
+    /// What it holds; none where its manifest is missing.
+    pub content: Option<Content>,
+}
+
+/// What a snapshot holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Content {
+    /// When it was complete.
+    pub completed_at: Timestamp,
+    /// The number of its images.
+    pub images: usize,
+    /// Bytes in use on its volume.
+    pub used: Bytes,
+    /// The size of its volume.
+    pub volume_size: GiB,
+    /// How it differs from what the cache declares now. Whether a tag has moved since, only a build finds out.
+    pub differences: Vec<String>,
+}
+
+/// The newest build of a cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LastBuild {
+    /// Its execution.
+    pub execution: ExecutionName,
+    /// When it was started.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// What it ended in.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// An instance of a build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BuilderStatus {
+    /// The instance.
+    pub instance_id: String,
+    /// Its state.
+    pub state: String,
+    /// Its architecture.
+    pub architecture: Option<String>,
+    /// The build that it belongs to.
+    pub execution: Option<String>,
+}
+
+/// The status of `cache`, or of all caches where there is none.
+///
+/// # Errors
+/// Where there is no such cache, or AWS refuses.
+pub async fn report(
+    clients: &Clients,
+    machine: &StateMachine,
+    cache: Option<&CacheName>,
+    now: Timestamp,
+) -> Result<StatusReport, Error> {
+    let mut configs = parameters::caches(clients).await?;
+    if let Some(cache) = cache {
+        let known: Vec<_> = configs.keys().map(|name| format!("`{name}`")).collect();
+        configs.retain(|name, _| name == cache);
+        if configs.is_empty() {
+            return Err(Error::Usage(match &known[..] {
+                [] => format!("there is no cache `{cache}`, nor any other"),
+                known => format!(
+                    "there is no cache `{cache}`; there are {}",
+                    known.join(", ")
+                ),
+            }));
+        }
+    }
+
+    let newest = machine
+        .newest(clients, configs.keys().cloned().collect())
+        .await?;
+    let instances = builders(clients).await?;
+
+    let mut caches = Vec::new();
+    for (cache, config) in configs {
+        let (problem, targets) = match config {
+            Ok(config) => (None, targets(clients, &cache, &config).await?),
+            Err(error) => (Some(error.to_string()), Vec::new()),
+        };
+        let of_cache = |instance: &&Instance| {
+            tag_value(instance.tags(), names::TAG_CACHE) == Some(cache.as_str())
+        };
+        caches.push(CacheStatus {
+            problem,
+            targets,
+            last_build: newest.get(&cache).map(last_build).transpose()?,
+            builders: instances.iter().filter(of_cache).map(builder).collect(),
+            cache,
+        });
+    }
+    Ok(StatusReport { as_of: now, caches })
+}
+
+async fn targets(
+    clients: &Clients,
+    cache: &CacheName,
+    config: &CacheConfig,
+) -> Result<Vec<TargetStatus>, Error> {
+    let mut targets = Vec::new();
+    for &architecture in &config.architectures {
+        targets.push(TargetStatus {
+            architecture,
+            published: published(clients, cache, config, architecture).await?,
+        });
+    }
+    Ok(targets)
+}
+
+async fn published(
+    clients: &Clients,
+    cache: &CacheName,
+    config: &CacheConfig,
+    architecture: Architecture,
+) -> Result<Option<PublishedStatus>, Error> {
+    let Some(snapshot_id) = store::published(clients, cache, architecture).await? else {
+        return Ok(None);
+    };
+    let manifest = store::manifest(clients, cache, architecture, &snapshot_id).await?;
+    Ok(Some(PublishedStatus {
+        state: snapshot_state(clients, &snapshot_id).await?,
+        content: manifest.map(|manifest| content(&manifest, config)),
+        snapshot_id,
+    }))
+}
+
+async fn snapshot_state(clients: &Clients, id: &SnapshotId) -> Result<Option<String>, Error> {
+    let described = clients
+        .ec2
+        .describe_snapshots()
+        .snapshot_ids(id.as_str())
+        .send()
+        .await;
+    let snapshots = match described {
+        Ok(answer) => answer.snapshots.unwrap_or_default(),
+        Err(error) if error.aws_code() == Some("InvalidSnapshot.NotFound") => return Ok(None),
+        Err(error) => return Err(error.into_stage_error("ec2:DescribeSnapshots").into()),
+    };
+    let state = snapshots.first().and_then(|snapshot| snapshot.state());
+    Ok(state.map(|state| state.as_str().to_owned()))
+}
+
+fn content(manifest: &Manifest, config: &CacheConfig) -> Content {
+    let held: BTreeSet<_> = manifest
+        .images
+        .iter()
+        .map(|image| &image.reference)
+        .collect();
+    let declared: BTreeSet<_> = config.images.iter().collect();
+    let mut differences: Vec<String> = declared
+        .difference(&held)
+        .map(|image| format!("lacks {image}"))
+        .collect();
+    differences.extend(
+        held.difference(&declared)
+            .map(|image| format!("still holds {image}")),
+    );
+    if manifest.variant != config.variant {
+        differences.push(format!(
+            "was built for {}, not for {}",
+            manifest.variant, config.variant
+        ));
+    }
+    Content {
+        completed_at: manifest.completed_at,
+        images: manifest.images.len(),
+        used: manifest.used,
+        volume_size: manifest.volume_size,
+        differences,
+    }
+}
+
+async fn builders(clients: &Clients) -> Result<Vec<Instance>, Error> {
+    let ours = Filter::builder()
+        .name("tag-key")
+        .values(names::TAG_CACHE)
+        .build();
+    let alive = Filter::builder()
+        .name("instance-state-name")
+        .set_values(Some(ALIVE.map(String::from).to_vec()))
+        .build();
+    let mut pages = clients
+        .ec2
+        .describe_instances()
+        .filters(ours)
+        .filters(alive)
+        .into_paginator()
+        .send();
+    let mut instances = Vec::new();
+    while let Some(page) = pages.next().await {
+        let page = page.or_stage_error("ec2:DescribeInstances")?;
+        let reservations = page.reservations.unwrap_or_default();
+        instances.extend(
+            reservations
+                .into_iter()
+                .flat_map(|r| r.instances.unwrap_or_default()),
+        );
+    }
+    Ok(instances)
+}
+
+fn builder(instance: &Instance) -> BuilderStatus {
+    let tag = |key| tag_value(instance.tags(), key).map(str::to_owned);
+    let state = instance.state().and_then(|state| state.name());
+    BuilderStatus {
+        instance_id: instance.instance_id().unwrap_or_default().to_owned(),
+        state: state.map_or("unknown", |state| state.as_str()).to_owned(),
+        architecture: tag(names::TAG_ARCHITECTURE),
+        execution: tag(names::TAG_EXECUTION),
+    }
+}
+
+fn last_build(execution: &DescribeExecutionOutput) -> Result<LastBuild, Error> {
+    let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
+    let outcome = match execution.status() {
+        ExecutionStatus::Succeeded => Outcome::of_success(execution.output().unwrap_or_default()),
+        ExecutionStatus::Failed => Outcome::Failed {
+            error: text(execution.error()),
+            cause: text(execution.cause()),
+        },
+        ExecutionStatus::Aborted => Outcome::Aborted {
+            cause: text(execution.cause()),
+        },
+        ExecutionStatus::TimedOut => Outcome::TimedOut,
+        _ => Outcome::Running,
+    };
+    Ok(LastBuild {
+        execution: executions::parse(execution.execution_arn())?.name(),
+        started_at: timestamp(Some(execution.start_date())),
+        ended_at: execution.stop_date().map(|date| timestamp(Some(date))),
+        outcome,
+    })
+}
+
+impl fmt::Display for StatusReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.caches.is_empty() {
+            f.write_str("There is no cache: declare one in Terraform's `caches` and apply.")?;
+        }
+        for (index, cache) in self.caches.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            writeln!(f, "{}", cache.cache)?;
+            if let Some(problem) = &cache.problem {
+                writeln!(f, "  {problem}")?;
+            }
+            let mut rows: Vec<_> = cache
+                .targets
+                .iter()
+                .map(|target| vec![target.architecture.to_string(), self.published(target)])
+                .collect();
+            if cache.problem.is_none() {
+                let build = cache.last_build.as_ref();
+                rows.push(vec![
+                    "last build".to_owned(),
+                    build.map_or_else(|| "none".to_owned(), |build| self.build(build)),
+                ]);
+            }
+            rows.extend(cache.builders.iter().map(|builder| {
+                let of = builder.execution.as_deref().unwrap_or("no build");
+                let architecture = builder.architecture.as_deref().unwrap_or("unknown");
+                let BuilderStatus {
+                    instance_id, state, ..
+                } = builder;
+                vec![
+                    "builder".to_owned(),
+                    format!("{instance_id} ({architecture}, {state}) of {of}"),
+                ]
+            }));
+            f.write_str(&table("  ", &rows))?;
+        }
+        Ok(())
+    }
+}
+
+impl StatusReport {
+    fn published(&self, target: &TargetStatus) -> String {
+        let Some(published) = &target.published else {
+            return "nothing published".to_owned();
+        };
+        let id = &published.snapshot_id;
+        let problem = match published.state.as_deref() {
+            Some("completed") => String::new(),
+            Some(state) => format!(" ({state})"),
+            None => " (GONE: new nodes cannot start)".to_owned(),
+        };
+        let Some(content) = &published.content else {
+            return format!("{id}{problem}, its manifest is missing");
+        };
+        let is = if content.differences.is_empty() {
+            "as declared".to_owned()
+        } else {
+            content.differences.join(", ")
+        };
+        format!(
+            "{id}{problem}, {}, {}, {} of {} used; {is}",
+            ago(content.completed_at, self.as_of),
+            count(content.images, "image"),
+            content.used,
+            content.volume_size,
+        )
+    }
+
+    fn build(&self, build: &LastBuild) -> String {
+        let when = ago(build.ended_at.unwrap_or(build.started_at), self.as_of);
+        let outcome = match &build.outcome {
+            Outcome::Running => format!("runs, started {when}"),
+            Outcome::Published { .. } => format!("published {when}"),
+            Outcome::UpToDate { .. } => format!("found everything up to date {when}"),
+            Outcome::Superseded { superseded_by } => {
+                format!("left its work to {superseded_by} {when}")
+            }
+            Outcome::Failed { error, cause } => format!("failed {when} with {error}: {cause}"),
+            Outcome::Aborted { .. } => format!("was stopped {when}"),
+            Outcome::TimedOut => format!("timed out {when}"),
+        };
+        format!("{} {outcome}", build.execution)
+    }
+}

@@ -1,0 +1,55 @@
+//! What builds leave in the Parameter Store.
+
+use prepull_aws::{Clients, parameters};
+use prepull_domain::{Architecture, CacheName, Manifest, SnapshotId, names};
+
+use crate::Error;
+
+/// The snapshot that nodes of `cache` and `architecture` use, where one was ever published.
+pub async fn published(
+    clients: &Clients,
+    cache: &CacheName,
+    architecture: Architecture,
+) -> Result<Option<SnapshotId>, Error> {
+    let place = names::pointer_parameter(cache, architecture);
+    let id = parameters::get(clients, &place).await?;
+    id.map(|id| id.parse())
+        .transpose()
+        .map_err(|error: prepull_domain::ids::InvalidId| Error::Malformed {
+            place: format!("parameter {place}"),
+            problem: error.to_string(),
+        })
+}
+
+/// The manifest of a snapshot, where there is one.
+pub async fn manifest(
+    clients: &Clients,
+    cache: &CacheName,
+    architecture: Architecture,
+    snapshot: &SnapshotId,
+) -> Result<Option<Manifest>, Error> {
+    let place = names::manifest_parameter(cache, architecture, snapshot);
+    let json = parameters::get(clients, &place).await?;
+    json.map(|json| parse_manifest(&place, &json)).transpose()
+}
+
+/// The manifests of all snapshots of `cache` and `architecture`.
+pub async fn manifests(
+    clients: &Clients,
+    cache: &CacheName,
+    architecture: Architecture,
+) -> Result<Vec<Manifest>, Error> {
+    let path = names::manifests_path(cache, architecture);
+    let parameters = parameters::below(clients, &path).await?;
+    parameters
+        .iter()
+        .map(|(place, json)| parse_manifest(place, json))
+        .collect()
+}
+
+fn parse_manifest(place: &str, json: &str) -> Result<Manifest, Error> {
+    serde_json::from_str(json).map_err(|error| Error::Malformed {
+        place: format!("parameter {place}"),
+        problem: error.to_string(),
+    })
+}
