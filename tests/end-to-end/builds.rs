@@ -1,0 +1,339 @@
+//! What a build makes: the snapshot, its content, its publication.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use prepull_aws::ec2::types::SnapshotState as EbsState;
+use prepull_domain::stages::Base;
+use prepull_domain::{GiB, names};
+use serde_json::json;
+
+use crate::fixture::{ARM, Fixture, X86, ensure_failed, ensure_succeeded};
+
+const VOLUME: GiB = GiB(4);
+
+pub async fn containers_start_from_the_snapshot_without_pulling(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let world = &fixture.world;
+    let images = [fixture.api.as_str(), &fixture.multi, &fixture.report];
+    let cache = fixture.cache(&fixture.config(&images).await?).await?;
+    let snapshot = fixture.published(&cache).await?;
+    let manifest = world.manifest(&cache, X86, &snapshot).await?;
+    let empty = world.start_node(None, X86, VOLUME).await?;
+    let cached = world.start_node(Some(&snapshot), X86, VOLUME).await?;
+    for image in &manifest.images {
+        let by_tag = image.reference.to_string();
+        let by_digest = image.reference.by_digest(&image.digest);
+        let run = world.cloud.run_container(&empty, &by_tag).await?;
+        ensure!(
+            !run.present && run.pulled_bytes > 0,
+            "an empty node has {by_tag}: the comparison shows nothing"
+        );
+        for reference in [by_tag, by_digest] {
+            let run = world.cloud.run_container(&cached, &reference).await?;
+            ensure!(
+                run.present && run.requests == 0 && run.pulled_bytes == 0,
+                "{reference} was pulled: {run:?}"
+            );
+            ensure!(run.exit_code == 0, "{reference} did not run: {run:?}");
+        }
+    }
+    world.terminate_node(&empty).await?;
+    world.terminate_node(&cached).await
+}
+
+pub async fn the_snapshot_holds_no_secret_and_keeps_the_images(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let cache = fixture
+        .cache(&fixture.config(&[&fixture.api, &fixture.report]).await?)
+        .await?;
+    let snapshot = fixture.published(&cache).await?;
+    let files = fixture.world.cloud.snapshot_files(&snapshot, "/").await?;
+    let has = |path: &str| files.iter().any(|file| file.contains(path));
+    for secret in [
+        "/host-containers/",
+        "/bootstrap-containers/",
+        "/var/lib/kubelet/",
+        "/var/log/journal/",
+        "/var/lib/systemd/random-seed",
+        "/var/lib/netdog/",
+        "/var/lib/host-containerd/",
+        "ssh_host_",
+    ] {
+        let found: Vec<_> = files.iter().filter(|file| file.contains(secret)).collect();
+        ensure!(found.is_empty(), "the snapshot holds {found:?}");
+    }
+    for kept in [
+        "/var/lib/containerd/",
+        "/var/cache/containerd/active-snapshotter",
+    ] {
+        ensure!(
+            has(kept),
+            "the snapshot lacks {kept}; it holds {} files",
+            files.len()
+        );
+    }
+    Ok(())
+}
+
+pub async fn an_unchanged_cache_launches_no_builder(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    let cache = fixture
+        .cache(&fixture.config(&[&fixture.api]).await?)
+        .await?;
+    let first = fixture.published(&cache).await?;
+    world.cloud.forget_calls().await?;
+    let outcome = world.build(&cache).await?;
+    ensure_succeeded(&outcome)?;
+    ensure!(
+        outcome.output["status"] == "up-to-date",
+        "{}",
+        outcome.output
+    );
+    ensure!(
+        outcome.output["snapshots"]["x86_64"] == first.as_str(),
+        "{}",
+        outcome.output
+    );
+    ensure!(
+        world.count_calls("RunInstances").await? == 0,
+        "a builder was launched"
+    );
+    Ok(())
+}
+
+pub async fn a_refresh_starts_from_the_last_snapshot_and_pulls_what_changed(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let world = &fixture.world;
+    let changing = world
+        .ecr
+        .push("team/changing", "v1", &fixture.image(X86, "changing 1")?)
+        .await?;
+    let cache = fixture
+        .cache(&fixture.config(&[&fixture.api, &changing]).await?)
+        .await?;
+    let first = fixture.published(&cache).await?;
+    let changed = fixture.image(X86, "changing 2")?;
+    world.ecr.push("team/changing", "v1", &changed).await?;
+    let second = fixture.published(&cache).await?;
+    ensure!(first != second, "the change was not published");
+    let manifest = world.manifest(&cache, X86, &second).await?;
+    ensure!(
+        manifest.base == Base::Snapshot { snapshot_id: first },
+        "it was built from {:?}",
+        manifest.base
+    );
+    ensure!(
+        manifest
+            .images
+            .iter()
+            .any(|image| image.digest == changed.digest()),
+        "the change is not in {manifest:?}"
+    );
+    let node = world.start_node(Some(&second), X86, VOLUME).await?;
+    for reference in [&fixture.api, &changing] {
+        let run = world.cloud.run_container(&node, reference).await?;
+        ensure!(
+            run.present && run.pulled_bytes == 0,
+            "{reference} was pulled: {run:?}"
+        );
+    }
+    let run = world.cloud.run_container(&node, &changing).await?;
+    ensure!(
+        run.simulated || run.output.contains("changing 2"),
+        "the node runs the old image: {run:?}"
+    );
+    world.terminate_node(&node).await
+}
+
+pub async fn an_image_that_left_the_cache_leaves_the_snapshot(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    let mut config = fixture.config(&[&fixture.api, &fixture.report]).await?;
+    let cache = fixture.cache(&config).await?;
+    fixture.published(&cache).await?;
+    config["images"] = json!([&fixture.api]);
+    world.store_config(&cache, &config).await?;
+    let second = fixture.published(&cache).await?;
+    let node = world.start_node(Some(&second), X86, VOLUME).await?;
+    let left = world.cloud.run_container(&node, &fixture.report).await?;
+    let kept = world.cloud.run_container(&node, &fixture.api).await?;
+    world.terminate_node(&node).await?;
+    ensure!(!left.present, "the image that left is still there");
+    ensure!(kept.present, "the image that stayed is gone");
+    Ok(())
+}
+
+pub async fn two_architectures_give_two_snapshots_with_their_platforms_digests(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let world = &fixture.world;
+    let mut config = fixture.config(&[&fixture.multi]).await?;
+    config["architectures"] = json!(["x86_64", "arm64"]);
+    let cache = fixture.cache(&config).await?;
+    let outcome = world.build(&cache).await?;
+    ensure_succeeded(&outcome)?;
+    let mut snapshots = Vec::new();
+    for architecture in [X86, ARM] {
+        let snapshot = world
+            .published(&cache, architecture)
+            .await?
+            .context("it is published")?;
+        let manifest = world.manifest(&cache, architecture, &snapshot).await?;
+        ensure!(
+            manifest.architecture == architecture
+                && manifest.images[0].digest == fixture.multi_digest
+        );
+        let node = world
+            .start_node(Some(&snapshot), architecture, VOLUME)
+            .await?;
+        let run = world.cloud.run_container(&node, &fixture.multi).await?;
+        world.terminate_node(&node).await?;
+        ensure!(
+            run.present && run.pulled_bytes == 0,
+            "{architecture}: {run:?}"
+        );
+        snapshots.push(snapshot);
+    }
+    ensure!(
+        snapshots[0] != snapshots[1],
+        "both architectures share a snapshot"
+    );
+    Ok(())
+}
+
+pub async fn one_architecture_that_fails_does_not_stop_the_other(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let world = &fixture.world;
+    let mut config = fixture.config(&[&fixture.multi]).await?;
+    config["architectures"] = json!(["x86_64", "arm64"]);
+    let cache = fixture.cache(&config).await?;
+    let execution = world.start_build(&cache).await?;
+    let builder = loop {
+        if let Some(builder) = world.builders(&cache, ARM).await?.into_iter().next() {
+            break builder;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    };
+    world
+        .clients
+        .ec2
+        .terminate_instances()
+        .instance_ids(builder.as_str())
+        .send()
+        .await?;
+    let outcome = world.await_end(&execution).await?;
+    ensure_failed(
+        &outcome,
+        "BuilderLost",
+        &["arm64", builder.as_str(), "x86_64", "published"],
+    )?;
+    let published = world
+        .published(&cache, X86)
+        .await?
+        .context("the other architecture is published")?;
+    ensure!(
+        outcome.cause.contains(published.as_str()),
+        "the cause does not name {published}: {}",
+        outcome.cause
+    );
+    ensure!(
+        world.published(&cache, ARM).await?.is_none(),
+        "a pointer was set for what failed"
+    );
+    Ok(())
+}
+
+pub async fn a_builder_without_capacity_is_tried_elsewhere(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    let cache = fixture
+        .cache(&fixture.config(&[&fixture.api]).await?)
+        .await?;
+    let fault = json!({"service": "ec2", "action": "RunInstances", "code": "InsufficientInstanceCapacity",
+        "message": "no capacity here", "status": 500, "times": 2});
+    world.cloud.add_fault(fault).await?;
+    fixture.published(&cache).await?;
+    Ok(())
+}
+
+pub async fn of_builds_that_wait_only_the_newest_goes_on(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    let cache = fixture
+        .cache(&fixture.config(&[&fixture.api]).await?)
+        .await?;
+    let mut executions = Vec::new();
+    for _ in 0..3 {
+        executions.push(world.start_build(&cache).await?);
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    }
+    let mut statuses = Vec::new();
+    for execution in &executions {
+        let outcome = world.await_end(execution).await?;
+        ensure_succeeded(&outcome)?;
+        statuses.push(
+            outcome.output["status"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
+        );
+    }
+    ensure!(
+        statuses == ["published", "superseded", "up-to-date"],
+        "they ended {statuses:?}"
+    );
+    Ok(())
+}
+
+pub async fn old_snapshots_beyond_retention_are_deleted(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    let changing = world
+        .ecr
+        .push("team/changing", "v2", &fixture.image(X86, "retained 0")?)
+        .await?;
+    let mut config = fixture.config(&[&changing]).await?;
+    config["retain_snapshots"] = json!(2);
+    let cache = fixture.cache(&config).await?;
+    let mut published = vec![fixture.published(&cache).await?];
+    for number in 1..=2 {
+        world
+            .ecr
+            .push(
+                "team/changing",
+                "v2",
+                &fixture.image(X86, &format!("retained {number}"))?,
+            )
+            .await?;
+        published.push(fixture.published(&cache).await?);
+    }
+    let described = world
+        .clients
+        .ec2
+        .describe_snapshots()
+        .owner_ids("self")
+        .filters(prepull_aws::tag_filter(names::TAG_CACHE, &cache))
+        .send()
+        .await?;
+    let mut kept: Vec<_> = described
+        .snapshots()
+        .iter()
+        .filter_map(|snapshot| snapshot.snapshot_id())
+        .collect();
+    kept.sort_unstable();
+    let mut expected = [published[1].as_str(), published[2].as_str()];
+    expected.sort_unstable();
+    ensure!(kept == expected, "{kept:?} are kept of {published:?}");
+    ensure!(
+        described
+            .snapshots()
+            .iter()
+            .all(|snapshot| snapshot.state() == Some(&EbsState::Completed))
+    );
+    ensure!(
+        world.manifest(&cache, X86, &published[0]).await.is_err(),
+        "the deleted snapshot's manifest is left"
+    );
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! The command `prepull`, as its users run it.
+
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use crate::fixture::{Fixture, X86};
+
+pub async fn build_tells_the_snapshot_and_the_failure_by_exit_code(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let world = &fixture.world;
+    let run = |arguments: &[&str]| -> Result<(Option<i32>, String, String)> {
+        let output = tokio::task::block_in_place(|| world.cli().args(arguments).output())?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok((
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        ))
+    };
+
+    let good = fixture
+        .cache(&fixture.config(&[&fixture.api]).await?)
+        .await?;
+    let (code, out, err) = run(&["build", &good, "--output", "json"])?;
+    ensure!(code == Some(0), "exit code {code:?}: {out}{err}");
+    let published = world
+        .published(&good, X86)
+        .await?
+        .map(|id| id.to_string())
+        .unwrap_or_default();
+    ensure!(
+        out.contains(&published),
+        "the output does not name {published}: {out}"
+    );
+    serde_json::from_str::<Value>(&out)?;
+
+    let (code, out, err) = run(&["snapshots", &good, "--output", "json"])?;
+    ensure!(
+        code == Some(0) && out.contains(&published),
+        "snapshots: {code:?} {out}{err}"
+    );
+    let (code, out, err) = run(&["status", &good])?;
+    ensure!(
+        code == Some(0) && out.contains(&published),
+        "status: {code:?} {out}{err}"
+    );
+    let (code, out, err) = run(&["nodeclass", &good])?;
+    ensure!(
+        code == Some(0) && out.contains(&published) && out.contains("EC2NodeClass"),
+        "nodeclass: {code:?} {out}{err}"
+    );
+
+    let missing = format!(
+        "{}/team/api:never-pushed",
+        world.cloud.ready.registries.ecr.host
+    );
+    let bad = fixture.cache(&fixture.config(&[&missing]).await?).await?;
+    let (code, out, err) = run(&["build", &bad])?;
+    ensure!(
+        code == Some(1),
+        "a failed build has exit code {code:?}: {out}{err}"
+    );
+    ensure!(
+        err.contains("ImageNotFound") || out.contains("ImageNotFound"),
+        "the reason is not told: {out}{err}"
+    );
+
+    let (code, out, err) = run(&["build", "nobody-declared-this"])?;
+    ensure!(
+        code == Some(2),
+        "an unknown cache has exit code {code:?}: {out}{err}"
+    );
+    ensure!(err.contains("nobody-declared-this"), "{err}");
+    Ok(())
+}

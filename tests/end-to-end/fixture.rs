@@ -1,0 +1,190 @@
+//! The world that all tests share, and the images in its registries.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Result, ensure};
+use prepull_aws::sfn::types::ExecutionStatus;
+use prepull_domain::{Architecture, Digest, SnapshotId};
+use prepull_tests::world::Outcome;
+use prepull_tests::{Environment, Image, Layer, World};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+pub const X86: Architecture = Architecture::X86_64;
+pub const ARM: Architecture = Architecture::Arm64;
+
+/// Triggers within so many seconds become one build.
+pub const SETTLE_SECONDS: u32 = 2;
+
+/// The world and what was pushed into it.
+pub struct Fixture {
+    pub world: World,
+    /// One platform, in private ECR.
+    pub api: String,
+    /// `x86_64` and `arm64`, in private ECR.
+    pub multi: String,
+    pub multi_digest: Digest,
+    /// `x86_64` alone, behind an index.
+    pub only_x86: String,
+    /// One platform, in the registry that wants a password.
+    pub report: String,
+    pub base: Vec<Layer>,
+    caches: AtomicU32,
+    _state: TempDir,
+}
+
+impl Fixture {
+    pub async fn set_up() -> Result<Self> {
+        let state = tempfile::Builder::new().prefix("prepull-test-").tempdir()?;
+        let world = World::start(
+            Environment::read()?,
+            state.path(),
+            SETTLE_SECONDS,
+            |cloud| {
+                let registries = &cloud.ready.registries;
+                let cache = |images: Value| {
+                    json!({
+                        "images": images,
+                        "variant": "aws-k8s-1.33",
+                        "volume": {"size_gib": 4},
+                        "schedule": {"enabled": false},
+                    })
+                };
+                let ecr = |name: &str| format!("{}/{name}", registries.ecr.host);
+                let mut pushed = cache(json!([ecr("team/pushed:v1"), ecr("team/api:v1")]));
+                pushed["builder"] =
+                    json!({"instance_types": {"x86_64": ["m7i.xlarge", "m6i.xlarge"]}});
+                let mut nightly = cache(json!([ecr("team/api:v1")]));
+                nightly["rebuild_on_push"] = json!(false);
+                nightly["schedule"] =
+                    json!({"expression": "cron(0 3 * * ? *)", "time_zone": "Europe/Berlin"});
+                let mut template = cache(json!([
+                    ecr("team/api:v1"),
+                    format!("{}/tools/report:v1", registries.private.host)
+                ]));
+                template["architectures"] = json!(["x86_64", "arm64"]);
+                template["rebuild_on_push"] = json!(false);
+                template["registry_credentials"] =
+                    json!({&registries.private.host: {"parameter_name": "/team/registry"}});
+                json!({"pushed": pushed, "nightly": nightly, "template": template})
+            },
+        )
+        .await?;
+        let base = vec![Layer::busybox()?, Layer::filler("base", 4)?];
+        for repository in [
+            "team/api",
+            "team/pushed",
+            "team/multi",
+            "team/only-x86",
+            "team/changing",
+        ] {
+            world.create_repository(repository).await?;
+        }
+        let image = |architecture, name: &str| -> Result<Image> {
+            let layers = [base.as_slice(), &[Layer::filler(name, 1)?]].concat();
+            Image::new(architecture, &layers, name)
+        };
+        let api = world
+            .ecr
+            .push("team/api", "v1", &image(X86, "api")?)
+            .await?;
+        let platforms = [image(X86, "multi")?, image(ARM, "multi on arm64")?];
+        let (multi, multi_digest) = world.ecr.push_index("team/multi", "v1", &platforms).await?;
+        let (only_x86, _) = world
+            .ecr
+            .push_index("team/only-x86", "v1", &[image(X86, "only x86")?])
+            .await?;
+        let report = world
+            .private
+            .push("tools/report", "v1", &image(X86, "report")?)
+            .await?;
+        let password = world.cloud.ready.registries.private.password.clone();
+        world.store_credentials("/team/registry", &password).await?;
+        // Pushed before the rule for pushes exists, so that no test is met by a build that it did not ask for.
+        tokio::task::block_in_place(|| world.deployment.apply())?;
+        Ok(Self {
+            world,
+            api,
+            multi,
+            multi_digest,
+            only_x86,
+            report,
+            base,
+            caches: AtomicU32::new(0),
+            _state: state,
+        })
+    }
+
+    /// An image on the shared base with a top layer and a message of its own.
+    pub fn image(&self, architecture: Architecture, name: &str) -> Result<Image> {
+        let layers = [self.base.as_slice(), &[Layer::filler(name, 1)?]].concat();
+        Image::new(architecture, &layers, name)
+    }
+
+    /// An image that can be downloaded but not unpacked.
+    pub async fn broken_image(&self) -> Result<String> {
+        let layers = [self.base.as_slice(), &[Layer::corrupt()]].concat();
+        self.world
+            .private
+            .push("tools/broken", "v1", &Image::new(X86, &layers, "broken")?)
+            .await
+    }
+
+    /// The configuration of a cache with `images` for `x86_64`.
+    pub async fn config(&self, images: &[&str]) -> Result<Value> {
+        let mut config = self.world.stored_config("template").await?;
+        config["images"] = json!(images);
+        config["architectures"] = json!(["x86_64"]);
+        Ok(config)
+    }
+
+    /// Declares a new cache and returns its name.
+    pub async fn cache(&self, config: &Value) -> Result<String> {
+        let name = format!("test-{}", self.caches.fetch_add(1, Ordering::Relaxed));
+        self.world.store_config(&name, config).await?;
+        Ok(name)
+    }
+
+    /// Builds a cache for `x86_64`, and returns the snapshot that is published then.
+    pub async fn published(&self, cache: &str) -> Result<SnapshotId> {
+        let outcome = self.world.build(cache).await?;
+        ensure_succeeded(&outcome)?;
+        let published = self.world.published(cache, X86).await?;
+        published.ok_or_else(|| anyhow::anyhow!("{cache} has no pointer after {outcome:?}"))
+    }
+}
+
+/// Asserts that an execution succeeded.
+pub fn ensure_succeeded(outcome: &Outcome) -> Result<()> {
+    ensure!(
+        outcome.status == ExecutionStatus::Succeeded,
+        "{}: {}",
+        outcome.error,
+        outcome.cause
+    );
+    Ok(())
+}
+
+/// Asserts that an execution failed with `error`, and that its cause contains every one of `words`.
+pub fn ensure_failed(outcome: &Outcome, error: &str, words: &[&str]) -> Result<()> {
+    ensure!(
+        outcome.status == ExecutionStatus::Failed,
+        "it ended {:?}: {}",
+        outcome.status,
+        outcome.output
+    );
+    ensure!(
+        outcome.error == error,
+        "it failed with {} and not {error}: {}",
+        outcome.error,
+        outcome.cause
+    );
+    for word in words {
+        ensure!(
+            outcome.cause.contains(word),
+            "the cause does not contain {word:?}: {}",
+            outcome.cause
+        );
+    }
+    Ok(())
+}

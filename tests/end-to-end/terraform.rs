@@ -1,0 +1,48 @@
+//! The module: applied by the fixture, planned again, destroyed.
+
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use prepull_tests::deployment::Changes;
+
+use crate::fixture::Fixture;
+
+pub async fn a_second_plan_has_no_changes(fixture: Arc<Fixture>) -> Result<()> {
+    let (changes, plan) = tokio::task::block_in_place(|| fixture.world.deployment.plan())?;
+    ensure!(changes == Changes::None, "{plan}");
+    Ok(())
+}
+
+pub async fn destroy_leaves_nothing(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    tokio::task::block_in_place(|| world.deployment.destroy())?;
+    let machines = world.clients.sfn.list_state_machines().send().await?;
+    ensure!(
+        machines.state_machines().is_empty(),
+        "state machines are left: {machines:?}"
+    );
+    let documents = world
+        .clients
+        .ssm
+        .list_documents()
+        .filters(
+            prepull_aws::ssm::types::DocumentKeyValuesFilter::builder()
+                .key("Owner")
+                .values("Self")
+                .build(),
+        )
+        .send()
+        .await?;
+    ensure!(
+        documents.document_identifiers().is_empty(),
+        "documents are left: {documents:?}"
+    );
+    let groups = world.clients.ec2.describe_security_groups().send().await?;
+    let ours: Vec<_> = groups
+        .security_groups()
+        .iter()
+        .filter(|g| g.group_name() != Some("default"))
+        .collect();
+    ensure!(ours.is_empty(), "security groups are left: {ours:?}");
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! What starts a build, and what does not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::fixture::{Fixture, SETTLE_SECONDS, X86, ensure_succeeded};
+
+/// Long enough for a push to have started what it starts.
+const SETTLED: Duration = Duration::from_secs(2 * SETTLE_SECONDS as u64 + 1);
+
+pub async fn a_push_to_ecr_starts_a_build(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    let before = world.executions("pushed").await?.len();
+    world
+        .ecr
+        .push("team/pushed", "v1", &fixture.image(X86, "pushed")?)
+        .await?;
+    let execution = world.await_start("pushed", before).await?;
+    ensure_succeeded(&world.await_end(&execution).await?)?;
+    world
+        .published("pushed", X86)
+        .await?
+        .context("the build published a snapshot")?;
+    Ok(())
+}
+
+pub async fn a_burst_of_pushes_becomes_one_build(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    let before = world.executions("pushed").await?.len();
+    // Five pushes in a moment fall into one window, or into two where its end lies between them.
+    let mut last = fixture.image(X86, "burst")?;
+    for number in 0..5 {
+        last = fixture.image(X86, &format!("burst {number}"))?;
+        world.ecr.push("team/pushed", "v1", &last).await?;
+    }
+    let execution = world.await_start("pushed", before).await?;
+    ensure_succeeded(&world.await_end(&execution).await?)?;
+    tokio::time::sleep(SETTLED).await;
+    let executions = world.executions("pushed").await?;
+    for execution in &executions {
+        ensure_succeeded(&world.await_end(execution).await?)?;
+    }
+    ensure!(
+        executions.len() - before <= 2,
+        "five pushes started {} builds",
+        executions.len() - before
+    );
+    let published = world
+        .published("pushed", X86)
+        .await?
+        .context("a snapshot is published")?;
+    let manifest = world.manifest("pushed", X86, &published).await?;
+    ensure!(
+        manifest
+            .images
+            .iter()
+            .any(|image| image.digest == last.digest()),
+        "the last push is not in the published snapshot: {manifest:?}"
+    );
+    Ok(())
+}
+
+pub async fn a_schedule_that_fires_starts_a_build(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    let before = world.executions("nightly").await?.len();
+    // A night passes in about four seconds.
+    world.cloud.set(json!({"schedule_speed": 20_000})).await?;
+    let execution = world.await_start("nightly", before).await?;
+    world.cloud.set(json!({"schedule_speed": 1})).await?;
+    ensure_succeeded(&world.await_end(&execution).await?)?;
+    world
+        .published("nightly", X86)
+        .await?
+        .context("the build published a snapshot")?;
+    tokio::time::sleep(SETTLED).await;
+    for execution in world.executions("nightly").await? {
+        ensure_succeeded(&world.await_end(&execution).await?)?;
+    }
+    Ok(())
+}
+
+pub async fn a_plain_execution_with_a_cache_builds_it(fixture: Arc<Fixture>) -> Result<()> {
+    let config = fixture.config(&[&fixture.api]).await?;
+    let cache = fixture.cache(&config).await?;
+    fixture.published(&cache).await?;
+    Ok(())
+}
+
+pub async fn an_event_that_is_none_is_refused_with_its_reason(fixture: Arc<Fixture>) -> Result<()> {
+    let event = |detail: Value| {
+        json!({
+            "version": "0", "id": "12345678-1234-1234-1234-123456789012", "detail-type": "ECR Image Action",
+            "source": "aws.ecr", "account": "123456789012", "time": "2026-01-02T03:04:05Z", "region": "eu-west-1",
+            "resources": [], "detail": detail,
+        })
+    };
+    let detail = json!({"action-type": "PUSH", "result": "SUCCESS", "repository-name": "team/api", "image-tag": "v1",
+        "image-digest": format!("sha256:{}", "a".repeat(64))});
+    let with = |field: &str, value: Value| {
+        let mut detail = detail.clone();
+        detail[field] = value;
+        event(detail)
+    };
+    let mut tagless = detail.clone();
+    tagless
+        .as_object_mut()
+        .context("it is an object")?
+        .remove("image-tag");
+    let before = fixture.world.executions("pushed").await?.len();
+    for (input, word) in [
+        (json!("nonsense"), "nonsense"),
+        (json!({}), "cache"),
+        (json!([1, 2]), ""),
+        (event(json!({"colour": "blue"})), ""),
+        (with("result", json!("FAILURE")), "FAILURE"),
+        (with("action-type", json!("DELETE")), "DELETE"),
+        (event(tagless), "tag"),
+        (json!({"source": "schedule", "cache": "No Name"}), "No Name"),
+    ] {
+        let answer = fixture.world.invoke("start-build", &input).await?;
+        ensure!(
+            answer["errorType"] == "InvalidEvent" || answer["errorType"] == "InvalidConfig",
+            "{input}: {answer}"
+        );
+        let message = answer["errorMessage"].as_str().unwrap_or_default();
+        ensure!(
+            message.contains(word),
+            "{input} is refused without {word:?}: {message}"
+        );
+    }
+    ensure!(
+        fixture.world.executions("pushed").await?.len() == before,
+        "a refused event started a build"
+    );
+    Ok(())
+}
+
+pub async fn a_push_that_no_cache_names_starts_nothing(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    world.cloud.forget_calls().await?;
+    world
+        .ecr
+        .push(
+            "team/pushed",
+            "another-tag",
+            &fixture.image(X86, "another")?,
+        )
+        .await?;
+    tokio::time::sleep(SETTLED).await;
+    ensure!(
+        world.count_calls("GetParametersByPath").await? > 0,
+        "start-build was not called"
+    );
+    ensure!(
+        world.count_calls("StartExecution").await? == 0,
+        "a build was started"
+    );
+    Ok(())
+}

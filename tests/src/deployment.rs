@@ -1,0 +1,175 @@
+//! The Terraform module, deployed to a local cloud.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::{Environment, LocalCloud};
+
+/// A deployment. Its state lies beside the local cloud's, so that nothing is written into the repository.
+#[derive(Debug)]
+pub struct Deployment {
+    terraform: PathBuf,
+    module: PathBuf,
+    state: PathBuf,
+    variables: PathBuf,
+}
+
+/// What a plan found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Changes {
+    /// What is deployed is what is declared.
+    None,
+    /// Applying would change something.
+    Some,
+}
+
+impl Deployment {
+    /// Prepares a deployment of `caches`, in the form of the module's variable, to `cloud`.
+    ///
+    /// # Errors
+    /// Where Terraform's providers cannot be had.
+    pub fn prepare(
+        environment: &Environment,
+        cloud: &LocalCloud,
+        state: PathBuf,
+        caches: &Value,
+        settle_seconds: u32,
+    ) -> Result<Self> {
+        std::fs::create_dir_all(&state)?;
+        let variables = state.join("variables.tfvars.json");
+        let values = serde_json::json!({
+            "endpoint": cloud.endpoint,
+            "functions_directory": environment.functions,
+            "caches": caches,
+            "settle_seconds": settle_seconds,
+            "function_environment": {"RUST_LOG": "info"},
+        });
+        std::fs::write(&variables, serde_json::to_vec_pretty(&values)?)?;
+        let deployment = Self {
+            terraform: environment.terraform.clone(),
+            module: environment.repository.join("localcloud/deploy"),
+            state,
+            variables,
+        };
+        deployment.run(&["init", "-input=false"])?;
+        Ok(deployment)
+    }
+
+    /// Declares other caches than before, without applying.
+    ///
+    /// # Errors
+    /// Where the variables cannot be written.
+    pub fn declare(&self, caches: &Value) -> Result<()> {
+        let mut values: Value = serde_json::from_slice(&std::fs::read(&self.variables)?)?;
+        values["caches"] = caches.clone();
+        Ok(std::fs::write(
+            &self.variables,
+            serde_json::to_vec_pretty(&values)?,
+        )?)
+    }
+
+    /// Applies what is declared.
+    ///
+    /// # Errors
+    /// With Terraform's own output, where it fails.
+    pub fn apply(&self) -> Result<()> {
+        self.run_with_state(&["apply", "-auto-approve", "-input=false"])
+            .map(drop)
+    }
+
+    /// Plans, and tells whether anything would change.
+    ///
+    /// # Errors
+    /// With Terraform's own output, where it fails.
+    pub fn plan(&self) -> Result<(Changes, String)> {
+        let output = self
+            .command(&["plan", "-detailed-exitcode", "-input=false"], true)
+            .output()?;
+        let text = text(&output);
+        match output.status.code() {
+            Some(0) => Ok((Changes::None, text)),
+            Some(2) => Ok((Changes::Some, text)),
+            _ => anyhow::bail!("terraform plan failed:\n{text}"),
+        }
+    }
+
+    /// Destroys everything.
+    ///
+    /// # Errors
+    /// With Terraform's own output, where it fails.
+    pub fn destroy(&self) -> Result<()> {
+        self.run_with_state(&["destroy", "-auto-approve", "-input=false"])
+            .map(drop)
+    }
+
+    /// The outputs of the module.
+    ///
+    /// # Errors
+    /// Where nothing is applied.
+    pub fn outputs(&self) -> Result<Value> {
+        let path = self.state.join("terraform.tfstate");
+        let state: Value =
+            serde_json::from_slice(&std::fs::read(&path).context("nothing is applied")?)?;
+        Ok(state["outputs"].clone())
+    }
+
+    /// The ARN of the state machine.
+    ///
+    /// # Errors
+    /// Where nothing is applied.
+    pub fn state_machine_arn(&self) -> Result<String> {
+        Ok(self.outputs()?["state_machine_arn"]["value"]
+            .as_str()
+            .context("the module has this output")?
+            .to_owned())
+    }
+
+    fn run_with_state(&self, arguments: &[&str]) -> Result<Output> {
+        Self::finish(arguments, self.command(arguments, true).output()?)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<Output> {
+        Self::finish(arguments, self.command(arguments, false).output()?)
+    }
+
+    fn command(&self, arguments: &[&str], with_state: bool) -> Command {
+        let mut command = Command::new(&self.terraform);
+        command
+            .arg(format!("-chdir={}", self.module.display()))
+            .args(arguments)
+            .arg("-no-color");
+        if with_state {
+            command
+                .arg(format!(
+                    "-state={}",
+                    self.state.join("terraform.tfstate").display()
+                ))
+                .arg(format!("-var-file={}", self.variables.display()));
+        }
+        command
+            .env("TF_DATA_DIR", self.state.join("data"))
+            .env("TF_IN_AUTOMATION", "1");
+        command
+    }
+
+    fn finish(arguments: &[&str], output: Output) -> Result<Output> {
+        ensure!(
+            output.status.success(),
+            "terraform {} failed:\n{}",
+            arguments[0],
+            text(&output)
+        );
+        Ok(output)
+    }
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}

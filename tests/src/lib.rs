@@ -1,0 +1,14 @@
+//! What the demonstration and the end-to-end tests share: a local cloud, the module deployed to it, images to put into
+//! its registries, and helpers that act and look as a user would.
+
+pub mod deployment;
+pub mod environment;
+pub mod images;
+pub mod localcloud;
+pub mod world;
+
+pub use deployment::Deployment;
+pub use environment::Environment;
+pub use images::{Image, Layer};
+pub use localcloud::LocalCloud;
+pub use world::World;

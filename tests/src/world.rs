@@ -1,0 +1,549 @@
+//! A local cloud with the module deployed to it, and what a user does there: push, build, look, start nodes.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use prepull_aws::ec2::types::{
+    BlockDeviceMapping, EbsBlockDevice, IamInstanceProfileSpecification, InstanceStateName,
+    InstanceType, Reservation, ResourceType, Tag, TagSpecification, VolumeType,
+};
+use prepull_aws::sfn::types::ExecutionStatus;
+use prepull_aws::{AwsError as _, Clients, parameters};
+use prepull_domain::{
+    Architecture, CacheName, ExecutionArn, GiB, InstanceId, Manifest, SnapshotId, names,
+};
+use serde_json::{Value, json};
+
+use crate::images::Pusher;
+use crate::{Deployment, Environment, LocalCloud};
+
+/// The region that the local cloud plays.
+pub const REGION: &str = "eu-west-1";
+
+/// How long a build may take here before something is wrong.
+const BUILD_TIME_OUT: Duration = Duration::from_secs(240);
+
+/// A local cloud and the module deployed to it.
+pub struct World {
+    /// What `cargo xtask` prepared.
+    pub environment: Environment,
+    /// The local cloud.
+    pub cloud: LocalCloud,
+    /// The module.
+    pub deployment: Deployment,
+    /// Clients of the local cloud, with no limit to what they may do.
+    pub clients: Clients,
+    /// Pushes to private ECR.
+    pub ecr: Pusher,
+    /// Pushes to the registry that wants a password.
+    pub private: Pusher,
+}
+
+/// How an execution ended.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Its status.
+    pub status: ExecutionStatus,
+    /// Its output, where it succeeded.
+    pub output: Value,
+    /// The name of its error, where it failed.
+    pub error: String,
+    /// The error's cause.
+    pub cause: String,
+}
+
+impl World {
+    /// Starts a local cloud below `state`, and prepares the deployment of what `caches` declares once the registries are
+    /// known. Nothing is applied yet.
+    ///
+    /// # Errors
+    /// Where the local cloud does not start or Terraform cannot be initialized.
+    ///
+    /// # Panics
+    /// Never: the region is one.
+    pub async fn start(
+        environment: Environment,
+        state: &Path,
+        settle_seconds: u32,
+        caches: impl FnOnce(&LocalCloud) -> Value,
+    ) -> Result<Self> {
+        let cloud = LocalCloud::start(&environment, &state.join("cloud"))?;
+        let caches = caches(&cloud);
+        let deployment = Deployment::prepare(
+            &environment,
+            &cloud,
+            state.join("terraform"),
+            &caches,
+            settle_seconds,
+        )?;
+        let clients =
+            Clients::at_endpoint(&cloud.endpoint, &REGION.parse().expect("this is a region")).await;
+        let ecr = Pusher::new(&cloud.ready.registries.ecr, &cloud.ready.ca_certificate)?;
+        let private = Pusher::new(&cloud.ready.registries.private, &cloud.ready.ca_certificate)?;
+        Ok(Self {
+            environment,
+            cloud,
+            deployment,
+            clients,
+            ecr,
+            private,
+        })
+    }
+
+    /// The command `prepull`, aimed at this world.
+    #[must_use]
+    pub fn cli(&self) -> std::process::Command {
+        let mut command = std::process::Command::new(&self.environment.cli);
+        command
+            .env("AWS_ENDPOINT_URL", &self.cloud.endpoint)
+            .env("AWS_REGION", REGION)
+            .env("AWS_ACCESS_KEY_ID", "localcloud")
+            .env("AWS_SECRET_ACCESS_KEY", "localcloud");
+        command
+    }
+
+    /// Makes a repository in private ECR.
+    ///
+    /// # Errors
+    /// Where ECR refuses for another reason than that it exists.
+    pub async fn create_repository(&self, name: &str) -> Result<()> {
+        match self
+            .clients
+            .ecr
+            .create_repository()
+            .repository_name(name)
+            .send()
+            .await
+        {
+            Err(error) if error.aws_code() != Some("RepositoryAlreadyExistsException") => {
+                Err(error.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Stores the password of the private registry where caches can name it, and returns the parameter's name.
+    ///
+    /// # Errors
+    /// Where Systems Manager refuses.
+    pub async fn store_credentials(&self, parameter: &str, password: &str) -> Result<String> {
+        let value =
+            json!({"username": self.cloud.ready.registries.private.username, "password": password});
+        self.clients
+            .ssm
+            .put_parameter()
+            .name(parameter)
+            .value(value.to_string())
+            .r#type(prepull_aws::ssm::types::ParameterType::SecureString)
+            .overwrite(true)
+            .send()
+            .await?;
+        Ok(parameter.to_owned())
+    }
+
+    /// The configuration that Terraform stored for `cache`, to be changed and stored under another name.
+    ///
+    /// # Errors
+    /// Where there is no such cache.
+    pub async fn stored_config(&self, cache: &str) -> Result<Value> {
+        let json =
+            parameters::get(&self.clients, &format!("{}/{cache}", names::CONFIG_PATH)).await?;
+        Ok(serde_json::from_str(
+            &json.with_context(|| format!("no cache {cache}"))?,
+        )?)
+    }
+
+    /// Stores `config` as the cache `name`, as if Terraform had declared it, however wrong it is.
+    ///
+    /// # Errors
+    /// Where Systems Manager refuses.
+    pub async fn store_config(&self, name: &str, config: &Value) -> Result<()> {
+        Ok(parameters::put(
+            &self.clients,
+            &format!("{}/{name}", names::CONFIG_PATH),
+            &config.to_string(),
+        )
+        .await?)
+    }
+
+    /// Starts a build as a user does who knows nothing but the state machine.
+    ///
+    /// # Errors
+    /// Where Step Functions refuses.
+    pub async fn start_build(&self, cache: &str) -> Result<ExecutionArn> {
+        let machine = self.deployment.state_machine_arn()?;
+        let input = json!({ "cache": cache }).to_string();
+        let started = self
+            .clients
+            .sfn
+            .start_execution()
+            .state_machine_arn(machine)
+            .input(input)
+            .send()
+            .await?;
+        Ok(started.execution_arn().parse()?)
+    }
+
+    /// Starts a build and waits for its end.
+    ///
+    /// # Errors
+    /// Where it cannot be started or does not end.
+    pub async fn build(&self, cache: &str) -> Result<Outcome> {
+        let execution = self.start_build(cache).await?;
+        self.await_end(&execution).await
+    }
+
+    /// Waits for an execution's end.
+    ///
+    /// # Errors
+    /// Where it does not end in time.
+    pub async fn await_end(&self, execution: &ExecutionArn) -> Result<Outcome> {
+        let start = Instant::now();
+        loop {
+            let described = self
+                .clients
+                .sfn
+                .describe_execution()
+                .execution_arn(execution.as_str())
+                .send()
+                .await?;
+            if *described.status() != ExecutionStatus::Running {
+                return Ok(Outcome {
+                    status: described.status().clone(),
+                    output: described
+                        .output()
+                        .map_or(Ok(Value::Null), serde_json::from_str)?,
+                    error: described.error().unwrap_or_default().to_owned(),
+                    cause: described.cause().unwrap_or_default().to_owned(),
+                });
+            }
+            ensure!(
+                start.elapsed() < BUILD_TIME_OUT,
+                "{execution} still runs after {BUILD_TIME_OUT:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// The executions of `cache` so far, the newest first.
+    ///
+    /// # Errors
+    /// Where Step Functions does not answer.
+    pub async fn executions(&self, cache: &str) -> Result<Vec<ExecutionArn>> {
+        let machine = self.deployment.state_machine_arn()?;
+        let listed = self
+            .clients
+            .sfn
+            .list_executions()
+            .state_machine_arn(machine)
+            .send()
+            .await?;
+        let mut found = Vec::new();
+        for execution in listed.executions() {
+            let arn = execution.execution_arn();
+            let described = self
+                .clients
+                .sfn
+                .describe_execution()
+                .execution_arn(arn)
+                .send()
+                .await?;
+            let input: Value =
+                serde_json::from_str(described.input().unwrap_or("{}")).unwrap_or_default();
+            if input["cache"] == cache {
+                found.push((described.start_date().to_millis()?, arn.parse()?));
+            }
+        }
+        found.sort_by_key(|(started, _)| std::cmp::Reverse(*started));
+        Ok(found.into_iter().map(|(_, arn)| arn).collect())
+    }
+
+    /// Waits until more than `before` executions of `cache` were started, and returns the newest.
+    ///
+    /// # Errors
+    /// Where none starts in time.
+    pub async fn await_start(&self, cache: &str, before: usize) -> Result<ExecutionArn> {
+        let start = Instant::now();
+        loop {
+            let executions = self.executions(cache).await?;
+            if executions.len() > before {
+                return Ok(executions[0].clone());
+            }
+            ensure!(
+                start.elapsed() < Duration::from_secs(60),
+                "no build of {cache} was started within a minute"
+            );
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// The snapshot that the pointer of `cache` names.
+    ///
+    /// # Errors
+    /// Where the pointer cannot be read or names no snapshot.
+    pub async fn published(
+        &self,
+        cache: &str,
+        architecture: Architecture,
+    ) -> Result<Option<SnapshotId>> {
+        let cache: CacheName = cache.parse()?;
+        let pointer = parameters::get(
+            &self.clients,
+            &names::pointer_parameter(&cache, architecture),
+        )
+        .await?;
+        pointer.map(|id| Ok(id.parse()?)).transpose()
+    }
+
+    /// The manifest of a snapshot.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub async fn manifest(
+        &self,
+        cache: &str,
+        architecture: Architecture,
+        snapshot: &SnapshotId,
+    ) -> Result<Manifest> {
+        let name = names::manifest_parameter(&cache.parse()?, architecture, snapshot);
+        let json = parameters::get(&self.clients, &name)
+            .await?
+            .with_context(|| format!("no parameter {name}"))?;
+        Ok(serde_json::from_str(&json)?)
+    }
+
+    /// Starts a node as Karpenter would, its data volume empty or from `snapshot`, and waits until it runs.
+    ///
+    /// # Errors
+    /// Where it does not come to run.
+    ///
+    /// # Panics
+    /// Never: the specifications below are complete.
+    pub async fn start_node(
+        &self,
+        snapshot: Option<&SnapshotId>,
+        architecture: Architecture,
+        size: GiB,
+    ) -> Result<InstanceId> {
+        let ami = parameters::get(
+            &self.clients,
+            &format!("/aws/service/bottlerocket/aws-k8s-1.33/{architecture}/latest/image_id"),
+        )
+        .await?
+        .context("localcloud knows Bottlerocket's AMIs")?;
+        let instance_type = match architecture {
+            Architecture::X86_64 => InstanceType::M6iXlarge,
+            Architecture::Arm64 => InstanceType::M6gXlarge,
+        };
+        let volume = EbsBlockDevice::builder()
+            .volume_type(VolumeType::Gp3)
+            .volume_size(i32::try_from(size.0)?)
+            .set_snapshot_id(snapshot.map(ToString::to_string))
+            .delete_on_termination(true)
+            .build();
+        // The registry's password reaches a kubelet through image pull secrets; here the node itself knows it.
+        let private = &self.cloud.ready.registries.private;
+        let user_data = format!(
+            "[settings.kubernetes]\nhostname-override = \"node\"\n\n[[settings.container-registry.credentials]]\n\
+             registry = \"{}\"\nusername = \"{}\"\npassword = \"{}\"\n",
+            private.host, private.username, private.password
+        );
+        let profile = self.deployment.outputs()?["builder_instance_profile_arn"]["value"]
+            .as_str()
+            .map(str::to_owned);
+        let tag = Tag::builder().key("Name").value("node").build();
+        let run = self
+            .clients
+            .ec2
+            .run_instances()
+            .image_id(ami)
+            .instance_type(instance_type)
+            .min_count(1)
+            .max_count(1)
+            .user_data(BASE64_STANDARD.encode(user_data))
+            .set_iam_instance_profile(
+                profile.map(|arn| IamInstanceProfileSpecification::builder().arn(arn).build()),
+            )
+            .block_device_mappings(
+                BlockDeviceMapping::builder()
+                    .device_name(names::DATA_DEVICE)
+                    .ebs(volume)
+                    .build(),
+            )
+            .tag_specifications(
+                TagSpecification::builder()
+                    .resource_type(ResourceType::Instance)
+                    .tags(tag)
+                    .build(),
+            )
+            .send()
+            .await?;
+        let node: InstanceId = run.instances()[0]
+            .instance_id()
+            .context("every instance has an ID")?
+            .parse()?;
+        self.await_state(&node, &InstanceStateName::Running).await?;
+        Ok(node)
+    }
+
+    /// Terminates a node and waits until it is gone.
+    ///
+    /// # Errors
+    /// Where it does not go.
+    pub async fn terminate_node(&self, node: &InstanceId) -> Result<()> {
+        self.clients
+            .ec2
+            .terminate_instances()
+            .instance_ids(node.as_str())
+            .send()
+            .await?;
+        self.await_state(node, &InstanceStateName::Terminated).await
+    }
+
+    async fn await_state(&self, node: &InstanceId, wanted: &InstanceStateName) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let described = self
+                .clients
+                .ec2
+                .describe_instances()
+                .instance_ids(node.as_str())
+                .send()
+                .await?;
+            let state = described
+                .reservations()
+                .iter()
+                .flat_map(Reservation::instances)
+                .next()
+                .and_then(|i| i.state()?.name());
+            if state == Some(wanted) {
+                return Ok(());
+            }
+            ensure!(
+                start.elapsed() < Duration::from_secs(60),
+                "{node} is {state:?} and not {wanted:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Calls the function of a stage and returns its answer, which may be an error: `{"errorType", "errorMessage"}`.
+    ///
+    /// # Errors
+    /// Where there is no such function.
+    pub async fn invoke(&self, stage: &str, payload: &Value) -> Result<Value> {
+        self.cloud
+            .invoke(&format!("prepull-{stage}"), payload)
+            .await
+    }
+
+    /// The instances of a cache's builders that are not terminated.
+    ///
+    /// # Errors
+    /// Where EC2 does not answer.
+    pub async fn builders(
+        &self,
+        cache: &str,
+        architecture: Architecture,
+    ) -> Result<Vec<InstanceId>> {
+        let described = self
+            .clients
+            .ec2
+            .describe_instances()
+            .filters(prepull_aws::tag_filter(names::TAG_CACHE, cache))
+            .filters(prepull_aws::tag_filter(
+                names::TAG_ARCHITECTURE,
+                architecture.as_str(),
+            ))
+            .send()
+            .await?;
+        let instances = described
+            .reservations()
+            .iter()
+            .flat_map(Reservation::instances);
+        instances
+            .filter(|instance| {
+                let state = instance.state().and_then(|state| state.name());
+                !matches!(
+                    state,
+                    Some(InstanceStateName::Terminated | InstanceStateName::ShuttingDown)
+                )
+            })
+            .map(|instance| {
+                Ok(instance
+                    .instance_id()
+                    .context("every instance has an ID")?
+                    .parse()?)
+            })
+            .collect()
+    }
+
+    /// Waits a moment for what is just ending, then asserts that no instance, volume, unfinished snapshot, node process,
+    /// mount or loop device is left.
+    ///
+    /// # Errors
+    /// With what is left.
+    pub async fn nothing_is_left(&self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let left = self.cloud.leftovers().await?;
+            let all = left.as_object().context("leftovers are told by kind")?;
+            if all
+                .values()
+                .all(|kind| kind.as_array().is_some_and(Vec::is_empty))
+            {
+                break;
+            }
+            if start.elapsed() > Duration::from_secs(20) {
+                bail!("something is left: {left}");
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        self.every_snapshot_is_usable().await
+    }
+
+    /// Asserts that each of our snapshots bears the state `verified` or `published`.
+    async fn every_snapshot_is_usable(&self) -> Result<()> {
+        let described = self
+            .clients
+            .ec2
+            .describe_snapshots()
+            .owner_ids("self")
+            .send()
+            .await?;
+        for snapshot in described.snapshots() {
+            if prepull_aws::tag_value(snapshot.tags(), names::TAG_CACHE).is_some() {
+                let state = prepull_aws::tag_value(snapshot.tags(), names::TAG_STATE);
+                let id = snapshot.snapshot_id().unwrap_or_default();
+                ensure!(
+                    matches!(state, Some("verified" | "published")),
+                    "snapshot {id} is left with state {state:?}"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// How often an action was called since the calls were last forgotten.
+    ///
+    /// # Errors
+    /// Where the local cloud does not answer.
+    pub async fn count_calls(&self, action: &str) -> Result<usize> {
+        Ok(self
+            .cloud
+            .calls()
+            .await?
+            .iter()
+            .filter(|call| call.action == action)
+            .count())
+    }
+
+    /// Where the local cloud logs to.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.cloud.log().to_owned()
+    }
+}

@@ -1,0 +1,92 @@
+//! Building the workspace and packing the functions as Lambda wants them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::run::{Step, repository, scratch, target};
+use crate::setup::Tools;
+
+/// A workspace that is built and packed.
+pub struct Built {
+    binaries: PathBuf,
+    zips: PathBuf,
+}
+
+impl Built {
+    /// A program of the workspace.
+    pub fn binary(&self, name: &str) -> PathBuf {
+        self.binaries.join(name)
+    }
+
+    /// What the demonstration and the end-to-end tests are told.
+    pub fn environment(&self, tools: &Tools) -> Vec<(&'static str, PathBuf)> {
+        let mut environment = vec![
+            ("PREPULL_PYTHON", tools.python.clone()),
+            ("PREPULL_TERRAFORM", tools.terraform.clone()),
+            ("PREPULL_FUNCTIONS", self.zips.clone()),
+            ("PREPULL_CLI", self.binary("prepull")),
+            ("PREPULL_REPOSITORY", repository()),
+        ];
+        environment.extend(tools.terraform_environment.clone());
+        environment
+    }
+}
+
+/// The names of the functions: the folders of `functions/`.
+pub fn names() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(repository().join("functions"))? {
+        names.push(
+            entry?
+                .file_name()
+                .into_string()
+                .map_err(|name| anyhow::anyhow!("{name:?} is not UTF-8"))?,
+        );
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Builds the workspace and packs each function into `<stage>/bootstrap.zip`, the layout of `cargo lambda build`.
+pub fn build(tools: &Tools) -> Result<Built> {
+    // With all targets, tests too: the features of the SDK are then the same for every command, and it is built once.
+    Step::words("cargo build", "cargo build --workspace --all-targets").run()?;
+    let built = Built {
+        binaries: target()?.join("debug"),
+        zips: scratch()?.join("functions"),
+    };
+    for name in names()? {
+        pack(
+            tools,
+            &built.binary(&name),
+            &built.zips.join(&name).join("bootstrap.zip"),
+        )
+        .with_context(|| format!("packing {name}"))?;
+    }
+    Ok(built)
+}
+
+fn pack(tools: &Tools, binary: &Path, zip: &Path) -> Result<()> {
+    let directory = zip.parent().context("a zip lies in a directory")?;
+    fs::create_dir_all(directory)?;
+    let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
+    if modified(zip).is_ok_and(|zipped| modified(binary).is_ok_and(|built| zipped > built)) {
+        return Ok(());
+    }
+    let stripped = directory.join("bootstrap");
+    Step::words("strip", "strip -o")
+        .args([&stripped, &binary.to_owned()])
+        .output()?;
+    let unfinished = directory.join("bootstrap.zip.unfinished");
+    // Python's module keeps the file's mode, without which Lambda could not execute it.
+    Step::new("zip", &tools.python)
+        .args(["-m", "zipfile", "--create"])
+        .args([&unfinished])
+        .args(["bootstrap"])
+        .directory(directory)
+        .output()?;
+    fs::remove_file(stripped)?;
+    Ok(fs::rename(unfinished, zip)?)
+}

@@ -1,0 +1,67 @@
+//! The repository's own commands. Each does all of its own set-up.
+
+mod functions;
+mod picture;
+mod run;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::run::Step;
+
+/// prepull's repository: see it work, test it.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+enum Arguments {
+    /// Deploy to a local cloud on this machine, push images, and watch a build from the push to the first cached pod.
+    Demo,
+    /// Run every check and every test.
+    Test {
+        /// Run these alone.
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<test::Suite>,
+        /// Of the end-to-end tests, run those alone whose name contains this.
+        #[arg(long)]
+        filter: Option<String>,
+    },
+    /// Draw the state machine into README.md.
+    Picture,
+    #[command(subcommand)]
+    Internal(Internal),
+}
+
+/// What the other commands are made of, for a closer look.
+#[derive(Subcommand)]
+enum Internal {
+    /// Install what localcloud needs and build the functions' zips.
+    Setup,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse() {
+        Arguments::Demo => demo(),
+        Arguments::Test { only, filter } => test::all(&only, filter.as_deref()),
+        Arguments::Picture => picture::write(),
+        Arguments::Internal(Internal::Setup) => setup::local_cloud()
+            .and_then(|tools| functions::build(&tools))
+            .map(drop),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo() -> anyhow::Result<()> {
+    let tools = setup::local_cloud()?;
+    let built = functions::build(&tools)?;
+    Step::new("demo", built.binary("demo"))
+        .envs(built.environment(&tools))
+        .run()
+}

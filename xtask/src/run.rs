@@ -1,0 +1,139 @@
+//! Running other programs, loudly where they fail.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+
+/// The root of the repository.
+pub fn repository() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest
+        .parent()
+        .expect("xtask lies in the repository")
+        .to_owned()
+}
+
+/// Cargo's target directory: where this very program lies, two folders up.
+pub fn target() -> Result<PathBuf> {
+    let this = std::env::current_exe()?;
+    Ok(this
+        .ancestors()
+        .nth(2)
+        .context("cargo puts programs below its target directory")?
+        .to_owned())
+}
+
+/// Where our own files lie below the target directory: nothing is written into the repository.
+pub fn scratch() -> Result<PathBuf> {
+    let scratch = target()?.join("prepull");
+    std::fs::create_dir_all(&scratch)?;
+    Ok(scratch)
+}
+
+/// One program to run, with a name for people.
+pub struct Step {
+    name: String,
+    command: Command,
+}
+
+impl Step {
+    /// `program` with no arguments, in the root of the repository.
+    pub fn new(name: impl Into<String>, program: impl Into<OsString>) -> Self {
+        let mut command = Command::new(program.into());
+        command.current_dir(repository());
+        Self {
+            name: name.into(),
+            command,
+        }
+    }
+
+    /// A program with its arguments in one text, split at blanks.
+    pub fn words(name: impl Into<String>, words: &str) -> Self {
+        let mut words = words.split_whitespace();
+        Self::new(name, words.next().unwrap_or_default()).args(words)
+    }
+
+    pub fn args<S: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    pub fn envs<K: Into<OsString>, V: Into<OsString>>(
+        mut self,
+        variables: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        self.command.envs(
+            variables
+                .into_iter()
+                .map(|(name, value)| (name.into(), value.into())),
+        );
+        self
+    }
+
+    pub fn directory(mut self, directory: impl AsRef<Path>) -> Self {
+        self.command.current_dir(directory);
+        self
+    }
+
+    /// Runs it with our own input and output.
+    pub fn run(mut self) -> Result<()> {
+        let status = self
+            .command
+            .status()
+            .with_context(|| format!("{}: {:?}", self.name, self.command.get_program()))?;
+        ensure!(status.success(), "{} failed with {status}", self.name);
+        Ok(())
+    }
+
+    /// Runs it, names it and its time, and shows its output only where it fails.
+    pub fn quiet(mut self) -> Result<()> {
+        let start = Instant::now();
+        let output = self
+            .command
+            .output()
+            .with_context(|| format!("{}: {:?}", self.name, self.command.get_program()))?;
+        if output.status.success() {
+            eprintln!(
+                "{:>12} {} ({:.0} s)",
+                "done",
+                self.name,
+                start.elapsed().as_secs_f64()
+            );
+            return Ok(());
+        }
+        eprintln!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        anyhow::bail!("{} failed with {}", self.name, output.status);
+    }
+
+    /// Runs it and returns what it prints.
+    pub fn output(mut self) -> Result<String> {
+        let output = self
+            .command
+            .output()
+            .with_context(|| format!("{}: {:?}", self.name, self.command.get_program()))?;
+        ensure!(
+            output.status.success(),
+            "{} failed: {}",
+            self.name,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8(output.stdout)?)
+    }
+}
+
+/// The first directory of `PATH` that has `program`, with it.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    // Debian keeps what administrators run out of users' paths.
+    let directories = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    directories
+        .map(|directory| directory.join(program))
+        .find(|file| file.is_file())
+}

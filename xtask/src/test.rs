@@ -1,0 +1,210 @@
+//! Every check and every test, in the order in which they fail fastest.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+
+use crate::run::{Step, find, repository, scratch};
+use crate::setup::Tools;
+use crate::{functions, picture, setup};
+
+/// A part of the checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Suite {
+    /// Formatting and lints of the Rust code.
+    Lint,
+    /// The definition of the state machine and its picture.
+    StateMachine,
+    /// The scripts that run on nodes, and all others.
+    Scripts,
+    /// The local cloud's own lints and tests.
+    Localcloud,
+    /// The Terraform module.
+    Terraform,
+    /// Unit tests and tests of the stages against mocked AWS.
+    Unit,
+    /// Everything a user does, against a local cloud.
+    EndToEnd,
+}
+
+/// Runs `only` those suites, or all. Later suites run even where an earlier one failed.
+pub fn all(only: &[Suite], filter: Option<&str>) -> Result<()> {
+    let tools = setup::local_cloud()?;
+    setup::checks()?;
+    let mut failed = Vec::new();
+    for suite in Suite::value_variants() {
+        if !only.is_empty() && !only.contains(suite) {
+            continue;
+        }
+        let start = Instant::now();
+        eprintln!("\n=== {suite:?}");
+        let result = match suite {
+            Suite::Lint => lint(),
+            Suite::StateMachine => state_machine(),
+            Suite::Scripts => scripts(&tools),
+            Suite::Localcloud => localcloud(),
+            Suite::Terraform => terraform(&tools),
+            Suite::Unit => unit(),
+            Suite::EndToEnd => end_to_end(&tools, filter),
+        };
+        let seconds = start.elapsed().as_secs_f64();
+        match result {
+            Ok(()) => eprintln!("=== {suite:?} passed in {seconds:.0} s"),
+            Err(error) => {
+                eprintln!("=== {suite:?} FAILED in {seconds:.0} s: {error:#}");
+                failed.push(format!("{suite:?}"));
+            }
+        }
+    }
+    if !failed.is_empty() {
+        bail!("these failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+fn lint() -> Result<()> {
+    Step::words("cargo fmt", "cargo fmt --all --check").quiet()?;
+    Step::words(
+        "cargo clippy",
+        "cargo clippy --workspace --all-targets -- --deny warnings",
+    )
+    .run()
+}
+
+fn unit() -> Result<()> {
+    Step::words("cargo test", "cargo test --workspace").run()
+}
+
+fn state_machine() -> Result<()> {
+    picture::check()?;
+    // The placeholders stand where ARNs will be; the validator wants ARNs.
+    let definition = fs::read_to_string(repository().join("statemachine/build.asl.json"))?;
+    let mut filled = definition.replace("${partition}", "aws");
+    for name in functions::names()? {
+        let arn = format!("arn:aws:lambda:eu-west-1:123456789012:function:prepull-{name}");
+        filled = filled.replace(&format!("${{{}_arn}}", name.replace('-', "_")), &arn);
+    }
+    if filled.contains("${") {
+        bail!("build.asl.json has a placeholder that names no function");
+    }
+    let file = scratch()?.join("build.asl.json");
+    fs::write(&file, filled)?;
+    let validator = setup::npm_command("asl-validator", "4.0.0")?;
+    Step::new("asl-validator", validator)
+        .args(["--json-path"])
+        .args([file])
+        .quiet()
+}
+
+fn scripts(tools: &Tools) -> Result<()> {
+    let shellcheck = find("shellcheck").unwrap_or_else(|| PathBuf::from("shellcheck"));
+    let mut scripts = vec![repository().join(".ci/run")];
+    scripts.extend(document_scripts(tools)?);
+    Step::new("shellcheck", shellcheck)
+        .args(["--shell=bash", "--severity=style"])
+        .args(scripts)
+        .quiet()
+}
+
+/// The scripts of the SSM documents, each in a file of its own.
+fn document_scripts(tools: &Tools) -> Result<Vec<PathBuf>> {
+    let directory = scratch()?.join("documents");
+    fs::create_dir_all(&directory)?;
+    let extract = "import json, sys, yaml\n\
+                   document = yaml.safe_load(open(sys.argv[1]))\n\
+                   steps = document['mainSteps']\n\
+                   print('\\n'.join(line for step in steps for line in step['inputs']['runCommand']))";
+    let mut scripts = Vec::new();
+    for entry in fs::read_dir(repository().join("infra/documents"))? {
+        let document = entry?.path();
+        let script = Step::new("extracting a script", &tools.python)
+            .args(["-c", extract])
+            .args([&document])
+            .output()?;
+        let file = directory
+            .join(document.file_name().unwrap_or_default())
+            .with_extension("sh");
+        // A parameter is a word to SSM; to the checker it is a variable.
+        fs::write(&file, script.replace("{{ ", "${").replace(" }}", "}"))?;
+        scripts.push(file);
+    }
+    Ok(scripts)
+}
+
+fn localcloud() -> Result<()> {
+    let requirements = [
+        "localcloud/requirements.txt",
+        "localcloud/requirements-dev.txt",
+    ];
+    let python = setup::virtual_environment("localcloud-dev", &requirements)?;
+    let step = |name: &str| Step::new(name, &python).directory(repository().join("localcloud"));
+    step("ruff check")
+        .args(["-m", "ruff", "check", "--no-cache"])
+        .quiet()?;
+    step("ruff format")
+        .args(["-m", "ruff", "format", "--check", "--no-cache"])
+        .quiet()?;
+    step("pytest")
+        .args(["-m", "pytest", "-p", "no:cacheprovider", "--quiet"])
+        .run()
+}
+
+fn terraform(tools: &Tools) -> Result<()> {
+    let step = |name: &str, directory: &str, data: &str| -> Result<Step> {
+        let data = scratch()?.join("terraform-data").join(data);
+        Ok(
+            Step::new(format!("terraform {name} {directory}"), &tools.terraform)
+                .directory(repository().join(directory))
+                .envs(tools.terraform_environment.clone())
+                .envs([("TF_DATA_DIR", data)]),
+        )
+    };
+    step("fmt", ".", "fmt")?
+        .args(["fmt", "-check", "-recursive"])
+        .quiet()?;
+    Step::new("table of inputs and outputs", &tools.python)
+        .args(["infra/docs-table.py", "--check"])
+        .quiet()?;
+    for directory in [
+        "infra",
+        "infra/examples/minimal",
+        "infra/examples/complete",
+        "localcloud/deploy",
+    ] {
+        let data = directory.replace('/', "-");
+        step("init", directory, &data)?
+            .args(["init", "-backend=false", "-input=false"])
+            .quiet()?;
+        step("validate", directory, &data)?
+            .args(["validate"])
+            .quiet()?;
+    }
+    step("test", "infra", "infra")?.args(["test"]).run()?;
+    let checkov = setup::virtual_environment("checkov", &["infra/requirements-checkov.txt"])?;
+    let checkov = checkov.with_file_name("checkov");
+    Step::new("checkov", checkov)
+        .args([
+            "--directory",
+            "infra",
+            "--framework",
+            "terraform",
+            "--quiet",
+            "--compact",
+            "--skip-download",
+        ])
+        .quiet()
+}
+
+fn end_to_end(tools: &Tools, filter: Option<&str>) -> Result<()> {
+    let built = functions::build(tools)?;
+    Step::words(
+        "end-to-end tests",
+        "cargo test --workspace --test end-to-end --",
+    )
+    .args(filter)
+    .envs(built.environment(tools))
+    .run()
+}
