@@ -37,7 +37,7 @@ pub async fn start(
     let name: ExecutionName = format!("{cache}-manual-{}", now.as_millisecond())
         .parse()
         .expect("a cache's name is at most 32 characters and a number at most 20");
-    machine.start(clients, cache, &name).await
+    machine.start(clients, cache, &name, now).await
 }
 
 /// The newest build of `cache`.

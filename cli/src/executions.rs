@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use jiff::Timestamp;
 use prepull_aws::sfn::operation::describe_execution::DescribeExecutionOutput;
 use prepull_aws::{AwsError, Clients, StageResult};
+use prepull_domain::trigger::{ExecutionInput, TriggerRecord};
 use prepull_domain::{CacheName, ExecutionArn, ExecutionName};
-use serde::Deserialize;
-use serde_json::json;
 
 use crate::Error;
 
@@ -64,19 +64,28 @@ impl StateMachine {
     }
 
     /// Starts an execution that builds `cache`.
+    ///
+    /// # Panics
+    /// Never: its input can always be written as JSON.
     pub async fn start(
         &self,
         clients: &Clients,
         cache: &CacheName,
         name: &ExecutionName,
+        now: Timestamp,
     ) -> Result<ExecutionArn, Error> {
-        let input = json!({"cache": cache, "trigger": {"source": "manual"}});
+        let input = ExecutionInput {
+            cache: cache.to_string(),
+            settle_seconds: None,
+            trigger: Some(TriggerRecord::Manual { at: now }),
+        };
+        let input = serde_json::to_string(&input).expect("strings and numbers always serialize");
         let started = clients
             .sfn
             .start_execution()
             .state_machine_arn(self.arn(clients).await?)
             .name(name.as_str())
-            .input(input.to_string())
+            .input(input)
             .send()
             .await;
         let started = match started {
@@ -145,12 +154,7 @@ async fn describe(clients: &Clients, arn: String) -> Result<DescribeExecutionOut
 
 /// The cache that an execution's input names; none where it is no input of ours.
 fn cache_of(execution: &DescribeExecutionOutput) -> Option<CacheName> {
-    #[derive(Deserialize)]
-    struct Input {
-        cache: CacheName,
-    }
-    let input: Input = serde_json::from_str(execution.input()?).ok()?;
-    Some(input.cache)
+    ExecutionInput::cache_in(execution.input()?)?.parse().ok()
 }
 
 /// The ARN of an execution as AWS gave it.

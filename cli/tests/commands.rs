@@ -300,7 +300,9 @@ fn history() -> Vec<Rule> {
         mock!(sfn::Client::start_execution).then_compute_output(|request| {
             assert_eq!(
                 request.input(),
-                Some(r#"{"cache":"web","trigger":{"source":"manual"}}"#)
+                Some(
+                    r#"{"cache":"web","trigger":{"source":"manual","at":"2026-01-02T06:10:00Z"}}"#
+                )
             );
             sfn::operation::start_execution::StartExecutionOutput::builder()
                 .execution_arn(execution(request.name().unwrap()))

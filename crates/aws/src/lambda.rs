@@ -52,16 +52,28 @@ where
         ))),
     };
     result.map_err(|error| {
-        match &error {
-            StageError::StillRunning(_) => tracing::info!(error = error.name(), "{error}"),
-            _ => tracing::error!(error = error.name(), "{error}"),
+        if matches!(error, StageError::StillRunning(_)) {
+            tracing::info!(error = error.name(), "{error}");
+        } else {
+            tracing::error!(error = error.name(), "{error}");
         }
         // Step Functions takes `errorType` as the name of the error that Retry and Catch match.
         Diagnostic {
             error_type: error.name().to_owned(),
-            error_message: error.to_string(),
+            error_message: cut(error.to_string()),
         }
     })
+}
+
+/// The message, no longer than the state machine can read: Step Functions cuts a cause at 32 KiB, and a cut cause is no
+/// JSON any more.
+fn cut(mut message: String) -> String {
+    const LONGEST: usize = 8 * 1024;
+    if message.len() > LONGEST {
+        message.truncate(message.floor_char_boundary(LONGEST));
+        message.push('…');
+    }
+    message
 }
 
 /// What the input says of the build that it belongs to. Stages' inputs hold it in their target, plan-build's at the top.
@@ -73,9 +85,12 @@ fn span(input: &Value) -> tracing::Span {
             .and_then(Value::as_str)
             .map(str::to_owned)
     };
+    // plan-build is called with the execution's ARN, the others with its name.
+    let execution = field("execution");
+    let execution = execution.as_deref().and_then(|arn| arn.rsplit(':').next());
     tracing::info_span!(
         "stage",
-        execution = field("execution"),
+        execution,
         cache = field("cache"),
         architecture = field("architecture")
     )

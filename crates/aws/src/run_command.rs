@@ -78,7 +78,9 @@ pub async fn run_document(
         let ended = if let Some(id) = sent {
             follow(clients, instance, document, &id, deadline).await?
         } else {
-            tokio::time::sleep(RECONNECTION).await;
+            deadline
+                .pause(RECONNECTION, "the agent to be connected again")
+                .await?;
             Ended::Interrupted("the agent is not connected".to_owned())
         };
         match ended {

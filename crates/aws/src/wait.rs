@@ -51,11 +51,20 @@ impl Deadline {
             if let Some(answer) = Box::pin(question()).await? {
                 return Ok(answer);
             }
-            if Instant::now() + interval >= self.0 {
-                return Err(StageError::StillRunning(waiting_for.to_owned()));
-            }
-            tokio::time::sleep(interval).await;
+            self.pause(interval, waiting_for).await?;
         }
+    }
+
+    /// Waits for `length`, or ends with [`StageError::StillRunning`] at once where the deadline comes before that is over.
+    ///
+    /// # Errors
+    /// [`StageError::StillRunning`] with `waiting_for`.
+    pub async fn pause(self, length: Duration, waiting_for: &str) -> Result<(), StageError> {
+        if Instant::now() + length >= self.0 {
+            return Err(StageError::StillRunning(waiting_for.to_owned()));
+        }
+        tokio::time::sleep(length).await;
+        Ok(())
     }
 
     /// Ends with [`StageError::StillRunning`] once the deadline has come: for loops that do more than ask.

@@ -38,8 +38,8 @@ pub enum StageError {
         /// AWS's error code and message.
         message: String,
     },
-    /// What triggered start-build is no trigger.
-    #[error("this event starts no build: {0}")]
+    /// An event or a call that the function does not take.
+    #[error("this event is not taken: {0}")]
     InvalidEvent(String),
     /// A cache's configuration is missing or wrong.
     #[error("cache `{cache}`: {problem}")]

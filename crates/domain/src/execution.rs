@@ -26,6 +26,9 @@ identifier!(
 
 impl ExecutionArn {
     /// The execution's own name, the last part of the ARN.
+    ///
+    /// # Panics
+    /// Never: whoever made the ARN saw that it ends in a name.
     #[must_use]
     pub fn name(&self) -> ExecutionName {
         let (_, name) = self
@@ -41,6 +44,9 @@ impl ExecutionArn {
 /// All triggers within one window of `settle` bear the same name, so Step Functions starts one execution for them. That
 /// execution waits `settle` before it plans, which is past the window's end: no trigger that was refused because the
 /// name is in use is younger than the plan.
+///
+/// # Panics
+/// Never: a cache's name and a number make the name of an execution.
 #[must_use]
 pub fn name_for_trigger(cache: &CacheName, at: Timestamp, settle: SignedDuration) -> ExecutionName {
     let window = at.as_second().div_euclid(settle.as_secs().max(1));

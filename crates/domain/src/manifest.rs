@@ -11,7 +11,7 @@ use crate::execution::ExecutionName;
 use crate::ids::SnapshotId;
 use crate::image::{Digest, ImageReference};
 use crate::size::{Bytes, GiB};
-use crate::stages::{Base, NodeInfo, PublishInput};
+use crate::stages::{Base, NodeInfo, PlannedImage, PublishInput};
 use crate::variant::Variant;
 
 /// The most bytes that the value of an SSM parameter holds.
@@ -69,6 +69,16 @@ pub struct ManifestImage {
     pub size: Bytes,
 }
 
+impl From<&PlannedImage> for ManifestImage {
+    fn from(planned: &PlannedImage) -> Self {
+        Self {
+            reference: planned.reference.clone(),
+            digest: planned.digest.clone(),
+            size: planned.size,
+        }
+    }
+}
+
 impl Manifest {
     /// The manifest of what is about to be published.
     #[must_use]
@@ -80,15 +90,7 @@ impl Manifest {
             pulled,
             snapshot,
         } = input;
-        let images = target
-            .images
-            .iter()
-            .map(|image| ManifestImage {
-                reference: image.reference.clone(),
-                digest: image.digest.clone(),
-                size: image.size,
-            })
-            .collect();
+        let images = target.images.iter().map(ManifestImage::from).collect();
         Self {
             snapshot_id: snapshot.snapshot_id.clone(),
             cache: target.cache.clone(),

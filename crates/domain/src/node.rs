@@ -16,7 +16,7 @@ use crate::variant::BottlerocketVersion;
 ///
 /// The kubelet removes images that no container ever used as soon as 85 % are in use (its default
 /// `imageGCHighThresholdPercent`), and a node needs room for more than its images.
-const FILL_LIMIT: u64 = 80;
+pub const FILL_LIMIT: u64 = 80;
 
 /// The fill that a volume of the size that prepull asks for would have, in percent.
 const FILL_WANTED: u64 = 65;

@@ -65,9 +65,9 @@ pub enum TriggerRecord {
         /// When start-build heard of it.
         at: Timestamp,
     },
-    /// Somebody who called start-build.
+    /// Somebody who called start-build, or `prepull build`.
     Manual {
-        /// When start-build heard of it.
+        /// When.
         at: Timestamp,
     },
 }
@@ -83,6 +83,20 @@ pub struct ExecutionInput {
     /// What it was started for; none where a person started it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trigger: Option<TriggerRecord>,
+}
+
+impl ExecutionInput {
+    /// The cache that the input of an execution names. Whatever else is in it is passed over: people start executions too,
+    /// and theirs must be known as builds of their cache like all others.
+    #[must_use]
+    pub fn cache_in(json: &str) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Named {
+            cache: String,
+        }
+        let named: Named = serde_json::from_str(json).ok()?;
+        Some(named.cache)
+    }
 }
 
 #[cfg(test)]
@@ -124,5 +138,25 @@ mod tests {
     fn an_execution_started_by_hand_names_the_cache_and_nothing_else() {
         let input: ExecutionInput = serde_json::from_str(r#"{"cache": "web"}"#).unwrap();
         assert_eq!(serde_json::to_string(&input).unwrap(), r#"{"cache":"web"}"#);
+    }
+
+    #[test]
+    fn an_input_names_its_cache_whatever_else_it_holds() {
+        for (input, cache) in [
+            (r#"{"cache": "web"}"#, Some("web")),
+            (
+                r#"{"cache": "web", "trigger": {"source": "manual"}}"#,
+                Some("web"),
+            ),
+            (
+                r#"{"cache": "web", "trigger": "me", "settle_seconds": "5"}"#,
+                Some("web"),
+            ),
+            (r#"{"cache": 5}"#, None),
+            ("{}", None),
+            ("", None),
+        ] {
+            assert_eq!(ExecutionInput::cache_in(input).as_deref(), cache, "{input}");
+        }
     }
 }

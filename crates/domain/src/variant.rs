@@ -79,13 +79,10 @@ impl FromStr for Variant {
         if given.starts_with("aws-mantle") {
             return Err(InvalidVariant::TpmBound(given.to_owned()));
         }
-        if let Some(plain) = given
-            .strip_suffix("-nvidia")
-            .or_else(|| given.strip_suffix("-nvidia-fips"))
-        {
+        if given.ends_with("-nvidia") || given.ends_with("-nvidia-fips") {
             return Err(InvalidVariant::Nvidia {
                 given: given.to_owned(),
-                plain: plain.to_owned(),
+                plain: given.replacen("-nvidia", "", 1),
             });
         }
         let unknown = || InvalidVariant::Unknown(given.to_owned());
@@ -196,11 +193,16 @@ mod tests {
 
     #[test]
     fn an_nvidia_variant_is_refused_with_the_one_to_name_instead() {
-        let error = "aws-k8s-1.33-nvidia".parse::<Variant>().unwrap_err();
-        assert!(
-            matches!(error, InvalidVariant::Nvidia { ref plain, .. } if plain == "aws-k8s-1.33"),
-            "{error}"
-        );
+        for (nvidia, instead) in [
+            ("aws-k8s-1.33-nvidia", "aws-k8s-1.33"),
+            ("aws-k8s-1.33-nvidia-fips", "aws-k8s-1.33-fips"),
+        ] {
+            let error = nvidia.parse::<Variant>().unwrap_err();
+            assert!(
+                matches!(error, InvalidVariant::Nvidia { ref plain, .. } if plain == instead),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What clean-up is called with.
 
 use aws_lambda_events::eventbridge::EventBridgeEvent;
+use jiff::SignedDuration;
 use prepull_domain::stages::Target;
 use prepull_domain::trigger::ExecutionInput;
 use prepull_domain::{ExecutionArn, ExecutionName, StageError};
@@ -16,8 +17,8 @@ pub(crate) enum Input {
     Target(Box<Target>),
     /// An execution failed, timed out or was aborted.
     Ended(Box<EndedExecution>),
-    /// It is time to look for what nobody owns any more.
-    Sweep,
+    /// It is time to look for what nobody owns any more and what is at least so old.
+    Sweep(SignedDuration),
 }
 
 /// The detail of the status change.
@@ -37,6 +38,18 @@ pub(crate) struct EndedExecution {
     pub(crate) cause: Option<String>,
 }
 
+/// How old a thing must be before the sweep takes it for left, where the call does not say. Step Functions and EC2 tell
+/// of what is new with delay.
+const LEAST_AGE: SignedDuration = SignedDuration::from_mins(5);
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SweepInput {
+    #[serde(rename = "source")]
+    _source: String,
+    least_age_seconds: Option<u32>,
+}
+
 impl EndedExecution {
     pub(crate) fn name(&self) -> ExecutionName {
         self.execution_arn.name()
@@ -44,8 +57,7 @@ impl EndedExecution {
 
     /// The cache that it was started for, as whoever started it named it.
     pub(crate) fn cache(&self) -> Option<String> {
-        let input: ExecutionInput = serde_json::from_str(self.input.as_deref()?).ok()?;
-        Some(input.cache)
+        ExecutionInput::cache_in(self.input.as_deref()?)
     }
 }
 
@@ -75,7 +87,13 @@ impl Input {
             };
         }
         if input.get("source") == Some(&"sweep".into()) {
-            return Ok(Self::Sweep);
+            let sweep: SweepInput = serde_json::from_value(input)
+                .map_err(|error| invalid(format!("it is no sweep: {error}")))?;
+            return Ok(Self::Sweep(
+                sweep.least_age_seconds.map_or(LEAST_AGE, |seconds| {
+                    SignedDuration::from_secs(seconds.into())
+                }),
+            ));
         }
         Err(invalid(format!(
             "expected `{{\"target\": …}}`, an event `{DETAIL_TYPE}` or `{{\"source\": \"sweep\"}}`"
@@ -130,12 +148,25 @@ mod tests {
     }
 
     #[test]
+    fn a_sweep_leaves_what_is_young_unless_it_is_told_otherwise() {
+        let least_age = |input| match Input::parse(input) {
+            Ok(Input::Sweep(least_age)) => least_age,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(least_age(json!({"source": "sweep"})), LEAST_AGE);
+        let at_once = json!({"source": "sweep", "least_age_seconds": 0});
+        assert_eq!(least_age(at_once), SignedDuration::ZERO);
+    }
+
+    #[test]
     fn what_is_no_call_of_clean_up_is_refused() {
         for input in [
             json!(null),
             json!({}),
             json!({"target": {}}),
             json!({"source": "schedule"}),
+            json!({"source": "sweep", "least_age_seconds": -1}),
+            json!({"source": "sweep", "colour": "blue"}),
             json!({"detail-type": DETAIL_TYPE, "source": "aws.states", "detail": {}}),
         ] {
             assert_eq!(Input::parse(input).unwrap_err().name(), "InvalidEvent");

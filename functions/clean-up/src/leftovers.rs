@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use prepull_aws::ec2::types::{
     Filter, Instance, InstanceStateName, Snapshot, SnapshotState as EbsState, Tag, VolumeState,
 };
-use prepull_aws::{Clients, Deadline, StageResult, tag_filter, tag_value, timestamp};
+use prepull_aws::{Clients, Deadline, StageResult, parameters, tag_filter, tag_value, timestamp};
 use prepull_domain::clean_up::FoundSnapshot;
 use prepull_domain::stages::SnapshotState;
 use prepull_domain::{Architecture, CacheName, ExecutionName, StageError, VolumeId, names};
@@ -72,7 +72,7 @@ pub(crate) async fn remove(
         removal::delete_volume(clients, volume.id, removed).await?;
     }
     for snapshot in snapshots(clients, owner.filters()).await? {
-        if !snapshot.found.is_good() {
+        if !snapshot.found.is_good() && !snapshot.is_published(clients).await? {
             removal::delete_snapshot(clients, snapshot.found.id, removed).await?;
         }
     }
@@ -156,6 +156,16 @@ impl TaggedSnapshot {
             .parse()
             .ok()?;
         Some((cache, architecture))
+    }
+
+    /// Whether the pointer names it. Nodes start from it then, whatever its tags say: it stays until another is published.
+    pub(crate) async fn is_published(&self, clients: &Clients) -> Result<bool, StageError> {
+        let Some((cache, architecture)) = self.target() else {
+            return Ok(false);
+        };
+        let pointer = names::pointer_parameter(&cache, architecture);
+        let published = parameters::get(clients, &pointer).await?;
+        Ok(published.as_deref() == Some(self.found.id.as_str()))
     }
 
     fn read(snapshot: Snapshot) -> Option<Self> {

@@ -77,12 +77,29 @@ pub async fn handle(
                 execution: execution.name(),
                 architecture: None,
             };
+            // The event names them elsewhere than the other inputs do.
+            tracing::Span::current()
+                .record("execution", owner.execution.as_str())
+                .record("cache", execution.cache());
             let result = leftovers::remove(clients, &owner, &mut removed, deadline).await;
             // Whatever became of the clean-up: who waits for the build must hear that it failed.
             failed_build::announce(clients, &execution).await?;
-            result?;
+            match result {
+                // Lambda would call again and announce again; the sweep sees to what is still ending.
+                Err(StageError::StillRunning(what)) => tracing::info!("left to the sweep: {what}"),
+                other => other?,
+            }
         }
-        Input::Sweep => sweep::sweep(clients, state_machine_arn, &mut removed, deadline).await?,
+        Input::Sweep(least_age) => {
+            sweep::sweep(
+                clients,
+                state_machine_arn,
+                least_age,
+                &mut removed,
+                deadline,
+            )
+            .await?;
+        }
     }
     if removed != Removed::default() {
         tracing::info!(

@@ -39,22 +39,23 @@ pub(crate) async fn delete_volume(
     Ok(())
 }
 
-/// Deletes a snapshot, unless a machine image uses it.
+/// Deletes a snapshot, unless a machine image uses it, and tells whether it is gone.
 pub(crate) async fn delete_snapshot(
     clients: &Clients,
     id: SnapshotId,
     removed: &mut Removed,
-) -> Result<(), StageError> {
+) -> Result<bool, StageError> {
     let request = clients.ec2.delete_snapshot().snapshot_id(id.as_str());
     match request.send().await {
         Ok(_) => removed.deleted_snapshots.push(id),
         Err(error) if error.aws_code() == Some("InvalidSnapshot.NotFound") => {}
         Err(error) if error.aws_code() == Some("InvalidSnapshot.InUse") => {
             tracing::info!(snapshot = %id, "kept: a machine image was made of it meanwhile");
+            return Ok(false);
         }
         Err(error) => return Err(error.into_stage_error("ec2:DeleteSnapshot")),
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Deletes a manifest.

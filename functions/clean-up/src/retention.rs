@@ -2,11 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use prepull_aws::ec2::types::{
-    Filter, Image, LaunchTemplateVersion, ResponseLaunchTemplateData,
-};
+use prepull_aws::ec2::types::{Filter, Image, LaunchTemplateVersion, ResponseLaunchTemplateData};
 use prepull_aws::{Clients, StageResult, parameters, tag_filter};
-use prepull_domain::clean_up::{FoundSnapshot, beyond_retention};
+use prepull_domain::clean_up::beyond_retention;
 use prepull_domain::stages::SnapshotState;
 use prepull_domain::{Architecture, CacheName, RegionName, SnapshotId, StageError, names};
 
@@ -46,24 +44,26 @@ async fn apply_here(
         .into_iter()
         .map(|snapshot| snapshot.found)
         .collect();
-    let old = beyond_retention(&snapshots, retain, &BTreeSet::new());
-    let rejected = snapshots.iter().filter(|found| is_rejected(found));
-    let mut going: Vec<_> = rejected.map(|found| found.id.clone()).collect();
-    // Who else names a snapshot is only asked where one would go.
-    if !old.is_empty() {
-        let in_use = in_use(clients, cache, architecture, &old).await?;
-        going.extend(beyond_retention(&snapshots, retain, &in_use));
+    let rejected = snapshots
+        .iter()
+        .filter(|found| found.state == Some(SnapshotState::Rejected))
+        .map(|found| found.id.clone());
+    let mut candidates = beyond_retention(&snapshots, retain, &BTreeSet::new());
+    candidates.extend(rejected.clone());
+    // Who names a snapshot is only asked where one would go.
+    if candidates.is_empty() {
+        return Ok(());
     }
+    let in_use = in_use(clients, cache, architecture, &candidates).await?;
+    let mut going = beyond_retention(&snapshots, retain, &in_use);
+    going.extend(rejected.filter(|id| !in_use.contains(id)));
     for id in going {
         let manifest = names::manifest_parameter(cache, architecture, &id);
-        removal::delete_snapshot(clients, id, removed).await?;
-        removal::delete_manifest(clients, manifest, removed).await?;
+        if removal::delete_snapshot(clients, id, removed).await? {
+            removal::delete_manifest(clients, manifest, removed).await?;
+        }
     }
     Ok(())
-}
-
-fn is_rejected(found: &FoundSnapshot) -> bool {
-    found.state == Some(SnapshotState::Rejected)
 }
 
 /// Those of `snapshots` that something names.
@@ -109,10 +109,10 @@ async fn named_by_images(
 async fn named_by_launch_templates(clients: &Clients) -> Result<Vec<String>, StageError> {
     let latest = versions(clients, None).await?;
     let mut named: Vec<_> = latest.iter().flat_map(named_by).collect();
-    // The versions between cannot be asked for across templates. A node group may be fixed to any of them.
+    // The other versions cannot be asked for across templates. A node group may be fixed to any of them.
     let templates: BTreeSet<_> = latest
         .iter()
-        .filter(|version| version.version_number() > Some(2))
+        .filter(|version| version.version_number() > Some(1))
         .filter_map(LaunchTemplateVersion::launch_template_id)
         .collect();
     for template in templates {

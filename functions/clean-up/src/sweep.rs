@@ -11,16 +11,14 @@ use prepull_domain::{Architecture, CacheName, ExecutionName, SnapshotId, StageEr
 use crate::leftovers::{self, TaggedSnapshot};
 use crate::{Removed, removal, retention};
 
-/// How old a thing must be before the sweep takes it for left. Step Functions and EC2 tell of what is new with delay.
-const LEAST_AGE: SignedDuration = SignedDuration::from_mins(5);
-
-/// Removes everything of ours whose execution does not run, and what is beyond retention.
+/// Removes everything of ours that is at least `least_age` old and whose execution does not run, and what is beyond retention.
 ///
 /// It does not wait for instances to end: the next sweep sees what is left of them. What cannot be removed keeps it from
 /// nothing else; the first such failure is how it ends.
 pub(crate) async fn sweep(
     clients: &Clients,
     state_machine_arn: &str,
+    least_age: SignedDuration,
     removed: &mut Removed,
     deadline: Deadline,
 ) -> Result<(), StageError> {
@@ -28,6 +26,7 @@ pub(crate) async fn sweep(
         clients,
         state_machine_arn,
         now: Timestamp::now(),
+        least_age,
         running: HashMap::new(),
         removed,
         failure: Ok(()),
@@ -47,6 +46,7 @@ struct Sweep<'a> {
     clients: &'a Clients,
     state_machine_arn: &'a str,
     now: Timestamp,
+    least_age: SignedDuration,
     /// Whether an execution runs, by its name.
     running: HashMap<ExecutionName, bool>,
     removed: &'a mut Removed,
@@ -85,11 +85,15 @@ impl Sweep<'_> {
         &mut self,
         snapshots: &[TaggedSnapshot],
     ) -> Result<(), StageError> {
-        for TaggedSnapshot { found, tags } in snapshots {
-            if !found.is_good() && self.is_left(tags, found.started_at).await? {
+        for snapshot in snapshots {
+            let TaggedSnapshot { found, tags } = snapshot;
+            if !found.is_good()
+                && self.is_left(tags, found.started_at).await?
+                && !snapshot.is_published(self.clients).await?
+            {
                 let id = found.id.clone();
                 let result = removal::delete_snapshot(self.clients, id, self.removed).await;
-                self.note(result);
+                self.note(result.map(drop));
             }
         }
         Ok(())
@@ -160,7 +164,7 @@ impl Sweep<'_> {
         let is_ours = tag_value(tags, names::TAG_CACHE).is_some();
         let execution = tag_value(tags, names::TAG_EXECUTION).and_then(|name| name.parse().ok());
         match execution {
-            Some(execution) if is_ours && self.now.duration_since(since) >= LEAST_AGE => {
+            Some(execution) if is_ours && self.now.duration_since(since) >= self.least_age => {
                 Ok(!self.runs(execution).await?)
             }
             _ => Ok(false),

@@ -111,10 +111,12 @@ impl World {
     }
 
     fn ec2(&self) -> Vec<Rule> {
-        let world = || self.clone();
-        let (instances, volumes, snapshots) = (world(), world(), world());
-        let (images, templates) = (world(), world());
-        let (terminated, deleted, dropped) = (world(), world(), world());
+        [self.things(), self.removals(), self.users()].concat()
+    }
+
+    /// What there is.
+    fn things(&self) -> Vec<Rule> {
+        let (instances, volumes, snapshots) = (self.clone(), self.clone(), self.clone());
         vec![
             mock!(ec2::Client::describe_instances).then_compute_output(move |request| {
                 let mut state = instances.state();
@@ -132,6 +134,34 @@ impl World {
                     .reservations(Reservation::builder().set_instances(Some(found)).build())
                     .build()
             }),
+            mock!(ec2::Client::describe_volumes).then_compute_output(move |request| {
+                let state = volumes.state();
+                let found = state
+                    .volumes
+                    .iter()
+                    .filter(|volume| matches(volume.tags(), request.filters()));
+                DescribeVolumesOutput::builder()
+                    .set_volumes(Some(found.cloned().collect()))
+                    .build()
+            }),
+            mock!(ec2::Client::describe_snapshots).then_compute_output(move |request| {
+                assert_eq!(request.owner_ids(), ["self"]);
+                let state = snapshots.state();
+                let found = state
+                    .snapshots
+                    .iter()
+                    .filter(|snapshot| matches(snapshot.tags(), request.filters()));
+                DescribeSnapshotsOutput::builder()
+                    .set_snapshots(Some(found.cloned().collect()))
+                    .build()
+            }),
+        ]
+    }
+
+    /// What can be done to it.
+    fn removals(&self) -> Vec<Rule> {
+        let (terminated, deleted, dropped) = (self.clone(), self.clone(), self.clone());
+        vec![
             mock!(ec2::Client::terminate_instances).then_compute_response(move |request| {
                 let mut world = terminated.state();
                 if let Some(code) = world.termination_fails {
@@ -147,33 +177,12 @@ impl World {
                 }
                 MockResponse::Output(TerminateInstancesOutput::builder().build())
             }),
-            mock!(ec2::Client::describe_volumes).then_compute_output(move |request| {
-                let state = volumes.state();
-                let found = state
-                    .volumes
-                    .iter()
-                    .filter(|volume| matches(volume.tags(), request.filters()));
-                DescribeVolumesOutput::builder()
-                    .set_volumes(Some(found.cloned().collect()))
-                    .build()
-            }),
             mock!(ec2::Client::delete_volume).then_compute_output(move |request| {
                 let mut state = deleted.state();
                 state
                     .volumes
                     .retain(|volume| volume.volume_id() != request.volume_id());
                 DeleteVolumeOutput::builder().build()
-            }),
-            mock!(ec2::Client::describe_snapshots).then_compute_output(move |request| {
-                assert_eq!(request.owner_ids(), ["self"]);
-                let state = snapshots.state();
-                let found = state
-                    .snapshots
-                    .iter()
-                    .filter(|snapshot| matches(snapshot.tags(), request.filters()));
-                DescribeSnapshotsOutput::builder()
-                    .set_snapshots(Some(found.cloned().collect()))
-                    .build()
             }),
             mock!(ec2::Client::delete_snapshot).then_compute_output(move |request| {
                 let mut state = dropped.state();
@@ -182,6 +191,13 @@ impl World {
                     .retain(|snapshot| snapshot.snapshot_id() != request.snapshot_id());
                 DeleteSnapshotOutput::builder().build()
             }),
+        ]
+    }
+
+    /// Who else uses snapshots.
+    fn users(&self) -> Vec<Rule> {
+        let (images, templates) = (self.clone(), self.clone());
+        vec![
             mock!(ec2::Client::describe_images).then_compute_output(move |request| {
                 assert_eq!(request.owners(), ["self"]);
                 let disk = EbsBlockDevice::builder()
@@ -199,13 +215,15 @@ impl World {
                     let disk = LaunchTemplateEbsBlockDevice::builder()
                         .set_snapshot_id(snapshot.filter(|_| named))
                         .build();
-                    let mapping = LaunchTemplateBlockDeviceMapping::builder().ebs(disk).build();
+                    let mapping = LaunchTemplateBlockDeviceMapping::builder()
+                        .ebs(disk)
+                        .build();
                     let data = ResponseLaunchTemplateData::builder()
                         .block_device_mappings(mapping)
                         .build();
                     let version = LaunchTemplateVersion::builder()
                         .launch_template_id("lt-0123456789abcdef0")
-                        .version_number(3)
+                        .version_number(2)
                         .launch_template_data(data)
                         .build();
                     DescribeLaunchTemplateVersionsOutput::builder()
@@ -265,7 +283,9 @@ fn state(name: InstanceStateName) -> InstanceState {
 fn matches(tags: &[Tag], filters: &[Filter]) -> bool {
     assert!(!filters.is_empty(), "nothing may be listed unfiltered");
     filters.iter().all(|filter| match filter.name().unwrap() {
-        "tag-key" => tags.iter().any(|tag| tag.key() == Some(&filter.values()[0])),
+        "tag-key" => tags
+            .iter()
+            .any(|tag| tag.key() == Some(&filter.values()[0])),
         name => tags.iter().any(|tag| {
             name.strip_prefix("tag:") == tag.key() && tag.value() == Some(&filter.values()[0])
         }),
@@ -324,7 +344,10 @@ async fn clean_up_ends_when_the_builder_has() {
         .await
         .unwrap();
     let left = &world.state().instances;
-    assert!(left.iter().all(|left| left.instance_id() != Some("i-00000001")));
+    assert!(
+        left.iter()
+            .all(|left| left.instance_id() != Some("i-00000001"))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -420,6 +443,21 @@ async fn retention_keeps_what_a_machine_image_or_a_launch_template_names() {
     assert_eq!(ids(&removed.deleted_snapshots), ["snap-00000004"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_nodes_use_stays_though_it_was_rejected() {
+    let store = ParameterStore::of([
+        ("/prepull/config/web", &configuration().to_string()),
+        ("/prepull/web/x86_64/snapshot-id", "snap-00000001"),
+    ]);
+    for input in [json!({"target": target()}), json!({"source": "sweep"})] {
+        let world = World::default()
+            .snapshot("snap-00000001", 1, "rejected", tags("web-10", "x86_64"))
+            .snapshot("snap-00000002", 2, "rejected", tags("web-10", "x86_64"));
+        let removed = world.clean_up(&store, input).await.unwrap();
+        assert_eq!(ids(&removed.deleted_snapshots), ["snap-00000002"]);
+    }
+}
+
 #[tokio::test]
 async fn the_sweep_removes_what_no_running_execution_owns_and_leaves_the_rest() {
     let now = jiff::Timestamp::now().as_second();
@@ -430,8 +468,16 @@ async fn the_sweep_removes_what_no_running_execution_owns_and_leaves_the_rest() 
         .instance("i-00000004", tags("aborted", "x86_64"), now)
         .instance("i-00000005", foreign(), LONG_AGO)
         .instance("i-00000006", vec![tag("prepull:cache", "web")], LONG_AGO)
-        .volume("vol-00000001", VolumeState::Available, tags("aborted", "x86_64"))
-        .volume("vol-00000002", VolumeState::InUse, tags("aborted", "x86_64"))
+        .volume(
+            "vol-00000001",
+            VolumeState::Available,
+            tags("aborted", "x86_64"),
+        )
+        .volume(
+            "vol-00000002",
+            VolumeState::InUse,
+            tags("aborted", "x86_64"),
+        )
         .volume("vol-00000003", VolumeState::Available, foreign())
         .snapshot("snap-00000001", 1, "", tags("aborted", "x86_64"))
         .snapshot("snap-00000002", 2, "", tags("runs", "x86_64"))
@@ -472,7 +518,11 @@ async fn the_sweep_applies_retention_to_declared_caches() {
 async fn what_cannot_be_removed_keeps_the_sweep_from_nothing_else() {
     let world = World::default()
         .instance("i-00000001", tags("aborted", "x86_64"), LONG_AGO)
-        .volume("vol-00000001", VolumeState::Available, tags("aborted", "x86_64"));
+        .volume(
+            "vol-00000001",
+            VolumeState::Available,
+            tags("aborted", "x86_64"),
+        );
     world.state().termination_fails = Some("UnauthorizedOperation");
     let error = world
         .clean_up(&ParameterStore::default(), json!({"source": "sweep"}))

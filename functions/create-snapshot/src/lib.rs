@@ -5,7 +5,7 @@
 //! `verified`. No secret and no identity of the builder is in it.
 //! **Called again:** goes on with what is there: a snapshot of this execution, else a builder that is off, else one
 //! that was told to power off. Of two snapshots, which two calls at the same time can make, all calls take the older one
-//! and reject the other.
+//! and reject the other, unless one of them was vouched for already: nodes may use that.
 //! **Errors:** `SnapshotFailed`, `BuilderLost`.
 //!
 //! # Why no volume is snapshotted that was not scrubbed
@@ -21,11 +21,9 @@ mod power_off;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use prepull_aws::ec2::types::{
-    ResourceType, Snapshot as Ec2Snapshot, SnapshotState as Ec2State, Tag,
-};
+use prepull_aws::ec2::types::{ResourceType, Snapshot as Ec2Snapshot, SnapshotState as Ec2State};
 use prepull_aws::{
-    Clients, Deadline, StageResult, tag_filter, tag_specification, tag_value, timestamp,
+    Clients, Deadline, StageResult, tag, tag_filter, tag_specification, tag_value, timestamp,
 };
 use prepull_domain::stages::{BuilderInput, Snapshot, SnapshotState, Target};
 use prepull_domain::{GiB, SnapshotId, StageError, VolumeId, names};
@@ -67,7 +65,8 @@ pub async fn handle(
     }
 }
 
-/// The snapshots of the target that this execution made and that are not rejected, the oldest first.
+/// The snapshots of the target that this execution made and that are not rejected: those first that were vouched for, and
+/// then the oldest first.
 async fn find(clients: &Clients, target: &Target) -> Result<Vec<Ec2Snapshot>, StageError> {
     let answer = clients
         .ec2
@@ -85,7 +84,14 @@ async fn find(clients: &Clients, target: &Target) -> Result<Vec<Ec2Snapshot>, St
     let mut found = answer.snapshots.unwrap_or_default();
     found.retain(|found| state_tag(found) != Some(SnapshotState::Rejected.as_str()));
     found.sort_by(|a, b| {
-        let key = |found: &Ec2Snapshot| (timestamp(found.start_time()), found.snapshot_id.clone());
+        let key = |found: &Ec2Snapshot| {
+            let started_at = timestamp(found.start_time());
+            (
+                state_tag(found).is_none(),
+                started_at,
+                found.snapshot_id.clone(),
+            )
+        };
         key(a).cmp(&key(b))
     });
     Ok(found)
@@ -93,12 +99,9 @@ async fn find(clients: &Clients, target: &Target) -> Result<Vec<Ec2Snapshot>, St
 
 async fn create(clients: &Clients, target: &Target, volume: &VolumeId) -> Result<(), StageError> {
     let mut tags = tag_specification(ResourceType::Snapshot, target);
-    tags.tags.get_or_insert_default().push(
-        Tag::builder()
-            .key(names::TAG_CONTENT_KEY)
-            .value(target.content_key.as_str())
-            .build(),
-    );
+    tags.tags
+        .get_or_insert_default()
+        .push(tag(names::TAG_CONTENT_KEY, target.content_key.as_str()));
     let made = clients
         .ec2
         .create_snapshot()
@@ -132,7 +135,7 @@ async fn completed(
             let Some((ours, doubles)) = found.split_first() else {
                 return Ok(None);
             };
-            for double in doubles {
+            for double in doubles.iter().filter(|double| state_tag(double).is_none()) {
                 mark(clients, double, SnapshotState::Rejected).await?;
             }
             match ours.state() {
@@ -196,12 +199,7 @@ async fn mark(
         .ec2
         .create_tags()
         .set_resources(snapshot.snapshot_id().map(|id| vec![id.to_owned()]))
-        .tags(
-            Tag::builder()
-                .key(names::TAG_STATE)
-                .value(state.as_str())
-                .build(),
-        )
+        .tags(tag(names::TAG_STATE, state.as_str()))
         .send()
         .await
         .or_stage_error("ec2:CreateTags")?;

@@ -37,6 +37,18 @@ pub(crate) async fn scrubbed_volume(
                 return Err(not_known(id));
             };
             match builder.state {
+                // Where its agent is gone, it cannot even be told to power off.
+                InstanceStateName::Running | InstanceStateName::Stopping
+                    if Timestamp::now() > input.target.give_up_at =>
+                {
+                    Err(failed(
+                        input,
+                        format!(
+                            "the builder is still {} and the build's time is over",
+                            builder.state
+                        ),
+                    ))
+                }
                 InstanceStateName::Running => {
                     let sent = run_command::sent(clients, id, &document).await?;
                     if must_send(input, &sent, Timestamp::now())? {

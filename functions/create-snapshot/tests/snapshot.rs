@@ -10,13 +10,13 @@ use prepull_aws::ec2::operation::create_snapshot::CreateSnapshotOutput;
 use prepull_aws::ec2::operation::create_tags::CreateTagsOutput;
 use prepull_aws::ec2::operation::describe_snapshots::DescribeSnapshotsOutput;
 use prepull_aws::ec2::types::{
-    Instance, InstanceStateName, Snapshot as Ec2Snapshot, SnapshotState, StateReason, Tag,
+    Instance, InstanceStateName, Snapshot as Ec2Snapshot, SnapshotState, StateReason,
 };
 use prepull_aws::ssm::operation::list_command_invocations::ListCommandInvocationsOutput;
 use prepull_aws::ssm::operation::send_command::SendCommandOutput;
 use prepull_aws::ssm::types::{CommandInvocation, CommandInvocationStatus};
-use prepull_aws::{DateTime, Deadline};
-use prepull_domain::stages::{BuilderInput, Snapshot};
+use prepull_aws::{DateTime, Deadline, tag};
+use prepull_domain::stages::{BuilderInput, Snapshot, Target};
 use prepull_domain::{GiB, StageError};
 use prepull_testing::{Mocks, builder, described, ec2_instance, target};
 
@@ -66,8 +66,7 @@ fn is_made() -> Rule {
 fn marks(id: &'static str, state: &'static str) -> Rule {
     mock!(Client::create_tags)
         .match_requests(move |request| {
-            request.resources() == [id]
-                && request.tags() == [Tag::builder().key("prepull:state").value(state).build()]
+            request.resources() == [id] && request.tags() == [tag("prepull:state", state)]
         })
         .then_output(|| CreateTagsOutput::builder().build())
 }
@@ -135,8 +134,12 @@ fn is_told_once() -> (Rule, Rule) {
 }
 
 async fn make(mocks: Mocks) -> Result<Snapshot, StageError> {
+    make_of(target(), mocks).await
+}
+
+async fn make_of(target: Target, mocks: Mocks) -> Result<Snapshot, StageError> {
     let input = BuilderInput {
-        target: target(),
+        target,
         builder: builder(),
     };
     let settings = Settings {
@@ -182,12 +185,7 @@ async fn a_snapshot_of_this_execution_is_taken_and_no_second_one_made() {
 #[tokio::test]
 async fn a_published_snapshot_is_not_marked_again() {
     let mut published = snapshot(OLDER, SnapshotState::Completed);
-    published.tags = Some(vec![
-        Tag::builder()
-            .key("prepull:state")
-            .value("published")
-            .build(),
-    ]);
+    published.tags = Some(vec![tag("prepull:state", "published")]);
     let mocks = Mocks::new().ec2([exist(vec![published])]);
     assert_eq!(make(mocks).await, Ok(good()));
 }
@@ -205,6 +203,22 @@ async fn of_two_snapshots_every_call_takes_the_older_and_rejects_the_other() {
     ]);
     assert_eq!(make(mocks).await, Ok(good()));
     assert_eq!(rejects.num_calls(), 1);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_was_vouched_for_is_taken_though_another_is_older() {
+    for state in ["verified", "published"] {
+        let mut vouched_for = snapshot(YOUNGER, SnapshotState::Completed);
+        vouched_for.tags = Some(vec![tag("prepull:state", state)]);
+        let rejects = marks(OLDER, "rejected");
+        let mocks = Mocks::new().ec2([
+            exist(vec![snapshot(OLDER, SnapshotState::Completed), vouched_for]),
+            rejects.clone(),
+        ]);
+        let taken = make(mocks).await.unwrap();
+        assert_eq!(taken.snapshot_id.as_str(), YOUNGER);
+        assert_eq!(rejects.num_calls(), 1);
+    }
 }
 
 #[tokio::test]
@@ -254,6 +268,29 @@ async fn a_builder_that_does_not_power_off_is_given_up() {
         error.to_string().contains("did not power itself off"),
         "{error}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_builder_that_cannot_be_told_to_power_off_is_given_up_when_the_build_is() {
+    let no_agent = || {
+        use prepull_aws::ssm::Client;
+        use prepull_aws::ssm::error::ErrorMetadata;
+        use prepull_aws::ssm::operation::send_command::SendCommandError;
+        mock!(Client::send_command).then_error(|| {
+            SendCommandError::generic(ErrorMetadata::builder().code("InvalidInstanceId").build())
+        })
+    };
+    let world = || {
+        Mocks::new()
+            .ec2([exist(vec![]), instance_is(InstanceStateName::Running, "")])
+            .ssm([was_never_told(), no_agent()])
+    };
+    assert_eq!(make(world()).await.unwrap_err().name(), "StillRunning");
+    let mut late = target();
+    late.give_up_at = late.planned_at;
+    let error = make_of(late, world()).await.unwrap_err();
+    assert_eq!(error.name(), "SnapshotFailed");
+    assert!(error.to_string().contains("still running"), "{error}");
 }
 
 #[tokio::test]

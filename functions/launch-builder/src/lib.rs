@@ -124,10 +124,13 @@ async fn try_place(
     };
     match error.aws_code() {
         Some(code) if is_lack_of_capacity(code) => Ok(Attempt::NoCapacity(code.to_owned())),
-        // An earlier call with this token went through, with other user data: credentials were changed meanwhile.
-        Some("IdempotentParameterMismatch") => launched_before(clients, target, deadline)
-            .await
-            .map(Attempt::Launched),
+        // An earlier call with this token went through: with other user data, since credentials were changed meanwhile, or
+        // its instance has ended already.
+        Some("IdempotentParameterMismatch" | "IdempotentInstanceTerminated") => {
+            launched_before(clients, target, deadline)
+                .await
+                .map(Attempt::Launched)
+        }
         Some(code) if is_quota(code) => Err(StageError::QuotaExceeded(format!(
             "{} in {}: {}",
             place.instance_type,

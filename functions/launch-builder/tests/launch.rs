@@ -41,6 +41,16 @@ fn one_found() -> Rule {
         .then_output(|| described([ec2_instance(InstanceStateName::Pending)]))
 }
 
+/// EC2 finds the builder by tag when it is asked for the second time.
+fn found_late() -> Rule {
+    mock!(Client::describe_instances)
+        .match_requests(|request| request.instance_ids().is_empty())
+        .sequence()
+        .output(|| described([]))
+        .output(|| described([ec2_instance(InstanceStateName::Pending)]))
+        .build()
+}
+
 /// EC2 describes the instance as `state` when it is asked for by its ID.
 fn is(state: InstanceStateName) -> Rule {
     mock!(Client::describe_instances)
@@ -200,15 +210,9 @@ async fn what_ec2_refuses_gets_its_name() {
 
 #[tokio::test]
 async fn a_launch_with_other_user_data_before_is_found_instead_of_repeated() {
-    let late = mock!(Client::describe_instances)
-        .match_requests(|request| request.instance_ids().is_empty())
-        .sequence()
-        .output(|| described([]))
-        .output(|| described([ec2_instance(InstanceStateName::Pending)]))
-        .build();
     let clients = Mocks::new()
         .ec2([
-            late,
+            found_late(),
             is(InstanceStateName::Running),
             refuses("IdempotentParameterMismatch", "other parameters"),
         ])
@@ -239,6 +243,19 @@ async fn a_launch_that_ends_at_once_tells_why() {
         error.to_string().contains("Client error on launch"),
         "{error}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_builder_that_has_ended_since_an_earlier_call_is_lost() {
+    let clients = Mocks::new()
+        .ec2([
+            found_late(),
+            is(InstanceStateName::Terminated),
+            refuses("IdempotentInstanceTerminated", "it has ended"),
+        ])
+        .clients();
+    let error = launch(&clients, target()).await.unwrap_err();
+    assert_eq!(error.name(), "BuilderLost", "{error}");
 }
 
 #[tokio::test]

@@ -117,6 +117,7 @@ impl Planner<'_> {
         if let Ok(snapshot) = &published
             && snapshot.content_key.as_ref() == Some(&content_key)
         {
+            self.check_not_shrunk(architecture, snapshot)?;
             return Ok(Decision::UpToDate(snapshot.id.clone()));
         }
         self.check_room(architecture, images, &planned)?;
@@ -179,6 +180,18 @@ impl Planner<'_> {
         {
             return Ok(Base::Empty { reason });
         }
+        self.check_not_shrunk(architecture, &snapshot)?;
+        Ok(Base::Snapshot {
+            snapshot_id: snapshot.id,
+        })
+    }
+
+    /// A volume from a snapshot is at least as large as the one that the snapshot was made of.
+    fn check_not_shrunk(
+        &self,
+        architecture: Architecture,
+        snapshot: &PublishedSnapshot,
+    ) -> Result<(), StageError> {
         let (wanted, least) = (self.config.volume.size_gib, snapshot.volume_size);
         if wanted < least {
             return Err(self.invalid(format!(
@@ -190,9 +203,7 @@ impl Planner<'_> {
                 prepull_domain::names::pointer_parameter(&self.cache, architecture)
             )));
         }
-        Ok(Base::Snapshot {
-            snapshot_id: snapshot.id,
-        })
+        Ok(())
     }
 
     fn invalid(&self, problem: String) -> StageError {

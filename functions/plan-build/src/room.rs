@@ -1,11 +1,9 @@
 //! Whether the images can fit at all: on the volume, and in the manifest.
 
 use prepull_domain::manifest::{MAX_PARAMETER_BYTES, ManifestImage};
+use prepull_domain::node::FILL_LIMIT;
 use prepull_domain::stages::PlannedImage;
 use prepull_domain::{Bytes, GiB};
-
-/// The share of a volume above which pull-images refuses it, in percent. From 85 % on the kubelet deletes images.
-const FILL_LIMIT: u64 = 80;
 
 /// How much of the volume a layer takes at the least, in multiples of its compressed size: the layer as it was pulled,
 /// and unpacked, which is not smaller. containerd keeps both.
@@ -42,14 +40,7 @@ fn size_for(packed: Bytes, expansion: u64) -> GiB {
 
 /// Refuses images whose manifest no parameter could hold.
 pub(crate) fn in_manifest(images: &[PlannedImage]) -> Result<(), String> {
-    let entries: Vec<_> = images
-        .iter()
-        .map(|image| ManifestImage {
-            reference: image.reference.clone(),
-            digest: image.digest.clone(),
-            size: image.size,
-        })
-        .collect();
+    let entries: Vec<_> = images.iter().map(ManifestImage::from).collect();
     let length = serde_json::to_vec(&entries)
         .expect("strings and numbers always serialize")
         .len();

@@ -113,8 +113,8 @@ impl Queue<'_> {
             .await
             .or_stage_error("states:DescribeExecution")?;
         // What is no input of ours fails in its own plan-build.
-        let is_ours = serde_json::from_str(execution.input().unwrap_or_default())
-            .is_ok_and(|input: ExecutionInput| input.cache == self.cache);
+        let cache = ExecutionInput::cache_in(execution.input().unwrap_or_default());
+        let is_ours = cache.as_deref() == Some(self.cache);
         self.seen.insert(arn.to_owned(), is_ours);
         Ok(is_ours)
     }

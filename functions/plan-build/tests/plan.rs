@@ -159,7 +159,7 @@ fn executions(running: Vec<(&'static str, i64, &'static str)>) -> [Rule; 2] {
                 .state_machine_arn(MACHINE)
                 .status(ExecutionStatus::Running)
                 .start_date(DateTime::from_secs(*second))
-                .input(json!({ "cache": cache }).to_string())
+                .input(json!({ "cache": cache, "trigger": "somebody" }).to_string())
                 .build()
                 .unwrap()
         }),

@@ -135,17 +135,22 @@ async fn overtaken(clients: &Clients, input: &PublishInput) -> Result<bool, Stag
     Ok(true)
 }
 
-/// The error of a call that this snapshot's publication needs: what will pass by itself stays what it is.
+/// The error of a call that this snapshot's publication needs.
 fn refused<E: AwsError>(
     input: &PublishInput,
     call: &'static str,
     advice: &str,
     error: E,
 ) -> StageError {
-    match error.into_stage_error(call) {
-        StageError::AwsFailed { message, .. } => StageError::PublishFailed {
+    publish_failed(input, advice, error.into_stage_error(call))
+}
+
+/// An error as this snapshot's publication puts it: what will pass by itself stays what it is.
+fn publish_failed(input: &PublishInput, advice: &str, error: StageError) -> StageError {
+    match error {
+        StageError::AwsFailed { .. } => StageError::PublishFailed {
             snapshot: input.snapshot.snapshot_id.clone(),
-            problem: format!("{call} failed: {message}. {advice}"),
+            problem: format!("{error}. {advice}"),
         },
         other => other,
     }

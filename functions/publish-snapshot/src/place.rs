@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use prepull_aws::ec2::types::{
     CreateVolumePermission, CreateVolumePermissionModifications, ResourceType, Snapshot,
     SnapshotAttributeName, SnapshotState as EbsState,
@@ -12,7 +13,7 @@ use prepull_aws::{
 use prepull_domain::stages::{PublishInput, SnapshotState};
 use prepull_domain::{Manifest, RegionName, SnapshotId, StageError, names};
 
-use crate::refused;
+use crate::{publish_failed, refused};
 
 /// How often an unfinished copy is looked after. Copies between regions take minutes.
 const INTERVAL: Duration = Duration::from_secs(3);
@@ -71,9 +72,17 @@ impl Place<'_> {
         };
         let json = serde_json::to_string(&manifest).expect("strings and numbers always serialize");
         let parameter = names::manifest_parameter(cache, architecture, &self.snapshot);
-        parameters::put(&self.clients, &parameter, &json).await?;
         let pointer = names::pointer_parameter(cache, architecture);
-        parameters::put(&self.clients, &pointer, self.snapshot.as_str()).await?;
+        // The pointer last: what it names always has a manifest.
+        for (name, value) in [
+            (&parameter, json.as_str()),
+            (&pointer, self.snapshot.as_str()),
+        ] {
+            let advice = format!("Look at parameter {name} in {}", self.region);
+            parameters::put(&self.clients, name, value)
+                .await
+                .map_err(|error| publish_failed(input, &advice, error))?;
+        }
         tracing::info!(region = %self.region, snapshot = %self.snapshot, "nodes use it from now on");
         Ok(())
     }
@@ -117,10 +126,18 @@ pub(crate) async fn copy<'a>(
                 Some(EbsState::Error) => Err(StageError::PublishFailed {
                     snapshot: input.snapshot.snapshot_id.clone(),
                     problem: format!(
-                        "its copy in {region} failed: {}. Delete the copy and start the build again",
+                        "its copy in {region} failed: {}. Start the build again: it makes a new one",
                         copy.as_ref()
                             .and_then(Snapshot::state_message)
                             .unwrap_or("EBS gives no reason")
+                    ),
+                }),
+                _ if Timestamp::now() > input.target.give_up_at => Err(StageError::PublishFailed {
+                    snapshot: input.snapshot.snapshot_id.clone(),
+                    problem: format!(
+                        "its copy in {region} is at {} and the build's time is over; give the cache a larger \
+                         `timeout_minutes`",
+                        copy.as_ref().and_then(Snapshot::progress).unwrap_or("0%")
                     ),
                 }),
                 _ => Ok(None),

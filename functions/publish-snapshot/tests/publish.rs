@@ -115,9 +115,13 @@ impl World {
 
     fn ec2(&self) -> Vec<Rule> {
         let described = Arc::clone(&self.snapshots);
-        let copied = Arc::clone(&self.snapshots);
-        let (copies, tags) = (Arc::clone(&self.log), Arc::clone(&self.log));
-        let (log, shares) = (Arc::clone(&self.log), self.shares);
+        let with_copy = Arc::clone(&self.snapshots);
+        let (copies, tags, shares) = (
+            Arc::clone(&self.log),
+            Arc::clone(&self.log),
+            Arc::clone(&self.log),
+        );
+        let sharing = self.shares;
         vec![
             mock!(ec2::Client::describe_snapshots).then_compute_response(move |request| {
                 let found = described.lock().unwrap().clone();
@@ -138,7 +142,7 @@ impl World {
                 assert_eq!(request.source_region(), Some("eu-west-1"));
                 copies.lock().unwrap().push("copy".to_owned());
                 let tags = request.tag_specifications()[0].tags().to_vec();
-                copied.lock().unwrap().push(
+                with_copy.lock().unwrap().push(
                     Snapshot::builder()
                         .snapshot_id(COPY)
                         .state(SnapshotState::Completed)
@@ -148,10 +152,11 @@ impl World {
                 CopySnapshotOutput::builder().snapshot_id(COPY).build()
             }),
             mock!(ec2::Client::modify_snapshot_attribute).then_compute_response(move |request| {
-                log.lock()
+                shares
+                    .lock()
                     .unwrap()
                     .push(format!("share {}", request.snapshot_id().unwrap()));
-                match shares {
+                match sharing {
                     Ok(()) => {
                         MockResponse::Output(ModifySnapshotAttributeOutput::builder().build())
                     }
@@ -320,8 +325,7 @@ async fn a_copy_is_complete_shared_and_pointed_at_before_home_is() {
         ]
     );
     assert_eq!(world.store.get(POINTER).as_deref(), Some(OURS));
-    let copy: Manifest =
-        serde_json::from_str(&world.store.get(&manifest(COPY)).unwrap()).unwrap();
+    let copy: Manifest = serde_json::from_str(&world.store.get(&manifest(COPY)).unwrap()).unwrap();
     assert_eq!(copy.snapshot_id.as_str(), COPY);
     assert_eq!(
         world.log(),

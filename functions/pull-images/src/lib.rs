@@ -9,6 +9,7 @@
 
 mod next;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -50,11 +51,20 @@ pub async fn handle(
         input: &input,
         deadline,
     };
-    let mut removed = std::collections::BTreeSet::new();
+    let mut removed = BTreeSet::new();
+    let mut progress = "the images to be pulled".to_owned();
     let mut last = Repetition::default();
     loop {
-        let status = builder.status().await?;
-        match next::next(target, &status)? {
+        let status = builder.status().await.map_err(|error| match error {
+            // How far the pulls are tells more than that an answer was due.
+            StageError::StillRunning(_) => StageError::StillRunning(progress.clone()),
+            error => error,
+        })?;
+        let decision = next::next(target, &status)?;
+        if decision != Next::Done && Timestamp::now() >= target.give_up_at {
+            return Err(next::out_of_time(target, &status));
+        }
+        match decision {
             Next::Done => {
                 return Ok(Pulled {
                     used: status.disk.used,
@@ -72,15 +82,12 @@ pub async fn handle(
                     .await?;
                 last.of(changes, &output)?;
             }
-            Next::Wait(progress) => {
-                if Timestamp::now() >= target.give_up_at {
-                    return Err(next::out_of_time(target, &status));
-                }
-                deadline.check(&progress)?;
-                tokio::time::sleep(PAUSE).await;
+            Next::Wait(how_far) => {
+                progress = how_far;
+                deadline.pause(PAUSE, &progress).await?;
             }
         }
-        deadline.check("the images to be pulled and verified")?;
+        deadline.check(&progress)?;
     }
 }
 
@@ -117,8 +124,7 @@ impl Node<'_> {
                 Err(error) => problem = format!("{error}: {}", output.last_words()),
             }
             tracing::warn!(problem, "the builder gave no complete status");
-            self.deadline.check("the builder's status")?;
-            tokio::time::sleep(PAUSE).await;
+            self.deadline.pause(PAUSE, "the builder's status").await?;
         }
         Err(StageError::BuilderLost {
             instance: self.input.builder.instance_id.clone(),

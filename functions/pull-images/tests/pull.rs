@@ -11,7 +11,7 @@ use prepull_aws::ssm::operation::get_command_invocation::GetCommandInvocationOut
 use prepull_aws::ssm::operation::send_command::SendCommandOutput;
 use prepull_aws::ssm::types::{Command, CommandInvocationStatus};
 use prepull_domain::StageError;
-use prepull_domain::stages::{BuilderInput, Pulled};
+use prepull_domain::stages::{BuilderInput, Pulled, Target};
 use prepull_testing::{Mocks, builder, described, ec2_instance, target};
 use pull_images::{Settings, handle};
 
@@ -78,8 +78,12 @@ fn done(stdout: &str) -> GetCommandInvocationOutput {
 }
 
 async fn pull(mocks: Mocks) -> Result<Pulled, StageError> {
+    pull_of(target(), mocks).await
+}
+
+async fn pull_of(target: Target, mocks: Mocks) -> Result<Pulled, StageError> {
     let input = BuilderInput {
-        target: target(),
+        target,
         builder: builder(),
     };
     let settings = Settings {
@@ -134,6 +138,20 @@ async fn a_change_without_effect_is_not_tried_for_ever() {
     let error = pull(mocks).await.unwrap_err();
     assert_eq!(error.name(), "VerifyFailed");
     assert_eq!(changes.lock().unwrap().len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_begun_once_the_build_s_time_is_over() {
+    let mut late = target();
+    late.give_up_at = late.planned_at;
+    for status in ["", "UNIT 0 active running\nUNIT 1 active running"] {
+        let (mocks, changes) = node(vec![status.into()]);
+        let error = pull_of(late.clone(), mocks).await.unwrap_err();
+        assert_eq!(error.name(), "PullFailed");
+        assert!(changes.lock().unwrap().is_empty());
+    }
+    let (mocks, _) = node(vec![complete()]);
+    assert!(pull_of(late, mocks).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
