@@ -111,7 +111,6 @@ resource "aws_lambda_function_event_invoke_config" "stage" {
 }
 
 resource "aws_cloudwatch_log_group" "function" {
-  #checkov:skip=CKV_AWS_158:CloudWatch Logs encrypts with its own key; log_kms_key_arn sets another.
   #checkov:skip=CKV_AWS_338:Logs of builds are for debugging; log_retention_days keeps them longer.
   for_each = local.stages
 

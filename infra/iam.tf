@@ -14,11 +14,12 @@ locals {
     clean-up         = data.aws_iam_policy_document.clean_up.json
   }
 
-  # The SSM documents that a function may run on builders.
-  stage_documents = {
-    wait-for-ssm    = ["await-ready"]
-    pull-images     = ["pull-images", "image-status"]
-    create-snapshot = ["power-off"]
+  # The SSM documents that a function may run on builders, and how it learns what became of them. create-snapshot looks for
+  # what any earlier call of it has sent; the others wait for the one command that they have just sent.
+  stage_commands = {
+    wait-for-ssm    = { documents = ["await-ready"], follow = "ssm:GetCommandInvocation" }
+    pull-images     = { documents = ["pull-images", "image-status"], follow = "ssm:GetCommandInvocation" }
+    create-snapshot = { documents = ["power-off"], follow = "ssm:ListCommandInvocations" }
   }
 
   # Instances and volumes belong to the account, snapshots to nobody in their ARN.
@@ -114,7 +115,6 @@ data "aws_iam_policy_document" "start_build" {
 ################################################################################
 
 data "aws_iam_policy_document" "plan_build" {
-  #checkov:skip=CKV_AWS_356:ec2:DescribeSnapshots knows no resources.
   source_policy_documents = [data.aws_iam_policy_document.registry_credentials.json]
 
   statement {
@@ -139,7 +139,7 @@ data "aws_iam_policy_document" "plan_build" {
 
     content {
       sid       = "ResolveImages"
-      actions   = ["ecr:BatchGetImage", "ecr:DescribeImages"]
+      actions   = ["ecr:BatchGetImage"]
       resources = local.ecr_repository_arns
     }
   }
@@ -151,7 +151,7 @@ data "aws_iam_policy_document" "plan_build" {
   }
 
   statement {
-    sid       = "SeeOtherBuilds"
+    sid       = "ListBuilds"
     actions   = ["states:ListExecutions"]
     resources = [local.state_machine_arn]
   }
@@ -236,11 +236,9 @@ data "aws_iam_policy_document" "registry_credentials" {
 ################################################################################
 
 data "aws_iam_policy_document" "launch_builder" {
-  #checkov:skip=CKV_AWS_111:RunInstances names what it creates by tags.
-  #checkov:skip=CKV_AWS_356:ec2:DescribeInstances knows no resources.
   source_policy_documents = [
     data.aws_iam_policy_document.registry_credentials.json,
-    data.aws_iam_policy_document.encryption.json,
+    data.aws_iam_policy_document.encryption["launch-builder"].json,
   ]
 
   # RunInstances needs a grant for every resource that it creates or uses. There is none for key pairs.
@@ -353,11 +351,15 @@ data "aws_iam_policy_document" "launch_builder" {
   }
 }
 
-# AWS's own key for EBS needs no grants; a key of the account's does, from whoever has a volume made with it.
+# AWS's own key for EBS needs no grants; a key of the account's does, from whoever has a volume or a copy made with it.
 data "aws_iam_policy_document" "encryption" {
-  #checkov:skip=CKV_AWS_111:Only the keys that the caches name.
+  for_each = {
+    launch-builder   = { keys = local.kms_key_arns, regions = [local.region] }
+    publish-snapshot = { keys = local.copy_kms_key_arns, regions = local.snapshot_regions }
+  }
+
   dynamic "statement" {
-    for_each = length(local.kms_key_arns) > 0 ? [1] : []
+    for_each = length(each.value.keys) > 0 ? [1] : []
 
     content {
       sid = "UseKeys"
@@ -368,23 +370,23 @@ data "aws_iam_policy_document" "encryption" {
         "kms:ReEncryptFrom",
         "kms:ReEncryptTo",
       ]
-      resources = local.copy_kms_key_arns
+      resources = each.value.keys
 
       condition {
         test     = "StringEquals"
         variable = "kms:ViaService"
-        values   = [for region in local.snapshot_regions : "ec2.${region}.amazonaws.com"]
+        values   = [for region in each.value.regions : "ec2.${region}.amazonaws.com"]
       }
     }
   }
 
   dynamic "statement" {
-    for_each = length(local.kms_key_arns) > 0 ? [1] : []
+    for_each = length(each.value.keys) > 0 ? [1] : []
 
     content {
       sid       = "LetVolumesUseKeys"
       actions   = ["kms:CreateGrant"]
-      resources = local.copy_kms_key_arns
+      resources = each.value.keys
 
       condition {
         test     = "Bool"
@@ -401,14 +403,12 @@ data "aws_iam_policy_document" "encryption" {
 
 # Our own documents only, and on builders only.
 data "aws_iam_policy_document" "commands" {
-  #checkov:skip=CKV_AWS_111:Commands have no ARN.
-  #checkov:skip=CKV_AWS_356:Commands have no ARN.
-  for_each = local.stage_documents
+  for_each = local.stage_commands
 
   statement {
     sid       = "SendCommandsOfDocuments"
     actions   = ["ssm:SendCommand"]
-    resources = [for document in each.value : "arn:${local.partition}:ssm:${local.region}:${local.account}:document/${var.name}-${document}"]
+    resources = [for document in each.value.documents : "arn:${local.partition}:ssm:${local.region}:${local.account}:document/${var.name}-${document}"]
   }
 
   statement {
@@ -425,7 +425,7 @@ data "aws_iam_policy_document" "commands" {
 
   statement {
     sid       = "FollowCommands"
-    actions   = ["ssm:CancelCommand", "ssm:GetCommandInvocation", "ssm:ListCommandInvocations"]
+    actions   = [each.value.follow]
     resources = ["*"]
   }
 
@@ -437,7 +437,6 @@ data "aws_iam_policy_document" "commands" {
 }
 
 data "aws_iam_policy_document" "wait_for_ssm" {
-  #checkov:skip=CKV_AWS_356:ssm:DescribeInstanceInformation knows no resources.
   source_policy_documents = [data.aws_iam_policy_document.commands["wait-for-ssm"].json]
 
   statement {
@@ -452,25 +451,12 @@ data "aws_iam_policy_document" "pull_images" {
 }
 
 data "aws_iam_policy_document" "create_snapshot" {
-  #checkov:skip=CKV_AWS_356:EC2's Describe actions know no resources.
   source_policy_documents = [data.aws_iam_policy_document.commands["create-snapshot"].json]
 
   statement {
-    sid       = "SeeVolumesAndSnapshots"
-    actions   = ["ec2:DescribeSnapshots", "ec2:DescribeVolumes"]
+    sid       = "SeeSnapshots"
+    actions   = ["ec2:DescribeSnapshots"]
     resources = ["*"]
-  }
-
-  statement {
-    sid       = "StopBuilders"
-    actions   = ["ec2:StopInstances"]
-    resources = [local.instances]
-
-    condition {
-      test     = "StringLike"
-      variable = "aws:ResourceTag/prepull:cache"
-      values   = ["*"]
-    }
   }
 
   statement {
@@ -533,12 +519,21 @@ data "aws_iam_policy_document" "create_snapshot" {
 ################################################################################
 
 data "aws_iam_policy_document" "publish_snapshot" {
-  #checkov:skip=CKV_AWS_356:ec2:DescribeSnapshots knows no resources.
-  source_policy_documents = length(local.copy_regions) > 0 ? [data.aws_iam_policy_document.encryption.json] : []
+  source_policy_documents = length(local.copy_regions) > 0 ? [data.aws_iam_policy_document.encryption["publish-snapshot"].json] : []
+
+  # Only the region that builds decides which snapshot is the newest.
+  statement {
+    sid     = "ReadPublished"
+    actions = ["ssm:GetParameter"]
+    resources = [
+      "${local.parameter_arn}/prepull/*/snapshot-id",
+      "${local.parameter_arn}/prepull/*/snapshots/*",
+    ]
+  }
 
   statement {
     sid       = "WritePointersAndManifests"
-    actions   = ["ssm:GetParameter", "ssm:PutParameter"]
+    actions   = ["ssm:PutParameter"]
     resources = concat(local.pointers, local.manifests)
   }
 
@@ -550,7 +545,7 @@ data "aws_iam_policy_document" "publish_snapshot" {
 
   statement {
     sid       = "MarkSnapshots"
-    actions   = ["ec2:CreateTags", "ec2:DeleteTags"]
+    actions   = ["ec2:CreateTags"]
     resources = local.all_snapshots
 
     condition {
@@ -661,9 +656,6 @@ data "aws_iam_policy_document" "publish_snapshot" {
 ################################################################################
 
 data "aws_iam_policy_document" "clean_up" {
-  #checkov:skip=CKV_AWS_111:EC2's Describe actions know no resources.
-  #checkov:skip=CKV_AWS_356:EC2's Describe actions know no resources.
-
   # Images and launch templates may use a snapshot that would be old enough to go.
   statement {
     sid = "FindWhatIsLeft"
@@ -691,45 +683,22 @@ data "aws_iam_policy_document" "clean_up" {
   }
 
   statement {
-    sid       = "MarkSnapshots"
-    actions   = ["ec2:CreateTags"]
-    resources = local.all_snapshots
-
-    condition {
-      test     = "StringLike"
-      variable = "aws:ResourceTag/prepull:cache"
-      values   = ["*"]
-    }
-
-    condition {
-      test     = "ForAllValues:StringEquals"
-      variable = "aws:TagKeys"
-      values   = ["prepull:state"]
-    }
-  }
-
-  statement {
-    sid       = "ReadConfigurationsAndPointers"
+    sid       = "ReadPointers"
     actions   = ["ssm:GetParameter"]
-    resources = concat(["${local.parameter_arn}/prepull/config/*"], local.pointers)
+    resources = local.pointers
   }
 
+  # Every level of a path that is listed is one that is read, configurations and manifests among them.
   statement {
     sid       = "ListParameters"
     actions   = ["ssm:GetParametersByPath"]
-    resources = flatten([for region in local.snapshot_regions : ["arn:${local.partition}:ssm:${region}:${local.account}:parameter/prepull", "arn:${local.partition}:ssm:${region}:${local.account}:parameter/prepull/*"]])
+    resources = ["${local.parameter_arn}/prepull", "${local.parameter_arn}/prepull/*"]
   }
 
   statement {
     sid       = "RemoveManifests"
     actions   = ["ssm:DeleteParameter"]
     resources = local.manifests
-  }
-
-  statement {
-    sid       = "ListBuilds"
-    actions   = ["states:ListExecutions"]
-    resources = [local.state_machine_arn]
   }
 
   statement {
@@ -793,8 +762,6 @@ data "aws_iam_policy_document" "state_machine_trust" {
 }
 
 data "aws_iam_policy_document" "state_machine" {
-  #checkov:skip=CKV_AWS_111:The actions of log delivery know no resources.
-  #checkov:skip=CKV_AWS_356:The actions of log delivery know no resources.
   statement {
     sid       = "CallStages"
     actions   = ["lambda:InvokeFunction"]

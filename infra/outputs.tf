@@ -18,6 +18,11 @@ output "builder_role_arn" {
   value       = aws_iam_role.builder.arn
 }
 
+output "builder_instance_profile_arn" {
+  description = "ARN of the builders' instance profile."
+  value       = aws_iam_instance_profile.builder.arn
+}
+
 output "builder_security_group_id" {
   description = "ID of the builders' security group, where the module created one."
   value       = one(aws_security_group.builder[*].id)

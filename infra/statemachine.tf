@@ -23,7 +23,6 @@ resource "aws_sfn_state_machine" "build" {
 }
 
 resource "aws_cloudwatch_log_group" "state_machine" {
-  #checkov:skip=CKV_AWS_158:CloudWatch Logs encrypts with its own key; log_kms_key_arn sets another.
   #checkov:skip=CKV_AWS_338:Logs of builds are for debugging; log_retention_days keeps them longer.
 
   # The prefix keeps the log group out of the resource policy of CloudWatch Logs, which has a length limit for each account.

@@ -11,6 +11,8 @@ locals {
   push_detail = {
     "action-type" = ["PUSH"]
     result        = ["SUCCESS"]
+    # A push of several platforms is announced once for each of them, without a tag, and once for the index that is tagged.
+    "image-tag" = [{ exists = true }]
   }
   # An empty list is no valid pattern; no repository bears the empty name.
   push_repositories = length(local.pushed_repositories) > 0 ? local.pushed_repositories : [""]

@@ -111,7 +111,7 @@ run "a_pattern_with_more_names_than_fit_leaves_the_choice_to_start_build" {
   }
 
   assert {
-    condition     = jsondecode(aws_cloudwatch_event_rule.push[0].event_pattern).detail == { "action-type" = ["PUSH"], result = ["SUCCESS"] }
+    condition     = jsondecode(aws_cloudwatch_event_rule.push[0].event_pattern).detail == { "action-type" = ["PUSH"], result = ["SUCCESS"], "image-tag" = [{ exists = true }] }
     error_message = aws_cloudwatch_event_rule.push[0].event_pattern
   }
 }

@@ -18,6 +18,11 @@ output "builder_role_arn" {
   value       = module.prepull.builder_role_arn
 }
 
+output "builder_instance_profile_arn" {
+  description = "The module's output."
+  value       = module.prepull.builder_instance_profile_arn
+}
+
 output "builder_security_group_id" {
   description = "The module's output."
   value       = module.prepull.builder_security_group_id

@@ -1,0 +1,84 @@
+# The calls that each function may make, beside writing its log: read off the policies themselves, which the provider puts
+# together without asking AWS.
+
+provider "aws" {
+  region     = "eu-west-1"
+  access_key = "none"
+  secret_key = "none"
+
+  skip_credentials_validation = true
+  skip_metadata_api_check     = true
+  skip_requesting_account_id  = true
+}
+
+override_data {
+  target = data.aws_caller_identity.current
+  values = { account_id = "123456789012" }
+}
+
+# Its definition would be sent to Step Functions.
+override_resource {
+  target = aws_sfn_state_machine.build
+}
+
+variables {
+  functions_directory = "tests/functions"
+  security_group_ids  = ["sg-0123456789abcdef0"]
+  subnet_ids          = ["subnet-0123456789abcdef0"]
+  caches = {
+    web = {
+      images = [
+        "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/api:v1",
+        "registry.example.com/team/tool:v1",
+        "docker.io/library/nginx:1.27",
+      ]
+      variant = "aws-k8s-1.33"
+      volume  = { kms_key_id = "arn:aws:kms:eu-west-1:123456789012:key/mrk-0123456789abcdef0123456789abcdef" }
+      registry_credentials = {
+        "registry.example.com" = { secret_arn = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:team/registry-abcdef" }
+        "docker.io"            = { parameter_name = "/team/docker-hub" }
+      }
+      publication = { share_with_accounts = ["210987654321"], copy_to_regions = ["eu-central-1"] }
+    }
+  }
+}
+
+run "each_function_may_make_the_calls_that_it_makes_and_no_others" {
+  command = plan
+
+  assert {
+    condition = {
+      for stage, policy in local.function_policies :
+      stage => join(" ", sort(distinct(flatten([for statement in jsondecode(policy).Statement : statement.Action]))))
+      } == {
+      start-build      = "ssm:GetParametersByPath states:StartExecution"
+      plan-build       = "ec2:DescribeSnapshots ecr:BatchGetImage kms:Decrypt secretsmanager:GetSecretValue ssm:GetParameter states:DescribeExecution states:ListExecutions"
+      launch-builder   = "ec2:CreateTags ec2:DescribeInstances ec2:RunInstances iam:PassRole kms:CreateGrant kms:Decrypt kms:DescribeKey kms:GenerateDataKeyWithoutPlaintext kms:ReEncryptFrom kms:ReEncryptTo secretsmanager:GetSecretValue ssm:GetParameter"
+      wait-for-ssm     = "ec2:DescribeInstances ssm:DescribeInstanceInformation ssm:GetCommandInvocation ssm:SendCommand"
+      pull-images      = "ec2:DescribeInstances ssm:GetCommandInvocation ssm:SendCommand"
+      create-snapshot  = "ec2:CreateSnapshot ec2:CreateTags ec2:DescribeInstances ec2:DescribeSnapshots ssm:ListCommandInvocations ssm:SendCommand"
+      publish-snapshot = "ec2:CopySnapshot ec2:CreateTags ec2:DescribeSnapshots ec2:ModifySnapshotAttribute events:PutEvents kms:CreateGrant kms:Decrypt kms:DescribeKey kms:GenerateDataKeyWithoutPlaintext kms:ReEncryptFrom kms:ReEncryptTo ssm:GetParameter ssm:PutParameter"
+      clean-up         = "ec2:DeleteSnapshot ec2:DeleteVolume ec2:DescribeImages ec2:DescribeInstances ec2:DescribeLaunchTemplateVersions ec2:DescribeSnapshots ec2:DescribeVolumes ec2:TerminateInstances events:PutEvents ssm:DeleteParameter ssm:GetParameter ssm:GetParametersByPath states:DescribeExecution"
+    }
+    error_message = jsonencode({
+      for stage, policy in local.function_policies :
+      stage => join(" ", sort(distinct(flatten([for statement in jsondecode(policy).Statement : statement.Action]))))
+    })
+  }
+}
+
+run "what_no_cache_asks_for_is_not_allowed" {
+  command = plan
+
+  variables {
+    caches = { web = { images = ["docker.io/library/nginx:1.27"], variant = "aws-k8s-1.33" } }
+  }
+
+  assert {
+    condition = length(setintersection(
+      flatten([for policy in values(local.function_policies) : [for statement in jsondecode(policy).Statement : statement.Action]]),
+      ["ec2:CopySnapshot", "ec2:ModifySnapshotAttribute", "ecr:BatchGetImage", "kms:CreateGrant", "kms:Decrypt", "secretsmanager:GetSecretValue"],
+    )) == 0
+    error_message = jsonencode(local.function_policies)
+  }
+}
