@@ -175,10 +175,14 @@ pub async fn a_volume_smaller_than_the_published_snapshot_is_refused(
     let mut config = fixture.config(&[&fixture.api]).await?;
     let cache = fixture.cache(&config).await?;
     fixture.published(&cache).await?;
-    config["images"] = json!([&fixture.api, &fixture.multi]);
     config["volume"]["size_gib"] = json!(3);
     fixture.world.store_config(&cache, &config).await?;
-    ensure_refused(&fixture, &cache, "InvalidConfig", &["3 GiB", "4 GiB"]).await
+    // Whether there is anything to build or not.
+    let words = ["3 GiB", "4 GiB"];
+    ensure_refused(&fixture, &cache, "InvalidConfig", &words).await?;
+    config["images"] = json!([&fixture.api, &fixture.multi]);
+    fixture.world.store_config(&cache, &config).await?;
+    ensure_refused(&fixture, &cache, "InvalidConfig", &words).await
 }
 
 pub async fn a_failed_pull_publishes_nothing(fixture: Arc<Fixture>) -> Result<()> {

@@ -95,7 +95,7 @@ pub async fn the_sweep_removes_orphans_and_nothing_else(fixture: Arc<Fixture>) -
     let swept = world
         .invoke(
             "clean-up",
-            &json!({"source": "sweep", "older_than_seconds": 0}),
+            &json!({"source": "sweep", "least_age_seconds": 0}),
         )
         .await?;
     let left = world.clients.ec2.describe_volumes().send().await?;

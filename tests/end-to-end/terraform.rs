@@ -8,7 +8,8 @@ use prepull_tests::deployment::Changes;
 use crate::fixture::Fixture;
 
 pub async fn a_second_plan_has_no_changes(fixture: Arc<Fixture>) -> Result<()> {
-    let (changes, plan) = tokio::task::block_in_place(|| fixture.world.deployment.plan())?;
+    let (changes, plan) =
+        tokio::task::spawn_blocking(move || fixture.world.deployment.plan()).await??;
     ensure!(changes == Changes::None, "{plan}");
     Ok(())
 }

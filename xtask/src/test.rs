@@ -127,8 +127,8 @@ fn document_scripts(tools: &Tools) -> Result<Vec<PathBuf>> {
         let file = directory
             .join(document.file_name().unwrap_or_default())
             .with_extension("sh");
-        // A parameter is a word to SSM; to the checker it is a variable.
-        fs::write(&file, script.replace("{{ ", "${").replace(" }}", "}"))?;
+        // SSM puts a parameter's value in its place before any shell reads the script: to the checker it is a word.
+        fs::write(&file, script.replace("{{ ", "parameter").replace(" }}", ""))?;
         scripts.push(file);
     }
     Ok(scripts)
