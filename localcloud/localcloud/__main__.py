@@ -13,7 +13,7 @@ import types
 from importlib import import_module
 from pathlib import Path
 
-from .cloud import Cloud
+from .cloud import Cloud, Unusable
 
 log = logging.getLogger("localcloud")
 
@@ -52,6 +52,9 @@ def main() -> int:
         for name in MODULES:
             import_module(f".{name}", "localcloud").install(cloud)
         _serve(cloud, ControlledApplication)
+    except Unusable as reason:
+        print(f"localcloud: {reason}", file=sys.stderr)
+        return 1
     finally:
         cloud.stopping.set()
         _stop(cloud)

@@ -27,6 +27,10 @@ ControlHandler = Callable[[str, str, Mapping[str, str], Any], Answer]
 _ROLE_KEY = "ROLE"
 
 
+class Unusable(Exception):
+    """This machine lacks what the cloud needs; the message says what to do about it."""
+
+
 class Settings(Mapping[str, Any]):
     """Knobs that tests turn while the cloud runs.
 
@@ -95,9 +99,6 @@ class Registries:
     traffic: Callable[[], Traffic]
     """The total since the start, of both; subtract two answers for a period."""
 
-    def by_host(self, host: str) -> Registry | None:
-        return next((r for r in (self.ecr, self.private) if r.host == host), None)
-
 
 @dataclass
 class Cloud:
@@ -105,8 +106,8 @@ class Cloud:
     state: Path
     """A directory of our own; everything the cloud writes lies below it."""
     settings: Settings = field(default_factory=Settings)
-    registries: Registries | None = None
-    """None when `docker-registry` is not installed."""
+    registries: Registries = field(init=False)
+    """Set by `registries`, before anything that uses them is installed."""
     about: dict[str, Any] = field(default_factory=dict)
     """What `GET ready` answers; modules add to it."""
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -129,6 +130,12 @@ class Cloud:
     def on_stop(self, callback: Callable[[], None]) -> None:
         """Called once when the cloud ends, the last registered first."""
         self.stop_callbacks.append(callback)
+
+    def later(self, seconds: float, step: Callable[..., Any], *arguments: Any) -> None:
+        """Takes a step after some time; the end of the cloud does not wait for it."""
+        timer = threading.Timer(seconds, step, arguments)
+        timer.daemon = True
+        timer.start()
 
     def leftovers(self, name: str, callback: Callable[[], list[Any]]) -> None:
         """Adds a list to `GET leftovers`."""

@@ -49,15 +49,12 @@ class Store:
 
     def start_snapshot(self, snapshot: Snapshot, source: Any) -> None:
         """Copies the data now, as the point in time; completes it later."""
-        settings = self._cloud.settings
         snapshot.status = "pending"
         snapshot.localcloud_started = time.monotonic()
-        snapshot.localcloud_seconds = float(settings["snapshot_seconds"])
+        snapshot.localcloud_seconds = self._cloud.settings["snapshot_seconds"]
         if source.exists():
             self._kind.copy_volume(source, self.snapshot(snapshot.id))
-        timer = threading.Timer(snapshot.localcloud_seconds, self._complete, [snapshot])
-        timer.daemon = True
-        timer.start()
+        self._cloud.later(snapshot.localcloud_seconds, self._complete, snapshot)
 
     def _complete(self, snapshot: Snapshot) -> None:
         with self._lock:

@@ -63,7 +63,7 @@ class Machines:
 
     def launch(self, instance: Instance) -> None:
         self._set(instance, "pending")
-        self._later("pending_seconds", lambda: self._run(instance))
+        self.cloud.later(self.cloud.settings["pending_seconds"], self._run, instance)
 
     def stop(self, instance: Instance, reason: StateReason) -> None:
         with self.lock:
@@ -113,7 +113,6 @@ class Machines:
     def _launch_of(self, instance: Instance, volume_id: str) -> Launch:
         registries = self.cloud.registries
         release = self.releases.get(instance.image_id)
-        local = (registries.ecr, registries.private) if registries else ()
         return Launch(
             instance_id=instance.id,
             architecture=instance.architecture,
@@ -124,8 +123,8 @@ class Machines:
             credentials=role_credentials(instance),
             endpoint=self.cloud.endpoint,
             region=instance.ec2_backend.region_name,
-            registries={registry.host: registry.address for registry in local},
-            ca=registries.ca_certificate if registries else None,
+            registries={r.host: r.address for r in (registries.ecr, registries.private)},
+            ca=registries.ca_certificate,
             timings=self.nodes.timings(),
         )
 
@@ -154,10 +153,11 @@ class Machines:
             node.power_off()
 
     def _node_gone(self, instance: Instance) -> None:
+        settings = self.cloud.settings
         if instance.state == "stopping":
-            self._later("stopping_seconds", lambda: self._stopped(instance))
+            self.cloud.later(settings["stopping_seconds"], self._stopped, instance)
         elif instance.state == "shutting-down":
-            self._later("shutting_down_seconds", lambda: self._terminated(instance))
+            self.cloud.later(settings["shutting_down_seconds"], self._terminated, instance)
 
     def _stopped(self, instance: Instance) -> None:
         with self.lock:
@@ -184,11 +184,6 @@ class Machines:
             "EC2 Instance State-change Notification",
             {"instance-id": instance.id, "state": state},
         )
-
-    def _later(self, setting: str, step: Any) -> None:
-        timer = threading.Timer(float(self.cloud.settings[setting]), step)
-        timer.daemon = True
-        timer.start()
 
 
 terminate_record = Instance.terminate

@@ -22,7 +22,7 @@ from moto.ecr.exceptions import InvalidParameterException
 from moto.ecr.models import ECRBackend, Image, Repository, ecr_backends
 from moto.ecr.responses import ECRResponse
 
-from .cloud import ACCOUNT, ECR_HOST, REGION, Answer, Cloud, Registry
+from .cloud import ACCOUNT, ECR_HOST, REGION, Answer, Cloud, Registries
 from .registries import NOTIFICATIONS
 
 log = logging.getLogger(__name__)
@@ -57,23 +57,22 @@ def _pushed(cloud: Cloud, target: dict[str, Any]) -> None:
         # AWS would have refused the push itself.
         log.warning("%s was pushed to %s, which ECR does not have", digest, name)
         return
-    assert cloud.registries is not None
     try:
-        manifest = _fetch_manifest(cloud, cloud.registries.ecr, name, digest)
+        manifest = _fetch_manifest(cloud.registries, name, digest)
         backend.put_image(name, manifest, tag, target["mediaType"])
     except (urllib.error.HTTPError, ServiceException) as error:
         # The registry has taken the push; refusing its notice only repeats it.
         log.warning("%s@%s was pushed, but is no image in ECR: %s", name, digest, error)
 
 
-def _fetch_manifest(cloud: Cloud, registry: Registry, name: str, digest: str) -> str:
-    assert cloud.registries is not None
-    login = base64.b64encode(f"{registry.username}:{registry.password}".encode()).decode()
+def _fetch_manifest(registries: Registries, name: str, digest: str) -> str:
+    ecr = registries.ecr
+    login = base64.b64encode(f"{ecr.username}:{ecr.password}".encode()).decode()
     request = urllib.request.Request(
-        f"https://{registry.address}/v2/{name}/manifests/{digest}",
+        f"https://{ecr.address}/v2/{name}/manifests/{digest}",
         headers={"Accept": ", ".join(_MANIFEST_TYPES), "Authorization": f"Basic {login}"},
     )
-    context = ssl.create_default_context(cafile=str(cloud.registries.ca_certificate))
+    context = ssl.create_default_context(cafile=str(registries.ca_certificate))
     # Past any proxy that the environment names: the registry is on this machine.
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
@@ -190,9 +189,10 @@ def _announce(cloud: Cloud, repository: str, digest: str, tag: str | None, media
 def _install_token(cloud: Cloud) -> None:
     def get_authorization_token(self: ECRResponse) -> ActionResult:
         del self
-        password = cloud.registries.ecr.password if cloud.registries else "no-registry"
+        ecr = cloud.registries.ecr
+        login = f"{ecr.username}:{ecr.password}"
         token = {
-            "authorizationToken": base64.b64encode(f"AWS:{password}".encode()).decode(),
+            "authorizationToken": base64.b64encode(login.encode()).decode(),
             "expiresAt": datetime.now(UTC) + _TOKEN_LIFE,
             "proxyEndpoint": f"https://{ECR_HOST}",
         }

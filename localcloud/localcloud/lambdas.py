@@ -142,14 +142,13 @@ class Worker:
             "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self._server.server_port}",
             "LAMBDA_TASK_ROOT": str(root),
             "_HANDLER": function.handler or "bootstrap",
+            "SSL_CERT_FILE": str(cloud.registries.ca_bundle),
             **credentials(function.role.rpartition("/")[2]),
         }
         logging_config = getattr(function, "logging_config", {})
         if logging_config.get("LogFormat") == "JSON":
             env["AWS_LAMBDA_LOG_FORMAT"] = "JSON"
             env["AWS_LAMBDA_LOG_LEVEL"] = logging_config.get("ApplicationLogLevel", "INFO")
-        if cloud.registries:
-            env["SSL_CERT_FILE"] = str(cloud.registries.ca_bundle)
         return env | function.environment_vars
 
     def _collect(self) -> None:

@@ -6,7 +6,6 @@ authority made at the start, and ask for a password.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import secrets
@@ -22,9 +21,7 @@ import bcrypt
 import trustme
 import yaml
 
-from .cloud import ECR_HOST, Cloud, Registries, Registry, Traffic
-
-log = logging.getLogger(__name__)
+from .cloud import ECR_HOST, Cloud, Registries, Registry, Traffic, Unusable
 
 PROGRAM = "docker-registry"
 NOTIFICATIONS = "registry-notifications"
@@ -52,11 +49,10 @@ class _Counter:
 def install(cloud: Cloud) -> None:
     program = shutil.which(PROGRAM)
     if program is None:
-        why = f"{PROGRAM} is not installed: images can be neither pushed nor pulled"
-        log.warning(why)
-        cloud.about["registries"] = {}
-        cloud.about["registries_why"] = why
-        return
+        raise Unusable(
+            f"{PROGRAM} is not installed, and images come from real registries only: "
+            f"install the Debian package {PROGRAM} (apt-get install {PROGRAM})"
+        )
 
     root = cloud.state / "registries"
     # A cloud starts empty, and so do its registries.
@@ -72,14 +68,15 @@ def install(cloud: Cloud) -> None:
     counter = _Counter()
     ecr = _start(cloud, program, root / "ecr", counter, host=ECR_HOST, username="AWS")
     private = _start(cloud, program, root / "private", counter, host=None, username="robot")
-    cloud.registries = Registries(
+    registries = Registries(
         ca_certificate=root / "ca.pem",
         ca_bundle=root / "ca-bundle.pem",
         ecr=ecr,
         private=private,
         traffic=counter.total,
     )
-    cloud.about["ca_certificate"] = str(cloud.registries.ca_certificate)
+    cloud.registries = registries
+    cloud.about["ca_certificate"] = str(registries.ca_certificate)
     cloud.about["registries"] = {
         name: {
             "host": registry.host,

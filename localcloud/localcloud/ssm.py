@@ -294,14 +294,14 @@ class RunCommand:
             command.invocations[instance_id] = Invocation(command, instance_id, script, limit)
         self._commands[command.id] = command
         for invocation in command.invocations.values():
-            self._later(self._cloud.settings["delivery_seconds"], self._deliver, invocation)
+            self._cloud.later(self._cloud.settings["delivery_seconds"], self._deliver, invocation)
         return command
 
     def _deliver(self, invocation: Invocation) -> None:
         node = self._machines.node(invocation.instance_id)
         if node is None or not node.agent_online:
             left = self._expires(invocation)
-            self._later(left, invocation.finish, "TimedOut", "DeliveryTimedOut", -1)
+            self._cloud.later(left, invocation.finish, "TimedOut", "DeliveryTimedOut", -1)
             return
         with invocation.lock:
             if invocation.status != "Pending":
@@ -309,7 +309,7 @@ class RunCommand:
             invocation.status = invocation.details = "InProgress"
             invocation.started = now()
         node.run(invocation.identity, invocation.script, lambda r: self._ended(invocation, r))
-        self._later(invocation.execution_timeout, self._time_out, invocation)
+        self._cloud.later(invocation.execution_timeout, self._time_out, invocation)
 
     def _expires(self, invocation: Invocation) -> float:
         spent = (now() - invocation.command.requested).total_seconds()
@@ -403,11 +403,6 @@ class RunCommand:
                 }
             )
         return found
-
-    def _later(self, seconds: float, step: Any, *arguments: Any) -> None:
-        timer = threading.Timer(float(seconds), step, arguments)
-        timer.daemon = True
-        timer.start()
 
 
 # The API

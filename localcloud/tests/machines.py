@@ -1,24 +1,13 @@
-"""Images made without a network, and instances with a node, as the tests need them."""
+"""Instances with a node, as the tests need them."""
 
 from __future__ import annotations
 
-import base64
-import gzip
-import hashlib
-import io
-import json
-import random
-import ssl
-import tarfile
-import urllib.request
 import uuid
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from .conftest import RunningCloud, unique, until
+from .clouds import RunningCloud, trust, unique, until
 
-BUSYBOX = Path("/bin/busybox")
 USER_DATA = """
 [settings.kubernetes]
 hostname-override = "image-cache-builder"
@@ -27,138 +16,32 @@ enabled = true
 """
 CTR = "ctr --address=/run/containerd/containerd.sock --namespace=k8s.io"
 HOST = "apiclient exec -T admin sheltie"
-_TRUST = json.dumps(
-    {
-        "Version": "2012-10-17",
-        "Statement": [
-            {
-                "Effect": "Allow",
-                "Action": "sts:AssumeRole",
-                "Principal": {"Service": "ec2.amazonaws.com"},
-            }
-        ],
-    }
+QUICK = {
+    "pending_seconds": 0.1,
+    "agent_seconds": 0.1,
+    "admin_seconds": 0.1,
+    "stopping_seconds": 0.1,
+    "shutting_down_seconds": 0.1,
+    "snapshot_seconds": 0.1,
+    "pull_retry_seconds": 0.01,
+}
+SCRUB = f"""{HOST} systemd-run --unit=finish --on-active=1 --property=Type=oneshot \
+ "--property=ExecStartPre=-/usr/bin/systemctl stop host-containers@admin.service \
+host-containers@control.service containerd.service host-containerd.service \
+systemd-random-seed.service" \
+ "--property=ExecStartPre=-/usr/bin/find /local/host-containers /local/bootstrap-containers \
+/var/lib/kubelet /var/lib/host-containerd /var/log/journal /var/lib/netdog -mindepth 1 -delete" \
+ "--property=ExecStartPre=-/usr/bin/rm -f /var/lib/systemd/random-seed" \
+ "--property=ExecStartPre=/usr/bin/sync" /usr/bin/systemctl poweroff"""
+SECRETS = (
+    "/local/host-containers/",
+    "/local/bootstrap-containers/",
+    "/local/var/lib/kubelet/",
+    "/local/var/log/journal/",
+    "/local/var/lib/systemd/random-seed",
+    "/local/var/lib/netdog/",
+    "/local/var/lib/host-containerd/",
 )
-
-
-def layer(files: dict[str, bytes]) -> bytes:
-    tar = io.BytesIO()
-    with tarfile.open(fileobj=tar, mode="w") as writer:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = len(content), 0o755
-            writer.addfile(member, io.BytesIO(content))
-    return tar.getvalue()
-
-
-def busybox_layer() -> bytes:
-    return layer({"bin/sh": BUSYBOX.read_bytes(), "bin/echo": BUSYBOX.read_bytes()})
-
-
-def random_layer(name: str, size: int = 300_000) -> bytes:
-    return layer({f"data/{name}": random.Random(name).randbytes(size)})
-
-
-@dataclass
-class Pusher:
-    """Puts images into one of the cloud's registries."""
-
-    cloud: RunningCloud
-    registry: str = "private"
-    _sent: set[tuple[str, str]] = field(default_factory=set)
-
-    @property
-    def place(self) -> dict[str, str]:
-        return self.cloud.ready["registries"][self.registry]
-
-    def push(self, name: str, layers: list[bytes], platforms: tuple[str, ...] = ("amd64",)) -> str:
-        """Pushes `repository:tag` and returns the reference that nodes pull."""
-        repository, tag = name.split(":")
-        manifests = [self._image(repository, layers, platform) for platform in platforms]
-        if len(manifests) == 1:
-            self._put_manifest(repository, tag, manifests[0])
-        else:
-            for manifest in manifests:
-                self._put_manifest(repository, digest(manifest), manifest)
-            self._put_manifest(repository, tag, self._index(manifests, platforms))
-        return f"{self.place['host']}/{name}"
-
-    def _image(self, repository: str, layers: list[bytes], platform: str) -> bytes:
-        # A layer of its own for each platform, so that they cannot be mixed up.
-        layers = [*layers, layer({"platform": platform.encode()})]
-        packed = [gzip.compress(content, mtime=0) for content in layers]
-        config = {
-            "architecture": platform,
-            "os": "linux",
-            "config": {"Cmd": ["/bin/echo", f"hello from {platform}"]},
-            "rootfs": {"type": "layers", "diff_ids": [digest(content) for content in layers]},
-        }
-        blobs = [json.dumps(config).encode(), *packed]
-        for blob in blobs:
-            self._put_blob(repository, blob)
-        kinds = ["application/vnd.oci.image.config.v1+json"]
-        kinds += ["application/vnd.oci.image.layer.v1.tar+gzip"] * len(packed)
-        described = [
-            {"mediaType": kind, "digest": digest(blob), "size": len(blob)}
-            for kind, blob in zip(kinds, blobs, strict=True)
-        ]
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": described[0],
-            "layers": described[1:],
-        }
-        return json.dumps(manifest).encode()
-
-    def _index(self, manifests: list[bytes], platforms: tuple[str, ...]) -> bytes:
-        entries = [
-            {
-                "mediaType": "application/vnd.oci.image.manifest.v1+json",
-                "digest": digest(manifest),
-                "size": len(manifest),
-                "platform": {"os": "linux", "architecture": platform},
-            }
-            for manifest, platform in zip(manifests, platforms, strict=True)
-        ]
-        index = {
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.index.v1+json",
-            "manifests": entries,
-        }
-        return json.dumps(index).encode()
-
-    def _put_blob(self, repository: str, blob: bytes) -> None:
-        if (repository, digest(blob)) in self._sent:
-            return
-        started = self._send("POST", f"/v2/{repository}/blobs/uploads/")
-        location = started.headers["Location"]
-        sign = "&" if "?" in location else "?"
-        self._send("PUT", f"{location}{sign}digest={digest(blob)}", blob)
-        self._sent.add((repository, digest(blob)))
-
-    def _put_manifest(self, repository: str, name: str, manifest: bytes) -> None:
-        kind = json.loads(manifest)["mediaType"]
-        self._send("PUT", f"/v2/{repository}/manifests/{name}", manifest, kind)
-
-    def _send(self, method: str, url: str, body: bytes = b"", kind: str = "") -> Any:
-        place = self.place
-        if not url.startswith("https://"):
-            url = f"https://{place['address']}{url}"
-        login = base64.b64encode(f"{place['username']}:{place['password']}".encode()).decode()
-        headers = {
-            "Authorization": f"Basic {login}",
-            "Content-Type": kind or "application/octet-stream",
-        }
-        request = urllib.request.Request(url, method=method, data=body, headers=headers)
-        context = ssl.create_default_context(cafile=self.cloud.ready["ca_certificate"])
-        opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-        )
-        return opener.open(request)
-
-
-def digest(content: bytes) -> str:
-    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 @dataclass
@@ -176,7 +59,7 @@ class Machines:
 
     def profile(self) -> str:
         iam, name = self.cloud.aws("iam"), unique("builder")
-        iam.create_role(RoleName=name, AssumeRolePolicyDocument=_TRUST)
+        iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust("ec2"))
         iam.create_instance_profile(InstanceProfileName=name)
         iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
         return name
@@ -288,6 +171,15 @@ class Machines:
         snapshot = self.ec2.create_snapshot(VolumeId=volume)["SnapshotId"]
         until(lambda: self.snapshot_state(snapshot) == "completed", 30)
         return snapshot
+
+    def finish(self, instance_id: str) -> tuple[str, list[str]]:
+        """Ends a build: scrubs, powers off, takes the snapshot; returns it and its files."""
+        self.succeed(instance_id, SCRUB)
+        self.await_state(instance_id, "stopped")
+        snapshot = self.snapshot(instance_id)
+        found = self.files(snapshot)
+        assert [path for path in found if path.startswith(SECRETS)] == []
+        return snapshot, found
 
     def snapshot_state(self, snapshot_id: str) -> str:
         return self.ec2.describe_snapshots(SnapshotIds=[snapshot_id])["Snapshots"][0]["State"]

@@ -9,15 +9,8 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from .conftest import RunningCloud, until
+from .clouds import until
 from .machines import Machines
-from .test_nodes_real import QUICK
-
-
-@pytest.fixture
-def machines(cloud: RunningCloud) -> Machines:
-    cloud.control("POST", "settings", QUICK)
-    return Machines(cloud)
 
 
 def refusal(call: Any, **parameters: Any) -> str:

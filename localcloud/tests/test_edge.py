@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 
-from .conftest import RunningCloud, start_cloud, stop_cloud, until
+from .clouds import RunningCloud, start_cloud, stop_cloud, until
 
 
 @pytest.mark.parametrize(

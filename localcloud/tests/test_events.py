@@ -10,7 +10,7 @@ import pytest
 
 from localcloud.schedules import UnsupportedExpression, next_time
 
-from .conftest import ROLE, RunningCloud, unique
+from .clouds import ROLE, RunningCloud, unique
 
 
 def rule(cloud: RunningCloud, target: dict[str, Any], **fields: Any) -> str:

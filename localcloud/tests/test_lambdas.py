@@ -8,7 +8,7 @@ import time
 import uuid
 from typing import Any
 
-from .conftest import COUNTING, RunningCloud, unique, until
+from .clouds import COUNTING, RunningCloud, unique, until
 
 SHOWS_ENVIRONMENT = COUNTING.replace('{"attempt": attempt, "event": event}', "dict(os.environ)")
 EXITS_AFTER_ANSWER = COUNTING.rstrip() + "\n    raise SystemExit(1)\n"

@@ -7,15 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import RunningCloud, unique
-from .machines import CTR, HOST, Machines, Pusher, busybox_layer, random_layer
-from .test_nodes_real import QUICK, SCRUB, SECRETS
-
-
-@pytest.fixture
-def machines(cloud: RunningCloud) -> Machines:
-    cloud.control("POST", "settings", QUICK)
-    return Machines(cloud)
+from .clouds import unique
+from .images import Pusher, busybox_layer, random_layer
+from .machines import CTR, HOST, Machines
 
 
 @pytest.fixture
@@ -38,11 +32,7 @@ def test_a_simulated_build_ends_in_a_snapshot_that_needs_no_pull(
     checked = machines.succeed(instance, f"{HOST} {CTR} images check")
     assert reference in checked
     assert "complete (4/4)" in checked
-    machines.succeed(instance, SCRUB)
-    machines.await_state(instance, "stopped")
-    snapshot = machines.snapshot(instance)
-    found = machines.files(snapshot)
-    assert [path for path in found if path.startswith(SECRETS)] == []
+    snapshot, found = machines.finish(instance)
     assert "/local/var/lib/containerd/simulated.json" in found
 
     worker = machines.launch(data={"SnapshotId": snapshot, "VolumeSize": 3})
@@ -62,6 +52,44 @@ def test_removing_an_image_frees_only_its_own_layers(machines: Machines, instanc
     machines.succeed(instance, f"{HOST} {CTR} images rm {first}")
     ready = machines.succeed(instance, f"{HOST} {CTR} images check --quiet")
     assert ready.split() == [second]
+
+
+def test_of_images_to_remove_a_missing_one_is_passed_over(
+    machines: Machines, instance: str
+) -> None:
+    name = unique("rm")
+    reference = Pusher(machines.cloud).push(f"team/{name}:1", [random_layer(name)])
+    machines.pull(instance, reference)
+    said = machines.succeed(instance, f"{HOST} {CTR} images rm --sync absent:1 {reference}")
+    assert "absent:1: image not found" in said
+    assert machines.succeed(instance, f"{HOST} {CTR} images ls --quiet") == ""
+
+
+def test_a_simulated_pull_that_fails_says_why_as_a_real_one(
+    machines: Machines, instance: str
+) -> None:
+    host = machines.cloud.ready["registries"]["private"]["host"]
+    words = machines.pull(instance, f"{host}/team/none:1")
+    assert "Result=exit-code\nExecMainStatus=1\nSubState=failed" in words
+    assert words.count("before retrying") == 5
+    assert "level=fatal" in words.splitlines()[-3], words
+    assert "not found" in words.splitlines()[-3], words
+
+
+def test_a_layer_that_cannot_be_unpacked_fails_the_pull(machines: Machines, instance: str) -> None:
+    pusher, name = Pusher(machines.cloud), unique("corrupt")
+    pusher.image(f"team/{name}", [random_layer(name)], tag="1", pack=lambda _: b"not gzip")
+    words = machines.pull(instance, f"{pusher.place['host']}/team/{name}:1")
+    assert "Result=exit-code" in words
+    assert "failed to extract layer" in words, words
+    assert machines.succeed(instance, f"{HOST} {CTR} images ls --quiet") == ""
+
+
+def test_a_power_cut_stops_a_simulated_node(machines: Machines, instance: str) -> None:
+    machines.cloud.control("POST", f"nodes/{instance}/power-cut")
+    machines.await_state(instance, "stopped")
+    machines.ec2.start_instances(InstanceIds=[instance])
+    machines.await_ready(instance)
 
 
 def test_an_empty_simulated_node_really_downloads(machines: Machines, instance: str) -> None:

@@ -12,9 +12,8 @@ from botocore.exceptions import ClientError
 
 from localcloud.ssm import interpolate, shell_script
 
-from .conftest import RunningCloud, unique, until
-from .machines import Machines
-from .test_nodes_real import QUICK
+from .clouds import RunningCloud, unique, until
+from .machines import QUICK, Machines
 
 DOCUMENT = {
     "schemaVersion": "2.2",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from .conftest import COUNTING, ROLE, RunningCloud, unique, until
+from .clouds import COUNTING, ROLE, RunningCloud, unique, until
 
 
 def create(cloud: RunningCloud, states: dict[str, Any], **top: Any) -> str:

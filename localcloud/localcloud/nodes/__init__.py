@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..cloud import Answer, Cloud
+from ..cloud import Answer, Cloud, Unusable
 from . import real
 from .kind import Kind
 from .node import MACHINE, Launch, Node, Result
@@ -40,7 +40,7 @@ def choose() -> tuple[Kind, str]:
     if obstacle is None:
         return RealNodes(), "root, loop devices, XFS and containerd are there"
     if wanted == "real":
-        raise RuntimeError(f"PREPULL_NODES asks for real nodes: {obstacle}")
+        raise Unusable(f"PREPULL_NODES asks for real nodes, but {obstacle}")
     return SimulatedNodes(), obstacle
 
 
@@ -108,8 +108,7 @@ class Nodes:
     def _run(self, node: Node, reference: str) -> Answer:
         results: list[Result] = []
         done = threading.Event()
-        registries = self.cloud.registries
-        before = registries.traffic() if registries else None
+        before = self.cloud.registries.traffic()
         node.start_container(
             str(uuid.uuid4()), reference, lambda result: (results.append(result), done.set())
         )
@@ -119,11 +118,9 @@ class Nodes:
                 return 504, {"error": f"{reference} did not start before the node or time ended"}
         if results[0].code != 0:
             return 500, {"error": results[0].stderr or results[0].stdout}
+        pulled = self.cloud.registries.traffic() - before
         answer = json.loads(results[0].stdout)
-        if registries and before is not None:
-            pulled = registries.traffic() - before
-            answer |= {"pulled_bytes": pulled.bytes, "requests": pulled.requests}
-        return 200, answer
+        return 200, answer | {"pulled_bytes": pulled.bytes, "requests": pulled.requests}
 
 
 def _snapshot_files(kind: Kind, snapshots: Path) -> Callable[..., Answer]:

@@ -45,7 +45,8 @@ class Launch:
     region: str
     registries: dict[str, str]
     """Addresses of the local registries, by the host that references name."""
-    ca: Path | None
+    ca: Path
+    """The authority that signed their certificate."""
     timings: dict[str, float]
 
 
@@ -106,7 +107,7 @@ class Node:
             "endpoint": launch.endpoint,
             "region": launch.region,
             "registries": launch.registries,
-            "ca": str(launch.ca.resolve()) if launch.ca else None,
+            "ca": str(launch.ca.resolve()),
             "timings": launch.timings,
             **self.kind.configuration(self.name),
         }

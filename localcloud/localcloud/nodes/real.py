@@ -37,10 +37,10 @@ mount -t xfs -o loop,nouuid volume local
 def obstacle() -> str | None:
     """Why real nodes are not possible here; None when they are."""
     if os.geteuid() != 0:
-        return "not root"
+        return "localcloud does not run as root"
     missing = programs_missing(PROGRAMS)
     if missing:
-        return f"not installed: {', '.join(missing)}"
+        return f"these programs are not installed: {', '.join(missing)}"
     with tempfile.TemporaryDirectory(prefix="localcloud-probe-") as directory:
         argv = [*_unshare("--mount", "--pid"), "sh", "-c", PROBE, "sh", directory]
         probe = subprocess.run(argv, capture_output=True, text=True, check=False)

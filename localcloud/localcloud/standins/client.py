@@ -6,11 +6,9 @@ import json
 import os
 import socket
 import sys
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(os.environ.get("LOCALCLOUD_ROOT", "/"))
-"""The node's root: `/` on a real node, a directory on a simulated one."""
+from this_node import ROOT
 
 
 def ask(request: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from client import ROOT
+from this_node import ROOT
 
 
 def main() -> int:

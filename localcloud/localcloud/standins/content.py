@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol
 
 INDEX_TYPES = (
@@ -51,6 +52,10 @@ class Check:
         return self.status.startswith("complete") and self.unpacked
 
 
+def digest_of(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
 def manifest_for(store: Store, digest: str) -> dict[str, Any] | None:
     """The manifest of the store's platform behind an image's digest."""
     blob = store.blob(digest)
@@ -59,20 +64,21 @@ def manifest_for(store: Store, digest: str) -> dict[str, Any] | None:
     manifest = json.loads(blob)
     if "manifests" not in manifest:
         return manifest
-    operating_system, architecture = store.platform.split("/")
-    for entry in manifest["manifests"]:
-        platform = entry.get("platform", {})
-        if (platform.get("os"), platform.get("architecture")) == (operating_system, architecture):
-            return manifest_for(store, entry["digest"])
-    return None
+    entry = next(entries_for(manifest, store.platform), None)
+    return manifest_for(store, entry["digest"]) if entry else None
 
 
-def chain_id(diff_ids: list[str]) -> str:
-    """The name of the snapshot that the last of these layers completes."""
-    chain = diff_ids[0]
-    for diff_id in diff_ids[1:]:
-        chain = "sha256:" + hashlib.sha256(f"{chain} {diff_id}".encode()).hexdigest()
-    return chain
+def entries_for(index: dict[str, Any], platform: str) -> Iterator[dict[str, Any]]:
+    """The entries of an index that are for the platform; none of a manifest."""
+    for entry in index.get("manifests", []):
+        described = entry.get("platform", {})
+        if f"{described.get('os')}/{described.get('architecture')}" == platform:
+            yield entry
+
+
+def chain_ids(diff_ids: list[str]) -> list[str]:
+    """The names of the snapshots that the layers make, each on top of the one before."""
+    return list(accumulate(diff_ids, lambda below, layer: digest_of(f"{below} {layer}".encode())))
 
 
 def check(store: Store, image: Image) -> Check:
@@ -89,7 +95,7 @@ def check(store: Store, image: Image) -> Check:
         image,
         f"{word} ({len(present)}/{len(required)})",
         "/".join(human(size) for size in sizes),
-        bool(diff_ids) and store.is_unpacked(chain_id(diff_ids)),
+        bool(diff_ids) and store.is_unpacked(chain_ids(diff_ids)[-1]),
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from functools import cached_property
 
 from content import Image, print_checks
-from host_ctr import PLATFORMS, node
+from this_node import platform
 
 CTR = "/run/localcloud/ctr"
 
@@ -23,7 +23,7 @@ CTR = "/run/localcloud/ctr"
 class ForeignStore:
     def __init__(self, options: list[str]) -> None:
         self._options = options
-        self.platform = PLATFORMS[node()["architecture"]]
+        self.platform = platform()
 
     def _ctr(self, *arguments: str) -> bytes | None:
         command = [CTR, *self._options, *arguments]

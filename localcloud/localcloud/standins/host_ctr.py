@@ -9,43 +9,21 @@ it was asked for.
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import random
-import re
 import subprocess
 import sys
 import tempfile
 import time
-import tomllib
-import urllib.error
-import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client import ROOT
+import simulated_pull
+from endpoints import ECR, Endpoint, PullFailed, endpoints, split_host
+from this_node import PLATFORMS, description
 
 RETRIES = 5
-ECR = re.compile(
-    r"^(?P<account>[0-9]{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com/(?P<path>.+)$"
-)
-PLATFORMS = {"x86_64": "linux/amd64", "arm64": "linux/arm64"}
-
-
-class PullFailed(Exception):
-    pass
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """One place to fetch an image from, and what to send along."""
-
-    url: str
-    authorization: str | None
-    ours: bool = False
-    """Whether its certificate is signed by the local cloud's authority."""
 
 
 def log(level: str, message: str, **fields: str) -> None:
@@ -53,78 +31,6 @@ def log(level: str, message: str, **fields: str) -> None:
     more = "".join(f" {name}={json.dumps(value)}" for name, value in fields.items())
     stream = sys.stderr if level in ("error", "fatal") else sys.stdout
     print(f'time="{when}" level={level} msg={json.dumps(message)}{more}', file=stream, flush=True)
-
-
-def node() -> dict[str, Any]:
-    return json.loads((ROOT / "run/localcloud/node.json").read_text())
-
-
-def basic(username: str, password: str) -> str:
-    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
-
-
-def ecr_authorization(config: dict[str, Any]) -> str:
-    """Asks ECR for a token, as the instance's role."""
-    credentials = config["credentials"]
-    if not credentials:
-        raise PullFailed("no EC2 IMDS role found, operation error ec2imds: GetMetadata")
-    scope = f"{time.strftime('%Y%m%d', time.gmtime())}/{config['region']}/ecr/aws4_request"
-    request = urllib.request.Request(
-        config["endpoint"],
-        data=b"{}",
-        headers={
-            "Content-Type": "application/x-amz-json-1.1",
-            "X-Amz-Target": "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken",
-            "Host": f"ecr.{config['region']}.amazonaws.com",
-            "X-Amz-Security-Token": credentials["AWS_SESSION_TOKEN"],
-            # The local cloud reads the caller from the key and checks no signature.
-            "Authorization": f"AWS4-HMAC-SHA256 Credential={credentials['AWS_ACCESS_KEY_ID']}/"
-            f"{scope}, SignedHeaders=host, Signature=0",
-        },
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            data = json.load(answer)["authorizationData"]
-    except urllib.error.HTTPError as error:
-        raise PullFailed(f"ECR GetAuthorizationToken: {error.read().decode()[:500]}") from error
-    except OSError as error:
-        raise PullFailed(f"ECR GetAuthorizationToken: {error}") from error
-    return f"Basic {data[0]['authorizationToken']}"
-
-
-def split_host(reference: str) -> tuple[str, str]:
-    host, _, path = reference.partition("/")
-    return host, path
-
-
-def endpoints(reference: str, registry_config: str, config: dict[str, Any]) -> list[Endpoint]:
-    host, _ = split_host(reference)
-    local = config["registries"].get(host)
-    if ECR.match(reference):
-        authorization = ecr_authorization(config)
-        return [Endpoint(f"https://{local or host}", authorization, local is not None)]
-    registry: dict[str, Any] = {}
-    if registry_config:
-        try:
-            registry = tomllib.loads((ROOT / registry_config.lstrip("/")).read_text())
-        except OSError as error:
-            raise PullFailed(f"failed to read registry config: {error}") from error
-    default = "registry-1.docker.io" if host == "docker.io" else host
-    credential = registry.get("creds", {}).get(default, {})
-    authorization = None
-    if "auth" in credential:
-        authorization = f"Basic {credential['auth']}"
-    elif credential:
-        authorization = basic(credential.get("username", ""), credential.get("password", ""))
-    mirrors = registry.get("mirrors", {})
-    urls = list(mirrors.get(host, mirrors.get("*", {})).get("endpoints", []))
-    found = []
-    for url in urls:
-        url = url if "://" in url else f"https://{url}"
-        ours = url.removeprefix("https://").rstrip("/") in config["registries"].values()
-        found.append(Endpoint(url, authorization, ours))
-    found.append(Endpoint(f"https://{local or default}", authorization, local is not None))
-    return found
 
 
 def hosts_toml(places: list[Endpoint]) -> str:
@@ -157,9 +63,7 @@ def pull_once(
 ) -> None:
     """Fetches and unpacks; raises PullFailed with the puller's last words."""
     if config["kind"] == "simulated":
-        import simulated_pull
-
-        simulated_pull.pull(reference, places, labels, PLATFORMS[config["architecture"]])
+        simulated_pull.pull(reference, places, labels)
         return
     host, _ = split_host(reference)
     with tempfile.TemporaryDirectory(dir="/run/localcloud") as directory:
@@ -205,7 +109,7 @@ def pull(
     reference: str, registry_config: str, labels: list[str], say: Callable[..., None] = log
 ) -> None:
     """Raises PullFailed when the last try has failed as well."""
-    config = node()
+    config = description()
     interval = float(config["pull_retry_seconds"])
     for attempt in range(RETRIES + 1):
         try:

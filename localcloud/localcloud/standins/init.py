@@ -92,7 +92,7 @@ class Node:
             Path(config["directory"]),
             Path(config["volume"]),
             Path(__file__).parent,
-            Path(config["ca"]) if config["ca"] else None,
+            Path(config["ca"]),
             Path(sys.base_prefix),
             config["cgroups"],
         )
@@ -113,8 +113,7 @@ class Node:
         self.shims.mkdir(parents=True)
         for name in ("etc", "tmp", "dev"):
             (self.root / name).mkdir(exist_ok=True)
-        if self.config["ca"]:
-            shutil.copy(self.config["ca"], self.shims / "ca.pem")
+        shutil.copy(self.config["ca"], self.shims / "ca.pem")
 
     def _bin(self, place: str) -> Path:
         return self.shims / "bin" / place

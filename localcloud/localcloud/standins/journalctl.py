@@ -8,9 +8,10 @@ import platform
 import sys
 import time
 
-from client import ROOT, ask
+from client import ask
 from journal import records
 from systemd import full_name
+from this_node import ROOT
 
 
 def line(record: dict, form: str) -> str:

@@ -54,7 +54,7 @@ def enter(
     directory: Path,
     volume: Path,
     standins: Path,
-    ca: Path | None,
+    ca: Path,
     python: Path,
     cgroups: dict[str, str],
 ) -> None:
@@ -101,8 +101,7 @@ def enter(
         bind_file(os.path.realpath(shutil.which("ctr") or ""), shims / "ctr", "-o", "ro")
     if str(python).startswith(HIDDEN):
         mount(python, shims / "python", "--bind", "-o", "ro")
-    if ca is not None:
-        shutil.copy(ca, shims / "ca.pem")
+    shutil.copy(ca, shims / "ca.pem")
     # The machine's file is often a link to something below /run.
     resolv = Path("/etc/resolv.conf")
     text = resolv.read_bytes() if resolv.exists() else b""

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import ssl
-import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from client import ROOT
-from content import INDEX_TYPES
+from content import INDEX_TYPES, digest_of, entries_for
+from endpoints import Endpoint, PullFailed
 from simulated_ctr import SimulatedStore, store
-
-if TYPE_CHECKING:
-    from host_ctr import Endpoint
+from this_node import ROOT
 
 MANIFEST_TYPES = (
     "application/vnd.oci.image.manifest.v1+json",
@@ -43,30 +40,34 @@ class Source:
             return answer.read(), answer.headers.get("Content-Type", "")
 
 
-def pull(reference: str, places: list[Endpoint], labels: list[str], platform: str) -> None:
+def pull(reference: str, places: list[Endpoint], labels: list[str]) -> None:
     """Raises PullFailed with the last endpoint's answer."""
-    from host_ctr import PullFailed
-
     for number, place in enumerate(places, start=1):
         try:
-            _pull_from(reference, place, labels, platform)
+            _pull_from(reference, place, labels)
             return
         except (OSError, ValueError) as error:
             if number == len(places):
-                code = getattr(error, "code", None)
-                words = {401: "401 Unauthorized", 404: "not found"}.get(code, str(error))
-                raise PullFailed(f'failed to resolve reference "{reference}": {words}') from error
+                raise PullFailed(_reason(reference, error)) from error
 
 
-def _pull_from(reference: str, place: Endpoint, labels: list[str], platform: str) -> None:
+def _reason(reference: str, error: OSError | ValueError) -> str:
+    if isinstance(error, ValueError):
+        return str(error)  # What was downloaded is wrong.
+    code = getattr(error, "code", None)
+    words = {401: "401 Unauthorized", 404: "not found"}.get(code, str(error))
+    return f'failed to resolve reference "{reference}": {words}'
+
+
+def _pull_from(reference: str, place: Endpoint, labels: list[str]) -> None:
     _, _, path = reference.partition("/")
     repository, name = split_name(path)
     source = Source(place, repository)
     manifest, media_type = source.get("manifests", name)
     with store() as content:
-        digest = _digest_of(manifest)
+        digest = digest_of(manifest)
         content.add_blob(digest, manifest)
-        _fetch(content, source, json.loads(manifest), platform)
+        _fetch(content, source, json.loads(manifest))
         content.unpack(digest)
         content.records["images"][reference] = {
             "media_type": media_type,
@@ -76,16 +77,11 @@ def _pull_from(reference: str, place: Endpoint, labels: list[str], platform: str
         content.save()
 
 
-def _fetch(
-    content: SimulatedStore, source: Source, manifest: dict[str, Any], platform: str
-) -> None:
-    operating_system, architecture = platform.split("/")
-    for entry in manifest.get("manifests", []):
-        wanted = entry.get("platform", {})
-        if (wanted.get("os"), wanted.get("architecture")) == (operating_system, architecture):
-            blob = content.blob(entry["digest"]) or source.get("manifests", entry["digest"])[0]
-            content.add_blob(entry["digest"], blob)
-            _fetch(content, source, json.loads(blob), platform)
+def _fetch(content: SimulatedStore, source: Source, manifest: dict[str, Any]) -> None:
+    for entry in entries_for(manifest, content.platform):
+        blob = content.blob(entry["digest"]) or source.get("manifests", entry["digest"])[0]
+        content.add_blob(entry["digest"], blob)
+        _fetch(content, source, json.loads(blob))
     parts = [manifest["config"], *manifest["layers"]] if "config" in manifest else []
     for part in parts:
         if not content.has(part["digest"]):
@@ -101,9 +97,3 @@ def split_name(path: str) -> tuple[str, str]:
         return f"{repository[0]}/{last}".lstrip("/"), digest
     repository, _, tag = path.rpartition(":")
     return repository, tag
-
-
-def _digest_of(content: bytes) -> str:
-    import hashlib
-
-    return "sha256:" + hashlib.sha256(content).hexdigest()

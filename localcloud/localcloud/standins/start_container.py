@@ -13,7 +13,9 @@ import time
 import uuid
 from pathlib import Path
 
-from host_ctr import PullFailed, node, pull
+from endpoints import PullFailed
+from host_ctr import pull
+from this_node import description
 
 REGISTRY_CONFIG = "/etc/host-containers/host-ctr.toml"
 OUTPUT_SECONDS = 3.0
@@ -60,7 +62,7 @@ def is_stopped(identity: str) -> bool:
 
 def main() -> int:
     reference = sys.argv[1]
-    config = node()
+    config = description()
     begin = time.monotonic()
     present = is_present(reference)
     if not present:

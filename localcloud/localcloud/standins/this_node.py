@@ -1,0 +1,23 @@
+"""What a program must know of the node that it runs on."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(os.environ.get("LOCALCLOUD_ROOT", "/"))
+"""The node's root: `/` on a real node, a directory on a simulated one."""
+
+PLATFORMS = {"x86_64": "linux/amd64", "arm64": "linux/arm64"}
+
+
+def description() -> dict[str, Any]:
+    """What `boot.write_configuration` has written down."""
+    return json.loads((ROOT / "run/localcloud/node.json").read_text())
+
+
+def platform() -> str:
+    """The platform whose images the node runs, whatever the machine is."""
+    return PLATFORMS[description()["architecture"]]

@@ -1,0 +1,154 @@
+"""A running cloud, and small helpers to use it as a client would."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+ROLE = "arn:aws:iam::123456789012:role/test"
+
+
+def trust(service: str) -> str:
+    """The policy of a role that a service may take."""
+    statement = {
+        "Effect": "Allow",
+        "Action": "sts:AssumeRole",
+        "Principal": {"Service": f"{service}.amazonaws.com"},
+    }
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
+# Answers {"attempt": n} after failing with a typed error as often as the input
+# says; counts its own invocations, as a warm process can.
+COUNTING = """#!/usr/bin/env python3
+import json, os, urllib.request
+api = f"http://{os.environ['AWS_LAMBDA_RUNTIME_API']}/2018-06-01/runtime/invocation"
+attempt = 0
+while True:
+    with urllib.request.urlopen(f"{api}/next") as answer:
+        request_id = answer.headers["Lambda-Runtime-Aws-Request-Id"]
+        event = json.load(answer)
+    attempt += 1
+    if attempt <= event.get("failures", 0):
+        end, body = "error", {"errorType": event["error"], "errorMessage": f"attempt {attempt}"}
+    else:
+        end, body = "response", {"attempt": attempt, "event": event}
+    data = json.dumps(body).encode()
+    urllib.request.urlopen(f"{api}/{request_id}/{end}", data=data).read()
+"""
+
+
+def unique(prefix: str) -> str:
+    return f"{prefix}-{uuid.uuid4().hex[:8]}"
+
+
+@dataclass(frozen=True)
+class RunningCloud:
+    port: int
+    ready: dict[str, Any]
+    process: subprocess.Popen[str]
+
+    def aws(self, service: str) -> Any:
+        return boto3.client(
+            service,
+            region_name="eu-west-1",
+            endpoint_url=f"http://127.0.0.1:{self.port}",
+            aws_access_key_id="operator",
+            aws_secret_access_key="test",
+            config=Config(retries={"total_max_attempts": 1}),
+        )
+
+    def control(self, method: str, route: str, body: Any = None) -> Any:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/localcloud/{route}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            return {"status": error.code, **json.load(error)}
+
+    def deploy(self, name: str, bootstrap: str, timeout: int = 10, **more: Any) -> str:
+        """Creates a function from the text of its `bootstrap`; returns its ARN."""
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as writer:
+            writer.writestr("bootstrap", bootstrap)
+        created = self.aws("lambda").create_function(
+            FunctionName=name,
+            Runtime="provided.al2023",
+            Handler="bootstrap",
+            Role=ROLE,
+            Code={"ZipFile": archive.getvalue()},
+            Timeout=timeout,
+            **more,
+        )
+        return created["FunctionArn"]
+
+    def queue(self, name: str) -> tuple[str, str]:
+        """Creates a queue; returns its URL and its ARN."""
+        sqs = self.aws("sqs")
+        url = sqs.create_queue(QueueName=name)["QueueUrl"]
+        attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+        return url, attributes["Attributes"]["QueueArn"]
+
+    def receive(self, queue_url: str, seconds: float = 10) -> Any:
+        """The next message of a queue, as JSON."""
+
+        def message() -> Any:
+            got = self.aws("sqs").receive_message(QueueUrl=queue_url).get("Messages")
+            return got and json.loads(got[0]["Body"])
+
+        return until(message, seconds)
+
+
+def until(question: Callable[[], Any], seconds: float = 10) -> Any:
+    """Asks until the answer is true, and returns it."""
+    deadline = time.monotonic() + seconds
+    while not (answer := question()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+    return answer
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_cloud(state: Path, **environment: str) -> RunningCloud:
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "localcloud", "--port", str(port), "--state", str(state)],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    return RunningCloud(port, json.loads(process.stdout.readline())["ready"], process)
+
+
+def stop_cloud(cloud: RunningCloud) -> int:
+    cloud.process.send_signal(signal.SIGTERM)
+    return cloud.process.wait(30)
