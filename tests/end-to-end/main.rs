@@ -49,6 +49,7 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let tests = tests![
         terraform::a_second_plan_has_no_changes,
+        terraform::what_terraform_stores_is_what_the_functions_read,
         triggers::a_push_to_ecr_starts_a_build,
         triggers::a_burst_of_pushes_becomes_one_build,
         triggers::a_schedule_that_fires_starts_a_build,

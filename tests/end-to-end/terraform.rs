@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use prepull_domain::CacheConfig;
 use prepull_tests::deployment::Changes;
 
 use crate::fixture::Fixture;
@@ -11,6 +12,20 @@ pub async fn a_second_plan_has_no_changes(fixture: Arc<Fixture>) -> Result<()> {
     let (changes, plan) =
         tokio::task::spawn_blocking(move || fixture.world.deployment.plan()).await??;
     ensure!(changes == Changes::None, "{plan}");
+    Ok(())
+}
+
+pub async fn what_terraform_stores_is_what_the_functions_read(fixture: Arc<Fixture>) -> Result<()> {
+    for name in ["pushed", "nightly", "template"] {
+        let stored = fixture.world.stored_config(name).await?;
+        let config = CacheConfig::parse(&name.parse()?, &stored.to_string())?;
+        // Field by field: one that Terraform forgot would be read as its default.
+        let read = serde_json::to_value(&config)?;
+        ensure!(
+            read == stored,
+            "{name} is stored as {stored} and read as {read}"
+        );
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ mod test;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 
 use crate::run::Step;
 
@@ -29,14 +29,7 @@ enum Arguments {
     },
     /// Draw the state machine into README.md.
     Picture,
-    #[command(subcommand)]
-    Internal(Internal),
-}
-
-/// What the other commands are made of, for a closer look.
-#[derive(Subcommand)]
-enum Internal {
-    /// Install what localcloud needs and build the functions' zips.
+    /// Only install what a local cloud needs, and build the functions' zips.
     Setup,
 }
 
@@ -45,7 +38,7 @@ fn main() -> ExitCode {
         Arguments::Demo => demo(),
         Arguments::Test { only, filter } => test::all(&only, filter.as_deref()),
         Arguments::Picture => picture::write(),
-        Arguments::Internal(Internal::Setup) => setup::local_cloud()
+        Arguments::Setup => setup::local_cloud()
             .and_then(|tools| functions::build(&tools))
             .map(drop),
     };

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::architecture::Architecture;
@@ -30,7 +29,7 @@ identifier!(
 );
 
 /// The configuration of a cache. Read it with [`CacheConfig::parse`], which checks what types alone cannot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CacheConfig {
     /// The images, each by its full name.
@@ -65,7 +64,7 @@ pub struct CacheConfig {
 }
 
 /// The data volume of builders, and so the least size of a node's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VolumeConfig {
     /// Its size.
@@ -80,7 +79,7 @@ pub struct VolumeConfig {
 }
 
 /// Where and on what builders run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BuilderConfig {
     /// For each architecture the instance types to try, the most wanted first.
@@ -92,7 +91,7 @@ pub struct BuilderConfig {
 }
 
 /// Where a registry's user name and password lie, as JSON `{"username": …, "password": …}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     deny_unknown_fields,
     untagged,
@@ -112,7 +111,7 @@ pub enum CredentialSource {
 }
 
 /// Who else may use the snapshots.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Publication {
     /// Accounts that may create volumes from the snapshots.

@@ -4,7 +4,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use oci_spec::distribution::Reference;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AccountId, RegionName, identifier};
@@ -58,11 +57,8 @@ pub enum InvalidReference {
 /// assert_eq!(image.repository(), "library/nginx");
 /// # Ok::<(), prepull_domain::image::InvalidReference>(())
 /// ```
-#[derive(
-    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-#[schemars(with = "String")]
 pub struct ImageReference {
     registry: String,
     repository: String,

@@ -1,7 +1,6 @@
 //! The manifest: what a snapshot holds and how it came to be.
 
 use jiff::Timestamp;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::architecture::Architecture;
@@ -20,7 +19,7 @@ use crate::variant::Variant;
 pub const MAX_PARAMETER_BYTES: usize = 8_192;
 
 /// What a snapshot holds and how it came to be. Stored as JSON in one SSM parameter for each snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The snapshot.
     pub snapshot_id: SnapshotId,
@@ -59,7 +58,7 @@ pub struct Manifest {
 }
 
 /// An image in a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestImage {
     /// The reference as the cache names it.
     pub reference: ImageReference,

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::architecture::Architecture;
@@ -62,7 +61,7 @@ pub struct Target {
 }
 
 /// An image with the digests that its reference resolved to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedImage {
     /// The reference as the cache names it.
     pub reference: ImageReference,
@@ -75,7 +74,7 @@ pub struct PlannedImage {
 }
 
 /// Whether the kubelet may remove an image to make room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pinning {
     /// Never, not even under disk pressure.
@@ -94,7 +93,7 @@ pub struct Ami {
 }
 
 /// What a builder's data volume starts from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Base {
     /// Nothing: every image is pulled.
@@ -140,7 +139,7 @@ pub enum Plan {
 }
 
 /// A running builder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Builder {
     /// The instance.
     pub instance_id: InstanceId,
@@ -167,7 +166,7 @@ pub struct BuilderInput {
 }
 
 /// What runs on the builder: what decides on which nodes its snapshot can be used.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInfo {
     /// Bottlerocket's release.
     pub bottlerocket_version: BottlerocketVersion,
@@ -182,7 +181,7 @@ pub struct NodeInfo {
 }
 
 /// What pull-images verified.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pulled {
     /// Bytes in use on the data volume.
     pub used: Bytes,
@@ -195,7 +194,7 @@ pub struct Pulled {
 }
 
 /// A completed snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Its ID.
     pub snapshot_id: SnapshotId,
@@ -208,9 +207,7 @@ pub struct Snapshot {
 }
 
 /// What a snapshot may be used for: the tag `prepull:state`. A snapshot that bears none is unfinished.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SnapshotState {
     /// Complete, and its images were verified.

@@ -1,7 +1,6 @@
 //! What starts a build, and which caches it concerns.
 
 use jiff::Timestamp;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::CacheConfig;
@@ -50,7 +49,7 @@ impl std::fmt::Display for Push {
 }
 
 /// What an execution was started for: part of its input, for whoever looks at it later.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "source", rename_all = "kebab-case")]
 pub enum TriggerRecord {
     /// A push to private ECR. Others of the same window may have joined the execution.
@@ -73,7 +72,7 @@ pub enum TriggerRecord {
 }
 
 /// The input of an execution.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecutionInput {
     /// The cache, as whoever started the execution named it.
     pub cache: String,

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{InvalidId, identifier};
@@ -43,11 +42,8 @@ const OLDEST_MINOR: u16 = 28;
 /// A Bottlerocket variant for EKS: its Kubernetes minor version and flavour.
 ///
 /// A snapshot serves the nodes of its own variant line, because containerd's metadata and XFS's features follow it.
-#[derive(
-    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-#[schemars(with = "String")]
 pub struct Variant {
     minor: u16,
     fips: bool,
@@ -115,11 +111,8 @@ impl From<Variant> for String {
 }
 
 /// A released version of Bottlerocket, ordered by age.
-#[derive(
-    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-#[schemars(with = "String")]
 pub struct BottlerocketVersion {
     major: u16,
     minor: u16,
