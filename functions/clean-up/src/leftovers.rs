@@ -16,6 +16,10 @@ use crate::{Removed, removal};
 /// How often an instance that ends is looked after.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long an instance may be launched and not be listed yet, where none is listed at all: one that has ended is, for an
+/// hour. An answer to `RunInstances` may have been lost, and a function goes on for a moment after its execution was stopped.
+const LISTED_WITHIN: Duration = Duration::from_secs(10);
+
 /// Whose things they are.
 pub(crate) struct Owner {
     pub(crate) execution: ExecutionName,
@@ -53,11 +57,18 @@ pub(crate) async fn remove(
     removed: &mut Removed,
     deadline: Deadline,
 ) -> Result<(), StageError> {
+    let listed = deadline.sooner(LISTED_WITHIN);
+    let mut was_listed = false;
     deadline
         .poll(INTERVAL, "the builders to end", async || {
-            let instances = instances(clients, owner.filters()).await?;
-            let done = instances.is_empty();
-            for instance in instances {
+            let instances = all_instances(clients, owner.filters()).await?;
+            was_listed |= !instances.is_empty();
+            if !was_listed && listed.check("a builder").is_ok() {
+                return Ok(None);
+            }
+            let living: Vec<_> = instances.into_iter().filter(is_living).collect();
+            let done = living.is_empty();
+            for instance in living {
                 if !has_state(&instance, &InstanceStateName::ShuttingDown)
                     && let Some(id) = instance.instance_id().and_then(|id| id.parse().ok())
                 {
@@ -88,6 +99,19 @@ pub(crate) async fn instances(
     clients: &Clients,
     filters: Vec<Filter>,
 ) -> Result<Vec<Instance>, StageError> {
+    let mut instances = all_instances(clients, filters).await?;
+    instances.retain(is_living);
+    Ok(instances)
+}
+
+fn is_living(instance: &Instance) -> bool {
+    !has_state(instance, &InstanceStateName::Terminated)
+}
+
+async fn all_instances(
+    clients: &Clients,
+    filters: Vec<Filter>,
+) -> Result<Vec<Instance>, StageError> {
     let request = clients.ec2.describe_instances().set_filters(Some(filters));
     let mut pages = request.into_paginator().send();
     let mut instances = Vec::new();
@@ -97,8 +121,7 @@ pub(crate) async fn instances(
         instances.extend(
             reservations
                 .into_iter()
-                .flat_map(|reservation| reservation.instances.unwrap_or_default())
-                .filter(|instance| !has_state(instance, &InstanceStateName::Terminated)),
+                .flat_map(|reservation| reservation.instances.unwrap_or_default()),
         );
     }
     Ok(instances)

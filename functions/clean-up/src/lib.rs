@@ -9,8 +9,9 @@
 //!
 //! **Before:** nothing. Whatever is to go bears the tag `prepull:cache`; what does not bear it is never touched.
 //!
-//! **After:** no instance, no volume and no unfinished snapshot of the target or execution is left. Snapshots that the
-//! pointer, a machine image or a launch template names are kept, and the newest of each cache and architecture.
+//! **After:** no instance, no volume and no unfinished snapshot of the target or execution is left. What the pointer names
+//! is kept; of the verified snapshots, what a machine image or a launch template names, and the newest of each cache and
+//! architecture.
 //!
 //! **Called again:** it removes what is left, and nothing else.
 //!

@@ -11,7 +11,8 @@ use prepull_domain::{Architecture, CacheName, RegionName, SnapshotId, StageError
 use crate::{Removed, leftovers, removal};
 
 /// Removes the snapshots of one cache and architecture that are beyond the newest `retain`, with their manifests, here
-/// and in the regions that they are copied to.
+/// and in the regions that they are copied to. What cannot be removed keeps it from nothing else; the first such failure is
+/// how it ends.
 pub(crate) async fn apply(
     clients: &Clients,
     cache: &CacheName,
@@ -20,12 +21,12 @@ pub(crate) async fn apply(
     copy_to_regions: &BTreeSet<RegionName>,
     removed: &mut Removed,
 ) -> Result<(), StageError> {
-    apply_here(clients, cache, architecture, retain, removed).await?;
+    let mut result = apply_here(clients, cache, architecture, retain, removed).await;
     for region in copy_to_regions {
         let there = clients.in_region(region);
-        apply_here(&there, cache, architecture, retain, removed).await?;
+        result = result.and(apply_here(&there, cache, architecture, retain, removed).await);
     }
-    Ok(())
+    result
 }
 
 async fn apply_here(
@@ -57,11 +58,25 @@ async fn apply_here(
     let in_use = in_use(clients, cache, architecture, &candidates).await?;
     let mut going = beyond_retention(&snapshots, retain, &in_use);
     going.extend(rejected.filter(|id| !in_use.contains(id)));
+    // One that cannot be deleted, a locked one for example, keeps no other from it.
+    let mut result = Ok(());
     for id in going {
-        let manifest = names::manifest_parameter(cache, architecture, &id);
-        if removal::delete_snapshot(clients, id, removed).await? {
-            removal::delete_manifest(clients, manifest, removed).await?;
-        }
+        result = result.and(remove(clients, cache, architecture, id, removed).await);
+    }
+    result
+}
+
+/// Removes a snapshot, and then its manifest.
+async fn remove(
+    clients: &Clients,
+    cache: &CacheName,
+    architecture: Architecture,
+    id: SnapshotId,
+    removed: &mut Removed,
+) -> Result<(), StageError> {
+    let manifest = names::manifest_parameter(cache, architecture, &id);
+    if removal::delete_snapshot(clients, id, removed).await? {
+        removal::delete_manifest(clients, manifest, removed).await?;
     }
     Ok(())
 }

@@ -50,6 +50,8 @@ struct State {
     termination_fails: Option<&'static str>,
     running: Vec<&'static str>,
     events: Vec<Value>,
+    /// So many looks at the instances show none.
+    blind_looks: u32,
 }
 
 fn tags(execution: &str, architecture: &str) -> Vec<Tag> {
@@ -120,6 +122,10 @@ impl World {
         vec![
             mock!(ec2::Client::describe_instances).then_compute_output(move |request| {
                 let mut state = instances.state();
+                if state.blind_looks > 0 {
+                    state.blind_looks -= 1;
+                    return DescribeInstancesOutput::builder().build();
+                }
                 let found: Vec<_> = state
                     .instances
                     .iter()
@@ -351,6 +357,17 @@ async fn clean_up_ends_when_the_builder_has() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_builder_that_ec2_lists_late_is_removed_all_the_same() {
+    let world = after_a_build();
+    world.state().blind_looks = 5;
+    let removed = world
+        .clean_up(&ParameterStore::default(), json!({"target": target()}))
+        .await
+        .unwrap();
+    assert_eq!(ids(&removed.terminated), ["i-00000001"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_second_call_finds_nothing_to_do() {
     let world = after_a_build();
     let (store, input) = (ParameterStore::default(), json!({"target": target()}));
@@ -388,6 +405,14 @@ async fn an_aborted_execution_is_cleaned_up_in_all_its_architectures_and_announc
             "status": "ABORTED",
             "error": "Stopped",
             "cause": "by a person",
+            "failures": [{
+                "architecture": null,
+                "stage": null,
+                "error": "Stopped",
+                "message": "by a person",
+                "image": null,
+                "remedy": "Start the build again, unless it was stopped for good"
+            }],
             "started_at": "1970-01-01T00:00:00Z",
             "stopped_at": "1970-01-01T00:00:01Z"
         })]

@@ -4,7 +4,8 @@
 //! **After:** exactly one instance of the target runs that bears this execution's tags, with the data volume that the
 //! plan wants, and it will register with Systems Manager.
 //! **Called again:** finds the instance by its tags and starts none. Where an answer of EC2 was lost or tags are not
-//! visible yet, the client token, which is made of nothing but the plan, keeps EC2 from starting a second one.
+//! visible yet, the client token, which is made of nothing but the plan, keeps EC2 from starting a second one. Of two
+//! that calls at the same time started in different places, all go on with the older one, and the younger is ended.
 //! **Errors:** `CapacityUnavailable` when no instance type in no subnet can be had, `QuotaExceeded`, `InvalidConfig`
 //! for what EC2 refuses or credentials that cannot be read, `BuilderLost` when the launch ends without a running
 //! instance.
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use prepull_aws::builder::{BuilderInstance, not_known};
 use prepull_aws::ec2::types::InstanceStateName;
-use prepull_aws::{AwsError, Clients, Deadline};
+use prepull_aws::{AwsError, Clients, Deadline, StageResult};
 use prepull_domain::stages::{Base, Builder, LaunchInput, Target};
 use prepull_domain::{InstanceId, StageError, SubnetId};
 
@@ -51,13 +52,45 @@ pub async fn handle(
     deadline: Deadline,
 ) -> Result<Builder, StageError> {
     let target = &input.target;
-    let alive = [InstanceStateName::Pending, InstanceStateName::Running];
-    let found = BuilderInstance::find(clients, target, &alive).await?;
-    let id = match found.into_iter().next() {
-        Some(found) => found.builder.instance_id,
+    let mut id = match oldest(clients, target).await? {
+        Some(id) => id,
         None => launch(clients, settings, target, deadline).await?,
     };
-    running(clients, &id, deadline).await
+    loop {
+        let builder = running(clients, &id, deadline).await?;
+        match oldest(clients, target).await? {
+            Some(other) if other != id => {
+                end_younger(clients, &id).await?;
+                id = other;
+            }
+            _ => return Ok(builder),
+        }
+    }
+}
+
+/// The oldest builder of `target` that starts or runs.
+async fn oldest(clients: &Clients, target: &Target) -> Result<Option<InstanceId>, StageError> {
+    let alive = [InstanceStateName::Pending, InstanceStateName::Running];
+    let found = BuilderInstance::find(clients, target, &alive).await?;
+    Ok(found
+        .into_iter()
+        .next()
+        .map(|found| found.builder.instance_id))
+}
+
+/// Ends a builder that was launched while another call of this stage launched one elsewhere: a place may have capacity for
+/// the one call and not for the other, and then their client tokens differ. All calls go on with the oldest, which they
+/// agree on, and each ends its own.
+async fn end_younger(clients: &Clients, id: &InstanceId) -> Result<(), StageError> {
+    tracing::warn!(%id, "ends it: another call launched one before");
+    clients
+        .ec2
+        .terminate_instances()
+        .instance_ids(id.as_str())
+        .send()
+        .await
+        .or_stage_error("ec2:TerminateInstances")?;
+    Ok(())
 }
 
 /// Tries every instance type, the most wanted first, in every subnet.

@@ -10,11 +10,12 @@ use prepull_aws::ec2::error::ErrorMetadata;
 use prepull_aws::ec2::operation::run_instances::{
     RunInstancesError, RunInstancesInput, RunInstancesOutput,
 };
+use prepull_aws::ec2::operation::terminate_instances::TerminateInstancesOutput;
 use prepull_aws::ec2::types::{
-    HttpTokensState, InstanceMetadataOptionsRequest, InstanceStateName, InstanceType,
+    HttpTokensState, Instance, InstanceMetadataOptionsRequest, InstanceStateName, InstanceType,
     ShutdownBehavior, StateReason,
 };
-use prepull_aws::{Clients, Deadline};
+use prepull_aws::{Clients, DateTime, Deadline};
 use prepull_domain::StageError;
 use prepull_domain::stages::{Base, Builder, LaunchInput, Target};
 use prepull_testing::{Mocks, builder, described, ec2_instance, target};
@@ -41,13 +42,14 @@ fn one_found() -> Rule {
         .then_output(|| described([ec2_instance(InstanceStateName::Pending)]))
 }
 
-/// EC2 finds the builder by tag when it is asked for the second time.
+/// EC2 finds the builder by tag from the second time on that it is asked.
 fn found_late() -> Rule {
     mock!(Client::describe_instances)
         .match_requests(|request| request.instance_ids().is_empty())
         .sequence()
         .output(|| described([]))
         .output(|| described([ec2_instance(InstanceStateName::Pending)]))
+        .repeatedly()
         .build()
 }
 
@@ -115,6 +117,45 @@ async fn a_builder_that_is_there_is_not_launched_again() {
         .ec2([one_found(), is(InstanceStateName::Running)])
         .clients();
     assert_eq!(launch(&clients, target()).await, Ok(builder()));
+}
+
+/// What another call of the stage launched a moment before.
+fn older() -> Instance {
+    let mut older = ec2_instance(InstanceStateName::Running);
+    older.instance_id = Some("i-00000000000000001".to_owned());
+    older.launch_time = Some(DateTime::from_secs(0));
+    older
+}
+
+#[tokio::test]
+async fn of_two_builders_that_calls_at_once_started_all_take_the_older_and_the_younger_ends() {
+    let both = mock!(Client::describe_instances)
+        .match_requests(|request| request.instance_ids().is_empty())
+        .sequence()
+        .output(|| described([]))
+        .output(|| described([ec2_instance(InstanceStateName::Running), older()]))
+        .output(|| described([older()]))
+        .build();
+    let look = mock!(Client::describe_instances)
+        .match_requests(|request| !request.instance_ids().is_empty())
+        .then_compute_output(|request| {
+            let ours = ec2_instance(InstanceStateName::Running);
+            let asked = request.instance_ids().first().cloned();
+            described(
+                [ours, older()]
+                    .into_iter()
+                    .filter(|one| one.instance_id == asked),
+            )
+        });
+    let ended = mock!(Client::terminate_instances)
+        .match_requests(|request| request.instance_ids() == [builder().instance_id.as_str()])
+        .then_output(|| TerminateInstancesOutput::builder().build());
+    let clients = Mocks::new()
+        .ec2([both, look, launches(), ended.clone()])
+        .clients();
+    let taken = launch(&clients, target()).await.unwrap();
+    assert_eq!(Some(taken.instance_id.as_str()), older().instance_id());
+    assert_eq!(ended.num_calls(), 1);
 }
 
 #[tokio::test]

@@ -17,7 +17,8 @@ const INTERVAL: Duration = Duration::from_secs(3);
 /// Waits until the execution builds or ends; never answers [`Turn::Wait`].
 ///
 /// Step Functions' list is eventually consistent: two executions that start within the same instant may each miss the
-/// other, and then both build. That costs a builder and breaks nothing, since publication never goes backwards.
+/// other, and then both build. The state machine waits a moment before it comes here, so that this is rare. It costs a
+/// builder and breaks nothing, since publication never goes backwards.
 pub(crate) async fn wait(
     clients: &Clients,
     state_machine_arn: &str,
