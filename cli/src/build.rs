@@ -1,5 +1,6 @@
 //! `prepull build` and `prepull follow`: starts a build, or finds the newest, and follows it to its end.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::pin::pin;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use prepull_aws::sfn::types::HistoryEvent;
 use prepull_aws::{Clients, StageResult, parameters};
-use prepull_domain::{CacheName, ExecutionArn, ExecutionName};
+use prepull_domain::{CacheName, ExecutionArn, ExecutionName, Failure};
 use serde::Serialize;
 
 use crate::executions;
@@ -171,7 +172,9 @@ impl fmt::Display for Report {
                 writeln!(f, "Build {name} failed{took} with {error}")?;
                 // The targets below say the same of each.
                 if build.targets.is_empty() {
-                    writeln!(f, "  {cause}")?;
+                    for failure in failures(error, cause) {
+                        writeln!(f, "  {}", failure.message)?;
+                    }
                 }
             }
             Outcome::Aborted { cause } => {
@@ -187,8 +190,23 @@ impl fmt::Display for Report {
             .iter()
             .map(|(architecture, outcome)| vec![architecture.to_string(), outcome.to_string()])
             .collect();
-        f.write_str(&table("  ", &rows))
+        f.write_str(&table("  ", &rows))?;
+        if let Outcome::Failed { error, cause } = &build.outcome {
+            // Two architectures often fail in the same.
+            let remedies: BTreeSet<_> = failures(error, cause)
+                .iter()
+                .map(|failure| failure.remedy)
+                .collect();
+            for remedy in remedies {
+                writeln!(f, "{remedy}.")?;
+            }
+        }
+        Ok(())
     }
+}
+
+fn failures(error: &str, cause: &str) -> Vec<Failure> {
+    Failure::all("FAILED", Some(error), Some(cause))
 }
 
 impl fmt::Display for TargetOutcome {

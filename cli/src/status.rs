@@ -10,7 +10,8 @@ use prepull_aws::sfn::operation::describe_execution::DescribeExecutionOutput;
 use prepull_aws::sfn::types::ExecutionStatus;
 use prepull_aws::{AwsError, Clients, StageResult, parameters, tag_value, timestamp};
 use prepull_domain::{
-    Architecture, Bytes, CacheConfig, CacheName, ExecutionName, GiB, Manifest, SnapshotId, names,
+    Architecture, Bytes, CacheConfig, CacheName, ExecutionName, Failure, GiB, Manifest, SnapshotId,
+    names,
 };
 use serde::Serialize;
 
@@ -376,7 +377,13 @@ impl StatusReport {
             Outcome::Superseded { superseded_by } => {
                 format!("left its work to {superseded_by} {when}")
             }
-            Outcome::Failed { error, cause } => format!("failed {when} with {error}: {cause}"),
+            Outcome::Failed { error, cause } => {
+                let failures: Vec<_> = Failure::all("FAILED", Some(error), Some(cause))
+                    .iter()
+                    .map(Failure::to_string)
+                    .collect();
+                format!("failed {when}: {}", failures.join("; "))
+            }
             Outcome::Aborted { .. } => format!("was stopped {when}"),
             Outcome::TimedOut => format!("timed out {when}"),
         };

@@ -40,6 +40,10 @@ where
         match self.aws_code() {
             Some(code) if is_throttling(code) => StageError::Throttled { call, message },
             Some(code) if is_denial(code) => StageError::AccessDenied { call, message },
+            // A request that cannot be built will not be built the next time either.
+            None if matches!(self, SdkError::ConstructionFailure(_)) => {
+                StageError::AwsFailed { call, message }
+            }
             // No answer at all is as passing as a 5xx.
             None if status == 0 => StageError::Throttled { call, message },
             _ if status >= 500 => StageError::Throttled { call, message },
@@ -90,5 +94,25 @@ pub trait StageResult<T> {
 impl<T, E: AwsError> StageResult<T> for Result<T, E> {
     fn or_stage_error(self, call: &'static str) -> Result<T, StageError> {
         self.map_err(|error| error.into_stage_error(call))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_ssm::operation::get_parameter::GetParameterError;
+    use aws_smithy_runtime_api::client::result::ConnectorError;
+
+    use super::*;
+
+    fn name(error: SdkError<GetParameterError, HttpResponse>) -> &'static str {
+        error.into_stage_error("ssm:GetParameter").name()
+    }
+
+    #[test]
+    fn no_answer_may_pass_and_a_request_that_cannot_be_built_does_not() {
+        let lost = ConnectorError::io("connection reset".into());
+        assert_eq!(name(SdkError::dispatch_failure(lost)), "Throttled");
+        assert_eq!(name(SdkError::timeout_error("too slow")), "Throttled");
+        assert_eq!(name(SdkError::construction_failure("no name")), "AwsFailed");
     }
 }

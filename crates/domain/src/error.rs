@@ -2,12 +2,19 @@
 
 use std::time::Duration;
 
+use strum::{EnumDiscriminants, EnumString, IntoStaticStr, VariantArray};
+
 use crate::ids::{InstanceId, SnapshotId};
 use crate::image::ImageReference;
 use crate::size::{Bytes, GiB};
 
 /// Every failure of a stage. [`StageError::name`] is what the state machine matches; the message is for a person.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, EnumDiscriminants)]
+#[strum_discriminants(
+    name(ErrorName),
+    derive(EnumString, IntoStaticStr, VariantArray),
+    doc = "The name of a [`StageError`]: what is left of it in an execution, and the heading of its entry in the runbook."
+)]
 pub enum StageError {
     /// The stage did not reach its end before the function's deadline. The state machine calls it again.
     #[error("not done yet: {0}")]
@@ -143,24 +150,85 @@ impl StageError {
     /// The name by which Step Functions matches the error in `Retry` and `Catch`.
     #[must_use]
     pub fn name(&self) -> &'static str {
+        ErrorName::from(self).into()
+    }
+}
+
+impl ErrorName {
+    /// All of them, in the order of [`StageError`].
+    pub const ALL: &[Self] = Self::VARIANTS;
+
+    /// What an operator does when a build has ended with it, in one sentence. The message says more where more is known.
+    #[must_use]
+    pub fn remedy(self) -> &'static str {
         match self {
-            Self::StillRunning(_) => "StillRunning",
-            Self::Throttled { .. } => "Throttled",
-            Self::AccessDenied { .. } => "AccessDenied",
-            Self::AwsFailed { .. } => "AwsFailed",
-            Self::InvalidEvent(_) => "InvalidEvent",
-            Self::InvalidConfig { .. } => "InvalidConfig",
-            Self::ImageNotFound { .. } => "ImageNotFound",
-            Self::RegistryDenied { .. } => "RegistryDenied",
-            Self::CapacityUnavailable { .. } => "CapacityUnavailable",
-            Self::QuotaExceeded(_) => "QuotaExceeded",
-            Self::BuilderLost { .. } => "BuilderLost",
-            Self::NeverReady { .. } => "NeverReady",
-            Self::PullFailed { .. } => "PullFailed",
-            Self::DiskFull { .. } => "DiskFull",
-            Self::VerifyFailed(_) => "VerifyFailed",
-            Self::SnapshotFailed { .. } => "SnapshotFailed",
-            Self::PublishFailed { .. } => "PublishFailed",
+            Self::StillRunning => {
+                "Look at what the message says it waited for, and start the build again"
+            }
+            Self::Throttled => {
+                "Start the build again; if it stays, look at the service's health and at what else uses up the account's API rate"
+            }
+            Self::AccessDenied => {
+                "Find the permissions boundary, service control policy or key policy that denies the call to the function's role, and let it through"
+            }
+            Self::AwsFailed => "Put right what the service's message complains of",
+            Self::InvalidEvent => {
+                "Find out what else calls prepull's functions or starts its state machine, and with what input"
+            }
+            Self::InvalidConfig => {
+                "Change the value that the message names in the cache's declaration, and apply"
+            }
+            Self::ImageNotFound => {
+                "Push the image for every architecture of the cache, correct its name, or remove it from the cache"
+            }
+            Self::RegistryDenied => {
+                "Correct the cache's `registry_credentials`, or let prepull's roles read the repository"
+            }
+            Self::CapacityUnavailable => {
+                "Name more instance types, or subnets in more zones, in the cache's `builder`"
+            }
+            Self::QuotaExceeded => {
+                "Ask for a larger quota in Service Quotas, or name smaller instance types"
+            }
+            Self::BuilderLost => {
+                "Start the build again; if it happens often, find out in CloudTrail who terminates or stops builders"
+            }
+            Self::NeverReady => "See that the builders' subnets reach Systems Manager, ECR and S3",
+            Self::PullFailed => {
+                "See that the builders reach the registry and that it serves the image, and start the build again"
+            }
+            Self::DiskFull => "Raise the cache's `volume.size_gib` to what the message says",
+            Self::VerifyFailed => "Start the build again; if it stays, report it",
+            Self::SnapshotFailed => {
+                "Start the build again; if it stays, look at the step that the message names, and at the KMS key's policy"
+            }
+            Self::PublishFailed => {
+                "Put right what the message names: the right to a parameter, a region to copy to, an account to share with, a key"
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_s_name_is_its_variant_s() {
+        let error = StageError::Throttled {
+            call: "ec2:RunInstances",
+            message: String::new(),
+        };
+        assert_eq!(error.name(), "Throttled");
+        assert_eq!("Throttled".parse(), Ok(ErrorName::Throttled));
+    }
+
+    #[test]
+    fn a_remedy_is_one_sentence_without_its_full_stop() {
+        for name in ErrorName::ALL {
+            let remedy = name.remedy();
+            assert!(remedy.starts_with(char::is_uppercase), "{remedy}");
+            assert!(!remedy.ends_with('.') && !remedy.contains(". "), "{remedy}");
         }
     }
 }

@@ -170,6 +170,10 @@ impl FromStr for ImageReference {
                 given.len()
             )));
         }
+        // The parser takes letters of every script in a tag; registries and containerd take those of ASCII.
+        if !given.is_ascii() {
+            return Err(malformed("it has other characters than ASCII's".to_owned()));
+        }
         let parsed: Reference = given
             .parse()
             .map_err(|error| malformed(format!("{error}")))?;
@@ -298,6 +302,7 @@ mod tests {
             "x;y",
             "docker.io/library/nginx@sha256:12",
             "docker.io/library/nginx:1.27\n",
+            "docker.io/library/nginx:\u{e9}",
             "docker.io/library/nginx:1 --privileged",
             "REGISTRY.example.com/a:1",
             "docker.io/nginx:1.27",

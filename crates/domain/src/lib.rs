@@ -9,6 +9,7 @@ pub mod config;
 pub mod content_key;
 pub mod error;
 pub mod execution;
+pub mod failure;
 pub mod ids;
 pub mod image;
 pub mod manifest;
@@ -23,8 +24,9 @@ pub mod variant;
 pub use architecture::Architecture;
 pub use config::{CacheConfig, CacheName};
 pub use content_key::ContentKey;
-pub use error::StageError;
+pub use error::{ErrorName, StageError};
 pub use execution::{ExecutionArn, ExecutionName};
+pub use failure::Failure;
 pub use ids::{
     AccountId, AmiId, InstanceId, RegionName, SecurityGroupId, SnapshotId, SubnetId, VolumeId,
 };

@@ -21,6 +21,9 @@ pub const FILL_LIMIT: u64 = 80;
 /// The fill that a volume of the size that prepull asks for would have, in percent.
 const FILL_WANTED: u64 = 65;
 
+/// The longest version that is taken, in bytes: the manifest has room for such.
+const MAX_WORD: usize = 64;
+
 /// What an unpacked image takes on disk, in multiples of its compressed size: the compressed layers, which containerd
 /// keeps, and about two and a half times as much for their content.
 const EXPANSION: f64 = 3.5;
@@ -113,15 +116,21 @@ impl FromStr for ReadyNode {
                 .filter(|value| !value.is_empty())
                 .ok_or(MalformedOutput::Missing(keyword))
         };
+        let word = |keyword: &'static str| match line(keyword)? {
+            value if value.len() <= MAX_WORD && !value.contains(char::is_control) => {
+                Ok(value.to_owned())
+            }
+            value => Err(MalformedOutput::Line(excerpt(Some(value)))),
+        };
         let os = line("OS")?;
         let bottlerocket_version = version_id(os)
             .and_then(|version| version.parse().ok())
             .ok_or_else(|| MalformedOutput::Line(excerpt(Some(os))))?;
         Ok(Self {
             bottlerocket_version,
-            containerd_version: line("CONTAINERD")?.to_owned(),
-            kernel_version: line("KERNEL")?.to_owned(),
-            snapshotter: line("SNAPSHOTTER")?.to_owned(),
+            containerd_version: word("CONTAINERD")?,
+            kernel_version: word("KERNEL")?,
+            snapshotter: word("SNAPSHOTTER")?,
         })
     }
 }
@@ -204,7 +213,7 @@ impl Disk {
     /// Whether so much is in use that nodes would soon remove images.
     #[must_use]
     pub fn is_too_full(self) -> bool {
-        self.used.0 * 100 >= self.size.0 * FILL_LIMIT
+        u128::from(self.used.0) * 100 >= u128::from(self.size.0) * u128::from(FILL_LIMIT)
     }
 
     /// The size of a volume that holds what this one does, and `missing` compressed bytes of images, with room to spare.
@@ -217,7 +226,8 @@ impl Disk {
             clippy::cast_sign_loss
         )]
         let unpacked = (missing.0 as f64 * EXPANSION) as u64;
-        let wanted = (self.used.0 + unpacked) * 100 / FILL_WANTED;
+        let wanted =
+            (u128::from(self.used.0) + u128::from(unpacked)) * 100 / u128::from(FILL_WANTED);
         GiB(u32::try_from(wanted.div_ceil(1 << 30)).unwrap_or(u32::MAX))
     }
 }

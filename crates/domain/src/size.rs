@@ -30,7 +30,8 @@ pub struct Bytes(pub u64);
 
 impl std::iter::Sum for Bytes {
     fn sum<I: Iterator<Item = Self>>(sizes: I) -> Self {
-        Self(sizes.map(|size| size.0).sum())
+        // A registry says what it likes; what is too large to count is too large for any volume.
+        Self(sizes.fold(0, |sum, size| sum.saturating_add(size.0)))
     }
 }
 

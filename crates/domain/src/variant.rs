@@ -86,10 +86,7 @@ impl FromStr for Variant {
         let (minor, fips) = version
             .strip_suffix("-fips")
             .map_or((version, false), |minor| (minor, true));
-        // `u16::from_str` accepts a sign and leading zeros, which no variant's name has.
-        let minor = Some(minor)
-            .filter(|m| m.bytes().all(|b| b.is_ascii_digit()) && !m.starts_with('0'))
-            .and_then(|m| m.parse().ok())
+        let minor = plain_number(minor)
             .filter(|m| *m >= OLDEST_MINOR)
             .ok_or_else(unknown)?;
         Ok(Self { minor, fips })
@@ -108,6 +105,12 @@ impl From<Variant> for String {
     fn from(variant: Variant) -> String {
         variant.to_string()
     }
+}
+
+/// A number as names and versions hold it. `u16::from_str` by itself accepts a sign and leading zeros too.
+fn plain_number(given: &str) -> Option<u16> {
+    let number: u16 = given.parse().ok()?;
+    (number.to_string() == given).then_some(number)
 }
 
 /// A released version of Bottlerocket, ordered by age.
@@ -140,7 +143,7 @@ impl FromStr for BottlerocketVersion {
             .map_or(given, |(release, _commit)| release);
         let parts: Vec<u16> = release
             .split('.')
-            .map(|part| part.parse().map_err(|_| wrong()))
+            .map(|part| plain_number(part).ok_or_else(wrong))
             .collect::<Result<_, _>>()?;
         match parts[..] {
             [major, minor, patch] => Ok(Self {
@@ -233,6 +236,8 @@ mod tests {
             "1.57.0.1",
             "v1.57.0",
             "1.57.0-ab12cd34",
+            "1.+57.0",
+            "1.057.0",
         ] {
             assert!(wrong.parse::<WantedVersion>().is_err(), "{wrong}");
         }

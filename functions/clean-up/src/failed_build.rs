@@ -2,23 +2,27 @@
 
 use jiff::Timestamp;
 use prepull_aws::{Clients, emit_event};
-use prepull_domain::{StageError, names};
+use prepull_domain::{Failure, StageError, names};
 use serde_json::json;
 
 use crate::input::EndedExecution;
 
-/// Emits `Build Failed`.
+/// Emits `Build Failed`, and logs the same in the one line of level error that a build leaves here. Both tell of every
+/// failure with what to do about it. They may come twice, as all that is delivered at least once; the execution's name
+/// tells so.
 pub(crate) async fn announce(
     clients: &Clients,
     execution: &EndedExecution,
 ) -> Result<(), StageError> {
     let time = |milliseconds: Option<i64>| Timestamp::from_millisecond(milliseconds?).ok();
+    let (error, cause) = (execution.error.as_deref(), execution.cause.as_deref());
     let detail = json!({
         "cache": execution.cache(),
         "execution": execution.name(),
         "status": execution.status,
-        "error": execution.error,
-        "cause": execution.cause,
+        "error": error,
+        "cause": cause,
+        "failures": Failure::all(&execution.status, error, cause),
         "started_at": time(execution.start_date),
         "stopped_at": time(execution.stop_date),
     });

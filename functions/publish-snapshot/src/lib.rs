@@ -23,7 +23,7 @@ use futures::future::try_join_all;
 use prepull_aws::ec2::types::SnapshotState as EbsState;
 use prepull_aws::{AwsError, Clients, Deadline, parameters, tag_value};
 use prepull_domain::stages::{PublishInput, Published, Publishing, SnapshotState};
-use prepull_domain::{Manifest, RegionName, SnapshotId, StageError, names};
+use prepull_domain::{Manifest, RegionName, SnapshotId, StageError, names, queue};
 
 use crate::place::Place;
 
@@ -127,7 +127,7 @@ async fn overtaken(clients: &Clients, input: &PublishInput) -> Result<bool, Stag
     let manifest = parameters::get(clients, &parameter).await?;
     let later = manifest
         .and_then(|json| serde_json::from_str::<Manifest>(&json).ok())
-        .is_some_and(|manifest| manifest.planned_at > target.planned_at);
+        .is_some_and(|manifest| queue::is_overtaken(target.planned_at, manifest.planned_at));
     if !later || place::find(clients, &current).await?.is_none() {
         return Ok(false);
     }

@@ -1,0 +1,54 @@
+//! The runbook has an entry for every error that a build can end in, with the remedy that the event gives.
+
+use std::collections::BTreeMap;
+
+use prepull_domain::ErrorName;
+use prepull_domain::failure::{ABORTED, ABORTED_REMEDY, FOREIGN_ERRORS};
+
+const RUNBOOK: &str = include_str!("../../../docs/runbook.md");
+
+/// The entries below a heading of the second level, by their own headings.
+fn entries(section: &str) -> BTreeMap<&'static str, &'static str> {
+    let (_, rest) = RUNBOOK
+        .split_once(&format!("\n## {section}\n"))
+        .unwrap_or_else(|| panic!("the runbook has no section {section}"));
+    let section = rest.split("\n## ").next().unwrap_or_default();
+    section
+        .split("\n### ")
+        .skip(1)
+        .filter_map(|entry| entry.split_once('\n'))
+        .collect()
+}
+
+fn expect<'a>(section: &str, errors: impl IntoIterator<Item = (&'a str, &'a str)>) {
+    let (written, errors) = (entries(section), BTreeMap::from_iter(errors));
+    assert!(
+        written.keys().eq(errors.keys()),
+        "{section}: the runbook has {:?}, builds end in {:?}",
+        written.keys(),
+        errors.keys()
+    );
+    for (error, entry) in written {
+        for part in ["**Means:** ", "**Done:** ", "**Look at:** "] {
+            assert!(entry.contains(part), "{error} lacks {part}");
+        }
+        let remedy = format!("**Do:** {}.\n", errors[error]);
+        assert!(entry.contains(&remedy), "{error} lacks {remedy}");
+    }
+}
+
+#[test]
+fn every_error_of_a_stage_has_its_entry_and_no_other() {
+    expect(
+        "Errors of a build",
+        ErrorName::ALL
+            .iter()
+            .map(|name| ((*name).into(), name.remedy())),
+    );
+}
+
+#[test]
+fn every_family_of_aws_own_names_has_its_entry_and_no_other() {
+    let aborted = [(ABORTED, ABORTED_REMEDY)];
+    expect("AWS's own names", FOREIGN_ERRORS.into_iter().chain(aborted));
+}

@@ -1,0 +1,149 @@
+//! pull-images with plans and builders of every kind: whatever is planned and whatever a builder prints, nothing panics,
+//! and what a document is sent is what its parameters take.
+//!
+//! More cases than by default: `PROPTEST_CASES=5000 cargo test -p pull-images --test any_output`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
+
+use aws_smithy_mocks::{Rule, mock};
+use prepull_aws::Deadline;
+use prepull_aws::ec2::types::InstanceStateName;
+use prepull_aws::ssm::Client;
+use prepull_aws::ssm::operation::get_command_invocation::GetCommandInvocationOutput;
+use prepull_aws::ssm::operation::send_command::SendCommandOutput;
+use prepull_aws::ssm::types::{Command, CommandInvocationStatus};
+use prepull_domain::stages::{BuilderInput, Pinning, PlannedImage, Target};
+use prepull_domain::{Bytes, ImageReference};
+use prepull_fuzzing::{IMAGE_REFERENCES, NODE_OUTPUTS, mutated};
+use prepull_testing::{Mocks, builder, described, ec2_instance, target};
+use proptest::prelude::*;
+use pull_images::{Settings, handle};
+use regex::Regex;
+
+/// The `allowedPattern` of each parameter of a document, as Systems Manager matches it.
+fn patterns(document: &str) -> BTreeMap<String, Regex> {
+    let name = document
+        .strip_prefix("prepull-")
+        .expect("only our own documents are sent");
+    let file = format!(
+        "{}/../../infra/documents/{name}.yaml",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let yaml = fs::read_to_string(file).unwrap();
+    // Parameters are indented by two, what is said of them by four.
+    let mut patterns = BTreeMap::new();
+    let mut parameter = None;
+    let declared = yaml
+        .lines()
+        .skip_while(|line| *line != "parameters:")
+        .skip(1);
+    for line in declared.take_while(|line| line.starts_with(' ')) {
+        if let Some(pattern) = line.strip_prefix("    allowedPattern: ") {
+            let parameter: &str = parameter.expect("a pattern belongs to a parameter");
+            patterns.insert(parameter.to_owned(), Regex::new(pattern).unwrap());
+        } else if !line.starts_with("   ") {
+            parameter = line.trim().strip_suffix(':');
+        }
+    }
+    patterns
+}
+
+/// The patterns of the documents that this stage sends, by the document's name.
+static PATTERNS: LazyLock<BTreeMap<String, BTreeMap<String, Regex>>> = LazyLock::new(|| {
+    ["prepull-image-status", "prepull-pull-images"]
+        .into_iter()
+        .map(|document| (document.to_owned(), patterns(document)))
+        .collect()
+});
+
+/// What was sent: the document and its parameters.
+type Sent = Arc<Mutex<Vec<(String, Vec<(String, String)>)>>>;
+
+/// A builder that answers every command with the next of `outputs`, and with the last one for ever.
+fn node(outputs: Vec<String>) -> (Mocks, Sent) {
+    let sent = Sent::default();
+    let kept = Arc::clone(&sent);
+    let takes = mock!(Client::send_command).then_compute_output(move |request| {
+        let parameters = request.parameters().into_iter().flatten();
+        let parameters = parameters.map(|(name, values)| (name.clone(), values.join(" ")));
+        let document = request.document_name().unwrap().to_owned();
+        kept.lock().unwrap().push((document, parameters.collect()));
+        let command = Command::builder().command_id("command").build();
+        SendCommandOutput::builder().command(command).build()
+    });
+    let next = Mutex::new(0);
+    let answers = mock!(Client::get_command_invocation).then_output(move || {
+        let mut next = next.lock().unwrap();
+        let output = &outputs[(*next).min(outputs.len() - 1)];
+        *next += 1;
+        GetCommandInvocationOutput::builder()
+            .status(CommandInvocationStatus::Success)
+            .standard_output_content(output)
+            .build()
+    });
+    let runs: Rule = mock!(prepull_aws::ec2::Client::describe_instances)
+        .then_output(|| described([ec2_instance(InstanceStateName::Running)]));
+    (Mocks::new().ec2([runs]).ssm([takes, answers]), sent)
+}
+
+/// The target of the other tests, with images whose references are whatever a configuration may name.
+fn any_target() -> impl Strategy<Value = Target> {
+    let reference = mutated(IMAGE_REFERENCES.lines())
+        .prop_filter_map("no reference", |given| given.parse::<ImageReference>().ok());
+    let image = (reference, any::<u64>()).prop_map(|(reference, size)| {
+        let digest = target().images[0].digest.clone();
+        PlannedImage {
+            digest: reference.digest().cloned().unwrap_or(digest),
+            reference,
+            size: Bytes(size),
+            ..target().images[0].clone()
+        }
+    });
+    let pinning = prop_oneof![Just(Pinning::Pinned), Just(Pinning::Unpinned)];
+    let others = prop::collection::vec(image, 0..4);
+    (others, pinning, 1..4u8).prop_map(|(others, pinning, parallel_pulls)| {
+        let mut target = target();
+        target.images.extend(others);
+        target.pinning = pinning;
+        target.parallel_pulls = parallel_pulls;
+        target
+    })
+}
+
+#[test]
+fn every_parameter_of_the_documents_has_a_pattern() {
+    assert!(PATTERNS["prepull-image-status"].contains_key("Names"));
+    assert!(PATTERNS["prepull-pull-images"].contains_key("Changes"));
+}
+
+proptest! {
+    #[test]
+    fn a_document_is_sent_nothing_that_its_parameters_do_not_take(
+        target in any_target(),
+        outputs in prop::collection::vec(mutated(NODE_OUTPUTS.split("\n\n")), 1..5),
+    ) {
+        let (mocks, sent) = node(outputs);
+        let input = BuilderInput { target, builder: builder() };
+        let settings = Settings { name: "prepull".into() };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        // However it ends: that it ends without a panic is what counts.
+        let _ = runtime.block_on(async {
+            let deadline = Deadline::after(Duration::from_secs(5));
+            handle(&mocks.clients(), &settings, input, deadline).await
+        });
+        for (document, parameters) in sent.lock().unwrap().iter() {
+            let patterns = &PATTERNS[document];
+            prop_assert_eq!(parameters.len(), patterns.len());
+            for (name, value) in parameters {
+                prop_assert!(patterns[name].is_match(value), "{document} is sent {name} = {value:?}");
+            }
+        }
+    }
+}
