@@ -13,16 +13,17 @@ provider "aws" {
   max_retries = 1
 
   endpoints {
-    ec2       = var.endpoint
-    events    = var.endpoint
-    iam       = var.endpoint
-    lambda    = var.endpoint
-    logs      = var.endpoint
-    scheduler = var.endpoint
-    sfn       = var.endpoint
-    sqs       = var.endpoint
-    ssm       = var.endpoint
-    sts       = var.endpoint
+    cloudwatch = var.endpoint
+    ec2        = var.endpoint
+    events     = var.endpoint
+    iam        = var.endpoint
+    lambda     = var.endpoint
+    logs       = var.endpoint
+    scheduler  = var.endpoint
+    sfn        = var.endpoint
+    sqs        = var.endpoint
+    ssm        = var.endpoint
+    sts        = var.endpoint
   }
 }
 
@@ -34,4 +35,6 @@ module "prepull" {
   function_architecture = "x86_64"
   function_environment  = var.function_environment
   settle_seconds        = var.settle_seconds
+  # Nobody listens: the alarms are there to be seen deployed.
+  alarm_actions = ["arn:aws:sns:eu-west-1:123456789012:operators"]
 }

@@ -20,6 +20,7 @@ log = logging.getLogger("localcloud")
 # The order in which they are installed; they are stopped in the reverse one.
 MODULES = (
     "edge",
+    "iam.enforcement",
     "registries",
     "stepfunctions",
     "lambdas",
@@ -46,12 +47,12 @@ def main() -> int:
     _configure_moto(cloud)
 
     # Only now may moto be imported: it reads its settings when it is.
-    from .edge import ControlledApplication
+    from .edge import ControlledApplication, RequestHandler
 
     try:
         for name in MODULES:
             import_module(f".{name}", "localcloud").install(cloud)
-        _serve(cloud, ControlledApplication)
+        _serve(cloud, ControlledApplication, RequestHandler)
     except Unusable as reason:
         print(f"localcloud: {reason}", file=sys.stderr)
         return 1
@@ -91,12 +92,8 @@ def _configure_moto(cloud: Cloud) -> None:
     default_user_config["lambda"] = {"use_docker": False}
 
 
-def _serve(cloud: Cloud, wrap: type) -> None:
-    from moto.moto_server.werkzeug_app import (
-        DomainDispatcherApplication,
-        MotoRequestHandler,
-        create_backend_app,
-    )
+def _serve(cloud: Cloud, wrap: type, handler: type) -> None:
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
     application = wrap(cloud, DomainDispatcherApplication(create_backend_app))
@@ -105,7 +102,7 @@ def _serve(cloud: Cloud, wrap: type) -> None:
         cloud.port,
         application,
         threaded=True,
-        request_handler=MotoRequestHandler,
+        request_handler=handler,
     )
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()

@@ -8,7 +8,9 @@ leftovers there, and patches the part of moto it replaces.
 from __future__ import annotations
 
 import base64
+import json
 import threading
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +26,12 @@ Answer = tuple[int, Any]
 ControlHandler = Callable[[str, str, Mapping[str, str], Any], Answer]
 """`handler(method, rest_of_path, query, json_body)` of a control route."""
 
+CACHE_TAG = "prepull:cache"
+"""The tag that names the cache for which a resource exists."""
+
+STATES_SESSION = "states"
+"""The session in the credentials under which the state machines' interpreter calls."""
+
 _ROLE_KEY = "ROLE"
 
 
@@ -35,25 +43,63 @@ class Settings(Mapping[str, Any]):
     """Knobs that tests turn while the cloud runs.
 
     Only registered names exist, so that a misspelt knob is an error and not a
-    test that silently proves nothing.
+    test that silently proves nothing. Some may have another value for what
+    belongs to one cache, so that builds of many caches run side by side, each
+    in a world of its own.
     """
 
     def __init__(self) -> None:
         self._defaults: dict[str, Any] = {}
         self._values: dict[str, Any] = {}
+        self._scopable: set[str] = set()
+        self._scopes: dict[str, dict[str, Any]] = {}
+        self._lock = threading.Lock()
 
     def register(self, **defaults: Any) -> None:
         self._defaults.update(defaults)
 
-    def update(self, changes: Mapping[str, Any]) -> None:
-        """Raises KeyError with the unknown names; then nothing is changed."""
-        unknown = sorted(set(changes) - set(self._defaults))
+    def register_scopable(self, **defaults: Any) -> None:
+        """As `register`, for settings of which a cache may have a value of its own."""
+        self.register(**defaults)
+        self._scopable.update(defaults)
+
+    def update(self, changes: Mapping[str, Any], cache: str | None = None) -> None:
+        """Raises KeyError with the names that are unknown; then nothing is changed."""
+        known = set(self._defaults) if cache is None else self._scopable
+        unknown = sorted(set(changes) - known)
         if unknown:
             raise KeyError(", ".join(unknown))
-        self._values.update(changes)
+        with self._lock:
+            values = self._values if cache is None else self._scopes.setdefault(cache, {})
+            values.update(changes)
+
+    def of(self, cache: str | None) -> Mapping[str, Any]:
+        """The settings for what belongs to a cache; those of all for None."""
+        return ChainMap(self._scopes.get(cache or "", {}), self)  # type: ignore[arg-type]
+
+    def cache_named_in(self, payload: str) -> str | None:
+        """The cache with settings of its own that a JSON text names."""
+        return next((name for name in list(self._scopes) if json.dumps(name) in payload), None)
+
+    def use_up(self, name: str, cache: str | None) -> bool:
+        """Takes one from a setting that is a number of times; False when it is 0."""
+        with self._lock:
+            scope = self._scopes.get(cache or "", {})
+            values = scope if name in scope else self._values
+            left = values.get(name, self._defaults[name])
+            if left > 0:
+                values[name] = left - 1
+            return left > 0
+
+    def forget(self, cache: str) -> None:
+        """Drops the values that a cache has of its own."""
+        with self._lock:
+            self._scopes.pop(cache, None)
 
     def reset(self) -> None:
-        self._values.clear()
+        with self._lock:
+            self._values.clear()
+            self._scopes.clear()
 
     def __getitem__(self, name: str) -> Any:
         return self._values.get(name, self._defaults[name])
@@ -63,6 +109,28 @@ class Settings(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._defaults)
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """A Lambda invocation that runs now."""
+
+    id: str
+    payload: str
+    """As `payload_text` has it."""
+    kill: Callable[[], None]
+    """Ends its process at once, as a crash does."""
+    time_out: Callable[[], None]
+    """Ends it as Lambda does at the time limit, without waiting for that."""
+
+
+def payload_text(payload: bytes | str | None) -> str:
+    """A payload as text, in which a word in quotes is found also in JSON within JSON.
+
+    So a cache is found by its name where an event quotes an execution's input.
+    """
+    text = payload.decode(errors="replace") if isinstance(payload, bytes) else payload or ""
+    return text.replace('\\"', '"')
 
 
 @dataclass(frozen=True)
@@ -113,9 +181,12 @@ class Cloud:
     stopping: threading.Event = field(default_factory=threading.Event)
     routes: dict[str, ControlHandler] = field(default_factory=dict)
     stop_callbacks: list[Callable[[], None]] = field(default_factory=list)
+    reset_callbacks: list[Callable[[], None]] = field(default_factory=list)
     leftover_callbacks: dict[str, Callable[[], list[Any]]] = field(default_factory=dict)
     machines: Any = None
     """The instances, an `ec2.Machines`; set by `ec2` for `ssm`."""
+    invocations: dict[str, Invocation] = field(default_factory=dict)
+    """Those that run, by the session in their process's credentials; kept by `lambdas`."""
     event_sink: Callable[[dict[str, Any]], None] | None = None
     """Where `put_event` delivers; set by `events`."""
 
@@ -130,6 +201,10 @@ class Cloud:
     def on_stop(self, callback: Callable[[], None]) -> None:
         """Called once when the cloud ends, the last registered first."""
         self.stop_callbacks.append(callback)
+
+    def on_reset(self, callback: Callable[[], None]) -> None:
+        """Called at every `POST reset`."""
+        self.reset_callbacks.append(callback)
 
     def later(self, seconds: float, step: Callable[..., Any], *arguments: Any) -> None:
         """Takes a step after some time; the end of the cloud does not wait for it."""
@@ -160,13 +235,14 @@ class Cloud:
             )
 
 
-def credentials(role: str) -> dict[str, str]:
+def credentials(role: str, session: str = "") -> dict[str, str]:
     """Environment variables under which a process calls as `role`.
 
-    The access key carries the role's name, so that the call log can name the
-    caller without a session table.
+    The access key carries the names of the role and of the session, so that
+    the edge knows who calls without a session table.
     """
-    encoded = base64.b32encode(role.encode()).decode().rstrip("=")
+    # No role's name contains a slash.
+    encoded = base64.b32encode(f"{role}/{session}".encode()).decode().rstrip("=")
     return {
         "AWS_ACCESS_KEY_ID": f"{_ROLE_KEY}{encoded}",
         "AWS_SECRET_ACCESS_KEY": "not-a-secret",
@@ -176,10 +252,22 @@ def credentials(role: str) -> dict[str, str]:
 
 def caller_of(access_key: str) -> str:
     """The role behind an access key of `credentials`, or the key itself."""
+    return _decode(access_key)[0]
+
+
+def session_of(access_key: str) -> str:
+    """The session behind an access key of `credentials`; empty for any other."""
+    return _decode(access_key)[1]
+
+
+def _decode(access_key: str) -> tuple[str, str]:
     encoded = access_key.removeprefix(_ROLE_KEY)
     if encoded == access_key:
-        return access_key
+        return access_key, ""
     try:
-        return base64.b32decode(encoded + "=" * (-len(encoded) % 8)).decode()
+        role, _, session = (
+            base64.b32decode(encoded + "=" * (-len(encoded) % 8)).decode().partition("/")
+        )
     except ValueError:
-        return access_key
+        return access_key, ""
+    return role, session

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import Any
 
@@ -10,11 +9,12 @@ from moto.core.responses import ActionResult
 from moto.ec2.exceptions import EC2ClientError, InvalidSnapshotInUse
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.amis import Ami
+from moto.ec2.models.core import TaggedEC2Resource
 from moto.ec2.models.elastic_block_store import EBSBackend, Snapshot, Volume
 from moto.ec2.responses.amis import AmisResponse
 from moto.ec2.responses.elastic_block_store import ElasticBlockStore
 
-from .cloud import ACCOUNT, Cloud
+from .cloud import ACCOUNT, CACHE_TAG, Cloud
 from .nodes import Nodes
 
 
@@ -24,7 +24,6 @@ class Store:
     def __init__(self, cloud: Cloud, nodes: Nodes) -> None:
         self._cloud = cloud
         self._kind = nodes.kind
-        self._lock = threading.Lock()
 
     def volume(self, volume_id: str) -> Any:
         return self._cloud.state / "volumes" / volume_id
@@ -47,27 +46,29 @@ class Store:
     def delete_volume(self, volume_id: str) -> None:
         self._kind.remove_volume(self.volume(volume_id))
 
-    def start_snapshot(self, snapshot: Snapshot, source: Any) -> None:
+    def start_snapshot(self, snapshot: Snapshot, source: Any, cache: str | None) -> None:
         """Copies the data now, as the point in time; completes it later."""
         snapshot.status = "pending"
         snapshot.localcloud_started = time.monotonic()
-        snapshot.localcloud_seconds = self._cloud.settings["snapshot_seconds"]
+        snapshot.localcloud_seconds = self._cloud.settings.of(cache)["snapshot_seconds"]
         if source.exists():
             self._kind.copy_volume(source, self.snapshot(snapshot.id))
-        self._cloud.later(snapshot.localcloud_seconds, self._complete, snapshot)
+        self._cloud.later(snapshot.localcloud_seconds, self._complete, snapshot, cache)
 
-    def _complete(self, snapshot: Snapshot) -> None:
-        with self._lock:
-            errors = self._cloud.settings["snapshot_errors"]
-            if errors > 0:
-                self._cloud.settings.update({"snapshot_errors": errors - 1})
-                snapshot.status = "error"
-                snapshot.state_message = "An internal error has occurred"
-                return
-        snapshot.status = "completed"
+    def _complete(self, snapshot: Snapshot, cache: str | None) -> None:
+        if self._cloud.settings.use_up("snapshot_errors", cache):
+            snapshot.status = "error"
+            snapshot.state_message = "An internal error has occurred"
+        else:
+            snapshot.status = "completed"
 
     def delete_snapshot(self, snapshot_id: str) -> None:
         self._kind.remove_volume(self.snapshot(snapshot_id))
+
+
+def cache_of(resource: TaggedEC2Resource) -> str | None:
+    """The cache for which an instance, a volume or a snapshot exists."""
+    return resource.ec2_backend.tags.get(resource.id, {}).get(CACHE_TAG)
 
 
 def progress(snapshot: Snapshot) -> str:
@@ -90,7 +91,7 @@ def check_snapshot(snapshot: Snapshot, size: int | None, code: str) -> None:
 
 
 def install(cloud: Cloud, nodes: Nodes) -> Store:
-    cloud.settings.register(snapshot_seconds=1.0, snapshot_errors=0)
+    cloud.settings.register_scopable(snapshot_seconds=1.0, snapshot_errors=0)
     store = Store(cloud, nodes)
     _replace_volumes(store)
     _replace_snapshots(store)
@@ -154,7 +155,9 @@ def _replace_snapshots(store: Store) -> None:
     def create_snapshot(self: Any, volume_id: str, *args: Any, **kwargs: Any) -> Snapshot:
         snapshot = create(self, volume_id, *args, **kwargs)
         if not kwargs.get("from_ami"):
-            store.start_snapshot(snapshot, store.volume(volume_id))
+            # The volume's, because the snapshot's own tags come a little later.
+            cache = cache_of(self.get_volume(volume_id))
+            store.start_snapshot(snapshot, store.volume(volume_id), cache)
         return snapshot
 
     def copy_snapshot(
@@ -165,7 +168,7 @@ def _replace_snapshots(store: Store) -> None:
             message = f"Snapshot {source_snapshot_id} is not in the completed state"
             raise EC2ClientError("IncorrectState", message)
         snapshot = copy(self, source_snapshot_id, source_region, **kwargs)
-        store.start_snapshot(snapshot, store.snapshot(source_snapshot_id))
+        store.start_snapshot(snapshot, store.snapshot(source_snapshot_id), cache_of(source))
         return snapshot
 
     def delete_snapshot(self: Any, snapshot_id: str) -> Snapshot:

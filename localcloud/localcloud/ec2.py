@@ -10,19 +10,26 @@ from __future__ import annotations
 import base64
 import copy
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from moto.core.responses import ActionResult
 from moto.ec2.exceptions import EC2ClientError, InvalidInstanceTypeError
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.amis import Ami, AmiBackend
+from moto.ec2.models.core import TaggedEC2Resource
 from moto.ec2.models.instances import Instance, InstanceState, Reservation, StateReason
 from moto.ec2.responses.instances import InstanceResponse
-from moto.ec2.utils import filter_dict_attribute_mapping
+from moto.ec2.utils import (
+    EC2_PREFIX_TO_RESOURCE,
+    filter_dict_attribute_mapping,
+    get_prefix,
+)
 
 from . import bottlerocket, ebs, nodes
 from .bottlerocket import DATA_DEVICE, ROOT_DEVICE, Release
 from .cloud import ACCOUNT, Cloud, credentials
+from .ebs import cache_of
 from .nodes import Launch, Node
 
 CODES = {
@@ -61,9 +68,17 @@ class Machines:
     def node(self, instance_id: str) -> Node | None:
         return self.nodes.get(instance_id)
 
+    def settings(self, instance: Instance) -> Mapping[str, Any]:
+        """Those of the cache that the instance is for."""
+        return self.cloud.settings.of(cache_of(instance))
+
+    def settings_of(self, instance_id: str) -> Mapping[str, Any]:
+        found = next((i for i in self.instances() if i.id == instance_id), None)
+        return self.settings(found) if found else self.cloud.settings
+
     def launch(self, instance: Instance) -> None:
         self._set(instance, "pending")
-        self.cloud.later(self.cloud.settings["pending_seconds"], self._run, instance)
+        self.cloud.later(self.settings(instance)["pending_seconds"], self._run, instance)
 
     def stop(self, instance: Instance, reason: StateReason) -> None:
         with self.lock:
@@ -98,9 +113,7 @@ class Machines:
         with self.lock:
             if instance.state != "pending":
                 return
-            errors = self.cloud.settings["launch_errors"]
-            if errors > 0:
-                self.cloud.settings.update({"launch_errors": errors - 1})
+            if self.cloud.settings.use_up("launch_errors", cache_of(instance)):
                 self._set(instance, "shutting-down", LAUNCH_FAILED)
                 self._terminated(instance)
                 return
@@ -125,7 +138,8 @@ class Machines:
             region=instance.ec2_backend.region_name,
             registries={r.host: r.address for r in (registries.ecr, registries.private)},
             ca=registries.ca_certificate,
-            timings=self.nodes.timings(),
+            timings=self.nodes.timings(self.settings(instance)),
+            disk_full_after_bytes=self.settings(instance)["disk_full_after_bytes"],
         )
 
     def _node_ended(self, instance: Instance) -> Any:
@@ -153,7 +167,7 @@ class Machines:
             node.power_off()
 
     def _node_gone(self, instance: Instance) -> None:
-        settings = self.cloud.settings
+        settings = self.settings(instance)
         if instance.state == "stopping":
             self.cloud.later(settings["stopping_seconds"], self._stopped, instance)
         elif instance.state == "shutting-down":
@@ -229,7 +243,7 @@ class Tokens:
 
 
 def install(cloud: Cloud) -> None:
-    cloud.settings.register(
+    cloud.settings.register_scopable(
         pending_seconds=1.0,
         stopping_seconds=0.5,
         shutting_down_seconds=0.5,
@@ -240,6 +254,7 @@ def install(cloud: Cloud) -> None:
     machines = Machines(cloud, running, store)
     cloud.machines = machines
     _offer_bottlerocket(machines)
+    _look_up_tags()
     _replace_run_instances(machines)
     _replace_life_cycle(machines)
     filter_dict_attribute_mapping["client-token"] = "client_token"
@@ -249,6 +264,21 @@ def install(cloud: Cloud) -> None:
             {"id": i.id, "state": i.state} for i in machines.instances() if i.state != "terminated"
         ],
     )
+
+
+def _look_up_tags() -> None:
+    """moto searches the tags of everything for those of one resource, with every filter."""
+
+    def get_tags(self: TaggedEC2Resource) -> list[dict[str, str]]:
+        identity = self.id  # type: ignore[attr-defined]
+        kind = EC2_PREFIX_TO_RESOURCE.get(get_prefix(identity), "")
+        tags = self.ec2_backend.tags.get(identity, {})  # type: ignore[attr-defined]
+        return [
+            {"resource_id": identity, "key": key, "value": value, "resource_type": kind}
+            for key, value in list(tags.items())
+        ]
+
+    TaggedEC2Resource.get_tags = get_tags  # type: ignore[method-assign]
 
 
 def _offer_bottlerocket(machines: Machines) -> None:

@@ -1,134 +1,88 @@
 """The cloud's edge: what happens to a request before and around moto.
 
 - `/localcloud/...` is our control API.
-- Every AWS call is logged with the service, the action and who called.
-- A fault, when one is set, is answered instead of the call being carried out.
+- Every AWS call is logged with the service, the action, what it names and who called.
+- A fault, when one is set, happens to the call.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import re
-import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
+import flask
 from moto.core.exceptions import ServiceException
 from moto.core.responses import ActionResult, BaseResponse
+from moto.moto_server.werkzeug_app import MotoRequestHandler
 
-from .cloud import Answer, Cloud, caller_of
+from .calls import Call, CallLog
+from .cloud import Answer, Cloud
+from .faults import KILL, LOSE_COMMAND, LOST_COMMANDS, REFUSE, TIME_OUT, Fault, Faults
+from .iam import enforcement
 
 log = logging.getLogger(__name__)
 
 CONTROL_PREFIX = "/localcloud/"
-_SCOPE = re.compile(r"Credential=([^/]+)/\d{8}/[^/]*/([^/]+)/aws4_request")
-_OPTIONAL_FAULT_FIELDS = {"message": None, "status": None, "times": 1}
+_DROPPED = "localcloud.dropped"
+"""Set in the environment of a request that gets no answer."""
 
 
 class Injected(ServiceException):
     """An error that a test asked for, or one for a call that moto lacks."""
 
 
-class Faults:
-    """Errors to answer, each for a number of calls."""
-
-    def __init__(self) -> None:
-        self._faults: list[dict[str, Any]] = []
-        self._lock = threading.Lock()
-
-    def add(self, fault: dict[str, Any]) -> None:
-        required = {"service", "action", "code"}
-        missing = required - fault.keys()
-        unknown = fault.keys() - required - _OPTIONAL_FAULT_FIELDS.keys()
-        if missing or unknown:
-            raise ValueError(f"missing: {sorted(missing)}, unknown: {sorted(unknown)}")
-        with self._lock:
-            self._faults.append({**_OPTIONAL_FAULT_FIELDS, **fault})
-
-    def take(self, service: str, action: str) -> dict[str, Any] | None:
-        """The fault for this call, if any; counts it as used."""
-        with self._lock:
-            for fault in self._faults:
-                if (fault["service"], fault["action"]) == (service, action):
-                    fault["times"] -= 1
-                    if fault["times"] <= 0:
-                        self._faults.remove(fault)
-                    return fault
-        return None
-
-    def clear(self) -> None:
-        with self._lock:
-            self._faults.clear()
-
-    def pending(self) -> list[dict[str, Any]]:
-        with self._lock:
-            return [dict(fault) for fault in self._faults]
-
-
-class CallLog:
-    def __init__(self) -> None:
-        self._calls: list[dict[str, Any]] = []
-        self._lock = threading.Lock()
-
-    def add(self, began: float, service: str, action: str, caller: str, status: int) -> None:
-        with self._lock:
-            self._calls.append(
-                {
-                    "time": began,
-                    "service": service,
-                    "action": action,
-                    "caller": caller,
-                    "status": status,
-                }
-            )
-
-    def clear(self) -> None:
-        with self._lock:
-            self._calls.clear()
-
-    def all(self) -> list[dict[str, Any]]:
-        with self._lock:
-            return list(self._calls)
-
-
 def install(cloud: Cloud) -> None:
     faults, calls = Faults(), CallLog()
-    _watch_calls(faults, calls)
+    _watch_calls(cloud, faults, calls)
 
-    def faults_route(method: str, _rest: str, _query: Any, body: Any) -> Answer:
+    def faults_route(method: str, rest: str, _query: Any, body: Any) -> Answer:
         if method == "POST":
             try:
-                faults.add(body)
-            except (ValueError, AttributeError) as error:
+                fault = Fault.parse(body)
+            except ValueError as error:
                 return 400, {"error": str(error)}
-        elif method == "DELETE":
-            faults.clear()
-        return 200, faults.pending()
+            faults.add(fault)
+            return 200, fault.describe()
+        found = faults.all(rest)
+        if rest and not found:
+            return 404, {"error": f"no fault {rest!r}"}
+        if method == "DELETE":
+            faults.remove(rest)
+        return 200, found[0] if rest else found
 
-    def settings_route(method: str, _rest: str, _query: Any, body: Any) -> Answer:
+    def settings_route(method: str, _rest: str, query: Mapping[str, str], body: Any) -> Answer:
+        cache = query.get("cache")
         if method == "POST":
             try:
-                cloud.settings.update(body)
+                cloud.settings.update(body, cache)
             except KeyError as error:
-                return 400, {"error": f"unknown settings: {error.args[0]}"}
-        return 200, dict(cloud.settings)
+                unknown = "not settings of a cache" if cache else "unknown settings"
+                return 400, {"error": f"{unknown}: {error.args[0]}"}
+        elif method == "DELETE":
+            if cache:
+                cloud.settings.forget(cache)
+            else:
+                cloud.settings.reset()
+        return 200, dict(cloud.settings.of(cache))
 
-    def calls_route(method: str, _rest: str, _query: Any, _body: Any) -> Answer:
+    def calls_route(method: str, _rest: str, query: Mapping[str, str], _body: Any) -> Answer:
         if method == "DELETE":
             calls.clear()
-        return 200, calls.all()
+        return 200, calls.all(query.get("invocation", ""))
 
     def leftovers_route(_method: str, _rest: str, _query: Any, _body: Any) -> Answer:
         return 200, {name: list_() for name, list_ in cloud.leftover_callbacks.items()}
 
     def reset_route(method: str, _rest: str, _query: Any, _body: Any) -> Answer:
         if method == "POST":
-            faults.clear()
+            faults.remove("")
             calls.clear()
             cloud.settings.reset()
+            for callback in cloud.reset_callbacks:
+                callback()
         return 200, {}
 
     cloud.control("ready", lambda *_: (200, cloud.about))
@@ -139,34 +93,56 @@ def install(cloud: Cloud) -> None:
     cloud.control("reset", reset_route)
 
 
-def _watch_calls(faults: Faults, calls: CallLog) -> None:
+def _watch_calls(cloud: Cloud, faults: Faults, calls: CallLog) -> None:
+    """Every AWS call passes through `call_action` here, and no other way."""
     carry_out = BaseResponse.call_action
 
     def call_action(self: BaseResponse) -> Any:
-        began = time.time()
-        action = self._get_action() or ""
-        scope = _SCOPE.search(self.headers.get("Authorization", ""))
-        service = scope[2] if scope else (self.service_name or "")
-        caller = caller_of(scope[1]) if scope else "anonymous"
-        fault = faults.take(service, action)
-        if fault:
-            answer = _refuse(
-                self, fault["code"], fault["message"] or fault["code"], fault["status"]
-            )
-        else:
-            try:
-                answer = carry_out(self)
-            except NotImplementedError as missing:
-                log.warning("%s:%s by %s: %s", service, action, caller, missing)
-                # SDKs retry 500 but not 501, and here a retry cannot help.
-                answer = _refuse(self, "NotImplemented", str(missing), 501)
-            except Exception:
-                calls.add(began, service, action, caller, 500)
-                raise
-        calls.add(began, service, action, caller, int(answer[0]))
+        call = Call.of(self, cloud)
+        fault = faults.take(call)
+        try:
+            answer = _answer(self, call, fault, carry_out)
+            call.status = int(answer[0])
+        except Exception:
+            call.status = 500
+            raise
+        finally:
+            calls.add(call)
+        if fault is not None and fault.effect not in (REFUSE, LOSE_COMMAND):
+            _lose_answer(call, fault)
         return answer
 
     BaseResponse.call_action = call_action  # type: ignore[method-assign]
+
+
+def _answer(
+    response: BaseResponse,
+    call: Call,
+    fault: Fault | None,
+    carry_out: Callable[[BaseResponse], Any],
+) -> Any:
+    if fault is not None and fault.effect == REFUSE:
+        code = fault.code or ""
+        return _refuse(response, code, fault.message or code, fault.status)
+    if refusal := enforcement.refusal(call.service, call.action, response):
+        return _refuse(response, refusal.code, refusal.message, refusal.status)
+    if fault is not None and fault.effect == LOSE_COMMAND:
+        response.localcloud_lost = LOST_COMMANDS[fault.status_name or ""]  # type: ignore[attr-defined]
+    try:
+        return carry_out(response)
+    except NotImplementedError as missing:
+        log.warning("%s:%s by %s: %s", call.service, call.action, call.caller, missing)
+        # SDKs retry 500 but not 501, and here a retry cannot help.
+        return _refuse(response, "NotImplemented", str(missing), 501)
+
+
+def _lose_answer(call: Call, fault: Fault) -> None:
+    # The process first: it must not live to see that the connection is lost.
+    if call.invocation is not None and fault.effect == KILL:
+        call.invocation.kill()
+    if call.invocation is not None and fault.effect == TIME_OUT:
+        call.invocation.time_out()
+    flask.request.environ[_DROPPED] = True
 
 
 def _refuse(
@@ -177,6 +153,14 @@ def _refuse(
     status = wanted_status or status
     headers["status"] = str(status)
     return status, headers, body
+
+
+class RequestHandler(MotoRequestHandler):
+    """Closes a connection that was dropped here, as it does one that its client dropped."""
+
+    def connection_dropped(self, error: BaseException, environ: Any = None) -> None:
+        super().connection_dropped(error, environ)
+        self.close_connection = True
 
 
 class ControlledApplication:
@@ -191,7 +175,10 @@ class ControlledApplication:
     ) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
         if not path.startswith(CONTROL_PREFIX):
-            return self._aws(environ, start_response)
+            answer = self._aws(environ, start_response)
+            if environ.get(_DROPPED):
+                raise ConnectionAbortedError  # `RequestHandler` closes the connection.
+            return answer
         try:
             status, value = self._control(path.removeprefix(CONTROL_PREFIX), environ)
         except Exception as error:

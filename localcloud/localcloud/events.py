@@ -28,6 +28,8 @@ from moto.sqs.models import sqs_backends
 from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 
 from .cloud import ACCOUNT, REGION, Cloud
+from .iam import enforcement
+from .iam.policy import Ask
 from .schedules import Clock, UnsupportedExpression, next_time
 
 log = logging.getLogger(__name__)
@@ -136,12 +138,24 @@ def _fill(template: str, values: dict[str, Any]) -> str:
 def deliver_or_bury(target: dict[str, Any], payload: str, source: str) -> None:
     """Delivers; what cannot be delivered goes to the target's dead-letter queue."""
     try:
+        if ":rule/" in source:
+            _check_permission(target["Arn"], source)
         deliver(target, payload)
     except Exception as error:
         log.warning("%s: delivery to %s failed: %r", source, target["Arn"], error)
         dead_letters = target.get("DeadLetterConfig", {}).get("Arn")
         if dead_letters:
-            deliver({"Arn": dead_letters}, payload)
+            # A schedule buries in the name of its role too, a rule in EventBridge's own.
+            role = {"RoleArn": target["RoleArn"]} if ":schedule/" in source else {}
+            deliver({"Arn": dead_letters} | role, payload)
+
+
+def _check_permission(arn: str, rule: str) -> None:
+    """A rule calls a function in EventBridge's own name, by the function's policy."""
+    if arn.split(":")[2] == "lambda":
+        function = lambda_simple_backends[ACCOUNT][REGION].get_function(arn)
+        statements = function.policy.statements
+        enforcement.check_permission(statements, "events.amazonaws.com", arn, rule)
 
 
 def deliver(target: dict[str, Any], payload: str) -> None:
@@ -149,9 +163,11 @@ def deliver(target: dict[str, Any], payload: str) -> None:
     arn: str = target["Arn"]
     service = arn.split(":")[2]
     try:
-        method = _DELIVERIES[service]
+        action, method = _DELIVERIES[service]
     except KeyError:
         raise NotImplementedError(f"delivery to {arn}") from None
+    if role := target.get("RoleArn"):
+        enforcement.check(role, Ask(action, arn))
     method(arn, payload, target)
 
 
@@ -184,13 +200,14 @@ def _to_log_group(arn: str, payload: str, _target: dict[str, Any]) -> None:
     backend.put_log_events(group, stream, [line])
 
 
-_DELIVERIES: dict[str, Callable[[str, str, dict[str, Any]], None]] = {
-    "lambda": _to_function,
-    "logs": _to_log_group,
-    "sns": _to_topic,
-    "sqs": _to_queue,
-    "states": _to_state_machine,
+_DELIVERIES: dict[str, tuple[str, Callable[[str, str, dict[str, Any]], None]]] = {
+    "lambda": ("lambda:InvokeFunction", _to_function),
+    "logs": ("logs:PutLogEvents", _to_log_group),
+    "sns": ("sns:Publish", _to_topic),
+    "sqs": ("sqs:SendMessage", _to_queue),
+    "states": ("states:StartExecution", _to_state_machine),
 }
+"""By service: the action that the caller must be allowed, and how it is done."""
 
 
 # Time

@@ -22,7 +22,8 @@ import time
 import uuid
 import zipfile
 from collections import defaultdict, deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,13 +33,26 @@ from moto.awslambda.exceptions import UnknownEventConfig
 from moto.awslambda.models import LambdaFunction
 from moto.awslambda_simple.models import LambdaSimpleBackend, lambda_simple_backends
 
-from .cloud import ACCOUNT, REGION, Cloud, credentials
+from .calls import scope_of
+from .cloud import (
+    ACCOUNT,
+    REGION,
+    STATES_SESSION,
+    Cloud,
+    Invocation,
+    credentials,
+    payload_text,
+    session_of,
+)
+from .iam import enforcement
+from .iam.policy import Ask
 
 log = logging.getLogger(__name__)
 
-_IDLE_WORKERS_KEPT = 4
+_IDLE_WORKERS_KEPT = 24
 _ASYNC_WORKERS = 20
 _LOG_TAIL_BYTES = 4096
+_TIMED_OUT = "timed-out"
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,9 @@ class Worker:
 
     def __init__(self, function: LambdaFunction, cloud: Cloud, root: Path) -> None:
         self._function = function
+        self._cloud = cloud
+        # In the process's access key, so that the edge can tell its calls from others'.
+        self._session = uuid.uuid4().hex[:12]
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._outcomes: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
         self._tail: deque[bytes] = deque(maxlen=100)
@@ -87,11 +104,18 @@ class Worker:
         self._tail.clear()
         self._has_taken_request = False
         request = _Request(str(uuid.uuid4()), payload, int((time.time() + seconds) * 1000))
+        self._cloud.invocations[self._session] = Invocation(
+            request.id, payload_text(payload), self.kill, self._time_out
+        )
         self._requests.put(request)
         try:
             kind, body = self._outcomes.get(timeout=seconds)
         except queue.Empty:
             self.kill()
+            kind, body = _TIMED_OUT, b""
+        finally:
+            del self._cloud.invocations[self._session]
+        if kind == _TIMED_OUT:
             message = f"RequestId: {request.id} Error: Task timed out after {seconds:.2f} seconds"
             return self._failure("Sandbox.Timedout", message)
         if kind == "exit":
@@ -115,6 +139,11 @@ class Worker:
         except ProcessLookupError:
             pass  # Ended by itself, just now.
         self._process.wait()
+
+    def _time_out(self) -> None:
+        # Before the process's own end is told: the first outcome counts.
+        self._outcomes.put((_TIMED_OUT, b""))
+        self.kill()
 
     def _failure(self, error_type: str, message: str) -> Result:
         body = json.dumps({"errorType": error_type, "errorMessage": message}).encode()
@@ -143,7 +172,7 @@ class Worker:
             "LAMBDA_TASK_ROOT": str(root),
             "_HANDLER": function.handler or "bootstrap",
             "SSL_CERT_FILE": str(cloud.registries.ca_bundle),
-            **credentials(function.role.rpartition("/")[2]),
+            **credentials(function.role.rpartition("/")[2], self._session),
         }
         logging_config = getattr(function, "logging_config", {})
         if logging_config.get("LogFormat") == "JSON":
@@ -153,27 +182,33 @@ class Worker:
 
     def _collect(self) -> None:
         """Copies the process's output to the log group, then reports its end."""
-        backend, group = self._function.logs_backend, self._function.logs_group_name
         assert self._process.stdout is not None
+        # Lambda itself writes too: this whenever a process starts, and more that is left out here.
+        self._write_log("INIT_START Runtime Version: provided:al2023")
         for line in self._process.stdout:
             self._tail.append(line)
-            event = {
-                "timestamp": int(time.time() * 1000),
-                "message": line.decode(errors="replace").rstrip("\n"),
-            }
-            try:
-                backend.ensure_log_group(group)
-                if self._stream not in backend.groups[group].streams:
-                    backend.create_log_stream(group, self._stream)
-                backend.put_log_events(group, self._stream, [event])
-            except Exception as error:
-                log.warning("log line of %s lost: %s", self._function.function_name, error)
+            self._write_log(line.decode(errors="replace").rstrip("\n"))
         status = self._process.wait()
         how = f"signal: {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         self._outcomes.put(("exit", how.encode()))
         self._requests.put(None)
         self._server.shutdown()
         self._server.server_close()
+
+    def _write_log(self, message: str) -> None:
+        """In the name of the function's role; what that may not write is lost."""
+        backend, group = self._function.logs_backend, self._function.logs_group_name
+        stream = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{group}:log-stream:{self._stream}"
+        event = {"timestamp": int(time.time() * 1000), "message": message}
+        try:
+            backend.ensure_log_group(group)
+            if self._stream not in backend.groups[group].streams:
+                enforcement.check(self._function.role, Ask("logs:CreateLogStream", stream))
+                backend.create_log_stream(group, self._stream)
+            enforcement.check(self._function.role, Ask("logs:PutLogEvents", stream))
+            backend.put_log_events(group, self._stream, [event])
+        except Exception as error:
+            log.warning("log line of %s lost: %s", self._function.function_name, error)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         worker = self
@@ -265,6 +300,23 @@ class Functions:
             finally:
                 self._give_back(version, worker)
 
+    def invoke_as_asked(self, function: LambdaFunction, payload: bytes) -> Result:
+        """As `invoke`, but as often as the setting `deliveries` says."""
+        everything = self._cloud.settings
+        settings = everything.of(everything.cache_named_in(payload_text(payload)))
+        match settings["deliveries"]:
+            case "once":
+                return self.invoke(function, payload)
+            case "twice":
+                self.invoke(function, payload)
+                return self.invoke(function, payload)
+            case "twice-at-once":
+                with ThreadPoolExecutor(2) as pool:
+                    both = [pool.submit(self.invoke, function, payload) for _ in range(2)]
+                    return list(as_completed(both))[-1].result()
+            case other:
+                raise ValueError(f"deliveries: {other!r} is not simulated")
+
     def invoke_later(self, function: LambdaFunction, payload: bytes) -> None:
         """As Lambda's event queue: retried on failure, then sent on."""
         self._async.submit(self._invoke_with_retries, function, payload)
@@ -348,15 +400,15 @@ class Functions:
                 "responseContext": {"functionError": result.function_error},
                 "responsePayload": json.loads(result.payload),
             }
-            self._send(destination, json.dumps(record))
+            self._send(function, destination, json.dumps(record))
         if dead_letters:
-            self._send(dead_letters, payload.decode())
+            self._send(function, dead_letters, payload.decode())
 
-    def _send(self, arn: str, message: str) -> None:
+    def _send(self, function: LambdaFunction, arn: str, message: str) -> None:
         from .events import deliver  # `events` invokes functions in its turn.
 
         try:
-            deliver({"Arn": arn}, message)
+            deliver({"Arn": arn, "RoleArn": function.role}, message)
         except Exception as error:
             log.warning("sending to %s failed: %s", arn, error)
 
@@ -376,9 +428,16 @@ def _async_config(function: LambdaFunction) -> dict[str, Any]:
         return {}
 
 
+def _is_from_state_machine(headers: Mapping[str, str]) -> bool:
+    scope = scope_of(headers)
+    return scope is not None and session_of(scope[1]) == STATES_SESSION
+
+
 def install(cloud: Cloud) -> None:
     # The delays of Lambda itself, one minute and then two, are too long to watch.
     cloud.settings.register(async_retry_seconds=2.0)
+    # As after a lost answer, Step Functions may invoke a function twice.
+    cloud.settings.register_scopable(deliveries="once")
     functions = Functions(cloud)
     cloud.on_stop(functions.stop)
 
@@ -395,7 +454,9 @@ def install(cloud: Cloud) -> None:
         if (headers or {}).get("X-Amz-Invocation-Type") == "Event":
             functions.invoke_later(function, payload)
             return b""
-        result = functions.invoke(function, payload)
+        repeated = _is_from_state_machine(headers or {})
+        invoke_ = functions.invoke_as_asked if repeated else functions.invoke
+        result = invoke_(function, payload)
         response_headers["x-amz-executed-version"] = "$LATEST"
         response_headers["x-amz-log-result"] = base64.b64encode(result.log_tail).decode()
         if result.function_error:

@@ -1,7 +1,8 @@
 """Two real container registries: the one behind private ECR, and another.
 
 Both are Debian's `docker-registry`, speak TLS with a certificate of an
-authority made at the start, and ask for a password.
+authority made at the start, and ask for a password. Before the other one
+stands a relay, which fails when a test wants it to.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import bcrypt
 import trustme
 import yaml
 
-from .cloud import ECR_HOST, Cloud, Registries, Registry, Traffic, Unusable
+from .cloud import ECR_HOST, Answer, Cloud, Registries, Registry, Traffic, Unusable
+from .relay import Limits, Relay
 
 PROGRAM = "docker-registry"
 NOTIFICATIONS = "registry-notifications"
@@ -67,7 +70,18 @@ def install(cloud: Cloud) -> None:
 
     counter = _Counter()
     ecr = _start(cloud, program, root / "ecr", counter, host=ECR_HOST, username="AWS")
-    private = _start(cloud, program, root / "private", counter, host=None, username="robot")
+    limits = Limits()
+    private = _start(
+        cloud,
+        program,
+        root / "private",
+        counter,
+        host=None,
+        username="robot",
+        limits=limits,
+    )
+    cloud.control("registries/private", lambda *request: _limit(limits, *request))
+    cloud.on_reset(limits.clear)
     registries = Registries(
         ca_certificate=root / "ca.pem",
         ca_bundle=root / "ca-bundle.pem",
@@ -88,6 +102,17 @@ def install(cloud: Cloud) -> None:
     }
 
 
+def _limit(limits: Limits, method: str, _rest: str, _query: Any, body: Any) -> Answer:
+    if method == "POST":
+        unknown = sorted(body.keys() - {"fail_after_bytes", "repositories"})
+        if unknown or "fail_after_bytes" not in body:
+            return 400, {"error": f"fail_after_bytes is missing, or unknown: {unknown}"}
+        limits.set(body.get("repositories") or "*", body["fail_after_bytes"])
+    elif method == "DELETE":
+        limits.clear()
+    return 200, {"bytes_left": limits.all()}
+
+
 def _system_authorities() -> bytes:
     """The authorities that other programs here trust, an override included."""
     bundle = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
@@ -95,10 +120,20 @@ def _system_authorities() -> bytes:
 
 
 def _start(
-    cloud: Cloud, program: str, home: Path, counter: _Counter, *, host: str | None, username: str
+    cloud: Cloud,
+    program: str,
+    home: Path,
+    counter: _Counter,
+    *,
+    host: str | None,
+    username: str,
+    limits: Limits | None = None,
 ) -> Registry:
+    """Starts a registry, with limits behind a relay that then has its address."""
     home.mkdir()
-    address = f"localhost:{_free_port()}"
+    port = _free_port()
+    address = f"localhost:{port}"
+    certificate = home.parent / "server.pem"
     password = secrets.token_urlsafe(24)
     # The registry checks the hash at every request; the password is random anyway.
     hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(rounds=4)).decode()
@@ -112,13 +147,16 @@ def _start(
         },
         "auth": {"htpasswd": {"realm": "localcloud", "path": str(home / "htpasswd")}},
         "http": {
-            "addr": address.replace("localhost", "127.0.0.1"),
-            "tls": {
-                "certificate": str(home.parent / "server.pem"),
-                "key": str(home.parent / "server.pem"),
-            },
+            "addr": f"127.0.0.1:{port}",
+            "tls": {"certificate": str(certificate), "key": str(certificate)},
         },
     }
+    if limits is not None:
+        behind = _free_port()
+        config["http"] = {"addr": f"127.0.0.1:{behind}", "host": f"https://{address}"}
+        relay = Relay(port, behind, certificate, limits)
+        relay.start()
+        cloud.on_stop(relay.stop)
     if host == ECR_HOST:
         config["notifications"] = {
             "endpoints": [
@@ -128,12 +166,14 @@ def _start(
                     "timeout": "5s",
                     "threshold": 5,
                     "backoff": "500ms",
+                    # One by one they go out; those of layers and downloads would hold up pushes.
+                    "ignore": {"mediatypes": ["application/octet-stream"], "actions": ["pull"]},
                 }
             ]
         }
     (home / "config.yml").write_text(yaml.safe_dump(config))
     _run(cloud, [program, "serve", str(home / "config.yml")], home / "log", counter)
-    _wait_until_listening(address)
+    _wait_until_listening(config["http"]["addr"])
     return Registry(host or address, address, username, password)
 
 

@@ -282,19 +282,23 @@ class RunCommand:
         parameters: dict[str, list[str]],
         timeout: int,
         comment: str,
+        lost: tuple[str, str] | None = None,
     ) -> Command:
+        """`lost` is how a command ends, status and details, that never reaches its node."""
         script, limit = shell_script(document, parameters)
         for instance_id in instance_ids:
             if not self.is_online(instance_id):
                 message = f"Instances [[{instance_id}]] not in a valid state for account"
                 raise SsmError("InvalidInstanceId", message)
         command = Command(name, comment, parameters, timeout)
-        command.visible_at = time.monotonic() + self._cloud.settings["command_visible_seconds"]
+        settings = self._machines.settings_of(instance_ids[0])
+        command.visible_at = time.monotonic() + settings["command_visible_seconds"]
         for instance_id in instance_ids:
             command.invocations[instance_id] = Invocation(command, instance_id, script, limit)
         self._commands[command.id] = command
         for invocation in command.invocations.values():
-            self._cloud.later(self._cloud.settings["delivery_seconds"], self._deliver, invocation)
+            step = (invocation.finish, *lost, -1) if lost else (self._deliver, invocation)
+            self._cloud.later(settings["delivery_seconds"], *step)
         return command
 
     def _deliver(self, invocation: Invocation) -> None:
@@ -410,7 +414,7 @@ class RunCommand:
 
 def install(cloud: Cloud) -> None:
     # A command's invocation is found a little after SendCommand has answered.
-    cloud.settings.register(command_visible_seconds=0.1, delivery_seconds=0.05)
+    cloud.settings.register_scopable(command_visible_seconds=0.1, delivery_seconds=0.05)
     run_command = RunCommand(cloud, cloud.machines)
     _replace_responses(run_command)
     _offer_public_parameters()
@@ -431,6 +435,7 @@ def _replace_responses(run_command: RunCommand) -> None:
             self._get_param("Parameters", {}) or {},
             self._get_int_param("TimeoutSeconds") or DELIVERY_TIMEOUT,
             self._get_param("Comment", ""),
+            getattr(self, "localcloud_lost", None),
         )
         return ActionResult({"Command": command.describe()})
 

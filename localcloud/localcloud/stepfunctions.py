@@ -8,6 +8,7 @@ Guide and API Reference.
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
@@ -21,6 +22,7 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import ClientError, HTTPClientError
 from jsonata.jexception import JException
 from jsonata.jsonata import Jsonata
 from jsonata.utils import Utils
@@ -45,26 +47,37 @@ from moto.stepfunctions.parser.asl.component.common.error_name.states_error_name
 from moto.stepfunctions.parser.asl.component.common.error_name.states_error_name_type import (
     StatesErrorNameType,
 )
+from moto.stepfunctions.parser.asl.component.common.retry.jitter_strategy_decl import (
+    JitterStrategyDecl,
+)
 from moto.stepfunctions.parser.asl.component.common.string.string_expression import (
     StringJSONata,
     StringVariableSample,
 )
+from moto.stepfunctions.parser.asl.component.common.timeouts.timeout import TimeoutSeconds
+from moto.stepfunctions.parser.asl.component.eval_component import EvalComponent
+from moto.stepfunctions.parser.asl.component.program.program import Program
 from moto.stepfunctions.parser.asl.component.state import state as asl_state
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service import (
     state_task_service_aws_sdk,
+)
+from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_lambda import (  # noqa: E501
+    StateTaskServiceLambda,
 )
 from moto.stepfunctions.parser.asl.component.state.fail import state_fail
 from moto.stepfunctions.parser.asl.eval.environment import Environment
 from moto.stepfunctions.parser.asl.eval.event.event_detail import EventDetails
 from moto.stepfunctions.parser.asl.eval.event.event_manager import EventManager
+from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
 from moto.stepfunctions.parser.backend.execution import (
     BaseExecutionWorkerCommunication,
     Execution,
 )
+from moto.stepfunctions.parser.backend.execution_worker import ExecutionWorker
 from moto.stepfunctions.parser.models import StepFunctionsParserBackend
 from moto.stepfunctions.responses import StepFunctionResponse
 
-from .cloud import Cloud, credentials
+from .cloud import STATES_SESSION, Cloud, credentials
 from .patching import replace_function
 
 _NAME = re.compile(r"[^\s<>{}\[\]?*\"#%\\^|~`$&,;:/\x00-\x1f\x7f-\x9f]{1,80}")
@@ -87,11 +100,15 @@ _SDK_ERROR_PREFIXES = {
 
 def install(cloud: Cloud) -> None:
     _install_jsonata()
+    _install_parsing()
     _install_context()
     _install_starting()
     _install_ending(cloud)
+    _install_time_limit(cloud)
     _install_reading()
     _install_validation()
+    _install_retries(cloud)
+    _install_lost_answers()
     _install_clients(cloud)
     state_task_service_aws_sdk._SERVICE_ERROR_NAMES.update(_SDK_ERROR_PREFIXES)
     # A Fail state may pass on what it caught, `States.Timeout` as any other name.
@@ -223,6 +240,22 @@ def _query_error(env: Environment, cause: str) -> FailureEventException:
     )
 
 
+# Parsing
+
+
+@functools.lru_cache(maxsize=8)
+def _parse(definition: str) -> EvalComponent:
+    return AmazonStateLanguageParser.parse(definition)[0]
+
+
+def _install_parsing() -> None:
+    def get_evaluation_entrypoint(self: ExecutionWorker) -> EvalComponent:
+        # Parsing takes longer than all that an execution of ours computes; a copy is its own.
+        return copy.deepcopy(_parse(self._evaluation_details.state_machine_details.definition))
+
+    ExecutionWorker._get_evaluation_entrypoint = get_evaluation_entrypoint
+
+
 # The context object
 
 
@@ -343,6 +376,22 @@ def _install_ending(cloud: Cloud) -> None:
     Execution.start = start
     BaseExecutionWorkerCommunication.terminated = terminated
     StepFunctionResponse.stop_execution = stop_execution
+
+
+def _install_time_limit(cloud: Cloud) -> None:
+    """The limit that a test sets for executions whose input names a cache."""
+    cloud.settings.register_scopable(execution_timeout_seconds=None)
+    evaluate = Program.eval
+
+    def eval_in_time(self: Program, env: Environment) -> None:
+        if not env.is_frame():  # An iteration of a Map is one, and has no limit of its own.
+            given = json.dumps(env.states.context_object.context_object_data["Execution"]["Input"])
+            settings = cloud.settings.of(cloud.settings.cache_named_in(given))
+            if settings["execution_timeout_seconds"] is not None:
+                self.timeout_seconds = TimeoutSeconds(settings["execution_timeout_seconds"])
+        evaluate(self, env)
+
+    Program.eval = eval_in_time
 
 
 def _close_history(execution: Execution, kind: HistoryEventType, details: EventDetails) -> None:
@@ -486,13 +535,44 @@ def _expressions(definition: Any) -> Iterator[str]:
         yield match[1]
 
 
+# Retries
+
+
+def _install_retries(cloud: Cloud) -> None:
+    cloud.settings.register(retry_speed=1)
+    # The last of the steps that decide how long a Retry waits.
+    decide = JitterStrategyDecl._eval_body
+
+    def decide_and_hurry(self: JitterStrategyDecl, env: Environment) -> None:
+        decide(self, env)
+        env.stack.append(env.stack.pop() / float(cloud.settings["retry_speed"]))
+
+    JitterStrategyDecl._eval_body = decide_and_hurry
+
+
+def _install_lost_answers() -> None:
+    """moto takes what is not an answer for a fault of the state machine, which ends it."""
+    from_error = StateTaskServiceLambda._from_error
+
+    def with_lost_answers(
+        self: StateTaskServiceLambda, env: Environment, ex: Exception
+    ) -> FailureEvent:
+        if isinstance(ex, HTTPClientError):
+            error = {"Code": "SdkClientException", "Message": str(ex)}
+            metadata = {"HTTPStatusCode": 0, "RequestId": "null"}
+            ex = ClientError({"Error": error, "ResponseMetadata": metadata}, "Invoke")  # type: ignore[typeddict-item]
+        return from_error(self, env, ex)
+
+    StateTaskServiceLambda._from_error = with_lost_answers
+
+
 # The interpreter's own calls
 
 
 def _install_clients(cloud: Cloud) -> None:
     @functools.cache
     def client(region: str, service: str, role: str) -> Any:
-        env = credentials(role)
+        env = credentials(role, STATES_SESSION)
         return boto3.client(
             service,
             region_name=region,

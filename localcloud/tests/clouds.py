@@ -54,6 +54,38 @@ while True:
     urllib.request.urlopen(f"{api}/{request_id}/{end}", data=data).read()
 """
 
+# Makes the SSM calls that its input lists, and answers how each of them ended:
+# with a status, or with the name of the exception.
+CALLING = """#!/usr/bin/env python3
+import json, os, time, urllib.error, urllib.request
+api = f"http://{os.environ['AWS_LAMBDA_RUNTIME_API']}/2018-06-01/runtime/invocation"
+def call(action, body):
+    headers = {
+        "Content-Type": "application/x-amz-json-1.1",
+        "X-Amz-Target": f"AmazonSSM.{action}",
+        "Host": "ssm.eu-west-1.amazonaws.com",
+        "Authorization": f"AWS4-HMAC-SHA256 Credential={os.environ['AWS_ACCESS_KEY_ID']}/"
+        "20260101/eu-west-1/ssm/aws4_request, SignedHeaders=host, Signature=0",
+    }
+    request = urllib.request.Request(
+        os.environ["AWS_ENDPOINT_URL"], data=json.dumps(body).encode(), headers=headers
+    )
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status
+    except urllib.error.HTTPError as refused:
+        return refused.code
+    except OSError as error:
+        return type(error).__name__
+while True:
+    with urllib.request.urlopen(f"{api}/next") as answer:
+        request_id = answer.headers["Lambda-Runtime-Aws-Request-Id"]
+        event = json.load(answer)
+    ends = [call(action, body) for action, body in event["calls"]]
+    data = json.dumps(ends).encode()
+    urllib.request.urlopen(f"{api}/{request_id}/response", data=data).read()
+"""
+
 
 def unique(prefix: str) -> str:
     return f"{prefix}-{uuid.uuid4().hex[:8]}"
@@ -88,7 +120,9 @@ class RunningCloud:
         except urllib.error.HTTPError as error:
             return {"status": error.code, **json.load(error)}
 
-    def deploy(self, name: str, bootstrap: str, timeout: int = 10, **more: Any) -> str:
+    def deploy(
+        self, name: str, bootstrap: str, timeout: int = 10, role: str = ROLE, **more: Any
+    ) -> str:
         """Creates a function from the text of its `bootstrap`; returns its ARN."""
         archive = io.BytesIO()
         with zipfile.ZipFile(archive, "w") as writer:
@@ -97,7 +131,7 @@ class RunningCloud:
             FunctionName=name,
             Runtime="provided.al2023",
             Handler="bootstrap",
-            Role=ROLE,
+            Role=role,
             Code={"ZipFile": archive.getvalue()},
             Timeout=timeout,
             **more,

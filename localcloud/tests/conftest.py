@@ -21,6 +21,8 @@ def running_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningC
 
 @pytest.fixture
 def cloud(running_cloud: RunningCloud) -> Iterator[RunningCloud]:
+    # The roles of most tests have no policies.
+    running_cloud.control("POST", "settings", {"enforce_iam": False})
     yield running_cloud
     running_cloud.control("POST", "reset")
 

@@ -112,7 +112,7 @@ class Pusher:
         content = {"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}
         return self._manifest(repository, content, tag)
 
-    def send(self, method: str, url: str, body: bytes = b"", kind: str = "") -> Any:
+    def send(self, method: str, url: str, body: Any = b"", kind: str = "") -> Any:
         place = self.place
         if not url.startswith("https://"):
             url = f"https://{place['address']}/v2{url}"

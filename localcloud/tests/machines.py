@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,9 @@ class Machines:
     def profile(self) -> str:
         iam, name = self.cloud.aws("iam"), unique("builder")
         iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust("ec2"))
+        log_in = {"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"}
+        document = json.dumps({"Version": "2012-10-17", "Statement": log_in})
+        iam.put_role_policy(RoleName=name, PolicyName="ecr", PolicyDocument=document)
         iam.create_instance_profile(InstanceProfileName=name)
         iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
         return name

@@ -158,6 +158,42 @@ def test_snapshots_take_time_and_can_fail(machines: Machines) -> None:
     machines.ec2.delete_volume(VolumeId=volume)
 
 
+def test_builders_of_a_cache_live_by_its_settings(machines: Machines) -> None:
+    change = {"launch_errors": 1, "shutting_down_seconds": 0}
+    machines.cloud.control("POST", "settings?cache=web", change)
+    machines.cloud.control("POST", "settings?cache=slow", {"pending_seconds": 60})
+    other, failed, slow = (launch_for(machines, cache) for cache in ("other", "web", "slow"))
+    machines.await_state(failed, "terminated")
+    machines.await_state(other, "running")
+    second = launch_for(machines, "web")
+    machines.await_state(second, "running")
+    assert machines.state(slow) == "pending"
+    for instance in (other, second, slow):
+        machines.terminate(instance)
+
+
+def test_snapshots_of_a_cache_live_by_its_settings(machines: Machines) -> None:
+    change = {"snapshot_seconds": 0, "snapshot_errors": 2}
+    machines.cloud.control("POST", "settings?cache=web", change)
+    zone = machines.ec2.describe_availability_zones()["AvailabilityZones"][0]["ZoneName"]
+    create = {"Size": 1, "AvailabilityZone": zone}
+    for cache, state in (("web", "error"), ("other", "completed")):
+        tags = tagged(cache, "volume")
+        volume = machines.ec2.create_volume(**create, TagSpecifications=tags)["VolumeId"]
+        snapshot = machines.ec2.create_snapshot(VolumeId=volume)["SnapshotId"]
+        until(lambda s=snapshot, wanted=state: machines.snapshot_state(s) == wanted)
+        machines.ec2.delete_volume(VolumeId=volume)
+
+
+def tagged(cache: str, *kinds: str) -> list[dict[str, Any]]:
+    tags = [{"Key": "prepull:cache", "Value": cache}]
+    return [{"ResourceType": kind, "Tags": tags} for kind in kinds]
+
+
+def launch_for(machines: Machines, cache: str) -> str:
+    return machines.launch(TagSpecifications=tagged(cache, "instance", "volume"))
+
+
 def test_only_our_own_snapshots_are_ours(machines: Machines) -> None:
     snapshot = complete_snapshot(machines)
     listed = machines.ec2.describe_snapshots(

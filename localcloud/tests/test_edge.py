@@ -31,14 +31,33 @@ def test_a_fault_is_answered_as_often_as_asked_and_is_logged(
         with pytest.raises(ClientError, match=f"{code}.*no") as raised:
             getattr(client, method)()
         assert raised.value.response["ResponseMetadata"]["HTTPStatusCode"] == status
-    assert cloud.control("GET", "faults") == []
+    assert [fault["hits"] for fault in cloud.control("GET", "faults")] == [2]
+    getattr(client, method)()
     logged = [(c["service"], c["action"], c["status"]) for c in cloud.control("GET", "calls")]
-    assert logged == [(service, action, status)] * 2
+    assert logged == [(service, action, status)] * 2 + [(service, action, 200)]
 
 
-def test_a_misspelt_setting_or_fault_is_refused(cloud: RunningCloud) -> None:
+def test_a_misspelt_setting_is_refused(cloud: RunningCloud) -> None:
     assert cloud.control("POST", "settings", {"schedule_sped": 2})["status"] == 400
-    assert cloud.control("POST", "faults", {"service": "ec2", "acton": "x"})["status"] == 400
+
+
+def test_a_cache_may_have_settings_of_its_own(cloud: RunningCloud) -> None:
+    def seconds(query: str = "") -> float:
+        return cloud.control("GET", f"settings{query}")["agent_seconds"]
+
+    cloud.control("POST", "settings", {"agent_seconds": 2})
+    cloud.control("POST", "settings?cache=web", {"agent_seconds": 3})
+    assert (seconds(), seconds("?cache=web"), seconds("?cache=other")) == (2, 3, 2)
+    cloud.control("DELETE", "settings?cache=web")
+    assert seconds("?cache=web") == 2
+    cloud.control("POST", "settings?cache=web", {"agent_seconds": 3})
+    cloud.control("POST", "reset")
+    assert (seconds(), seconds("?cache=web")) == (1, 1)
+
+
+def test_what_all_caches_share_is_no_setting_of_one(cloud: RunningCloud) -> None:
+    refused = cloud.control("POST", "settings?cache=web", {"schedule_speed": 2})
+    assert (refused["status"], "schedule_speed" in refused["error"]) == (400, True)
 
 
 def test_an_unknown_route_names_the_known_ones(cloud: RunningCloud) -> None:

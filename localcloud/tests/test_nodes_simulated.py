@@ -85,6 +85,42 @@ def test_a_layer_that_cannot_be_unpacked_fails_the_pull(machines: Machines, inst
     assert machines.succeed(instance, f"{HOST} {CTR} images ls --quiet") == ""
 
 
+def test_a_full_disk_ends_the_pull_as_containerd_does(machines: Machines) -> None:
+    name = unique("full")
+    reference = Pusher(machines.cloud).push(f"team/{name}:1", [random_layer(name)])
+    machines.cloud.control("POST", f"settings?cache={name}", {"disk_full_after_bytes": 100_000})
+    tags = [{"Key": "prepull:cache", "Value": name}]
+    instance = machines.launch(TagSpecifications=[{"ResourceType": "instance", "Tags": tags}])
+    machines.await_ready(instance)
+    words = machines.pull(instance, reference)
+    assert "Result=exit-code" in words
+    assert "level=fatal" in words.splitlines()[-3], words
+    assert "no space left on device" in words.splitlines()[-3], words
+    shown = machines.succeed(instance, f"{HOST} df -B1 --output=size,used,avail /local")
+    size, used, available = shown.splitlines()[-1].split()
+    assert (used, available) == (size, "0")
+    machines.terminate(instance)
+
+
+def test_a_registry_that_goes_down_half_way_fails_the_pull_until_it_is_up(
+    machines: Machines, instance: str
+) -> None:
+    pusher, name = Pusher(machines.cloud), unique("down")
+    failing = pusher.push(f"team/{name}:1", [random_layer(name)])
+    other = pusher.push(f"team/{unique('up')}:1", [random_layer("up")])
+    down = {"fail_after_bytes": 100_000, "repositories": f"team/{name}"}
+    machines.cloud.control("POST", "registries/private", down)
+    words = machines.pull(instance, failing)
+    assert "Result=exit-code" in words
+    assert "unexpected EOF" in words, words
+    left = machines.cloud.control("GET", "registries/private")["bytes_left"]
+    assert left == {f"team/{name}": 0}
+    assert "Result=success" in machines.pull(instance, other)
+
+    machines.cloud.control("POST", "registries/private", down | {"fail_after_bytes": None})
+    assert "Result=success" in machines.pull(instance, failing)
+
+
 def test_a_power_cut_stops_a_simulated_node(machines: Machines, instance: str) -> None:
     machines.cloud.control("POST", f"nodes/{instance}/power-cut")
     machines.await_state(instance, "stopped")

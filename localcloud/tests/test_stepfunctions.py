@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from .clouds import COUNTING, ROLE, RunningCloud, unique, until
+from .clouds import CALLING, COUNTING, ROLE, RunningCloud, unique, until
 
 
 def create(cloud: RunningCloud, states: dict[str, Any], **top: Any) -> str:
@@ -201,6 +201,21 @@ def test_an_overdue_execution_times_out(cloud: RunningCloud) -> None:
     assert ended["stopDate"] > ended["startDate"]
 
 
+def test_the_time_limit_can_be_another_for_a_cache(cloud: RunningCloud) -> None:
+    cloud.control("POST", "settings?cache=web", {"execution_timeout_seconds": 0.5})
+    iteration = {"Wait": {"Type": "Wait", "Seconds": 1, "End": True}}
+    states = {
+        "Each": {
+            "Type": "Map",
+            "Items": [1],
+            "ItemProcessor": {"StartAt": "Wait", "States": iteration},
+            "End": True,
+        }
+    }
+    assert run(cloud, states, cache="web")["status"] == "TIMED_OUT"
+    assert run(cloud, states, cache="other")["status"] == "SUCCEEDED"
+
+
 def test_a_task_that_overruns_its_time_can_be_caught(cloud: RunningCloud) -> None:
     slow = cloud.deploy(unique("slow"), "#!/bin/sh\nsleep 30\n", timeout=20)
     catch = [{"ErrorEquals": ["States.Timeout"], "Next": "Caught"}]
@@ -218,6 +233,49 @@ def test_a_fail_state_passes_on_a_reserved_error_name(cloud: RunningCloud) -> No
     }
     ended = run(cloud, states)
     assert (ended["error"], ended["cause"]) == ("States.Timeout", "ab")
+
+
+def test_retries_can_be_hurried(cloud: RunningCloud) -> None:
+    cloud.control("POST", "settings", {"retry_speed": 100})
+    function = cloud.deploy(unique("flaky"), COUNTING)
+    retry = {"ErrorEquals": ["Throttled"], "IntervalSeconds": 30, "MaxAttempts": 3}
+    states = {"Try": invoke(function, Retry=[retry], End=True)}
+    ended = run(cloud, states, failures=2, error="Throttled")
+    assert json.loads(ended["output"])["attempt"] == 3
+
+
+def test_a_lost_answer_of_a_function_has_the_name_of_aws(cloud: RunningCloud) -> None:
+    fault = {"service": "lambda", "action": "Invoke", "effect": "lose-answer"}
+    cloud.control("POST", "faults", fault | {"invocation": '"web"'})
+    function = cloud.deploy(unique("lost"), COUNTING)
+    states = {"Work": invoke(function, End=True)}
+    assert run(cloud, states, cache="web")["error"] == "Lambda.SdkClientException"
+    assert json.loads(run(cloud, states, cache="other")["output"])["attempt"] == 2
+
+
+@pytest.mark.parametrize(
+    ("deliveries", "times", "of_the_process"),
+    [("once", 1, 1), ("twice", 2, 2), ("twice-at-once", 2, 1)],
+)
+def test_a_function_can_be_invoked_twice(
+    cloud: RunningCloud, deliveries: str, times: int, of_the_process: int
+) -> None:
+    cloud.control("POST", "settings?cache=web", {"deliveries": deliveries})
+    # Answers how many invocations its process has had, after a pause for the other's start.
+    counted = "time.sleep(0.2); n = globals().get('n', 0) + 1; data = json.dumps(n)"
+    function = cloud.deploy(unique("twice"), CALLING.replace("data = json.dumps(ends)", counted))
+    states = {"Work": invoke(function, End=True)}
+    ended = run(cloud, states, cache="web", calls=[("GetParameter", {"Name": "/none"})])
+    assert json.loads(ended["output"]) == of_the_process
+    made = cloud.control("GET", "calls?invocation=%22web%22")
+    assert len({call["invocation"] for call in made}) == times
+
+
+def test_deliveries_are_for_the_cache_that_asked(cloud: RunningCloud) -> None:
+    cloud.control("POST", "settings?cache=web", {"deliveries": "twice"})
+    function = cloud.deploy(unique("once"), COUNTING)
+    ended = run(cloud, {"Work": invoke(function, End=True)}, cache="other")
+    assert json.loads(ended["output"])["attempt"] == 1
 
 
 def test_history_and_lists_come_in_pages(cloud: RunningCloud) -> None:

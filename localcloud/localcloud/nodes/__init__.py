@@ -81,14 +81,14 @@ class Nodes:
         for thread in stopping:
             thread.join()
 
-    def timings(self) -> dict[str, float]:
+    def timings(self, settings: Mapping[str, Any]) -> dict[str, float]:
         names = (
             "agent_seconds",
             "agent_seconds_without_hostname",
             "admin_seconds",
             "pull_retry_seconds",
         )
-        return {name: float(self.cloud.settings[name]) for name in names}
+        return {name: float(settings[name]) for name in names}
 
     # Control routes
 
@@ -135,11 +135,12 @@ def _snapshot_files(kind: Kind, snapshots: Path) -> Callable[..., Answer]:
 
 
 def install(cloud: Cloud) -> Nodes:
-    cloud.settings.register(
+    cloud.settings.register_scopable(
         agent_seconds=1.0,
         agent_seconds_without_hostname=300.0,
         admin_seconds=1.0,
         pull_retry_seconds=0.2,
+        disk_full_after_bytes=None,
     )
     real.clean_up_stale(cloud.state)
     kind, why = choose()

@@ -48,6 +48,8 @@ class Launch:
     ca: Path
     """The authority that signed their certificate."""
     timings: dict[str, float]
+    disk_full_after_bytes: int | None = None
+    """So many more bytes a simulated node's volume takes; None for as many as it is large."""
 
 
 @dataclass
@@ -109,6 +111,7 @@ class Node:
             "registries": launch.registries,
             "ca": str(launch.ca.resolve()),
             "timings": launch.timings,
+            "disk_full_after_bytes": launch.disk_full_after_bytes,
             **self.kind.configuration(self.name),
         }
 

@@ -100,6 +100,7 @@ def write_configuration(root: Path, config: dict[str, Any], settings: dict[str, 
     }
     node["pull_retry_seconds"] = config["timings"]["pull_retry_seconds"]
     node["containerd_major"] = major
+    node["disk_full_after_bytes"] = config["disk_full_after_bytes"]
     write(root, "run/localcloud/node.json", json.dumps(node), 0o600)
     write(root, "run/localcloud/os.json", json.dumps({"os": config["os"]}, indent=2) + "\n")
     return machine_id

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from this_node import ROOT
+from this_node import FULL, ROOT
 
 
 def main() -> int:
@@ -59,7 +59,8 @@ def disk_usage(arguments: list[str]) -> int:
         if word.startswith("--output="):
             wanted = word.removeprefix("--output=").split(",")
     size = int((ROOT / "local/.size").read_text())
-    used = sum(f.lstat().st_size for f in (ROOT / "local").resolve().rglob("*") if not f.is_dir())
+    files = (f for f in (ROOT / "local").resolve().rglob("*") if not f.is_dir())
+    used = size if FULL.exists() else sum(f.lstat().st_size for f in files)
     values = {"size": size, "used": used, "avail": size - used, "target": "/local"}
     headers = {"size": "1B-blocks", "used": "Used", "avail": "Avail", "target": "Mounted on"}
     unknown = [name for name in wanted if name not in values]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from content import Image, chain_ids, digest_of, manifest_for, print_checks, table
-from this_node import ROOT, platform
+from this_node import FULL, ROOT, description, platform
 
 VERSION = "0.0.0-simulated"
 
@@ -54,9 +54,10 @@ class SimulatedStore:
         return self.path(digest).exists()
 
     def add_blob(self, digest: str, content: bytes) -> None:
-        """Raises ValueError where the content is not the digest's."""
+        """Raises ValueError where the content is not the digest's, or the disk is full."""
         if digest_of(content) != digest:
             raise ValueError(f"failed commit on ref {digest}: unexpected digest")
+        take_space(len(content))
         self.path(digest).write_bytes(content)
 
     def is_unpacked(self, chain: str) -> bool:
@@ -107,6 +108,25 @@ class SimulatedStore:
         for part in (content.get("config"), *content.get("layers", [])):
             if part:
                 yield part["digest"]
+
+
+def take_space(size: int) -> None:
+    """Counts what a boot has written; raises ValueError, with containerd's words, at the limit.
+
+    As after a real full disk, what is removed then is of no help until the next boot.
+    """
+    limit = description()["disk_full_after_bytes"]
+    if limit is None:
+        return
+    counter = ROOT / "run/localcloud/written"
+    written = size + (int(counter.read_text()) if counter.exists() else 0)
+    if written > limit or FULL.exists():
+        FULL.touch()
+        file = "/var/lib/containerd/io.containerd.content.v1.content/ingest/data"
+        raise ValueError(
+            f"failed to copy: failed to send write: write {file}: no space left on device"
+        )
+    counter.write_text(str(written))
 
 
 @contextmanager

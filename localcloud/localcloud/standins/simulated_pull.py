@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import ssl
 import urllib.request
@@ -46,14 +47,16 @@ def pull(reference: str, places: list[Endpoint], labels: list[str]) -> None:
         try:
             _pull_from(reference, place, labels)
             return
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             if number == len(places):
                 raise PullFailed(_reason(reference, error)) from error
 
 
-def _reason(reference: str, error: OSError | ValueError) -> str:
+def _reason(reference: str, error: Exception) -> str:
     if isinstance(error, ValueError):
-        return str(error)  # What was downloaded is wrong.
+        return str(error)  # What was downloaded is wrong, or does not fit.
+    if isinstance(error, http.client.IncompleteRead):
+        return "failed to copy: httpReadSeeker: failed open: unexpected EOF"
     code = getattr(error, "code", None)
     words = {401: "401 Unauthorized", 404: "not found"}.get(code, str(error))
     return f'failed to resolve reference "{reference}": {words}'

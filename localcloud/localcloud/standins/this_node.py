@@ -10,6 +10,9 @@ from typing import Any
 ROOT = Path(os.environ.get("LOCALCLOUD_ROOT", "/"))
 """The node's root: `/` on a real node, a directory on a simulated one."""
 
+FULL = ROOT / "run/localcloud/disk-is-full"
+"""There when a simulated node's volume took as much as it was allowed to."""
+
 PLATFORMS = {"x86_64": "linux/amd64", "arm64": "linux/arm64"}
 
 
