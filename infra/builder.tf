@@ -112,6 +112,7 @@ data "aws_iam_policy_document" "builder_trust" {
 data "aws_iam_policy_document" "builder" {
   #checkov:skip=CKV_AWS_111:The actions of the agent and of ECR's token know no resources.
   #checkov:skip=CKV_AWS_356:The actions of the agent and of ECR's token know no resources.
+  # No test uses it: the local cloud plays the SSM agent itself.
   statement {
     sid = "TakeCommands"
     actions = [
@@ -136,7 +137,8 @@ data "aws_iam_policy_document" "builder" {
     resources = ["*"]
   }
 
-  # Bottlerocket's control and admin containers lie in ECR too, in an account of AWS for each region.
+  # Bottlerocket's control and admin containers lie in ECR too, in an account of AWS for each region. No test uses it: nodes
+  # of the local cloud pull from its registry, which asks no IAM.
   statement {
     sid = "Pull"
     actions = [

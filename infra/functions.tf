@@ -88,7 +88,7 @@ resource "aws_lambda_function" "stage" {
   lifecycle {
     precondition {
       condition     = fileexists(local.function_zips[each.key])
-      error_message = "There is no ${local.function_zips[each.key]}. Build the functions with `cargo lambda build --release --${var.function_architecture == "arm64" ? "arm64" : "x86-64"} --output-format zip` and set functions_directory to `target/lambda`."
+      error_message = "There is no ${local.function_zips[each.key]}. Build the functions with `cargo lambda build --locked --release --${var.function_architecture == "arm64" ? "arm64" : "x86-64"} --output-format zip` and set functions_directory to `target/lambda`."
     }
   }
 

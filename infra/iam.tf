@@ -338,6 +338,19 @@ data "aws_iam_policy_document" "launch_builder" {
     resources = ["*"]
   }
 
+  # No end-to-end test uses it: two calls at the same moment must find capacity in different places.
+  statement {
+    sid       = "EndTheYounger"
+    actions   = ["ec2:TerminateInstances"]
+    resources = [local.instances]
+
+    condition {
+      test     = "StringLike"
+      variable = "aws:ResourceTag/prepull:cache"
+      values   = ["*"]
+    }
+  }
+
   statement {
     sid       = "LetBuildersTakeTheirRole"
     actions   = ["iam:PassRole"]
@@ -590,6 +603,7 @@ data "aws_iam_policy_document" "publish_snapshot" {
     }
   }
 
+  # For this action the Service Authorization Reference lists the owner of the source, but not its tags.
   dynamic "statement" {
     for_each = length(local.copy_regions) > 0 ? [1] : []
 
@@ -599,9 +613,9 @@ data "aws_iam_policy_document" "publish_snapshot" {
       resources = [local.snapshots]
 
       condition {
-        test     = "StringLike"
-        variable = "aws:ResourceTag/prepull:cache"
-        values   = ["*"]
+        test     = "StringEquals"
+        variable = "ec2:Owner"
+        values   = [local.account]
       }
     }
   }
@@ -638,15 +652,22 @@ data "aws_iam_policy_document" "publish_snapshot" {
     }
   }
 
+  # The sources of all events of a call are one key with several values; of none, all would be ours.
   statement {
     sid       = "Announce"
     actions   = ["events:PutEvents"]
     resources = [local.default_bus_arn]
 
     condition {
-      test     = "StringEquals"
+      test     = "ForAllValues:StringEquals"
       variable = "events:source"
       values   = ["prepull"]
+    }
+
+    condition {
+      test     = "Null"
+      variable = "events:source"
+      values   = ["false"]
     }
   }
 }
@@ -713,9 +734,15 @@ data "aws_iam_policy_document" "clean_up" {
     resources = [local.default_bus_arn]
 
     condition {
-      test     = "StringEquals"
+      test     = "ForAllValues:StringEquals"
       variable = "events:source"
       values   = ["prepull"]
+    }
+
+    condition {
+      test     = "Null"
+      variable = "events:source"
+      values   = ["false"]
     }
   }
 }
@@ -768,6 +795,7 @@ data "aws_iam_policy_document" "state_machine" {
     resources = [for stage, arn in local.function_arns : arn if stage != "start-build"]
   }
 
+  # What Step Functions asks for where a state machine logs. No test uses it: the local cloud does not deliver the log.
   statement {
     sid = "DeliverLogs"
     actions = [
@@ -833,6 +861,7 @@ data "aws_iam_policy_document" "scheduler" {
     resources = [for stage in local.asynchronous_stages : local.function_arns[stage]]
   }
 
+  # No test uses it: the scheduler reports only what Lambda did not take, and the local cloud's takes everything.
   statement {
     sid       = "ReportFailures"
     actions   = ["sqs:SendMessage"]

@@ -66,6 +66,18 @@ output "dead_letter_queue_url" {
 }
 
 output "dead_letter_queue_arn" {
-  description = "ARN of the same queue, for an alarm."
+  description = "ARN of the same queue."
   value       = aws_sqs_queue.dead_letters.arn
+}
+
+output "alarm_arns" {
+  description = "ARNs of the alarms, by what they are raised for: `build-failed`, `build-timed-out`, `build-aborted`, `no-successful-build`, `orphans-removed`, `dead-letters`. Empty without `alarm_actions`."
+  value = {
+    for alarm in concat(
+      values(aws_cloudwatch_metric_alarm.bad_end),
+      aws_cloudwatch_metric_alarm.no_success,
+      aws_cloudwatch_metric_alarm.orphans,
+      aws_cloudwatch_metric_alarm.dead_letters,
+    ) : trimprefix(alarm.alarm_name, "${var.name}-") => alarm.arn
+  }
 }

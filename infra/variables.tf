@@ -331,6 +331,33 @@ variable "permissions_boundary_arn" {
 }
 
 ################################################################################
+# Alarms
+################################################################################
+
+variable "alarm_actions" {
+  description = "ARNs of what the alarms call: SNS topics, mostly. Without any, no alarms are created."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for arn in var.alarm_actions : can(regex("^arn:[a-z-]+:[a-z0-9-]+:", arn))]) && length(var.alarm_actions) <= 5
+    error_message = "alarm_actions must be at most 5 ARNs: ${join(", ", var.alarm_actions)}."
+  }
+}
+
+variable "alarm_without_success_hours" {
+  description = "After how many hours without a build that ended well, of whichever cache, an alarm is raised; `null` for never. More than what lies between two starts by a schedule."
+  type        = number
+  default     = 36
+
+  validation {
+    # The limit is CloudWatch's: an alarm looks back seven days at most.
+    condition     = var.alarm_without_success_hours == null ? true : var.alarm_without_success_hours >= 1 && var.alarm_without_success_hours <= 168 && floor(var.alarm_without_success_hours) == var.alarm_without_success_hours
+    error_message = "alarm_without_success_hours is ${coalesce(var.alarm_without_success_hours, 0)}: it must be a whole number from 1 to 168, or null."
+  }
+}
+
+################################################################################
 # Builders' network
 ################################################################################
 

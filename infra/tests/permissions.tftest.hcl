@@ -53,7 +53,7 @@ run "each_function_may_make_the_calls_that_it_makes_and_no_others" {
       } == {
       start-build      = "ssm:GetParametersByPath states:StartExecution"
       plan-build       = "ec2:DescribeSnapshots ecr:BatchGetImage kms:Decrypt secretsmanager:GetSecretValue ssm:GetParameter states:DescribeExecution states:ListExecutions"
-      launch-builder   = "ec2:CreateTags ec2:DescribeInstances ec2:RunInstances iam:PassRole kms:CreateGrant kms:Decrypt kms:DescribeKey kms:GenerateDataKeyWithoutPlaintext kms:ReEncryptFrom kms:ReEncryptTo secretsmanager:GetSecretValue ssm:GetParameter"
+      launch-builder   = "ec2:CreateTags ec2:DescribeInstances ec2:RunInstances ec2:TerminateInstances iam:PassRole kms:CreateGrant kms:Decrypt kms:DescribeKey kms:GenerateDataKeyWithoutPlaintext kms:ReEncryptFrom kms:ReEncryptTo secretsmanager:GetSecretValue ssm:GetParameter"
       wait-for-ssm     = "ec2:DescribeInstances ssm:DescribeInstanceInformation ssm:GetCommandInvocation ssm:SendCommand"
       pull-images      = "ec2:DescribeInstances ssm:GetCommandInvocation ssm:SendCommand"
       create-snapshot  = "ec2:CreateSnapshot ec2:CreateTags ec2:DescribeInstances ec2:DescribeSnapshots ssm:ListCommandInvocations ssm:SendCommand"

@@ -1094,3 +1094,73 @@ run "an_address_that_is_no_block_is_refused" {
 
   expect_failures = [var.egress_cidr_blocks]
 }
+
+run "a_topic_s_name_to_tell_is_refused" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    alarm_actions = ["operators"]
+  }
+
+  expect_failures = [var.alarm_actions]
+}
+
+run "more_to_tell_than_cloudwatch_can_is_refused" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    alarm_actions = [for n in range(6) : "arn:aws:sns:eu-west-1:123456789012:operators-${n}"]
+  }
+
+  expect_failures = [var.alarm_actions]
+}
+
+run "no_hours_without_success_are_refused" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    alarm_without_success_hours = 0
+  }
+
+  expect_failures = [var.alarm_without_success_hours]
+}
+
+run "more_hours_without_success_than_cloudwatch_looks_back_are_refused" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    alarm_without_success_hours = 169
+  }
+
+  expect_failures = [var.alarm_without_success_hours]
+}
+
+run "half_an_hour_without_success_is_refused" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    alarm_without_success_hours = 24.5
+  }
+
+  expect_failures = [var.alarm_without_success_hours]
+}

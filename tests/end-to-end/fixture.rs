@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Result, ensure};
 use prepull_aws::sfn::types::ExecutionStatus;
+use prepull_aws::ssm::types::ParameterType;
 use prepull_domain::{Architecture, Digest, SnapshotId};
+use prepull_tests::localcloud::Registries;
 use prepull_tests::world::Outcome;
 use prepull_tests::{Environment, Image, Layer, World};
 use serde_json::{Value, json};
@@ -12,6 +14,16 @@ use tempfile::TempDir;
 
 pub const X86: Architecture = Architecture::X86_64;
 pub const ARM: Architecture = Architecture::Arm64;
+
+/// A cache with every option that takes a grant: a key of the account's, a secret, other accounts, another region.
+pub const EVERY_OPTION: &str = "every-option";
+/// A cache whose credentials lie in a parameter that a key of the account's seals.
+pub const SEALED: &str = "sealed";
+/// Where the snapshots of [`EVERY_OPTION`] are copied to.
+pub const COPY_REGION: &str = "eu-central-1";
+
+/// A multi-Region key, whose replica in another region has the same ID.
+const KEY: &str = "arn:aws:kms:eu-west-1:123456789012:key/mrk-0123456789abcdef0123456789abcdef";
 
 /// Triggers within so many seconds become one build.
 pub const SETTLE_SECONDS: u32 = 2;
@@ -36,37 +48,14 @@ pub struct Fixture {
 impl Fixture {
     pub async fn set_up() -> Result<Self> {
         let state = tempfile::Builder::new().prefix("prepull-test-").tempdir()?;
+        let mut caches = Value::Null;
         let world = World::start(
             Environment::read()?,
             state.path(),
             SETTLE_SECONDS,
             |cloud| {
-                let registries = &cloud.ready.registries;
-                let cache = |images: Value| {
-                    json!({
-                        "images": images,
-                        "variant": "aws-k8s-1.33",
-                        "volume": {"size_gib": 4},
-                        "schedule": {"enabled": false},
-                    })
-                };
-                let ecr = |name: &str| format!("{}/{name}", registries.ecr.host);
-                let mut pushed = cache(json!([ecr("team/pushed:v1"), ecr("team/api:v1")]));
-                pushed["builder"] =
-                    json!({"instance_types": {"x86_64": ["m7i.xlarge", "m6i.xlarge"]}});
-                let mut nightly = cache(json!([ecr("team/api:v1")]));
-                nightly["rebuild_on_push"] = json!(false);
-                nightly["schedule"] =
-                    json!({"expression": "cron(0 3 * * ? *)", "time_zone": "Europe/Berlin"});
-                let mut template = cache(json!([
-                    ecr("team/api:v1"),
-                    format!("{}/tools/report:v1", registries.private.host)
-                ]));
-                template["architectures"] = json!(["x86_64", "arm64"]);
-                template["rebuild_on_push"] = json!(false);
-                template["registry_credentials"] =
-                    json!({&registries.private.host: {"parameter_name": "/team/registry"}});
-                json!({"pushed": pushed, "nightly": nightly, "template": template})
+                caches = declared(&cloud.ready.registries);
+                caches.clone()
             },
         )
         .await?;
@@ -100,6 +89,11 @@ impl Fixture {
             .await?;
         let password = world.cloud.ready.registries.private.password.clone();
         world.store_credentials("/team/registry", &password).await?;
+        let secret_arn = seal_credentials(&world).await?;
+        // The ARN of a secret is known only once it exists.
+        caches[EVERY_OPTION]["registry_credentials"] =
+            json!({&world.cloud.ready.registries.private.host: {"secret_arn": secret_arn}});
+        world.deployment.declare(&caches)?;
         // Pushed before the rule for pushes exists, so that no test is met by a build that it did not ask for.
         tokio::task::block_in_place(|| world.deployment.apply())?;
         Ok(Self {
@@ -152,6 +146,86 @@ impl Fixture {
         let published = self.world.published(cache, X86).await?;
         published.ok_or_else(|| anyhow::anyhow!("{cache} has no pointer after {outcome:?}"))
     }
+}
+
+/// What Terraform is told of.
+fn declared(registries: &Registries) -> Value {
+    let cache = |images: Value| {
+        json!({
+            "images": images,
+            "variant": "aws-k8s-1.33",
+            "volume": {"size_gib": 4},
+            "schedule": {"enabled": false},
+        })
+    };
+    let ecr = |name: &str| format!("{}/{name}", registries.ecr.host);
+    let mut pushed = cache(json!([ecr("team/pushed:v1"), ecr("team/api:v1")]));
+    pushed["builder"] = json!({"instance_types": {"x86_64": ["m7i.xlarge", "m6i.xlarge"]}});
+    let mut nightly = cache(json!([ecr("team/api:v1")]));
+    nightly["rebuild_on_push"] = json!(false);
+    nightly["schedule"] = json!({"expression": "cron(0 3 * * ? *)", "time_zone": "Europe/Berlin"});
+    let mut template = cache(json!([
+        ecr("team/api:v1"),
+        format!("{}/tools/report:v1", registries.private.host)
+    ]));
+    template["architectures"] = json!(["x86_64", "arm64"]);
+    template["rebuild_on_push"] = json!(false);
+    template["registry_credentials"] =
+        json!({&registries.private.host: {"parameter_name": "/team/registry"}});
+    let mut every_option = cache(json!([
+        ecr("team/api:v1"),
+        format!("{}/tools/report:v1", registries.private.host)
+    ]));
+    every_option["rebuild_on_push"] = json!(false);
+    every_option["volume"]["kms_key_id"] = json!(KEY);
+    every_option["publication"] = json!({
+        "share_with_accounts": ["210987654321"], "copy_to_regions": [COPY_REGION]});
+    let mut sealed = template.clone();
+    sealed["architectures"] = json!(["x86_64"]);
+    sealed["registry_credentials"][&registries.private.host] =
+        json!({"parameter_name": "/team/sealed"});
+    // Never built. Roles may read what Terraform was told of, so it is told of what tests put into caches.
+    let mut named = cache(json!([
+        ecr("team/multi:v1"),
+        ecr("team/only-x86:v1"),
+        ecr("team/changing:v1"),
+        ecr("team/never-made:v1"),
+        "registry.example.com/team/tool:v1"
+    ]));
+    named["rebuild_on_push"] = json!(false);
+    named["registry_credentials"] =
+        json!({"registry.example.com": {"parameter_name": "/team/wrong"}});
+    json!({"pushed": pushed, "nightly": nightly, "template": template, "named": named,
+        EVERY_OPTION: every_option, SEALED: sealed})
+}
+
+/// Stores the credentials of the private registry in a parameter and in a secret, both encrypted with a key of the
+/// account's, and returns the secret's ARN.
+async fn seal_credentials(world: &World) -> Result<String> {
+    let registry = &world.cloud.ready.registries.private;
+    let value = json!({"username": registry.username, "password": registry.password}).to_string();
+    world
+        .clients
+        .ssm
+        .put_parameter()
+        .name("/team/sealed")
+        .value(&value)
+        .r#type(ParameterType::SecureString)
+        .key_id(KEY)
+        .send()
+        .await?;
+    let secret = world
+        .clients
+        .secrets
+        .create_secret()
+        .name("team/registry")
+        .secret_string(&value)
+        .kms_key_id(KEY)
+        .send()
+        .await?;
+    secret
+        .arn
+        .ok_or_else(|| anyhow::anyhow!("every secret has an ARN"))
 }
 
 /// Asserts that an execution succeeded.

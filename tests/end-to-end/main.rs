@@ -8,6 +8,7 @@ mod builds;
 mod clean_up;
 mod command_line;
 mod fixture;
+mod permissions;
 mod terraform;
 mod triggers;
 
@@ -73,6 +74,11 @@ fn main() -> ExitCode {
         clean_up::an_aborted_build_leaves_nothing_and_is_announced,
         clean_up::the_sweep_removes_orphans_and_nothing_else,
         command_line::build_tells_the_snapshot_and_the_failure_by_exit_code,
+        permissions::a_cache_with_every_option_is_built_and_published_everywhere,
+        permissions::what_no_function_can_use_ends_in_the_dead_letter_queue,
+        permissions::no_call_was_refused,
+        permissions::no_role_may_touch_what_is_foreign,
+        permissions::every_grant_is_used_or_justified,
         terraform::destroy_leaves_nothing,
     ];
     let runtime = Arc::new(Runtime::new().expect("threads can be started"));

@@ -79,6 +79,95 @@ pub struct Call {
     pub service: String,
     /// `RunInstances`.
     pub action: String,
+    /// The role's name for functions, nodes and state machines, else the access key.
+    pub caller: String,
+    /// What the call names, where it names one thing.
+    pub resource: Option<String>,
+}
+
+impl Call {
+    /// The stage whose function made the call.
+    #[must_use]
+    pub fn stage(&self) -> Option<&str> {
+        let role = self.caller.strip_prefix("prepull-")?;
+        role.strip_suffix(&format!("-{}", crate::world::REGION))
+    }
+
+    /// The same call as any build of any cache makes it: `{cache}` for `cache`, and `*` for IDs and for the names of its
+    /// executions.
+    #[must_use]
+    pub fn in_terms_of(mut self, cache: &str) -> Self {
+        let executions = format!("{cache}-");
+        let general = |part: &str| match part {
+            part if part == cache => "{cache}".to_owned(),
+            part if part.starts_with(&executions) => "{cache}-*".to_owned(),
+            part if ["i-", "vol-", "snap-", "subnet-"]
+                .iter()
+                .any(|id| part.starts_with(id)) =>
+            {
+                "*".to_owned()
+            }
+            part => part.to_owned(),
+        };
+        self.resource = self.resource.map(|resource| {
+            let parts = resource.split_inclusive(['/', ':']);
+            parts
+                .map(|part| match part.strip_suffix(['/', ':']) {
+                    Some(name) => general(name) + &part[name.len()..],
+                    None => general(part),
+                })
+                .collect()
+        });
+        self
+    }
+}
+
+/// Credentials of a role, as a function of it has them.
+#[derive(Debug, Clone, Deserialize)]
+pub struct RoleCredentials {
+    /// The access key.
+    #[serde(rename = "AWS_ACCESS_KEY_ID")]
+    pub access_key_id: String,
+    /// Its secret part.
+    #[serde(rename = "AWS_SECRET_ACCESS_KEY")]
+    pub secret_access_key: String,
+    /// The session's token.
+    #[serde(rename = "AWS_SESSION_TOKEN")]
+    pub session_token: String,
+}
+
+/// One action of one statement in a role's policies.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Grant {
+    /// The role's name.
+    pub role: String,
+    /// The statement's ID.
+    pub statement: String,
+    /// The action, `ec2:RunInstances`.
+    pub action: String,
+    /// How many calls it allowed.
+    pub calls: u64,
+}
+
+/// A call that a role's policies did not allow.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Denial {
+    /// The role's name.
+    pub role: String,
+    /// The action, `ec2:RunInstances`.
+    pub action: String,
+    /// What AWS says to it.
+    pub message: String,
+    /// The session of the caller's credentials.
+    pub session: String,
+}
+
+impl Denial {
+    /// Whether the call was made with [`LocalCloud::credentials`], and not by a function or a service.
+    #[must_use]
+    pub fn is_of_a_test(&self) -> bool {
+        self.session == "handed-out"
+    }
 }
 
 /// How a container started on a node.
@@ -208,12 +297,67 @@ impl LocalCloud {
             .with_context(|| format!("localcloud answered {text} to {route}"))
     }
 
-    /// Makes calls of an API fail: `{"service", "action", "code", "message", "status", "times"}`.
+    /// Makes calls of an API fail, in the form of its README, and returns the fault's ID.
     ///
     /// # Errors
     /// Where the local cloud refuses.
-    pub async fn add_fault(&self, fault: Value) -> Result<()> {
-        self.control::<Value>(reqwest::Method::POST, "faults", Some(fault))
+    pub async fn add_fault(&self, fault: Value) -> Result<String> {
+        let fault: Fault = self
+            .control(reqwest::Method::POST, "faults", Some(fault))
+            .await?;
+        Ok(fault.id)
+    }
+
+    /// How many calls a fault has met.
+    ///
+    /// # Errors
+    /// Where there is no such fault.
+    pub async fn fault_hits(&self, fault: &str) -> Result<u64> {
+        let fault: Fault = self
+            .control(reqwest::Method::GET, &format!("faults/{fault}"), None)
+            .await?;
+        Ok(fault.hits)
+    }
+
+    /// Takes a fault back.
+    ///
+    /// # Errors
+    /// Where there is no such fault.
+    pub async fn remove_fault(&self, fault: &str) -> Result<()> {
+        self.control::<Value>(reqwest::Method::DELETE, &format!("faults/{fault}"), None)
+            .await
+            .map(drop)
+    }
+
+    /// Changes settings for the builders of one cache.
+    ///
+    /// # Errors
+    /// Where the local cloud refuses.
+    pub async fn set_for(&self, cache: &str, settings: Value) -> Result<()> {
+        let route = format!("settings?cache={cache}");
+        self.control::<Value>(reqwest::Method::POST, &route, Some(settings))
+            .await
+            .map(drop)
+    }
+
+    /// Takes back what was set for one cache.
+    ///
+    /// # Errors
+    /// Where the local cloud does not answer.
+    pub async fn unset_for(&self, cache: &str) -> Result<()> {
+        let route = format!("settings?cache={cache}");
+        self.control::<Value>(reqwest::Method::DELETE, &route, None)
+            .await
+            .map(drop)
+    }
+
+    /// Lets the registry that wants a password break off after so many more bytes of a repository, or work again.
+    ///
+    /// # Errors
+    /// Where the local cloud refuses.
+    pub async fn break_registry(&self, repository: &str, after_bytes: Option<u64>) -> Result<()> {
+        let body = json!({"fail_after_bytes": after_bytes, "repositories": repository});
+        self.control::<Value>(reqwest::Method::POST, "registries/private", Some(body))
             .await
             .map(drop)
     }
@@ -243,20 +387,94 @@ impl LocalCloud {
     /// # Errors
     /// Where there is no such function.
     pub async fn invoke(&self, function: &str, payload: &Value) -> Result<Value> {
-        let url = format!(
-            "{}/2015-03-31/functions/{function}/invocations",
-            self.endpoint
-        );
-        // The local cloud tells services apart by the scope of the signature, which it does not check.
-        let signature = "AWS4-HMAC-SHA256 Credential=localcloud/20260101/eu-west-1/lambda/aws4_request, \
-                         SignedHeaders=host, Signature=none";
-        let request = self
-            .http
-            .post(url)
-            .header("authorization", signature)
-            .json(payload);
+        let request = self.invocation(function, "RequestResponse", payload);
         let text = request.send().await?.text().await?;
         serde_json::from_str(&text).with_context(|| format!("{function} answered {text}"))
+    }
+
+    /// Calls a Lambda function and waits for nothing, as EventBridge does.
+    ///
+    /// # Errors
+    /// Where there is no such function.
+    pub async fn send_event(&self, function: &str, payload: &Value) -> Result<()> {
+        let request = self.invocation(function, "Event", payload);
+        request.send().await?.error_for_status()?;
+        Ok(())
+    }
+
+    fn invocation(&self, function: &str, kind: &str, payload: &Value) -> reqwest::RequestBuilder {
+        let route = format!("2015-03-31/functions/{function}/invocations");
+        self.signed("lambda", &route)
+            .header("x-amz-invocation-type", kind)
+            .json(payload)
+    }
+
+    /// The messages of a queue, as many as SQS shows at once. They stay there.
+    ///
+    /// # Errors
+    /// Where there is no such queue.
+    pub async fn messages(&self, queue: &str) -> Result<Vec<String>> {
+        let request = self
+            .signed("sqs", "")
+            .header("x-amz-target", "AmazonSQS.ReceiveMessage")
+            .header("content-type", "application/x-amz-json-1.0")
+            .json(&json!({"QueueUrl": queue, "MaxNumberOfMessages": 10, "VisibilityTimeout": 0}));
+        let answer: Value = request.send().await?.error_for_status()?.json().await?;
+        let messages = answer["Messages"].as_array();
+        Ok(messages
+            .into_iter()
+            .flatten()
+            .filter_map(|message| message["Body"].as_str().map(str::to_owned))
+            .collect())
+    }
+
+    /// Calls a Lambda function with credentials of a role, and returns the code by which that is refused.
+    ///
+    /// # Errors
+    /// Where it is not refused.
+    pub async fn refused_invocation(
+        &self,
+        function: &str,
+        credentials: &RoleCredentials,
+    ) -> Result<String> {
+        let route = format!("2015-03-31/functions/{function}/invocations");
+        let request = self.signed_by(&credentials.access_key_id, "lambda", &route);
+        let answer = request.json(&json!({})).send().await?;
+        let code = answer.headers().get("x-amzn-errortype");
+        let code = code.and_then(|code| code.to_str().ok());
+        Ok(code
+            .with_context(|| format!("{function} answered {}", answer.status()))?
+            .to_owned())
+    }
+
+    /// Calls an action of IAM, for which prepull has no client.
+    ///
+    /// # Errors
+    /// Where IAM refuses.
+    pub async fn iam(&self, action: &str, parameters: &[(&str, &str)]) -> Result<()> {
+        let mut form = vec![("Action", action), ("Version", "2010-05-08")];
+        form.extend(parameters);
+        let url = reqwest::Url::parse_with_params(&self.endpoint, form)?;
+        let query = url.query().unwrap_or_default();
+        let request = self.signed("iam", &format!("?{query}"));
+        request.send().await?.error_for_status()?;
+        Ok(())
+    }
+
+    /// A call of a service for which prepull has no client.
+    fn signed(&self, service: &str, route: &str) -> reqwest::RequestBuilder {
+        self.signed_by("localcloud", service, route)
+    }
+
+    fn signed_by(&self, access_key: &str, service: &str, route: &str) -> reqwest::RequestBuilder {
+        // The local cloud tells services apart by the scope of the signature, which it does not check.
+        let signature = format!(
+            "AWS4-HMAC-SHA256 Credential={access_key}/20260101/eu-west-1/{service}/aws4_request, \
+             SignedHeaders=host, Signature=none"
+        );
+        self.http
+            .post(format!("{}/{route}", self.endpoint))
+            .header("authorization", signature)
     }
 
     /// Every AWS call since the last [`LocalCloud::forget_calls`].
@@ -267,6 +485,20 @@ impl LocalCloud {
         self.control(reqwest::Method::GET, "calls", None).await
     }
 
+    /// Those calls that were made by invocations of functions whose input contains `text`.
+    ///
+    /// # Errors
+    /// Where the local cloud does not answer.
+    pub async fn calls_for(&self, text: &str) -> Result<Vec<Call>> {
+        let text = text.replace('"', "%22");
+        self.control(
+            reqwest::Method::GET,
+            &format!("calls?invocation={text}"),
+            None,
+        )
+        .await
+    }
+
     /// Empties the log of calls.
     ///
     /// # Errors
@@ -275,6 +507,31 @@ impl LocalCloud {
         self.control::<Value>(reqwest::Method::DELETE, "calls", None)
             .await
             .map(drop)
+    }
+
+    /// Credentials of a role.
+    ///
+    /// # Errors
+    /// Where there is no such role.
+    pub async fn credentials(&self, role: &str) -> Result<RoleCredentials> {
+        self.control(reqwest::Method::GET, &format!("credentials/{role}"), None)
+            .await
+    }
+
+    /// What the policies of all roles allow, and how often that was used since the start.
+    ///
+    /// # Errors
+    /// Where the local cloud does not answer.
+    pub async fn grants(&self) -> Result<Vec<Grant>> {
+        self.control(reqwest::Method::GET, "grants", None).await
+    }
+
+    /// Every call since the start that its caller's policies did not allow.
+    ///
+    /// # Errors
+    /// Where the local cloud does not answer.
+    pub async fn denials(&self) -> Result<Vec<Denial>> {
+        self.control(reqwest::Method::GET, "denials", None).await
     }
 
     /// Instances, volumes, pending snapshots, processes, mounts and loop devices that are there now, by kind.
@@ -339,6 +596,13 @@ impl Drop for LocalCloud {
             eprintln!("{error:#}");
         }
     }
+}
+
+#[derive(Deserialize)]
+struct Fault {
+    id: String,
+    #[serde(default)]
+    hits: u64,
 }
 
 #[derive(Deserialize)]

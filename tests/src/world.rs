@@ -201,6 +201,21 @@ impl World {
     /// # Errors
     /// Where it does not end in time.
     pub async fn await_end(&self, execution: &ExecutionArn) -> Result<Outcome> {
+        let pause = Duration::from_millis(200);
+        self.await_end_within(execution, BUILD_TIME_OUT, pause)
+            .await
+    }
+
+    /// Waits for an execution's end no longer than `limit`, and looks every `pause`.
+    ///
+    /// # Errors
+    /// Where it does not end in time.
+    pub async fn await_end_within(
+        &self,
+        execution: &ExecutionArn,
+        limit: Duration,
+        pause: Duration,
+    ) -> Result<Outcome> {
         let start = Instant::now();
         loop {
             let described = self
@@ -221,10 +236,10 @@ impl World {
                 });
             }
             ensure!(
-                start.elapsed() < BUILD_TIME_OUT,
-                "{execution} still runs after {BUILD_TIME_OUT:?}"
+                start.elapsed() < limit,
+                "{execution} still runs after {limit:?}"
             );
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -437,6 +452,16 @@ impl World {
     pub async fn invoke(&self, stage: &str, payload: &Value) -> Result<Value> {
         self.cloud
             .invoke(&format!("prepull-{stage}"), payload)
+            .await
+    }
+
+    /// Calls the function of a stage as `EventBridge` does, which waits for no answer.
+    ///
+    /// # Errors
+    /// Where there is no such function.
+    pub async fn send_event(&self, stage: &str, payload: &Value) -> Result<()> {
+        self.cloud
+            .send_event(&format!("prepull-{stage}"), payload)
             .await
     }
 

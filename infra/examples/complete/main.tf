@@ -27,6 +27,10 @@ module "prepull" {
   subnet_ids         = aws_subnet.builders[*].id
   egress_cidr_blocks = ["0.0.0.0/0"]
 
+  alarm_actions = [aws_sns_topic.operators.arn]
+  # No build starts between Friday morning and Monday morning unless something is pushed.
+  alarm_without_success_hours = 84
+
   caches = {
     # Rebuilt on every push of the team's own image, and each morning in case nginx's tag moved.
     web = {
@@ -86,8 +90,78 @@ module "prepull" {
 }
 
 ################################################################################
+# Failed builds in a chat
+################################################################################
+
+resource "aws_cloudwatch_event_rule" "build_failed" {
+  name        = "${local.name}-tell-of-failed-builds"
+  description = "A build of prepull failed, timed out or was stopped"
+  event_pattern = jsonencode({
+    source        = ["prepull"]
+    "detail-type" = ["Build Failed"]
+  })
+  tags = local.tags
+}
+
+resource "aws_cloudwatch_event_target" "build_failed" {
+  rule = aws_cloudwatch_event_rule.build_failed.name
+  arn  = aws_sns_topic.operators.arn
+
+  # Of several failures the first; the event has them all. The form is that of custom notifications of Amazon Q Developer
+  # in chat applications, which hands them on to Slack or Teams.
+  input_transformer {
+    input_paths = {
+      cache     = "$.detail.cache"
+      execution = "$.detail.execution"
+      message   = "$.detail.failures[0].message"
+      remedy    = "$.detail.failures[0].remedy"
+    }
+    # The angle brackets are the transformer's own and must not be escaped, as jsonencode would.
+    input_template = <<-JSON
+      {
+        "version": "1.0",
+        "source": "custom",
+        "id": <execution>,
+        "content": {
+          "textType": "client-markdown",
+          "title": "The cache <cache> was not built",
+          "description": <message>,
+          "nextSteps": [<remedy>]
+        }
+      }
+    JSON
+  }
+}
+
+################################################################################
 # What a platform usually has already
 ################################################################################
+
+resource "aws_sns_topic" "operators" {
+  #checkov:skip=CKV_AWS_26:The messages hold no secrets, and to a topic with AWS's own key neither CloudWatch nor EventBridge can send.
+  name   = "operators"
+  policy = data.aws_iam_policy_document.operators.json
+  tags   = local.tags
+}
+
+data "aws_iam_policy_document" "operators" {
+  statement {
+    sid       = "AlarmsAndEvents"
+    actions   = ["sns:Publish"]
+    resources = ["arn:aws:sns:${data.aws_region.current.id}:${data.aws_caller_identity.current.account_id}:operators"]
+
+    principals {
+      type        = "Service"
+      identifiers = ["cloudwatch.amazonaws.com", "events.amazonaws.com"]
+    }
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:SourceAccount"
+      values   = [data.aws_caller_identity.current.account_id]
+    }
+  }
+}
 
 resource "aws_vpc" "this" {
   #checkov:skip=CKV2_AWS_11:An example, without flow logs.

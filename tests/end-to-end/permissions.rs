@@ -1,0 +1,545 @@
+//! Least privilege, proved by use: what roles may not do is refused, and what they may do is needed.
+//!
+//! The local cloud judges every call of a role by the policies that Terraform gave that role, and keeps count.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Arguments;
+use prepull_aws::ec2::config::{Credentials, SharedCredentialsProvider};
+use prepull_aws::ec2::types::{
+    CreateVolumePermission, CreateVolumePermissionModifications, IamInstanceProfileSpecification,
+    InstanceType, PermissionGroup, Reservation, ResourceType, SnapshotAttributeName, Tag,
+    TagSpecification,
+};
+use prepull_aws::ssm::types::ParameterType;
+use prepull_aws::{AwsError, Clients, ec2, parameters, sfn, ssm};
+use prepull_domain::{GiB, InstanceId, names};
+use prepull_tests::World;
+use prepull_tests::localcloud::{Grant, RoleCredentials};
+use prepull_tests::world::REGION;
+use serde_json::json;
+
+use crate::fixture::{COPY_REGION, EVERY_OPTION, Fixture, SEALED, X86};
+
+/// The statements that no test can use, by role, and why they are there. The same reason stands beside each in Terraform.
+const JUSTIFIED: &[(&str, &str, &str)] = &[
+    (
+        "builder",
+        "Pull",
+        "nodes of the local cloud pull from its registry, which asks no IAM",
+    ),
+    (
+        "builder",
+        "TakeCommands",
+        "the local cloud plays the SSM agent itself",
+    ),
+    (
+        "launch-builder",
+        "EndTheYounger",
+        "two calls at the same moment must find capacity in different places",
+    ),
+    (
+        "scheduler",
+        "ReportFailures",
+        "the scheduler reports only what Lambda did not take, and the local cloud's takes everything",
+    ),
+    (
+        "state-machine",
+        "DeliverLogs",
+        "the local cloud does not deliver the state machine's log",
+    ),
+];
+
+/// How AWS says that a caller may not do something: EC2, and all others.
+const REFUSALS: [&str; 2] = ["UnauthorizedOperation", "AccessDeniedException"];
+
+pub async fn a_cache_with_every_option_is_built_and_published_everywhere(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let world = &fixture.world;
+    fixture.published(SEALED).await?;
+    fixture.published(EVERY_OPTION).await?;
+    let there = world.clients.in_region(&COPY_REGION.parse()?);
+    let pointer = names::pointer_parameter(&EVERY_OPTION.parse()?, X86);
+    let copy = parameters::get(&there, &pointer)
+        .await?
+        .with_context(|| format!("no pointer in {COPY_REGION}"))?;
+    let copies = there.ec2.describe_snapshots().snapshot_ids(copy);
+    ensure!(copies.send().await?.snapshots().len() == 1);
+    Ok(())
+}
+
+pub async fn what_no_function_can_use_ends_in_the_dead_letter_queue(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let cloud = &fixture.world.cloud;
+    let outputs = fixture.world.deployment.outputs()?;
+    let queue = outputs["dead_letter_queue_url"]["value"]
+        .as_str()
+        .context("the module has this output")?;
+    cloud.set(json!({"async_retry_seconds": 0.1})).await?;
+    for stage in ["start-build", "clean-up"] {
+        fixture
+            .world
+            .send_event(stage, &json!({"nonsense": stage}))
+            .await?;
+        let reported = async {
+            while !cloud
+                .messages(queue)
+                .await?
+                .iter()
+                .any(|message| message.contains("nonsense") && message.contains(stage))
+            {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Ok::<_, anyhow::Error>(())
+        };
+        tokio::time::timeout(Duration::from_secs(60), reported)
+            .await
+            .with_context(|| format!("{stage}'s failure is not in the queue"))??;
+    }
+    Ok(())
+}
+
+/// Runs before the tests below, which have calls refused on purpose.
+pub async fn no_call_was_refused(fixture: Arc<Fixture>) -> Result<()> {
+    let denials = fixture.world.cloud.denials().await?;
+    let refused: BTreeSet<&str> = denials
+        .iter()
+        .filter(|denial| !denial.is_of_a_test())
+        .map(|denial| denial.message.as_str())
+        .collect();
+    ensure!(refused.is_empty(), "{refused:#?}");
+    Ok(())
+}
+
+pub async fn no_role_may_touch_what_is_foreign(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    let foreign = Box::pin(Foreign::make(world)).await?;
+    let before = foreign.look(world).await?;
+    let roles: BTreeSet<String> = ours(world.cloud.grants().await?)
+        .map(|grant| grant.role)
+        .collect();
+    ensure!(roles.len() == 11, "these are not all roles: {roles:?}");
+    let mut carried_out = Vec::new();
+    for role in &roles {
+        for (attempt, answer) in attempts(world, role, &foreign).await? {
+            if !REFUSALS.contains(&answer.as_str()) {
+                carried_out.push(format!("{role}: {attempt}: {answer}"));
+            }
+        }
+    }
+    let after = foreign.look(world).await?;
+    // What is left of it goes in any case, but what was done to it is told first.
+    let removed = foreign.remove(world).await;
+    ensure!(carried_out.is_empty(), "not refused: {carried_out:#?}");
+    ensure!(before == after, "{before} became {after}");
+    removed
+}
+
+/// Holds only after all other tests: a run of some of them does not use every grant.
+pub async fn every_grant_is_used_or_justified(fixture: Arc<Fixture>) -> Result<()> {
+    let arguments = Arguments::from_args();
+    if arguments.filter.is_some() || !arguments.skip.is_empty() {
+        println!("Grants are counted only where all tests run.");
+        return Ok(());
+    }
+    let mut uses: BTreeMap<(String, String), Vec<(String, u64)>> = BTreeMap::new();
+    for grant in ours(fixture.world.cloud.grants().await?) {
+        let statement = (short(&grant.role).to_owned(), grant.statement);
+        uses.entry(statement)
+            .or_default()
+            .push((grant.action, grant.calls));
+    }
+    let justified: BTreeSet<(String, String)> = JUSTIFIED
+        .iter()
+        .map(|(role, statement, _)| ((*role).to_owned(), (*statement).to_owned()))
+        .collect();
+    let mut wrong = Vec::new();
+    for (statement, actions) in &uses {
+        for (action, calls) in actions {
+            match (calls, justified.contains(statement)) {
+                (0, false) => wrong.push(format!("{statement:?}: {action} is never used")),
+                (1.., true) => wrong.push(format!("{statement:?}: {action} is used after all")),
+                _ => {}
+            }
+        }
+    }
+    for statement in &justified {
+        if !uses.contains_key(statement) {
+            wrong.push(format!("{statement:?} is justified and not granted"));
+        }
+    }
+    ensure!(wrong.is_empty(), "{wrong:#?}");
+    Ok(())
+}
+
+/// The grants of the module's own roles.
+fn ours(grants: Vec<Grant>) -> impl Iterator<Item = Grant> {
+    grants
+        .into_iter()
+        .filter(|grant| grant.role.starts_with("prepull-"))
+}
+
+/// The part of a role's name that differs between roles.
+fn short(role: &str) -> &str {
+    let name = role.strip_prefix("prepull-").unwrap_or(role);
+    name.strip_suffix(&format!("-{REGION}")).unwrap_or(name)
+}
+
+/// What belongs to others in the same account.
+struct Foreign {
+    /// Bears no tag at all.
+    untagged: InstanceId,
+    /// Bears another tool's.
+    tagged: InstanceId,
+    /// Bears ours, and waits for commands of ours only.
+    builder: InstanceId,
+    volume: String,
+    snapshot: String,
+    image: String,
+}
+
+impl Foreign {
+    async fn make(world: &World) -> Result<Self> {
+        let node = || world.start_node(None, X86, GiB(4));
+        let (untagged, tagged, builder) = futures::try_join!(node(), node(), node())?;
+        let ec2 = &world.clients.ec2;
+        let tag = |key: &str| Tag::builder().key(key).value("web").build();
+        ec2.delete_tags()
+            .resources(untagged.as_str())
+            .send()
+            .await?;
+        ec2.create_tags()
+            .resources(tagged.as_str())
+            .tags(tag("other-tool:cache"))
+            .send()
+            .await?;
+        ec2.create_tags()
+            .resources(builder.as_str())
+            .tags(tag(names::TAG_CACHE))
+            .send()
+            .await?;
+        let volume = ec2
+            .create_volume()
+            .availability_zone(format!("{REGION}a"))
+            .size(1)
+            .send()
+            .await?
+            .volume_id
+            .context("every volume has an ID")?;
+        let snapshot = ec2
+            .create_snapshot()
+            .volume_id(&volume)
+            .send()
+            .await?
+            .snapshot_id
+            .context("every snapshot has an ID")?;
+        world
+            .clients
+            .ssm
+            .put_parameter()
+            .name(PARAMETER)
+            .value("theirs")
+            .r#type(ParameterType::String)
+            .send()
+            .await?;
+        let cloud = &world.cloud;
+        let trust = json!({"Version": "2012-10-17", "Statement": {
+            "Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "ec2.amazonaws.com"}}});
+        let trust = ("AssumeRolePolicyDocument", &*trust.to_string());
+        let (role, profile) = (("RoleName", PROFILE), ("InstanceProfileName", PROFILE));
+        cloud.iam("CreateRole", &[role, trust]).await?;
+        cloud.iam("CreateInstanceProfile", &[profile]).await?;
+        cloud
+            .iam("AddRoleToInstanceProfile", &[role, profile])
+            .await?;
+        let image = "/aws/service/bottlerocket/aws-k8s-1.33/x86_64/latest/image_id";
+        let image = parameters::get(&world.clients, image)
+            .await?
+            .context("the local cloud knows Bottlerocket's AMIs")?;
+        Ok(Self {
+            untagged,
+            tagged,
+            builder,
+            volume,
+            snapshot,
+            image,
+        })
+    }
+
+    /// Everything about it that the attempts below would change, as text.
+    async fn look(&self, world: &World) -> Result<String> {
+        let clients = &world.clients;
+        let mut instances: Vec<_> = clients
+            .ec2
+            .describe_instances()
+            .send()
+            .await?
+            .reservations()
+            .iter()
+            .flat_map(Reservation::instances)
+            .map(|instance| {
+                let state = instance.state().and_then(|state| state.name());
+                format!(
+                    "{:?} {state:?} {:?}",
+                    instance.instance_id(),
+                    instance.tags()
+                )
+            })
+            .collect();
+        instances.sort();
+        let volumes = clients.ec2.describe_volumes().send().await?.volumes().len();
+        let snapshots = clients.ec2.describe_snapshots().owner_ids("self");
+        let snapshots = snapshots.send().await?.snapshots().len();
+        let parameter = parameters::get(clients, PARAMETER).await?;
+        let config = parameters::get(clients, CONFIG).await?;
+        let machines = clients.sfn.list_state_machines().send().await?;
+        Ok(format!(
+            "{instances:?} {volumes} {snapshots} {parameter:?} {config:?} {}",
+            machines.state_machines().len()
+        ))
+    }
+
+    async fn remove(&self, world: &World) -> Result<()> {
+        for node in [&self.untagged, &self.tagged, &self.builder] {
+            world.terminate_node(node).await?;
+        }
+        let ec2 = &world.clients.ec2;
+        let snapshot = ec2.delete_snapshot().snapshot_id(&self.snapshot);
+        snapshot.send().await?;
+        ec2.delete_volume().volume_id(&self.volume).send().await?;
+        let parameter = world.clients.ssm.delete_parameter().name(PARAMETER);
+        parameter.send().await?;
+        let cloud = &world.cloud;
+        let (role, profile) = (("RoleName", PROFILE), ("InstanceProfileName", PROFILE));
+        cloud
+            .iam("RemoveRoleFromInstanceProfile", &[role, profile])
+            .await?;
+        cloud.iam("DeleteInstanceProfile", &[profile]).await?;
+        cloud.iam("DeleteRole", &[role]).await
+    }
+}
+
+const ACCOUNT: &str = "123456789012";
+/// An instance profile with a role of the same name.
+const PROFILE: &str = "other-tool-admin";
+const PARAMETER: &str = "/team/settings";
+/// A cache's configuration, which is Terraform's to write and no role's.
+const CONFIG: &str = "/prepull/config/smuggled";
+
+/// What was tried, and the code by which it was refused.
+type Attempt = (&'static str, String);
+
+/// Tries everything that a role must not do, with the role's own credentials.
+async fn attempts(world: &World, role: &str, foreign: &Foreign) -> Result<Vec<Attempt>> {
+    let keys = world.cloud.credentials(role).await?;
+    let Role { ec2, ssm, sfn } = Role::with(&world.clients, &keys);
+    let mut attempts = Box::pin(on_instances(&ec2, foreign)).await;
+    attempts.extend(Box::pin(on_storage(&ec2, foreign)).await);
+    attempts.extend(Box::pin(by_commands(&ssm, foreign)).await);
+    attempts.extend(Box::pin(on_parameters(&ssm)).await);
+    let machine = format!("arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:other-build");
+    attempts.push((
+        "start a foreign state machine",
+        code(
+            sfn.start_execution()
+                .state_machine_arn(machine)
+                .send()
+                .await,
+        ),
+    ));
+    attempts.push((
+        "call a foreign function",
+        world.cloud.refused_invocation("other", &keys).await?,
+    ));
+    Ok(attempts)
+}
+
+async fn on_instances(ec2: &ec2::Client, foreign: &Foreign) -> Vec<Attempt> {
+    let launch = |profile: &str, tagged: &[ResourceType]| {
+        let profile = IamInstanceProfileSpecification::builder()
+            .arn(format!("arn:aws:iam::{ACCOUNT}:instance-profile/{profile}"))
+            .build();
+        let tags = tagged.iter().map(|kind| {
+            TagSpecification::builder()
+                .resource_type(kind.clone())
+                .tags(our_tag())
+                .build()
+        });
+        ec2.run_instances()
+            .image_id(&foreign.image)
+            .instance_type(InstanceType::M7iXlarge)
+            .min_count(1)
+            .max_count(1)
+            .iam_instance_profile(profile)
+            .set_tag_specifications(Some(tags.collect()))
+    };
+    let tagged = [ResourceType::Instance, ResourceType::Volume];
+    let builder = format!("prepull-builder-{REGION}");
+    let terminate = |id: &InstanceId| ec2.terminate_instances().instance_ids(id.as_str());
+    let mark = ec2
+        .create_tags()
+        .resources(foreign.untagged.as_str())
+        .tags(our_tag());
+    vec![
+        (
+            "terminate an untagged instance",
+            code(terminate(&foreign.untagged).send().await),
+        ),
+        (
+            "terminate another tool's instance",
+            code(terminate(&foreign.tagged).send().await),
+        ),
+        (
+            "make a foreign instance look like a builder",
+            code(mark.send().await),
+        ),
+        (
+            "launch with another role",
+            code(launch(PROFILE, &tagged).send().await),
+        ),
+        (
+            "launch without a tag",
+            code(launch(&builder, &[]).send().await),
+        ),
+    ]
+}
+
+async fn on_storage(ec2: &ec2::Client, foreign: &Foreign) -> Vec<Attempt> {
+    let Foreign {
+        volume, snapshot, ..
+    } = foreign;
+    let everyone = CreateVolumePermissionModifications::builder()
+        .add(
+            CreateVolumePermission::builder()
+                .group(PermissionGroup::All)
+                .build(),
+        )
+        .build();
+    let share = ec2
+        .modify_snapshot_attribute()
+        .snapshot_id(snapshot)
+        .attribute(SnapshotAttributeName::CreateVolumePermission)
+        .create_volume_permission(everyone);
+    let mark = ec2.create_tags().resources(snapshot).tags(our_tag());
+    vec![
+        (
+            "delete a foreign volume",
+            code(ec2.delete_volume().volume_id(volume).send().await),
+        ),
+        (
+            "snapshot a foreign volume",
+            code(ec2.create_snapshot().volume_id(volume).send().await),
+        ),
+        (
+            "delete a foreign snapshot",
+            code(ec2.delete_snapshot().snapshot_id(snapshot).send().await),
+        ),
+        (
+            "share a foreign snapshot with everyone",
+            code(share.send().await),
+        ),
+        (
+            "make a foreign snapshot look like ours",
+            code(mark.send().await),
+        ),
+    ]
+}
+
+async fn by_commands(ssm: &ssm::Client, foreign: &Foreign) -> Vec<Attempt> {
+    let send = |document: &str, instance: &InstanceId| {
+        ssm.send_command()
+            .document_name(document)
+            .instance_ids(instance.as_str())
+    };
+    let pull = "prepull-pull-images";
+    let shell = send("AWS-RunShellScript", &foreign.builder);
+    vec![
+        (
+            "run our document on an untagged instance",
+            code(send(pull, &foreign.untagged).send().await),
+        ),
+        (
+            "run our document on another tool's instance",
+            code(send(pull, &foreign.tagged).send().await),
+        ),
+        (
+            "run a shell on a builder",
+            code(
+                shell
+                    .parameters("commands", vec!["true".to_owned()])
+                    .send()
+                    .await,
+            ),
+        ),
+    ]
+}
+
+async fn on_parameters(ssm: &ssm::Client) -> Vec<Attempt> {
+    let put = |name: &str| {
+        ssm.put_parameter()
+            .name(name)
+            .value("ours")
+            .r#type(ParameterType::String)
+            .overwrite(true)
+    };
+    vec![
+        (
+            "write a foreign parameter",
+            code(put(PARAMETER).send().await),
+        ),
+        ("declare a cache", code(put(CONFIG).send().await)),
+        (
+            "delete a foreign parameter",
+            code(ssm.delete_parameter().name(PARAMETER).send().await),
+        ),
+        (
+            "read a foreign parameter",
+            code(ssm.get_parameter().name(PARAMETER).send().await),
+        ),
+    ]
+}
+
+fn our_tag() -> Tag {
+    Tag::builder().key(names::TAG_CACHE).value("web").build()
+}
+
+/// The error's code; empty where the call was carried out.
+fn code<T>(answer: Result<T, impl AwsError>) -> String {
+    answer
+        .err()
+        .and_then(|error| error.aws_code().map(str::to_owned))
+        .unwrap_or_default()
+}
+
+/// Clients that call as a role does.
+struct Role {
+    ec2: ec2::Client,
+    ssm: ssm::Client,
+    sfn: sfn::Client,
+}
+
+impl Role {
+    fn with(clients: &Clients, keys: &RoleCredentials) -> Self {
+        let provider = || {
+            SharedCredentialsProvider::new(Credentials::new(
+                &keys.access_key_id,
+                &keys.secret_access_key,
+                Some(keys.session_token.clone()),
+                None,
+                "localcloud",
+            ))
+        };
+        let Clients { ec2, ssm, sfn, .. } = clients;
+        let (ec2, ssm, sfn) = (ec2.config(), ssm.config(), sfn.config());
+        Self {
+            ec2: ec2::Client::from_conf(ec2.to_builder().credentials_provider(provider()).build()),
+            ssm: ssm::Client::from_conf(ssm.to_builder().credentials_provider(provider()).build()),
+            sfn: sfn::Client::from_conf(sfn.to_builder().credentials_provider(provider()).build()),
+        }
+    }
+}
