@@ -1,0 +1,633 @@
+//! A lane: one cache in one world, on which one case runs after the other, and what is promised of it after each.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use jiff::{SignedDuration, Timestamp};
+use prepull_aws::ec2::types::{
+    Instance, InstanceStateName, Reservation, SnapshotState as EbsState,
+};
+use prepull_aws::sfn::types::ExecutionStatus;
+use prepull_aws::{Clients, parameters, tag_filter, tag_value};
+use prepull_domain::{
+    Architecture, CacheName, Digest, ExecutionArn, InstanceId, Manifest, RegionName, SnapshotId,
+    execution, names,
+};
+use prepull_tests::localcloud::Call;
+use prepull_tests::world::Outcome;
+use prepull_tests::{Environment, Image, Layer, World};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+pub const ARCHITECTURE: Architecture = Architecture::X86_64;
+
+/// The region that every snapshot is copied to.
+const ELSEWHERE: &str = "eu-central-1";
+
+/// What encrypts the snapshots. AWS's own key would not let them be shared.
+const KEY: &str = "arn:aws:kms:eu-west-1:123456789012:key/mrk-0123456789abcdef0123456789abcdef";
+
+/// Each world is one process that answers one call at a time.
+const WORLDS: usize = 2;
+
+/// Builds wait most of their time.
+const LANES_IN_A_WORLD: usize = 8;
+
+/// As many images as a cache may have, but for the one that all lanes share. Each role may read the declared repositories
+/// and no others.
+const MOST_LANES: usize = 49;
+
+/// Triggers within so many seconds become one build.
+const SETTLE: SignedDuration = SignedDuration::from_secs(1);
+
+/// How much faster than they are declared the waits of a Retry pass.
+const RETRY_SPEED: u32 = 30;
+
+/// How long what is just ending may take to be gone.
+const GONE_WITHIN: Duration = Duration::from_secs(25);
+
+/// How long a trigger may take to become an execution, or a dead letter: three attempts of start-build.
+const TRIGGERED_WITHIN: Duration = Duration::from_mins(4);
+
+/// How long a build may take: the longest that a builder is waited for, and then some.
+const ENDED_WITHIN: Duration = Duration::from_mins(15);
+
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The worlds, and the lanes in them that no case runs on.
+pub struct Lanes {
+    worlds: Vec<Arc<World>>,
+    idle: Mutex<Vec<Lane>>,
+    opened: AtomicUsize,
+    _state: TempDir,
+}
+
+/// The name of a lane's cache.
+fn name(number: usize) -> String {
+    format!("lane-{number:02}")
+}
+
+/// The repository that a cache's own image lies in.
+fn repository(cache: &str) -> String {
+    format!("matrix/{cache}")
+}
+
+impl Lanes {
+    /// Starts the worlds. Lanes are opened when they are first taken.
+    pub async fn open(environment: &Environment) -> Result<Self> {
+        let state = tempfile::Builder::new()
+            .prefix("prepull-faults-")
+            .tempdir()?;
+        let mut worlds = Vec::new();
+        for number in 0..WORLDS {
+            let state = state.path().join(number.to_string());
+            let world = World::start(environment.clone(), &state, 1, |cloud| {
+                let registries = &cloud.ready.registries;
+                let images: Vec<_> = (0..MOST_LANES)
+                    .map(|number| format!("{}/{}:v1", registries.ecr.host, repository(&name(number))))
+                    .chain([format!("{}/tools/report:v1", registries.private.host)])
+                    .collect();
+                json!({"template": {
+                    "images": images,
+                    "variant": "aws-k8s-1.33",
+                    "volume": {"size_gib": 4, "kms_key_id": KEY},
+                    "builder": {"instance_types": {"x86_64": ["m7i.xlarge", "m6i.xlarge"]}},
+                    "registry_credentials": {&registries.private.host: {"parameter_name": "/team/registry"}},
+                    "publication": {"copy_to_regions": [ELSEWHERE], "share_with_accounts": ["210987654321"]},
+                    "retain_snapshots": 1,
+                    "schedule": {"enabled": false},
+                    // The lanes tell start-build of their pushes themselves.
+                    "rebuild_on_push": false,
+                }})
+            })
+            .await?;
+            worlds.push(Arc::new(world));
+        }
+        // Terraform waits more than it works.
+        tokio::task::block_in_place(|| {
+            std::thread::scope(|scope| {
+                let applied: Vec<_> = worlds
+                    .iter()
+                    .map(|world| scope.spawn(|| world.deployment.apply()))
+                    .collect();
+                applied
+                    .into_iter()
+                    .try_for_each(|applied| applied.join().expect("apply does not panic"))
+            })
+        })?;
+        for world in &worlds {
+            let password = &world.cloud.ready.registries.private.password;
+            world.store_credentials("/team/registry", password).await?;
+            let base = [Layer::filler("report", 0)?];
+            world
+                .private
+                .push(
+                    "tools/report",
+                    "v1",
+                    &Image::new(ARCHITECTURE, &base, "report")?,
+                )
+                .await?;
+            world.cloud.set(json!({"retry_speed": RETRY_SPEED, "pending_seconds": 0.2, "agent_seconds": 0.2,
+                "admin_seconds": 0.2, "stopping_seconds": 0.2, "shutting_down_seconds": 0.2, "snapshot_seconds": 0.5}))
+                .await?;
+        }
+        let opened = AtomicUsize::new(0);
+        let idle = (0..LANES_IN_A_WORLD)
+            .flat_map(|_| &worlds)
+            .map(|world| Lane::new(world, &opened))
+            .collect();
+        Ok(Self {
+            worlds,
+            idle: Mutex::new(idle),
+            opened,
+            _state: state,
+        })
+    }
+
+    pub fn count(&self) -> usize {
+        WORLDS * LANES_IN_A_WORLD
+    }
+
+    /// A lane for one case.
+    pub fn take(&self) -> Lane {
+        let mut idle = self.idle.lock().expect("nobody panics with the lanes");
+        idle.pop().expect("there are as many lanes as threads")
+    }
+
+    /// Gives a lane back. Where a promise was broken on it, the next case gets a new one.
+    pub fn give_back(&self, lane: Lane, is_sound: bool) {
+        let lane = if is_sound {
+            lane
+        } else {
+            Lane::new(&lane.world, &self.opened)
+        };
+        let mut idle = self.idle.lock().expect("nobody panics with the lanes");
+        idle.push(lane);
+    }
+
+    /// Every call of a function in a clean build: one that starts from a base, and replaces what was published before.
+    pub async fn record(&self) -> Result<Vec<Call>> {
+        let mut lane = self.take();
+        lane.prepare().await?;
+        lane.push().await?;
+        lane.world.cloud.forget_calls().await?;
+        let execution = lane.trigger().await?;
+        lane.succeeds(&execution).await?;
+        let calls = lane.world.cloud.calls_for(&lane.matcher()).await?;
+        let recorded = calls
+            .into_iter()
+            .map(|call| call.in_terms_of(&lane.cache))
+            .collect();
+        self.give_back(lane, true);
+        Ok(recorded)
+    }
+
+    /// Ends the worlds; each says so where it cannot end well.
+    pub async fn close(&self) -> Result<()> {
+        for world in &self.worlds {
+            world.nothing_is_left().await?;
+            world.cloud.stop()?;
+        }
+        Ok(())
+    }
+}
+
+/// One cache in one world.
+pub struct Lane {
+    pub world: Arc<World>,
+    pub cache: String,
+    /// What is pushed but perhaps not published yet: the number and the digest.
+    version: u32,
+    pushed: Option<Digest>,
+    faults: Vec<String>,
+}
+
+impl Lane {
+    fn new(world: &Arc<World>, opened: &AtomicUsize) -> Self {
+        Self {
+            world: Arc::clone(world),
+            cache: name(opened.fetch_add(1, Ordering::Relaxed) % MOST_LANES),
+            version: 0,
+            pushed: None,
+            faults: Vec::new(),
+        }
+    }
+
+    /// Declares the cache and builds it once, unless that was done.
+    pub async fn prepare(&mut self) -> Result<()> {
+        if self.pushed.is_some() {
+            return Ok(());
+        }
+        self.world
+            .create_repository(&repository(&self.cache))
+            .await?;
+        self.configure(|_| ()).await?;
+        self.push().await?;
+        let execution = self.world.start_build(&self.cache).await?;
+        self.succeeds(&execution).await
+    }
+
+    /// Declares the cache as every case finds it, but for one change.
+    pub async fn configure(&mut self, change: impl FnOnce(&mut Value)) -> Result<()> {
+        let mut config = self.world.stored_config("template").await?;
+        config["images"] = json!([self.image(), self.report()]);
+        config["rebuild_on_push"] = json!(true);
+        change(&mut config);
+        self.world.store_config(&self.cache, &config).await
+    }
+
+    /// What a case promises when it is over: nothing is left, the pointer is sound, and the next build succeeds.
+    pub async fn keeps_its_promises(&mut self, after: Aftermath) -> Result<()> {
+        self.lift_all().await?;
+        if after == Aftermath::Swept {
+            self.world
+                .invoke(
+                    "clean-up",
+                    &json!({"source": "sweep", "least_age_seconds": 0}),
+                )
+                .await?;
+        }
+        self.nothing_is_left().await?;
+        self.pointer_is_sound().await?;
+        if !self.last_push_is_published().await? {
+            let execution = self.world.start_build(&self.cache).await?;
+            self.succeeds(&execution).await.context("the next build")?;
+            self.nothing_is_left().await.context("the next build")?;
+            self.pointer_is_sound().await.context("the next build")?;
+            ensure!(
+                self.last_push_is_published().await?,
+                "the next build succeeded, but the last push is not published"
+            );
+        }
+        Ok(())
+    }
+
+    /// The host and name of the image that every case pushes anew.
+    fn image(&self) -> String {
+        let host = &self.world.cloud.ready.registries.ecr.host;
+        format!("{host}/{}:v1", repository(&self.cache))
+    }
+
+    fn report(&self) -> String {
+        let host = &self.world.cloud.ready.registries.private.host;
+        format!("{host}/tools/report:v1")
+    }
+
+    /// What the input of every invocation for this cache contains, and of none for another.
+    pub fn matcher(&self) -> String {
+        format!("{}\"", self.cache)
+    }
+
+    /// Pushes another image under the same tag.
+    pub async fn push(&mut self) -> Result<()> {
+        self.version += 1;
+        let layers = [Layer::filler("matrix", 0)?];
+        let message = format!("{} {}", self.cache, self.version);
+        let image = Image::new(ARCHITECTURE, &layers, &message)?;
+        self.world
+            .ecr
+            .push(&repository(&self.cache), "v1", &image)
+            .await?;
+        self.pushed = Some(image.digest());
+        Ok(())
+    }
+
+    /// What ECR says of the push, and the execution that is to follow from it.
+    pub fn event(&self) -> Result<(Value, ExecutionArn)> {
+        let now = Timestamp::now();
+        let at = Timestamp::from_second(now.as_second())?;
+        let event = json!({
+            "version": "0", "id": "13cde686-328b-6117-af20-0e5566167482", "detail-type": "ECR Image Action",
+            "source": "aws.ecr", "account": "123456789012", "time": at, "region": "eu-west-1", "resources": [],
+            "detail": {"result": "SUCCESS", "repository-name": repository(&self.cache), "action-type": "PUSH",
+                "image-digest": self.pushed, "image-tag": "v1"},
+        });
+        let cache: CacheName = self.cache.parse()?;
+        let name = execution::name_for_trigger(&cache, at, SETTLE);
+        let machine = self.world.deployment.state_machine_arn()?;
+        let machine = machine.replace(":stateMachine:", ":execution:");
+        Ok((event, format!("{machine}:{name}").parse()?))
+    }
+
+    /// Tells start-build of the push, as EventBridge does, which waits for no answer.
+    pub async fn trigger(&self) -> Result<ExecutionArn> {
+        let (event, execution) = self.event()?;
+        self.world.send_event("start-build", &event).await?;
+        Ok(execution)
+    }
+
+    /// Waits for the end of an execution that starts in a moment.
+    pub async fn end(&self, execution: &ExecutionArn) -> Result<Outcome> {
+        let start = Instant::now();
+        while !self.is_started(execution).await? {
+            ensure!(start.elapsed() < TRIGGERED_WITHIN, "no build was started");
+            tokio::time::sleep(PAUSE).await;
+        }
+        self.world
+            .await_end_within(execution, ENDED_WITHIN, PAUSE)
+            .await
+    }
+
+    pub async fn is_started(&self, execution: &ExecutionArn) -> Result<bool> {
+        let described = self
+            .world
+            .clients
+            .sfn
+            .describe_execution()
+            .execution_arn(execution.as_str())
+            .send()
+            .await;
+        match described {
+            Ok(_) => Ok(true),
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(|error| error.is_execution_does_not_exist()) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Asserts that an execution succeeds, with one builder at most.
+    pub async fn succeeds(&self, execution: &ExecutionArn) -> Result<()> {
+        let outcome = self.end(execution).await?;
+        ensure!(
+            outcome.status == ExecutionStatus::Succeeded,
+            "the build ended {}: {}: {}",
+            outcome.status,
+            outcome.error,
+            outcome.cause
+        );
+        self.one_builder_at_most(execution).await
+    }
+
+    /// Asserts that an execution fails with one of `errors`, with one builder at most.
+    pub async fn fails(&self, execution: &ExecutionArn, errors: &[&str]) -> Result<Outcome> {
+        let outcome = self.end(execution).await?;
+        ensure!(
+            outcome.status == ExecutionStatus::Failed,
+            "the build ended {} and did not fail with {errors:?}: {}",
+            outcome.status,
+            outcome.output
+        );
+        ensure!(
+            errors.contains(&outcome.error.as_str()),
+            "the build failed with {} and not with {errors:?}: {}",
+            outcome.error,
+            outcome.cause
+        );
+        ensure!(!outcome.cause.is_empty(), "{} has no cause", outcome.error);
+        self.one_builder_at_most(execution).await?;
+        Ok(outcome)
+    }
+
+    /// Asserts that a trigger ends in the queue of dead letters and starts nothing.
+    pub async fn is_buried(&self, execution: &ExecutionArn) -> Result<()> {
+        let start = Instant::now();
+        let (cache, queue) = (self.matcher(), self.dead_letter_queue()?);
+        while !self
+            .world
+            .cloud
+            .messages(&queue)
+            .await?
+            .iter()
+            // A record holds the event as JSON within JSON.
+            .any(|message| message.replace('\\', "").contains(&cache))
+        {
+            ensure!(
+                start.elapsed() < TRIGGERED_WITHIN,
+                "the event neither started a build nor became a dead letter"
+            );
+            tokio::time::sleep(PAUSE).await;
+        }
+        ensure!(
+            !self.is_started(execution).await?,
+            "a build was started, and the event is a dead letter all the same"
+        );
+        Ok(())
+    }
+
+    fn dead_letter_queue(&self) -> Result<String> {
+        let outputs = self.world.deployment.outputs()?;
+        let queue = outputs["dead_letter_queue_url"]["value"].as_str();
+        Ok(queue.context("the module has this output")?.to_owned())
+    }
+
+    /// Makes calls fail in the invocations for this cache alone.
+    pub async fn inject(&mut self, mut fault: Value) -> Result<String> {
+        if fault.get("invocation").is_none() {
+            fault["invocation"] = json!(self.matcher());
+        }
+        let id = self.world.cloud.add_fault(fault).await?;
+        self.faults.push(id.clone());
+        Ok(id)
+    }
+
+    /// How many calls a fault has hit.
+    pub async fn hits(&self, fault: &str) -> Result<u64> {
+        self.world.cloud.fault_hits(fault).await
+    }
+
+    /// Takes a fault back, and tells how many calls it has hit.
+    pub async fn lift(&mut self, fault: &str) -> Result<u64> {
+        let hits = self.hits(fault).await?;
+        self.faults.retain(|other| other != fault);
+        self.world.cloud.remove_fault(fault).await?;
+        Ok(hits)
+    }
+
+    /// Changes settings for this cache's builders alone.
+    pub async fn set(&self, settings: Value) -> Result<()> {
+        self.world.cloud.set_for(&self.cache, settings).await
+    }
+
+    async fn lift_all(&mut self) -> Result<()> {
+        for fault in std::mem::take(&mut self.faults) {
+            self.world.cloud.remove_fault(&fault).await?;
+        }
+        self.world.cloud.unset_for(&self.cache).await?;
+        self.configure(|_| ()).await
+    }
+
+    /// The instances of an execution, whatever their state: EC2 shows those that ended for a while.
+    pub async fn builders(&self, execution: &ExecutionArn) -> Result<Vec<Instance>> {
+        self.instances(names::TAG_EXECUTION, execution.name().as_str())
+            .await
+    }
+
+    /// The builder of an execution, as soon as there is one.
+    pub async fn builder(&self, execution: &ExecutionArn) -> Result<InstanceId> {
+        let start = Instant::now();
+        loop {
+            let builders = self.builders(execution).await?;
+            if let Some(id) = builders.first().and_then(Instance::instance_id) {
+                return Ok(id.parse()?);
+            }
+            ensure!(start.elapsed() < TRIGGERED_WITHIN, "no builder comes");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn one_builder_at_most(&self, execution: &ExecutionArn) -> Result<()> {
+        let builders = self.builders(execution).await?;
+        ensure!(
+            builders.len() <= 1,
+            "{} builders were started",
+            builders.len()
+        );
+        Ok(())
+    }
+
+    async fn instances(&self, tag: &str, value: &str) -> Result<Vec<Instance>> {
+        let described = self
+            .world
+            .clients
+            .ec2
+            .describe_instances()
+            .filters(tag_filter(tag, value))
+            .send()
+            .await?;
+        Ok(described
+            .reservations
+            .unwrap_or_default()
+            .into_iter()
+            .flat_map(|reservation: Reservation| reservation.instances.unwrap_or_default())
+            .collect())
+    }
+
+    fn regions(&self) -> Result<[Clients; 2]> {
+        let elsewhere: RegionName = ELSEWHERE.parse()?;
+        Ok([
+            self.world.clients.clone(),
+            self.world.clients.in_region(&elsewhere),
+        ])
+    }
+
+    /// Waits until no instance, no volume and no unfinished snapshot of the cache is there.
+    pub async fn nothing_is_left(&self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let left = self.leftovers().await?;
+            if left.is_empty() {
+                return Ok(());
+            }
+            if start.elapsed() > GONE_WITHIN {
+                bail!("left behind: {left:?}");
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    pub async fn leftovers(&self) -> Result<BTreeSet<String>> {
+        let instances = self.instances(names::TAG_CACHE, &self.cache).await?;
+        let mut left: BTreeSet<_> = instances
+            .iter()
+            .filter(|instance| {
+                instance.state().and_then(|state| state.name())
+                    != Some(&InstanceStateName::Terminated)
+            })
+            .filter_map(|instance| instance.instance_id().map(str::to_owned))
+            .collect();
+        for clients in self.regions()? {
+            let of_cache = tag_filter(names::TAG_CACHE, &self.cache);
+            let volumes = clients
+                .ec2
+                .describe_volumes()
+                .filters(of_cache.clone())
+                .send()
+                .await?;
+            left.extend(
+                volumes
+                    .volumes()
+                    .iter()
+                    .filter_map(|volume| volume.volume_id().map(str::to_owned)),
+            );
+            let snapshots = clients
+                .ec2
+                .describe_snapshots()
+                .owner_ids("self")
+                .filters(of_cache)
+                .send()
+                .await?;
+            left.extend(snapshots.snapshots().iter().filter_map(|snapshot| {
+                let state = tag_value(snapshot.tags(), names::TAG_STATE);
+                let is_usable = matches!(state, Some("verified" | "published"))
+                    && snapshot.state() == Some(&EbsState::Completed);
+                (!is_usable)
+                    .then(|| format!("{} ({state:?})", snapshot.snapshot_id().unwrap_or_default()))
+            }));
+        }
+        Ok(left)
+    }
+
+    /// In every region the pointer names a snapshot that exists, is complete and was verified, and whose manifest says
+    /// what it holds.
+    async fn pointer_is_sound(&self) -> Result<()> {
+        for clients in self.regions()? {
+            let region = clients.region().context("clients have a region")?;
+            let (id, _) = self
+                .published(&clients)
+                .await
+                .with_context(|| format!("in {region}"))?;
+            let described = clients
+                .ec2
+                .describe_snapshots()
+                .snapshot_ids(id.as_str())
+                .send()
+                .await
+                .with_context(|| format!("{id}, which the pointer names in {region}"))?;
+            let snapshot = described.snapshots().first().context("it was described")?;
+            let state = tag_value(snapshot.tags(), names::TAG_STATE);
+            ensure!(
+                matches!(state, Some("verified" | "published"))
+                    && snapshot.state() == Some(&EbsState::Completed),
+                "the pointer in {region} names {id}, whose state is {state:?}, {:?}",
+                snapshot.state()
+            );
+        }
+        Ok(())
+    }
+
+    async fn published(&self, clients: &Clients) -> Result<(SnapshotId, Manifest)> {
+        let cache: CacheName = self.cache.parse()?;
+        let pointer = names::pointer_parameter(&cache, ARCHITECTURE);
+        let id: SnapshotId = parameters::get(clients, &pointer)
+            .await?
+            .context("there is no pointer any more")?
+            .parse()?;
+        let manifest = names::manifest_parameter(&cache, ARCHITECTURE, &id);
+        let manifest = parameters::get(clients, &manifest)
+            .await?
+            .with_context(|| format!("{id} is published and has no manifest"))?;
+        Ok((id, serde_json::from_str(&manifest)?))
+    }
+
+    /// Whether nodes in every region get what was pushed last.
+    pub async fn last_push_is_published(&self) -> Result<bool> {
+        for clients in self.regions()? {
+            let (_, manifest) = self.published(&clients).await?;
+            let holds = manifest
+                .images
+                .iter()
+                .any(|image| Some(&image.digest) == self.pushed.as_ref());
+            if !holds {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// What it takes until a case has left nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aftermath {
+    /// Nothing.
+    Clean,
+    /// The hourly sweep: clean-up itself was what failed.
+    Swept,
+}

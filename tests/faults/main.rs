@@ -1,0 +1,121 @@
+//! Any fault, at any call: nothing is left behind, and nothing wrong is published.
+//!
+//! A clean build is recorded, and every AWS call that a function made in it is made to fail in every way that a call can
+//! fail ([`matrix`]); then come the faults that no call shows ([`domain`]). Each case is a build with one fault in it, on
+//! a cache of its own. After each, whatever became of the build, [`lane`] holds the world to the same few promises.
+//!
+//! Nodes are simulated, so that many builds run side by side: what is tried here is everything between the nodes.
+
+mod domain;
+mod lane;
+mod matrix;
+mod report;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use libtest_mimic::{Arguments, Failed, Trial};
+use prepull_tests::Environment;
+use tokio::runtime::Runtime;
+
+use crate::lane::{Lane, Lanes};
+use crate::report::Report;
+
+/// One build with one fault in it.
+struct Case {
+    name: String,
+    run: CaseRun,
+}
+
+enum CaseRun {
+    Call(matrix::CallFault),
+    Domain(domain::Fault),
+}
+
+impl CaseRun {
+    async fn run(&self, lane: &mut Lane) -> Result<()> {
+        let after = match self {
+            Self::Call(fault) => fault.run(lane).await?,
+            Self::Domain(fault) => fault.run(lane).await?,
+        };
+        lane.keeps_its_promises(after).await
+    }
+}
+
+/// Where it is set, one of so many calls' cases is run, and none of those that wait for minutes. `cargo xtask test` sets
+/// it, unless it is told to run everything.
+const SAMPLE: &str = "PREPULL_FAULTS_SAMPLE";
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    let environment = match Environment::read() {
+        Ok(environment) => environment,
+        // Plain `cargo test` comes by here too. `cargo xtask test` always sets what is missing.
+        Err(error) => {
+            eprintln!("the fault matrix is skipped: {error}");
+            return ExitCode::SUCCESS;
+        }
+    };
+    let runtime = Arc::new(Runtime::new().expect("threads can be started"));
+    let (lanes, cases) = match runtime.block_on(set_up(environment)) {
+        Ok(set_up) => set_up,
+        Err(error) => {
+            eprintln!("set-up: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let (lanes, report) = (Arc::new(lanes), Arc::new(Report::default()));
+    let trials = cases
+        .into_iter()
+        .map(|case| trial(case, &runtime, &lanes, &report));
+    arguments.test_threads = Some(lanes.count());
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    if let Err(error) = report.finish() {
+        eprintln!("{error:#}");
+        return ExitCode::FAILURE;
+    }
+    if let Err(error) = runtime.block_on(lanes.close()) {
+        eprintln!("{error:#}");
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
+}
+
+/// Starts the worlds and records a clean build, which says what the cases are.
+async fn set_up(environment: Environment) -> Result<(Lanes, Vec<Case>)> {
+    let lanes = Lanes::open(&environment).await?;
+    let calls = lanes.record().await.context("the clean build")?;
+    let step = std::env::var(SAMPLE).map_or(Ok(1), |step| {
+        step.parse()
+            .with_context(|| format!("{SAMPLE}={step} is no number"))
+    })?;
+    let calls = matrix::cases(&calls);
+    let domain = domain::cases();
+    let all = calls.len() + domain.len();
+    let calls = calls.into_iter().map(|fault| Case {
+        name: fault.to_string(),
+        run: CaseRun::Call(fault),
+    });
+    let domain = domain
+        .into_iter()
+        .filter(|fault| step == 1 || !fault.takes_minutes())
+        .map(|fault| Case {
+            name: format!("domain/{fault}"),
+            run: CaseRun::Domain(fault),
+        });
+    let cases: Vec<_> = domain.chain(calls.step_by(step)).collect();
+    println!("{} of {all} cases", cases.len());
+    Ok((lanes, cases))
+}
+
+fn trial(case: Case, runtime: &Arc<Runtime>, lanes: &Arc<Lanes>, report: &Arc<Report>) -> Trial {
+    let (runtime, lanes, report) = (Arc::clone(runtime), Arc::clone(lanes), Arc::clone(report));
+    Trial::test(case.name.clone(), move || {
+        let mut lane = lanes.take();
+        let result = runtime.block_on(case.run.run(&mut lane));
+        report.add(&case.name, &result);
+        lanes.give_back(lane, result.is_ok());
+        result.map_err(|error| Failed::from(format!("{error:#}")))
+    })
+}
