@@ -52,7 +52,11 @@ pub fn names() -> Result<Vec<String>> {
 /// Builds the workspace and packs each function into `<stage>/bootstrap.zip`, the layout of `cargo lambda build`.
 pub fn build(tools: &Tools) -> Result<Built> {
     // With all targets, tests too: the features of the SDK are then the same for every command, and it is built once.
-    Step::words("cargo build", "cargo build --workspace --all-targets").run()?;
+    Step::words(
+        "cargo build",
+        "cargo build --locked --workspace --all-targets",
+    )
+    .run()?;
     let built = Built {
         binaries: target()?.join("debug"),
         zips: scratch()?.join("functions"),

@@ -4,6 +4,7 @@ mod functions;
 mod picture;
 mod run;
 mod setup;
+mod supply_chain;
 mod test;
 
 use std::process::ExitCode;
@@ -19,14 +20,7 @@ enum Arguments {
     /// Deploy to a local cloud on this machine, push images, and watch a build from the push to the first cached pod.
     Demo,
     /// Run every check and every test.
-    Test {
-        /// Run these alone.
-        #[arg(long, value_enum, value_delimiter = ',')]
-        only: Vec<test::Suite>,
-        /// Of the end-to-end tests, run those alone whose name contains this.
-        #[arg(long)]
-        filter: Option<String>,
-    },
+    Test(test::Options),
     /// Draw the state machine into README.md.
     Picture,
     /// Only install what a local cloud needs, and build the functions' zips.
@@ -36,7 +30,7 @@ enum Arguments {
 fn main() -> ExitCode {
     let result = match Arguments::parse() {
         Arguments::Demo => demo(),
-        Arguments::Test { only, filter } => test::all(&only, filter.as_deref()),
+        Arguments::Test(options) => test::run(&options),
         Arguments::Picture => picture::write(),
         Arguments::Setup => setup::local_cloud()
             .and_then(|tools| functions::build(&tools))

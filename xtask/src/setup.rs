@@ -23,6 +23,22 @@ const LOCAL_CLOUD_PACKAGES: [(&str, &str); 8] = [
 /// Programs that only the checks run.
 const CHECK_PACKAGES: [(&str, &str); 2] = [("shellcheck", "shellcheck"), ("npm", "npm")];
 
+/// A Python environment: its name and the files that say what is in it, each release by its number.
+pub type Environment = (&'static str, &'static [&'static str]);
+
+/// What localcloud runs on.
+const LOCALCLOUD: Environment = ("localcloud", &["localcloud/requirements.txt"]);
+/// The same with what its own tests need.
+pub const LOCALCLOUD_DEV: Environment = (
+    "localcloud-dev",
+    &[
+        "localcloud/requirements.txt",
+        "localcloud/requirements-dev.txt",
+    ],
+);
+/// What checks the Terraform code.
+pub const CHECKOV: Environment = ("checkov", &["infra/requirements-checkov.txt"]);
+
 /// The programs that are not Rust's.
 pub struct Tools {
     /// Python with localcloud's requirements.
@@ -36,7 +52,7 @@ pub struct Tools {
 /// What a local cloud needs.
 pub fn local_cloud() -> Result<Tools> {
     packages(&LOCAL_CLOUD_PACKAGES)?;
-    let python = virtual_environment("localcloud", &["localcloud/requirements.txt"])?;
+    let python = virtual_environment(LOCALCLOUD)?;
     let terraform = find("terraform").or_else(|| find("tofu")).context(
         "neither terraform nor tofu is on the PATH: install one, see https://developer.hashicorp.com/terraform/install",
     )?;
@@ -85,8 +101,8 @@ fn is_root() -> Result<bool> {
     Ok(Step::words("id", "id -u").output()?.trim() == "0")
 }
 
-/// A Python environment with what the `requirements` files name, made anew when they change. Returns its interpreter.
-pub fn virtual_environment(name: &str, requirements: &[&str]) -> Result<PathBuf> {
+/// A Python environment, made anew when its files change. Returns its interpreter.
+pub fn virtual_environment((name, requirements): Environment) -> Result<PathBuf> {
     let mut hash = Sha256::new();
     for file in requirements {
         hash.update(fs::read(repository().join(file)).with_context(|| (*file).to_owned())?);
@@ -178,20 +194,46 @@ fn provider_mirror() -> Option<PathBuf> {
         })
 }
 
-/// A command of an npm package, installed once.
-pub fn npm_command(package: &str, version: &str) -> Result<PathBuf> {
-    let directory = scratch()?.join("npm");
-    let command = directory.join("node_modules/.bin").join(package);
+/// A command of the npm package that `directory` names and locks, installed once with all that it needs.
+pub fn npm_command(directory: &str, command: &str) -> Result<PathBuf> {
+    let source = repository().join(directory);
+    let installed = scratch()?.join("npm");
+    let lock = fs::read(source.join("package-lock.json"))?;
+    let complete = installed.join("complete");
+    if fs::read(&complete).is_ok_and(|complete| complete == lock) {
+        return Ok(installed.join("node_modules/.bin").join(command));
+    }
+    let Some(npm) = find("npm") else {
+        bail!("npm is not on the PATH: it installs {command}")
+    };
+    fs::create_dir_all(&installed)?;
+    for file in ["package.json", "package-lock.json"] {
+        fs::copy(source.join(file), installed.join(file))?;
+    }
+    Step::new(format!("npm ci, for {command}"), npm)
+        .args(["ci", "--no-audit", "--no-fund"])
+        .directory(&installed)
+        .quiet()?;
+    fs::write(complete, lock)?;
+    Ok(installed.join("node_modules/.bin").join(command))
+}
+
+/// A cargo command of crates.io, built once with the dependencies that its authors locked.
+pub fn cargo_command(name: &str, version: &str) -> Result<PathBuf> {
+    let root = scratch()?.join(format!("{name}-{version}"));
+    let command = root.join("bin").join(name);
     if !command.exists() {
-        fs::create_dir_all(&directory)?;
-        let Some(npm) = find("npm") else {
-            bail!("npm is not on the PATH: it installs {package}")
-        };
-        Step::new(format!("npm install {package}"), npm)
-            .args(["install", "--no-save", "--prefix"])
-            .args([&directory])
-            .args([format!("{package}@{version}")])
-            .quiet()?;
+        let build = root.join("build");
+        // Without optimization it is built in a minute, and what it does takes seconds anyway.
+        Step::words(
+            format!("cargo install {name}"),
+            "cargo install --locked --debug --no-track",
+        )
+        .args([name, "--version", version])
+        .args(["--root".into(), root, "--target-dir".into(), build.clone()])
+        .envs([("CARGO_PROFILE_DEV_DEBUG", "0")])
+        .quiet()?;
+        fs::remove_dir_all(build)?;
     }
     Ok(command)
 }

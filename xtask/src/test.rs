@@ -9,13 +9,15 @@ use clap::ValueEnum;
 
 use crate::run::{Step, find, repository, scratch};
 use crate::setup::Tools;
-use crate::{functions, picture, setup};
+use crate::{functions, picture, setup, supply_chain};
 
 /// A part of the checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Suite {
     /// Formatting and lints of the Rust code.
     Lint,
+    /// What others wrote and is built in or installed: licences, sources, versions, known faults.
+    SupplyChain,
     /// The definition of the state machine and its picture.
     StateMachine,
     /// The scripts that run on nodes, and all others.
@@ -28,27 +30,55 @@ pub enum Suite {
     Unit,
     /// Everything a user does, against a local cloud.
     EndToEnd,
+    /// Every call of a build failing in every way, and every fault of machines and people: a sample, unless told otherwise.
+    Faults,
+    /// A thousand pushes within a minute: only where it is asked for.
+    Storm,
 }
 
-/// Runs `only` those suites, or all. Later suites run even where an earlier one failed.
-pub fn all(only: &[Suite], filter: Option<&str>) -> Result<()> {
+/// What to run.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Run these alone.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Suite>,
+    /// Of the end-to-end tests and the faults, run those alone whose name contains this.
+    #[arg(long)]
+    filter: Option<String>,
+    /// Run the whole fault matrix and the storm too, which takes an hour more.
+    #[arg(long)]
+    full: bool,
+}
+
+/// Where the matrix is sampled: every so manyth call. It has seven effects for each call, so that all of them come up.
+const SAMPLE: &str = "5";
+
+/// Runs the suites. Later ones run even where an earlier one failed.
+pub fn run(options: &Options) -> Result<()> {
     let tools = setup::local_cloud()?;
     setup::checks()?;
-    let mut failed = Vec::new();
+    let (mut failed, mut unchecked) = (Vec::new(), Vec::new());
     for suite in Suite::value_variants() {
-        if !only.is_empty() && !only.contains(suite) {
+        let is_wanted = match options.only[..] {
+            [] => *suite != Suite::Storm || options.full,
+            _ => options.only.contains(suite),
+        };
+        if !is_wanted {
             continue;
         }
         let start = Instant::now();
         eprintln!("\n=== {suite:?}");
         let result = match suite {
             Suite::Lint => lint(),
+            Suite::SupplyChain => supply_chain::check(&mut unchecked),
             Suite::StateMachine => state_machine(),
             Suite::Scripts => scripts(&tools),
             Suite::Localcloud => localcloud(),
             Suite::Terraform => terraform(&tools),
             Suite::Unit => unit(),
-            Suite::EndToEnd => end_to_end(&tools, filter),
+            Suite::EndToEnd => end_to_end(&tools, options),
+            Suite::Faults => faults(&tools, options),
+            Suite::Storm => storm(&tools),
         };
         let seconds = start.elapsed().as_secs_f64();
         match result {
@@ -58,6 +88,9 @@ pub fn all(only: &[Suite], filter: Option<&str>) -> Result<()> {
                 failed.push(format!("{suite:?}"));
             }
         }
+    }
+    for what in unchecked {
+        eprintln!("=== NOT CHECKED: {what}");
     }
     if !failed.is_empty() {
         bail!("these failed: {}", failed.join(", "));
@@ -69,13 +102,13 @@ fn lint() -> Result<()> {
     Step::words("cargo fmt", "cargo fmt --all --check").quiet()?;
     Step::words(
         "cargo clippy",
-        "cargo clippy --workspace --all-targets -- --deny warnings",
+        "cargo clippy --locked --workspace --all-targets -- --deny warnings",
     )
     .run()
 }
 
 fn unit() -> Result<()> {
-    Step::words("cargo test", "cargo test --workspace").run()
+    Step::words("cargo test", "cargo test --locked --workspace").run()
 }
 
 fn state_machine() -> Result<()> {
@@ -92,7 +125,7 @@ fn state_machine() -> Result<()> {
     }
     let file = scratch()?.join("build.asl.json");
     fs::write(&file, filled)?;
-    let validator = setup::npm_command("asl-validator", "4.0.0")?;
+    let validator = setup::npm_command("statemachine", "asl-validator")?;
     Step::new("asl-validator", validator)
         .args(["--json-path"])
         .args([file])
@@ -135,11 +168,7 @@ fn document_scripts(tools: &Tools) -> Result<Vec<PathBuf>> {
 }
 
 fn localcloud() -> Result<()> {
-    let requirements = [
-        "localcloud/requirements.txt",
-        "localcloud/requirements-dev.txt",
-    ];
-    let python = setup::virtual_environment("localcloud-dev", &requirements)?;
+    let python = setup::virtual_environment(setup::LOCALCLOUD_DEV)?;
     let step = |name: &str| Step::new(name, &python).directory(repository().join("localcloud"));
     step("ruff check")
         .args(["-m", "ruff", "check", "--no-cache"])
@@ -183,7 +212,7 @@ fn terraform(tools: &Tools) -> Result<()> {
             .quiet()?;
     }
     step("test", "infra", "infra")?.args(["test"]).run()?;
-    let checkov = setup::virtual_environment("checkov", &["infra/requirements-checkov.txt"])?;
+    let checkov = setup::virtual_environment(setup::CHECKOV)?;
     let checkov = checkov.with_file_name("checkov");
     Step::new("checkov", checkov)
         .args([
@@ -198,13 +227,40 @@ fn terraform(tools: &Tools) -> Result<()> {
         .quiet()
 }
 
-fn end_to_end(tools: &Tools, filter: Option<&str>) -> Result<()> {
+fn end_to_end(tools: &Tools, options: &Options) -> Result<()> {
     let built = functions::build(tools)?;
     Step::words(
         "end-to-end tests",
-        "cargo test --workspace --test end-to-end --",
+        "cargo test --locked --workspace --test end-to-end --",
     )
-    .args(filter)
+    .args(&options.filter)
     .envs(built.environment(tools))
+    .run()
+}
+
+fn faults(tools: &Tools, options: &Options) -> Result<()> {
+    let built = functions::build(tools)?;
+    let sample =
+        (!options.full && options.filter.is_none()).then_some(("PREPULL_FAULTS_SAMPLE", SAMPLE));
+    Step::words(
+        "fault matrix",
+        "cargo test --locked --workspace --test faults --",
+    )
+    .args(&options.filter)
+    .envs(built.environment(tools))
+    // Many builds run side by side, most of them only to fail between the nodes.
+    .envs([("PREPULL_NODES", "simulated")].into_iter().chain(sample))
+    .run()
+}
+
+fn storm(tools: &Tools) -> Result<()> {
+    let built = functions::build(tools)?;
+    Step::words(
+        "storm of pushes",
+        "cargo test --locked --workspace --test storm --",
+    )
+    .envs(built.environment(tools))
+    // A build for each cache runs at once.
+    .envs([("PREPULL_NODES", "simulated")])
     .run()
 }

@@ -1,0 +1,70 @@
+//! What others wrote: deny.toml says what may be built in, and whatever is installed is installed by its number.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+
+use crate::run::{Step, repository};
+use crate::setup::{self, Environment};
+
+/// Checks it, and adds to `unchecked` what could not be checked here.
+pub fn check(unchecked: &mut Vec<String>) -> Result<()> {
+    let deny = setup::cargo_command("cargo-deny", "0.20.2")?;
+    let check = |what: &[&str]| {
+        Step::new(format!("cargo deny check {}", what.join(" ")), &deny)
+            .args(["--locked", "check", "--hide-inclusion-graph"])
+            // An exception that is not needed any more would hide the next one that is.
+            .args(["--deny=unmatched-skip", "--deny=unnecessary-skip"])
+            .args(what.iter().copied())
+            .quiet()
+    };
+    check(&["bans", "licenses", "sources"])?;
+    // The database lies on GitHub, which not every machine reaches that builds.
+    match Step::new("fetching RustSec's advisories", &deny)
+        .args(["fetch", "db"])
+        .output()
+    {
+        Ok(_) => check(&["advisories"])?,
+        Err(error) => {
+            let reason = error.to_string();
+            let reason = reason.trim().lines().last().unwrap_or_default();
+            unchecked.push(format!("RustSec's advisories, for want of them: {reason}"));
+        }
+    }
+    pinned(setup::LOCALCLOUD_DEV)?;
+    pinned(setup::CHECKOV)
+}
+
+/// Fails where pip chose a release by itself: another day it would choose another one.
+fn pinned(environment: Environment) -> Result<()> {
+    let python = setup::virtual_environment(environment)?;
+    let installed = Step::new("pip freeze", python)
+        .args(["-m", "pip", "freeze", "--disable-pip-version-check"])
+        .output()?;
+    let mut pinned = BTreeSet::new();
+    for file in environment.1 {
+        pinned.extend(releases(&fs::read_to_string(repository().join(file))?));
+    }
+    let missing: Vec<_> = releases(&installed).difference(&pinned).cloned().collect();
+    ensure!(
+        missing.is_empty(),
+        "{} lacks what pip installed: {}",
+        Path::new(environment.1[0]).display(),
+        missing.join(" ")
+    );
+    Ok(())
+}
+
+/// The lines that name a release, with the name as `PyPI` compares it.
+fn releases(requirements: &str) -> BTreeSet<String> {
+    requirements
+        .lines()
+        .filter_map(|line| line.split_once("=="))
+        .map(|(name, release)| {
+            let name = name.to_lowercase().replace(['_', '.'], "-");
+            format!("{name}=={release}")
+        })
+        .collect()
+}
