@@ -11,7 +11,7 @@ use prepull_aws::ec2::types::{
     Instance, InstanceStateName, Reservation, SnapshotState as EbsState,
 };
 use prepull_aws::sfn::types::ExecutionStatus;
-use prepull_aws::{Clients, parameters, tag_filter, tag_value};
+use prepull_aws::{AwsError as _, Clients, parameters, tag_filter, tag_value};
 use prepull_domain::{
     Architecture, CacheName, Digest, ExecutionArn, InstanceId, Manifest, RegionName, SnapshotId,
     execution, names,
@@ -56,6 +56,9 @@ const TRIGGERED_WITHIN: Duration = Duration::from_mins(4);
 const ENDED_WITHIN: Duration = Duration::from_mins(15);
 
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// So many cases run at once.
+pub const LANES: usize = WORLDS * LANES_IN_A_WORLD;
 
 /// The worlds, and the lanes in them that no case runs on.
 pub struct Lanes {
@@ -145,10 +148,6 @@ impl Lanes {
             opened,
             _state: state,
         })
-    }
-
-    pub fn count(&self) -> usize {
-        WORLDS * LANES_IN_A_WORLD
     }
 
     /// A lane for one case.
@@ -342,13 +341,7 @@ impl Lane {
             .await;
         match described {
             Ok(_) => Ok(true),
-            Err(error)
-                if error
-                    .as_service_error()
-                    .is_some_and(|error| error.is_execution_does_not_exist()) =>
-            {
-                Ok(false)
-            }
+            Err(error) if error.aws_code() == Some("ExecutionDoesNotExist") => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

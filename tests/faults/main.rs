@@ -19,7 +19,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use prepull_tests::Environment;
 use tokio::runtime::Runtime;
 
-use crate::lane::{Lane, Lanes};
+use crate::lane::{LANES, Lane, Lanes};
 use crate::report::Report;
 
 /// One build with one fault in it.
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
     let trials = cases
         .into_iter()
         .map(|case| trial(case, &runtime, &lanes, &report));
-    arguments.test_threads = Some(lanes.count());
+    arguments.test_threads = Some(LANES);
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     if let Err(error) = report.finish() {
         eprintln!("{error:#}");
