@@ -20,13 +20,7 @@ pub async fn an_aborted_build_leaves_nothing_and_is_announced(fixture: Arc<Fixtu
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     world.cloud.forget_calls().await?;
-    world
-        .clients
-        .sfn
-        .stop_execution()
-        .execution_arn(execution.as_str())
-        .send()
-        .await?;
+    world.stop_build(&execution).await?;
     // An aborted execution runs no Catch: what cleans up is the rule on its status.
     tokio::time::timeout(Duration::from_secs(60), async {
         while !world.builders(&cache, X86).await?.is_empty() {

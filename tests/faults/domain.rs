@@ -200,6 +200,7 @@ impl Fault {
                     "it ended {:?}",
                     outcome.status
                 );
+                lane.is_announced(&execution).await?;
                 Ok(Aftermath::Clean)
             }
             EventDeliveredTwice => {
@@ -228,20 +229,8 @@ impl Fault {
                 lane.set(json!({"deliveries": "twice-at-once"})).await?;
                 succeeds(lane).await
             }
-            OnlyTheStateMachineCleansUp => {
-                let broken = break_clean_up(lane, CleanUpBy::StatusEvent).await?;
-                fails_to_pull(lane).await?;
-                lane.nothing_is_left().await?;
-                is_broken(lane, &broken).await?;
-                Ok(Aftermath::Clean)
-            }
-            OnlyTheStatusEventCleansUp => {
-                let broken = break_clean_up(lane, CleanUpBy::StateMachine).await?;
-                fails_to_pull(lane).await?;
-                lane.nothing_is_left().await?;
-                is_broken(lane, &broken).await?;
-                Ok(Aftermath::Clean)
-            }
+            OnlyTheStateMachineCleansUp => cleans_up_without(lane, CleanUpBy::StatusEvent).await,
+            OnlyTheStatusEventCleansUp => cleans_up_without(lane, CleanUpBy::StateMachine).await,
             OnlyTheSweepCleansUp => {
                 let by_event = break_clean_up(lane, CleanUpBy::StatusEvent).await?;
                 let by_machine = break_clean_up(lane, CleanUpBy::StateMachine).await?;
@@ -370,19 +359,14 @@ async fn comes_to(lane: &Lane, execution: &ExecutionArn, state: &str) -> Result<
 async fn stopped(lane: &mut Lane, state: &str) -> Result<Aftermath> {
     let execution = lane.trigger().await?;
     comes_to(lane, &execution, state).await?;
-    lane.world
-        .clients
-        .sfn
-        .stop_execution()
-        .execution_arn(execution.as_str())
-        .send()
-        .await?;
+    lane.world.stop_build(&execution).await?;
     let outcome = lane.end(&execution).await?;
     ensure!(
         outcome.status == ExecutionStatus::Aborted,
         "it ended {:?}",
         outcome.status
     );
+    lane.is_announced(&execution).await?;
     Ok(Aftermath::Clean)
 }
 
@@ -390,6 +374,15 @@ async fn stopped(lane: &mut Lane, state: &str) -> Result<Aftermath> {
 enum CleanUpBy {
     StateMachine,
     StatusEvent,
+}
+
+/// One of the two is enough for a failed build to leave nothing.
+async fn cleans_up_without(lane: &mut Lane, by: CleanUpBy) -> Result<Aftermath> {
+    let broken = break_clean_up(lane, by).await?;
+    fails_to_pull(lane).await?;
+    lane.nothing_is_left().await?;
+    is_broken(lane, &broken).await?;
+    Ok(Aftermath::Clean)
 }
 
 /// Keeps clean-up from doing anything where it is called so.

@@ -376,7 +376,27 @@ impl Lane {
         );
         ensure!(!outcome.cause.is_empty(), "{} has no cause", outcome.error);
         self.one_builder_at_most(execution).await?;
+        self.is_announced(execution).await?;
         Ok(outcome)
+    }
+
+    /// Waits until an execution that ended badly is announced, which clean-up does when it is told of its end.
+    pub async fn is_announced(&self, execution: &ExecutionArn) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let calls = self.world.cloud.calls_for(execution.as_str()).await?;
+            let is_announced = calls
+                .iter()
+                .any(|call| call.resource.as_deref() == Some(names::EVENT_FAILED));
+            if is_announced {
+                return Ok(());
+            }
+            ensure!(
+                start.elapsed() < TRIGGERED_WITHIN,
+                "nobody was told of the build's end"
+            );
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Asserts that a trigger ends in the queue of dead letters and starts nothing.

@@ -196,6 +196,20 @@ impl World {
         self.await_end(&execution).await
     }
 
+    /// Stops a build, as an operator does.
+    ///
+    /// # Errors
+    /// Where Step Functions refuses.
+    pub async fn stop_build(&self, execution: &ExecutionArn) -> Result<()> {
+        self.clients
+            .sfn
+            .stop_execution()
+            .execution_arn(execution.as_str())
+            .send()
+            .await?;
+        Ok(())
+    }
+
     /// Waits for an execution's end.
     ///
     /// # Errors
