@@ -60,6 +60,10 @@ pub async fn a_cache_with_every_option_is_built_and_published_everywhere(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let world = &fixture.world;
+    // Only when a command is lost does pull-images look at its builder.
+    let lost = json!({"service": "ssm", "action": "SendCommand", "caller": "pull-images",
+        "effect": "lose-command", "status_name": "TimedOut"});
+    world.cloud.add_fault(lost).await?;
     fixture.published(SEALED).await?;
     fixture.published(EVERY_OPTION).await?;
     let there = world.clients.in_region(&COPY_REGION.parse()?);
