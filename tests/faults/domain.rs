@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::lane::{ARCHITECTURE, Aftermath, Lane};
 
-/// A second in which nothing happens is waited for no longer than this.
+/// How long what must come may take.
 const WITHIN: Duration = Duration::from_mins(4);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,63 +43,11 @@ pub enum Fault {
     OnlyTheSweepCleansUp,
 }
 
-use Fault::{
-    AdminContainerNeverComes, AgentNeverRegisters, BuilderDiesWhilePulling, CommandLost, DiskFull,
-    EventDeliveredTwice, ExecutionTimesOut, LaunchFails, NoCapacityAnywhere, NoCapacityAtFirst,
-    OneImageOfEightFails, OnlyTheStateMachineCleansUp, OnlyTheStatusEventCleansUp,
-    OnlyTheSweepCleansUp, PointerRefused, QuotaExceeded, RegistryDownHalfWay, SnapshotEndsInError,
-    StagesTwiceAtOnce, StagesTwiceInARow, Stopped, TwoBuildsAtOnce, VolumeStuckStopping,
-};
-
-/// All of them, those first that take minutes.
-pub fn cases() -> Vec<Fault> {
-    let mut cases = vec![
-        AgentNeverRegisters,
-        AdminContainerNeverComes,
-        VolumeStuckStopping,
-        NoCapacityAtFirst,
-        NoCapacityAnywhere,
-        QuotaExceeded,
-        LaunchFails,
-        BuilderDiesWhilePulling,
-        RegistryDownHalfWay,
-        DiskFull,
-        OneImageOfEightFails,
-        SnapshotEndsInError,
-        PointerRefused,
-        ExecutionTimesOut,
-        EventDeliveredTwice,
-        TwoBuildsAtOnce,
-        StagesTwiceInARow,
-        StagesTwiceAtOnce,
-        OnlyTheStateMachineCleansUp,
-        OnlyTheStatusEventCleansUp,
-        OnlyTheSweepCleansUp,
-    ];
-    for document in ["await-ready", "pull-images", "image-status", "power-off"] {
-        for status in ["TimedOut", "Cancelled", "Undeliverable"] {
-            cases.push(CommandLost(document, status));
-        }
-    }
-    let states = [
-        "Settle",
-        "PlanBuild",
-        "LaunchBuilder",
-        "WaitForSsm",
-        "PullImages",
-        "CreateSnapshot",
-        "PublishSnapshot",
-        "CleanUp",
-    ];
-    cases.extend(states.map(Stopped));
-    cases
-}
-
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            CommandLost(document, status) => write!(f, "command {document} {status}"),
-            Stopped(state) => write!(f, "stopped in {state}"),
+            Self::CommandLost(document, status) => write!(f, "command {document} {status}"),
+            Self::Stopped(state) => write!(f, "stopped in {state}"),
             fault => {
                 for (at, letter) in format!("{fault:?}").char_indices() {
                     let blank = if at > 0 && letter.is_uppercase() {
@@ -116,11 +64,55 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
+    /// All of them, those first that take minutes.
+    pub fn all() -> Vec<Self> {
+        let mut cases = vec![
+            Self::AgentNeverRegisters,
+            Self::AdminContainerNeverComes,
+            Self::VolumeStuckStopping,
+            Self::NoCapacityAtFirst,
+            Self::NoCapacityAnywhere,
+            Self::QuotaExceeded,
+            Self::LaunchFails,
+            Self::BuilderDiesWhilePulling,
+            Self::RegistryDownHalfWay,
+            Self::DiskFull,
+            Self::OneImageOfEightFails,
+            Self::SnapshotEndsInError,
+            Self::PointerRefused,
+            Self::ExecutionTimesOut,
+            Self::EventDeliveredTwice,
+            Self::TwoBuildsAtOnce,
+            Self::StagesTwiceInARow,
+            Self::StagesTwiceAtOnce,
+            Self::OnlyTheStateMachineCleansUp,
+            Self::OnlyTheStatusEventCleansUp,
+            Self::OnlyTheSweepCleansUp,
+        ];
+        for document in ["await-ready", "pull-images", "image-status", "power-off"] {
+            for status in ["TimedOut", "Cancelled", "Undeliverable"] {
+                cases.push(Self::CommandLost(document, status));
+            }
+        }
+        let states = [
+            "Settle",
+            "PlanBuild",
+            "LaunchBuilder",
+            "WaitForSsm",
+            "PullImages",
+            "CreateSnapshot",
+            "PublishSnapshot",
+            "CleanUp",
+        ];
+        cases.extend(states.map(Self::Stopped));
+        cases
+    }
+
     /// Whether it is waited for as long as a builder has: ten minutes.
     pub fn takes_minutes(self) -> bool {
         matches!(
             self,
-            AgentNeverRegisters | AdminContainerNeverComes | VolumeStuckStopping
+            Self::AgentNeverRegisters | Self::AdminContainerNeverComes | Self::VolumeStuckStopping
         )
     }
 
@@ -128,29 +120,26 @@ impl Fault {
         lane.prepare().await?;
         lane.push().await?;
         match self {
-            AgentNeverRegisters => {
+            Self::AgentNeverRegisters => {
                 lane.set(json!({"agent_seconds": 3600})).await?;
                 fails(lane, "NeverReady").await
             }
-            AdminContainerNeverComes => {
+            Self::AdminContainerNeverComes => {
                 lane.set(json!({"admin_seconds": 3600})).await?;
                 fails(lane, "NeverReady").await
             }
-            VolumeStuckStopping => {
+            Self::VolumeStuckStopping => {
                 lane.set(json!({"stopping_seconds": 3600})).await?;
                 lane.configure(|config| config["timeout_minutes"] = json!(10))
                     .await?;
                 fails(lane, "SnapshotFailed").await
             }
-            NoCapacityAtFirst => {
-                lane.inject(no_capacity(Some(1))).await?;
-                succeeds(lane).await
-            }
-            NoCapacityAnywhere => {
+            Self::NoCapacityAtFirst => survives(lane, no_capacity(Some(1))).await,
+            Self::NoCapacityAnywhere => {
                 lane.inject(no_capacity(None)).await?;
                 fails(lane, "CapacityUnavailable").await
             }
-            QuotaExceeded => {
+            Self::QuotaExceeded => {
                 lane.inject(
                     json!({"service": "ec2", "action": "RunInstances", "code": "VcpuLimitExceeded",
                     "status": 400, "times": null}),
@@ -158,30 +147,27 @@ impl Fault {
                 .await?;
                 fails(lane, "QuotaExceeded").await
             }
-            LaunchFails => {
+            Self::LaunchFails => {
                 lane.set(json!({"launch_errors": 1})).await?;
                 fails(lane, "BuilderLost").await
             }
-            BuilderDiesWhilePulling => builder_dies(lane).await,
-            CommandLost(document, status) => {
-                lane.inject(
-                    json!({"service": "ssm", "action": "SendCommand", "effect": "lose-command",
-                    "status_name": status, "resource": format!("prepull-{document}")}),
-                )
-                .await?;
-                succeeds(lane).await
+            Self::BuilderDiesWhilePulling => builder_dies(lane).await,
+            Self::CommandLost(document, status) => {
+                let fault = json!({"service": "ssm", "action": "SendCommand", "effect": "lose-command",
+                    "status_name": status, "resource": format!("prepull-{document}")});
+                survives(lane, fault).await
             }
-            RegistryDownHalfWay => registry_down(lane).await,
-            DiskFull => {
+            Self::RegistryDownHalfWay => registry_down(lane).await,
+            Self::DiskFull => {
                 lane.set(json!({"disk_full_after_bytes": 10})).await?;
                 fails(lane, "DiskFull").await
             }
-            OneImageOfEightFails => one_of_eight(lane).await,
-            SnapshotEndsInError => {
+            Self::OneImageOfEightFails => one_of_eight(lane).await,
+            Self::SnapshotEndsInError => {
                 lane.set(json!({"snapshot_errors": 1})).await?;
                 fails(lane, "SnapshotFailed").await
             }
-            PointerRefused => {
+            Self::PointerRefused => {
                 let pointer = format!("/prepull/{}/*/snapshot-id", lane.cache);
                 lane.inject(
                     json!({"service": "ssm", "action": "PutParameter", "resource": pointer,
@@ -190,8 +176,8 @@ impl Fault {
                 .await?;
                 fails(lane, "PublishFailed").await
             }
-            Stopped(state) => stopped(lane, state).await,
-            ExecutionTimesOut => {
+            Self::Stopped(state) => stopped(lane, state).await,
+            Self::ExecutionTimesOut => {
                 lane.set(json!({"execution_timeout_seconds": 6})).await?;
                 let execution = lane.trigger().await?;
                 let outcome = lane.end(&execution).await?;
@@ -203,35 +189,35 @@ impl Fault {
                 lane.is_announced(&execution).await?;
                 Ok(Aftermath::Clean)
             }
-            EventDeliveredTwice => {
+            Self::EventDeliveredTwice => {
                 let (event, execution) = lane.event()?;
+                let pushed = event["detail"]["image-digest"].as_str().unwrap_or_default();
                 tokio::try_join!(
                     lane.world.send_event("start-build", &event),
                     lane.world.send_event("start-build", &event)
                 )?;
-                lane.succeeds(&execution).await?;
-                published(lane).await
+                lane.publishes(&execution).await?;
+                lane.is_invoked_twice("start-build", pushed).await?;
+                Ok(Aftermath::Clean)
             }
-            TwoBuildsAtOnce => {
+            Self::TwoBuildsAtOnce => {
                 let first = lane.world.start_build(&lane.cache).await?;
                 lane.builder(&first).await?;
                 lane.push().await?;
                 let second = lane.world.start_build(&lane.cache).await?;
                 lane.succeeds(&first).await?;
-                lane.succeeds(&second).await?;
-                published(lane).await
+                lane.publishes(&second).await?;
+                Ok(Aftermath::Clean)
             }
-            StagesTwiceInARow => {
-                lane.set(json!({"deliveries": "twice"})).await?;
-                succeeds(lane).await
+            Self::StagesTwiceInARow => succeeds_twice(lane, "twice").await,
+            Self::StagesTwiceAtOnce => succeeds_twice(lane, "twice-at-once").await,
+            Self::OnlyTheStateMachineCleansUp => {
+                cleans_up_without(lane, CleanUpBy::StatusEvent).await
             }
-            StagesTwiceAtOnce => {
-                lane.set(json!({"deliveries": "twice-at-once"})).await?;
-                succeeds(lane).await
+            Self::OnlyTheStatusEventCleansUp => {
+                cleans_up_without(lane, CleanUpBy::StateMachine).await
             }
-            OnlyTheStateMachineCleansUp => cleans_up_without(lane, CleanUpBy::StatusEvent).await,
-            OnlyTheStatusEventCleansUp => cleans_up_without(lane, CleanUpBy::StateMachine).await,
-            OnlyTheSweepCleansUp => {
+            Self::OnlyTheSweepCleansUp => {
                 let by_event = break_clean_up(lane, CleanUpBy::StatusEvent).await?;
                 let by_machine = break_clean_up(lane, CleanUpBy::StateMachine).await?;
                 fails_to_pull(lane).await?;
@@ -247,17 +233,31 @@ impl Fault {
     }
 }
 
-async fn succeeds(lane: &Lane) -> Result<Aftermath> {
+/// The build succeeds with `fault` in it.
+async fn survives(lane: &mut Lane, fault: Value) -> Result<Aftermath> {
+    let fault = lane.inject(fault).await?;
     let execution = lane.trigger().await?;
-    lane.succeeds(&execution).await?;
-    published(lane).await
+    lane.publishes(&execution).await?;
+    ensure!(lane.hits(&fault).await? > 0, "the fault did not come up");
+    Ok(Aftermath::Clean)
 }
 
-async fn published(lane: &Lane) -> Result<Aftermath> {
-    ensure!(
-        lane.last_push_is_published().await?,
-        "the build succeeded, but the last push is not published"
-    );
+/// The build succeeds while every invocation of a stage is carried out twice.
+async fn succeeds_twice(lane: &mut Lane, deliveries: &str) -> Result<Aftermath> {
+    lane.set(json!({"deliveries": deliveries})).await?;
+    let execution = lane.trigger().await?;
+    lane.publishes(&execution).await?;
+    let name = format!("\"{}\"", execution.name());
+    for stage in [
+        "launch-builder",
+        "wait-for-ssm",
+        "pull-images",
+        "create-snapshot",
+        "publish-snapshot",
+        "clean-up",
+    ] {
+        lane.is_invoked_twice(stage, &name).await?;
+    }
     Ok(Aftermath::Clean)
 }
 

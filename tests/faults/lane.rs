@@ -359,6 +359,16 @@ impl Lane {
         self.one_builder_at_most(execution).await
     }
 
+    /// Asserts that an execution succeeds and publishes what was pushed last.
+    pub async fn publishes(&self, execution: &ExecutionArn) -> Result<()> {
+        self.succeeds(execution).await?;
+        ensure!(
+            self.last_push_is_published().await?,
+            "the build succeeded, but the last push is not published"
+        );
+        Ok(())
+    }
+
     /// Asserts that an execution fails with one of `errors`, with one builder at most.
     pub async fn fails(&self, execution: &ExecutionArn, errors: &[&str]) -> Result<Outcome> {
         let outcome = self.end(execution).await?;
@@ -399,18 +409,39 @@ impl Lane {
         }
     }
 
-    /// Asserts that a trigger ends in the queue of dead letters and starts nothing.
+    /// Asserts that a stage was invoked at least twice with an input that contains `text`.
+    pub async fn is_invoked_twice(&self, stage: &str, text: &str) -> Result<()> {
+        let calls = self.world.cloud.calls_for(text).await?;
+        let invocations: BTreeSet<_> = calls
+            .iter()
+            .filter(|call| call.stage() == Some(stage))
+            .filter_map(|call| call.invocation.as_deref())
+            .collect();
+        ensure!(
+            invocations.len() >= 2,
+            "{stage} was invoked {} times",
+            invocations.len()
+        );
+        Ok(())
+    }
+
+    /// Asserts that the trigger of the last push ends in the queue of dead letters and starts nothing.
     pub async fn is_buried(&self, execution: &ExecutionArn) -> Result<()> {
         let start = Instant::now();
-        let (cache, queue) = (self.matcher(), self.dead_letter_queue()?);
+        let queue = self.dead_letter_queue()?;
+        // Of all that was buried of this lane, only this push's.
+        let pushed = self
+            .pushed
+            .as_ref()
+            .context("something was pushed")?
+            .as_str();
         while !self
             .world
             .cloud
             .messages(&queue)
             .await?
             .iter()
-            // A record holds the event as JSON within JSON.
-            .any(|message| message.replace('\\', "").contains(&cache))
+            .any(|message| message.contains(pushed))
         {
             ensure!(
                 start.elapsed() < TRIGGERED_WITHIN,

@@ -4,7 +4,8 @@
 //! fail ([`matrix`]); then come the faults that no call shows ([`domain`]). Each case is a build with one fault in it, on
 //! a cache of its own. After each, whatever became of the build, [`lane`] holds the world to the same few promises.
 //!
-//! Nodes are simulated, so that many builds run side by side: what is tried here is everything between the nodes.
+//! Nodes are simulated and the waits of the state machine's retries are short, so that many builds run side by side: what
+//! is tried here is everything between the nodes.
 
 mod domain;
 mod lane;
@@ -91,7 +92,7 @@ async fn set_up(environment: Environment) -> Result<(Lanes, Vec<Case>)> {
             .with_context(|| format!("{SAMPLE}={step} is no number"))
     })?;
     let calls = matrix::cases(&calls);
-    let domain = domain::cases();
+    let domain = domain::Fault::all();
     let all = calls.len() + domain.len();
     let calls = calls.into_iter().map(|fault| Case {
         name: fault.to_string(),

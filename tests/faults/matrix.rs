@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use prepull_aws::SDK_ATTEMPTS;
 use prepull_tests::localcloud::Call;
 use serde_json::{Value, json};
 
@@ -56,9 +57,8 @@ impl Effect {
                 let times = (self == Self::ThrottledOnce).then_some(1);
                 json!({"effect": "refuse", "code": code, "status": status, "times": times})
             }
-            // As often as `prepull_aws::Clients` lets the SDK try.
             Self::Unavailable => {
-                json!({"effect": "refuse", "code": "ServiceUnavailable", "status": 503, "times": 5})
+                json!({"effect": "refuse", "code": "ServiceUnavailable", "status": 503, "times": SDK_ATTEMPTS})
             }
             Self::Denied => {
                 let code = if is_ec2 {
@@ -184,15 +184,17 @@ impl CallFault {
         let fault = lane.inject(fault).await?;
         let execution = lane.trigger().await?;
         let outcome = match self.ending() {
-            Ending::Succeeds => lane.succeeds(&execution).await,
+            Ending::Succeeds => lane.publishes(&execution).await,
             Ending::Fails(error) => lane.fails(&execution, &[error]).await.map(drop),
             Ending::Buried => lane.is_buried(&execution).await,
         };
-        let hits = lane.lift(&fault).await?;
-        if hits > 0 {
-            outcome?;
+        if lane.lift(&fault).await? == 0 {
+            lane.publishes(&execution)
+                .await
+                .context("a build in which the fault did not come up")?;
+            return Ok(false);
         }
-        Ok(hits > 0)
+        outcome.map(|()| true)
     }
 
     fn stage_is(&self, stage: &str) -> bool {

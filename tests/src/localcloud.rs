@@ -83,6 +83,8 @@ pub struct Call {
     pub caller: String,
     /// What the call names, where it names one thing.
     pub resource: Option<String>,
+    /// The ID of the Lambda invocation that made the call, where one did.
+    pub invocation: Option<String>,
 }
 
 impl Call {

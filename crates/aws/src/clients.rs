@@ -6,7 +6,7 @@ use prepull_domain::RegionName;
 
 /// How often the SDK tries a call that is throttled or fails with 5xx, the first time included, before the stage ends
 /// with `Throttled` and the state machine tries the whole stage again.
-const ATTEMPTS: u32 = 5;
+pub const SDK_ATTEMPTS: u32 = 5;
 
 /// One client for each service, all of one region.
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ impl Clients {
     /// The clients of the region and with the credentials that the environment names, as every AWS tool finds them.
     pub async fn from_environment() -> Self {
         let config = aws_config::defaults(BehaviorVersion::latest())
-            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+            .retry_config(RetryConfig::standard().with_max_attempts(SDK_ATTEMPTS))
             .load()
             .await;
         Self::new(config)

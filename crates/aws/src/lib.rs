@@ -24,7 +24,7 @@ pub use aws_sdk_ssm as ssm;
 pub use aws_smithy_runtime_api as smithy;
 pub use aws_smithy_types::DateTime;
 
-pub use clients::Clients;
+pub use clients::{Clients, SDK_ATTEMPTS};
 pub use credentials::{RegistryCredentials, read_credentials};
 pub use error::{AwsError, StageResult};
 pub use events::emit as emit_event;
