@@ -91,7 +91,7 @@ class Machines:
             if instance.state in ("shutting-down", "terminated"):
                 return
             # A node that is powering off already reports its end once.
-            ending = instance.state == "stopping"
+            ending = instance.state == "stopping" and self.nodes.get(instance.id) is not None
             self._set(instance, "shutting-down", reason)
             if not ending:
                 self._end_node(instance)
@@ -177,9 +177,6 @@ class Machines:
         with self.lock:
             if instance.state == "stopping":
                 self._set(instance, "stopped", instance.state_reason)
-            elif instance.state == "shutting-down":
-                # It was asked to terminate while it stopped.
-                self._terminated(instance)
 
     def _terminated(self, instance: Instance) -> None:
         with self.lock:

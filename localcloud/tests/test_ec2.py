@@ -124,6 +124,21 @@ def test_a_stopped_instance_can_be_terminated_at_any_moment(machines: Machines) 
     assert instance not in {node["instance"] for node in left}
 
 
+def test_an_instance_that_hangs_while_it_stops_can_be_terminated(machines: Machines) -> None:
+    instance = machines.launch()
+    machines.await_ready(instance)
+    machines.cloud.control("POST", "settings", {"stopping_seconds": 3600})
+    machines.ec2.stop_instances(InstanceIds=[instance])
+
+    def nodes() -> set[str]:
+        left = machines.cloud.control("GET", "leftovers")["processes"]
+        return {node["instance"] for node in left}
+
+    until(lambda: instance not in nodes(), 10)
+    assert machines.state(instance) == "stopping"
+    machines.terminate(instance)
+
+
 def test_a_shutdown_from_inside_terminates_where_that_is_asked_for(machines: Machines) -> None:
     instance = machines.launch(InstanceInitiatedShutdownBehavior="terminate")
     machines.await_ready(instance)
