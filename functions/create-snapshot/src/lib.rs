@@ -8,6 +8,8 @@
 //! and reject the other, unless one of them was vouched for already: nodes may use that.
 //! **Errors:** `SnapshotFailed`, `BuilderLost`.
 //!
+//! The builder stays until the snapshot is complete. That costs nothing but its volumes, since it is off.
+//!
 //! # Why no volume is snapshotted that was not scrubbed
 //! The document `power-off` starts a unit whose steps are: stop whatever writes, remove the secrets, sync, power off.
 //! systemd takes each step only after the one before it succeeded. So the builder's operating system powers the machine
@@ -28,14 +30,8 @@ use prepull_aws::{
 use prepull_domain::stages::{BuilderInput, Snapshot, SnapshotState, Target};
 use prepull_domain::{GiB, SnapshotId, StageError, VolumeId, names};
 
-/// How often a young snapshot is asked for: small changes to a base are stored within seconds.
-const POLL_SOON: Duration = Duration::from_secs(1);
-
-/// How long a snapshot is young.
-const SOON: Duration = Duration::from_secs(30);
-
-/// How often it is asked for after that: it takes minutes then.
-const POLL_LATER: Duration = Duration::from_secs(5);
+/// How often EC2 is asked whether the builder is off, and whether the snapshot is complete.
+const POLL: Duration = Duration::from_secs(1);
 
 /// What the function is deployed with.
 #[derive(Debug, Clone)]
@@ -58,11 +54,7 @@ pub async fn handle(
         let volume = power_off::scrubbed_volume(clients, settings, &input, deadline).await?;
         create(clients, &input.target, &volume).await?;
     }
-    let young = deadline.sooner(SOON);
-    match completed(clients, &input, young, POLL_SOON).await {
-        Err(StageError::StillRunning(_)) => completed(clients, &input, deadline, POLL_LATER).await,
-        ended => ended,
-    }
+    completed(clients, &input, deadline).await
 }
 
 /// The snapshots of the target that this execution made and that are not rejected: those first that were vouched for, and
@@ -126,10 +118,9 @@ async fn completed(
     clients: &Clients,
     input: &BuilderInput,
     deadline: Deadline,
-    interval: Duration,
 ) -> Result<Snapshot, StageError> {
     deadline
-        .poll(interval, "the snapshot to be complete", async || {
+        .poll(POLL, "the snapshot to be complete", async || {
             let found = find(clients, &input.target).await?;
             // A new snapshot is listed a moment later than it was made.
             let Some((ours, doubles)) = found.split_first() else {

@@ -1,7 +1,5 @@
 //! From a running builder to a data volume that is scrubbed, written and quiet.
 
-use std::time::Duration;
-
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::builder::{BuilderInstance, not_known};
 use prepull_aws::ec2::types::InstanceStateName;
@@ -10,10 +8,7 @@ use prepull_aws::{Clients, Deadline};
 use prepull_domain::stages::BuilderInput;
 use prepull_domain::{StageError, VolumeId};
 
-use crate::{Settings, failed};
-
-/// How often it is looked whether the builder is off.
-const POLL: Duration = Duration::from_secs(1);
+use crate::{POLL, Settings, failed};
 
 /// How long a builder may go on running after it was told to power off. Stopping containers takes at most 60 s
 /// (`TimeoutStopSec` of Bottlerocket's host containers) and any other unit 90 s (systemd's default).
