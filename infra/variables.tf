@@ -67,8 +67,8 @@ variable "caches" {
 
     # Keep the kubelet from ever removing the images, even where the disk is full.
     pin_images = optional(bool, false)
-    # How many images are pulled at once.
-    parallel_pulls = optional(number, 4)
+    # How many images are pulled at once; as many as the builder has vCPUs where this is not set.
+    parallel_pulls = optional(number)
     # How many snapshots are kept for each architecture, the published one included.
     retain_snapshots = optional(number, 3)
     # After how many minutes a build gives up.
@@ -219,8 +219,8 @@ variable "caches" {
   }
 
   validation {
-    condition     = alltrue([for cache in var.caches : cache.parallel_pulls == floor(cache.parallel_pulls) && cache.parallel_pulls >= 1 && cache.parallel_pulls <= 16])
-    error_message = "parallel_pulls must be a whole number from 1 to 16: ${join(", ", [for name, cache in var.caches : "${name} has ${cache.parallel_pulls}"])}."
+    condition     = alltrue([for cache in var.caches : cache.parallel_pulls == null ? true : cache.parallel_pulls == floor(cache.parallel_pulls) && cache.parallel_pulls >= 1 && cache.parallel_pulls <= 64])
+    error_message = "parallel_pulls must be a whole number from 1 to 64: ${join(", ", [for name, cache in var.caches : "${name} has ${cache.parallel_pulls}" if cache.parallel_pulls != null])}."
   }
 
   validation {

@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::snapshots::Details;
 use clap::{Parser, Subcommand, ValueEnum};
 use prepull_domain::{Architecture, CacheName};
 
@@ -70,9 +71,9 @@ pub enum Command {
     Snapshots {
         /// The cache.
         cache: CacheName,
-        /// Name every image with its digest and size.
-        #[arg(long)]
-        images: bool,
+        /// What to tell of each beyond its line.
+        #[command(flatten)]
+        details: Details,
     },
     /// Print the `EC2NodeClass` that has Karpenter start nodes from the published snapshot.
     Nodeclass {

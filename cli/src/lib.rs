@@ -93,8 +93,8 @@ pub async fn run(
             let report = status::report(clients, &machine, cache.as_ref(), now).await?;
             Ok(Answer::new(&report, output, done))
         }
-        Command::Snapshots { cache, images } => {
-            let report = snapshots::report(clients, cache, *images).await?;
+        Command::Snapshots { cache, details } => {
+            let report = snapshots::report(clients, cache, *details).await?;
             Ok(Answer::new(&report, output, done))
         }
         Command::Nodeclass {

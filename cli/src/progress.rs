@@ -87,7 +87,7 @@ pub fn lines(update: &Update) -> Vec<String> {
 fn planned(head: &str, target: &Target) -> Vec<String> {
     let base = match &target.base {
         Base::Empty { reason } => format!("from an empty volume: {reason}"),
-        Base::Snapshot { snapshot_id } => format!("on {snapshot_id}"),
+        Base::Snapshot { snapshot_id, .. } => format!("on {snapshot_id}"),
     };
     let architecture = target.architecture.as_str();
     let images = count(target.images.len(), "image");

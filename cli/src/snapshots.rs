@@ -5,11 +5,12 @@ use std::fmt;
 
 use jiff::Timestamp;
 use prepull_aws::{Clients, StageResult, parameters, tag_filter, tag_value, timestamp};
+use prepull_domain::manifest::Step;
 use prepull_domain::stages::Base;
 use prepull_domain::{Architecture, CacheName, Manifest, SnapshotId, names};
 use serde::Serialize;
 
-use crate::render::table;
+use crate::render::{clock, table};
 use crate::{Error, store};
 
 /// The snapshots of a cache.
@@ -19,9 +20,20 @@ pub struct SnapshotsReport {
     pub cache: CacheName,
     /// Its snapshots, by architecture, the newest first.
     pub snapshots: Vec<SnapshotReport>,
-    /// Whether the text names every image.
+    /// What the text tells of each beyond its line.
     #[serde(skip)]
-    with_images: bool,
+    details: Details,
+}
+
+/// What is told of a snapshot beyond its line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::Args)]
+pub struct Details {
+    /// Name every image with its digest and size.
+    #[arg(long)]
+    pub images: bool,
+    /// Tell where the time of each build went.
+    #[arg(long)]
+    pub timeline: bool,
 }
 
 /// One snapshot.
@@ -45,6 +57,8 @@ pub struct SnapshotReport {
     pub volume_size: i32,
     /// What it holds, from its manifest; none where it was never published.
     pub manifest: Option<Manifest>,
+    /// Where the time of its build went.
+    pub timeline: Option<[Step; 6]>,
 }
 
 /// The snapshots of `cache`.
@@ -54,7 +68,7 @@ pub struct SnapshotReport {
 pub async fn report(
     clients: &Clients,
     cache: &CacheName,
-    with_images: bool,
+    details: Details,
 ) -> Result<SnapshotsReport, Error> {
     let found: Vec<_> = clients
         .ec2
@@ -87,6 +101,7 @@ pub async fn report(
         .map(|snapshot| {
             let id = snapshot.snapshot_id().unwrap_or_default();
             let tag = |key| tag_value(snapshot.tags(), key).map(str::to_owned);
+            let manifest = id.parse().ok().and_then(|id| manifests.remove(&id));
             SnapshotReport {
                 snapshot_id: id.to_owned(),
                 architecture: tag(names::TAG_ARCHITECTURE).unwrap_or_default(),
@@ -99,7 +114,8 @@ pub async fn report(
                 progress: snapshot.progress().map(str::to_owned),
                 started_at: timestamp(snapshot.start_time()),
                 volume_size: snapshot.volume_size().unwrap_or_default(),
-                manifest: id.parse().ok().and_then(|id| manifests.remove(&id)),
+                timeline: manifest.as_ref().map(Manifest::timeline),
+                manifest,
             }
         })
         .collect();
@@ -107,7 +123,7 @@ pub async fn report(
     Ok(SnapshotsReport {
         cache: cache.clone(),
         snapshots,
-        with_images,
+        details,
     })
 }
 
@@ -130,7 +146,7 @@ impl SnapshotReport {
                 manifest.images.len().to_string(),
                 match &manifest.base {
                     Base::Empty { reason } => format!("empty volume: {reason}"),
-                    Base::Snapshot { snapshot_id } => snapshot_id.to_string(),
+                    Base::Snapshot { snapshot_id, .. } => snapshot_id.to_string(),
                 },
             ),
             None => ("-".to_owned(), "-".to_owned(), "-".to_owned()),
@@ -149,6 +165,16 @@ impl SnapshotReport {
     }
 }
 
+/// A line of a timeline: when, how long, and for what the build waited.
+fn step(step: &Step) -> Vec<String> {
+    vec![
+        step.started_at.strftime("%H:%M:%SZ").to_string(),
+        clock(step.ended_at.duration_since(step.started_at)),
+        step.stage.to_owned(),
+        step.waited_for.to_owned(),
+    ]
+}
+
 impl fmt::Display for SnapshotsReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.snapshots.is_empty() {
@@ -164,13 +190,17 @@ impl fmt::Display for SnapshotsReport {
         let mut rows = vec![head.map(String::from).to_vec()];
         rows.extend(self.snapshots.iter().map(SnapshotReport::row));
         let table_of_snapshots = table("", &rows);
-        if !self.with_images {
-            return f.write_str(&table_of_snapshots);
-        }
         let mut lines = table_of_snapshots.lines();
         writeln!(f, "{}", lines.next().unwrap_or_default())?;
         for (line, snapshot) in lines.zip(&self.snapshots) {
             writeln!(f, "{line}")?;
+            if self.details.timeline {
+                let steps: Vec<_> = snapshot.timeline.iter().flatten().map(step).collect();
+                f.write_str(&table("      ", &steps))?;
+            }
+            if !self.details.images {
+                continue;
+            }
             let images: Vec<_> = snapshot
                 .manifest
                 .iter()

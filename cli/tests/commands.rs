@@ -80,12 +80,15 @@ fn manifest(snapshot: &str, image: &str, base: &Value) -> Value {
         "base": base,
         "volume_size": 50,
         "used": 412_000_000,
+        "packed": 130_000_000,
+        "fresh": {"packed": 120_000_000, "used": 380_000_000},
         "instance_type": "m7i.2xlarge",
         "planned_at": "2026-01-02T03:04:05Z",
         "launched_at": "2026-01-02T03:04:10Z",
         "verified_at": "2026-01-02T03:06:00Z",
         "snapshot_started_at": "2026-01-02T03:07:00Z",
-        "completed_at": "2026-01-02T03:08:00Z"
+        "completed_at": "2026-01-02T03:08:00Z",
+        "published_at": "2026-01-02T03:08:10Z"
     })
 }
 
@@ -94,7 +97,7 @@ fn parameters() -> BTreeMap<String, String> {
     let path = "/prepull/web/x86_64";
     let (redis, valkey) = ("docker.io/library/redis:8", "docker.io/valkey/valkey:8");
     let first = json!({"kind": "empty", "reason": "no snapshot is published"});
-    let second = json!({"kind": "snapshot", "snapshot_id": OLD});
+    let second = json!({"kind": "snapshot", "snapshot_id": OLD, "fresh": {"packed": 120_000_000, "used": 380_000_000}});
     [
         ("/prepull/config/web".to_owned(), config().to_string()),
         (format!("{path}/snapshot-id"), NEW.to_owned()),
@@ -535,6 +538,7 @@ async fn the_status_of_a_cache_that_is_not_there_names_those_that_are() {
 async fn snapshots_are_listed_with_what_each_holds_and_which_is_published() {
     insta::assert_snapshot!(text("snapshots web", everything()).await);
     insta::assert_snapshot!(text("snapshots web --images", everything()).await);
+    insta::assert_snapshot!(text("snapshots web --timeline", everything()).await);
 }
 
 #[tokio::test]

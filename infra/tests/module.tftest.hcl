@@ -53,7 +53,7 @@ run "a_configuration_is_complete_and_holds_only_what_functions_read" {
       }
       registry_credentials = { "docker.io" = { parameter_name = "/team/docker-hub" } }
       pin_images           = false
-      parallel_pulls       = 4
+      parallel_pulls       = null
       retain_snapshots     = 3
       timeout_minutes      = 60
       rebuild_on_push      = true

@@ -817,7 +817,7 @@ run "too_many_pulls_at_once_is_refused" {
   }
 
   variables {
-    caches = { web = { images = ["docker.io/library/nginx:1.27"], variant = "aws-k8s-1.33", parallel_pulls = 17 } }
+    caches = { web = { images = ["docker.io/library/nginx:1.27"], variant = "aws-k8s-1.33", parallel_pulls = 65 } }
   }
 
   expect_failures = [var.caches]

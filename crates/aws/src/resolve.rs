@@ -60,8 +60,17 @@ pub struct ResolvedImage {
 pub struct PlatformManifest {
     /// Its digest.
     pub digest: Digest,
-    /// The compressed size of each layer, by the layer's digest: images share layers.
-    pub layers: BTreeMap<String, Bytes>,
+    /// Its layers, the lowest first.
+    pub layers: Vec<Layer>,
+}
+
+/// A layer of an image. Images share layers.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Layer {
+    /// Its digest, compressed.
+    pub digest: String,
+    /// Its compressed size.
+    pub size: Bytes,
 }
 
 /// The registries of one cache.
@@ -493,13 +502,13 @@ fn image_in_ecr(image: &Image) -> Option<(String, Vec<u8>)> {
     Some((digest.to_owned(), image.image_manifest()?.into()))
 }
 
-fn layers(manifest: &OciImageManifest) -> BTreeMap<String, Bytes> {
+fn layers(manifest: &OciImageManifest) -> Vec<Layer> {
     manifest
         .layers
         .iter()
-        .map(|layer| {
-            let size = u64::try_from(layer.size).unwrap_or_default();
-            (layer.digest.clone(), Bytes(size))
+        .map(|layer| Layer {
+            digest: layer.digest.clone(),
+            size: Bytes(u64::try_from(layer.size).unwrap_or_default()),
         })
         .collect()
 }

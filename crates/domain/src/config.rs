@@ -50,8 +50,9 @@ pub struct CacheConfig {
     /// Whether the kubelet is kept from ever removing the images, even where the disk is full.
     #[serde(default)]
     pub pin_images: bool,
-    /// How many images are pulled at once.
-    pub parallel_pulls: u8,
+    /// How many images are pulled at once; as many as the builder has vCPUs where it is not said.
+    #[serde(default)]
+    pub parallel_pulls: Option<u8>,
     /// How many snapshots are kept for each architecture, the published one included.
     pub retain_snapshots: u8,
     /// After how many minutes a build gives up.
@@ -189,7 +190,9 @@ impl CacheConfig {
             125,
             2_000,
         )?;
-        within("parallel_pulls", u32::from(self.parallel_pulls), 1, 16)?;
+        if let Some(pulls) = self.parallel_pulls {
+            within("parallel_pulls", u32::from(pulls), 1, 64)?;
+        }
         within("retain_snapshots", u32::from(self.retain_snapshots), 1, 20)?;
         within("timeout_minutes", u32::from(self.timeout_minutes), 10, 720)?;
         Ok(())

@@ -78,6 +78,7 @@ mod tests {
             platform_digest: digest.clone(),
             digest,
             size: Bytes(1),
+            after: None,
         }
     }
 

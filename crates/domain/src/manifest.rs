@@ -10,7 +10,7 @@ use crate::execution::ExecutionName;
 use crate::ids::SnapshotId;
 use crate::image::{Digest, ImageReference};
 use crate::size::{Bytes, GiB};
-use crate::stages::{Base, NodeInfo, PlannedImage, PublishInput};
+use crate::stages::{Base, Fill, NodeInfo, PlannedImage, PublishInput};
 use crate::variant::Variant;
 
 /// The most bytes that the value of an SSM parameter holds.
@@ -43,6 +43,10 @@ pub struct Manifest {
     pub volume_size: GiB,
     /// Bytes in use on the volume.
     pub used: Bytes,
+    /// The compressed size of the images' layers, each counted once.
+    pub packed: Bytes,
+    /// What the last volume of this cache and architecture took that was built from nothing.
+    pub fresh: Fill,
     /// The builder's instance type.
     pub instance_type: String,
     /// When it was planned.
@@ -55,6 +59,21 @@ pub struct Manifest {
     pub snapshot_started_at: Timestamp,
     /// When the snapshot was complete.
     pub completed_at: Timestamp,
+    /// When all copies of it were complete and it was about to be published.
+    pub published_at: Timestamp,
+}
+
+/// A part of a build between two moments that its manifest tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// The stage that waited.
+    pub stage: &'static str,
+    /// What it waited for.
+    pub waited_for: &'static str,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it was over.
+    pub ended_at: Timestamp,
 }
 
 /// An image in a snapshot.
@@ -79,9 +98,9 @@ impl From<&PlannedImage> for ManifestImage {
 }
 
 impl Manifest {
-    /// The manifest of what is about to be published.
+    /// The manifest of what is about to be published at `published_at`.
     #[must_use]
-    pub fn of(input: &PublishInput) -> Self {
+    pub fn of(input: &PublishInput, published_at: Timestamp) -> Self {
         let PublishInput {
             target,
             builder,
@@ -90,6 +109,10 @@ impl Manifest {
             snapshot,
         } = input;
         let images = target.images.iter().map(ManifestImage::from).collect();
+        let fill = Fill {
+            packed: target.packed,
+            used: pulled.used,
+        };
         Self {
             snapshot_id: snapshot.snapshot_id.clone(),
             cache: target.cache.clone(),
@@ -101,13 +124,64 @@ impl Manifest {
             node: node.clone(),
             base: target.base.clone(),
             volume_size: snapshot.volume_size,
-            used: pulled.used,
+            used: fill.used,
+            packed: fill.packed,
+            fresh: match target.base {
+                Base::Empty { .. } => fill,
+                Base::Snapshot { fresh, .. } => fresh,
+            },
             instance_type: builder.instance_type.clone(),
             planned_at: target.planned_at,
             launched_at: builder.launched_at,
             verified_at: pulled.verified_at,
             snapshot_started_at: snapshot.started_at,
             completed_at: snapshot.completed_at,
+            published_at,
         }
+    }
+
+    /// What it takes.
+    #[must_use]
+    pub fn fill(&self) -> Fill {
+        Fill {
+            packed: self.packed,
+            used: self.used,
+        }
+    }
+
+    /// Where the time of the build went, from the plan to the publication.
+    #[must_use]
+    pub fn timeline(&self) -> [Step; 6] {
+        let steps = [
+            ("launch-builder", "a place with capacity", self.launched_at),
+            (
+                "wait-for-ssm",
+                "the instance, its agent, its admin container and containerd",
+                self.node.ready_at,
+            ),
+            ("pull-images", "registries and unpacking", self.verified_at),
+            (
+                "create-snapshot",
+                "the scrub and the power-off",
+                self.snapshot_started_at,
+            ),
+            (
+                "create-snapshot",
+                "EBS to store the blocks that changed",
+                self.completed_at,
+            ),
+            (
+                "publish-snapshot",
+                "copies to other regions",
+                self.published_at,
+            ),
+        ];
+        let mut started_at = self.planned_at;
+        steps.map(|(stage, waited_for, ended_at)| Step {
+            stage,
+            waited_for,
+            started_at: std::mem::replace(&mut started_at, ended_at),
+            ended_at,
+        })
     }
 }

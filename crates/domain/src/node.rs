@@ -156,6 +156,8 @@ pub struct ImageStatus {
     pub more_others: u32,
     /// The data volume.
     pub disk: Disk,
+    /// How many vCPUs the builder has.
+    pub cpus: usize,
 }
 
 /// How a pull stands.
@@ -242,6 +244,7 @@ impl FromStr for ImageStatus {
         let mut others = Vec::new();
         let mut more_others = 0;
         let mut disk = None;
+        let mut cpus = None;
         for (keyword, rest) in lines(output)? {
             let malformed = || MalformedOutput::Line(excerpt(Some(&format!("{keyword} {rest}"))));
             let fields: Vec<_> = rest.split_whitespace().collect();
@@ -278,7 +281,10 @@ impl FromStr for ImageStatus {
                         used: Bytes(used.parse().map_err(|_| malformed())?),
                     });
                 }
-                ("UNIT" | "LOG" | "NAME" | "OTHER" | "MORE" | "DISK", _) => return Err(malformed()),
+                ("CPUS", [count]) => cpus = Some(count.parse().map_err(|_| malformed())?),
+                ("UNIT" | "LOG" | "NAME" | "OTHER" | "MORE" | "DISK" | "CPUS", _) => {
+                    return Err(malformed());
+                }
                 _ => {}
             }
         }
@@ -289,6 +295,7 @@ impl FromStr for ImageStatus {
             others,
             more_others,
             disk: disk.ok_or(MalformedOutput::Missing("DISK"))?,
+            cpus: cpus.ok_or(MalformedOutput::Missing("CPUS"))?,
         })
     }
 }
@@ -367,7 +374,7 @@ mod tests {
              NAME 0 {a} complete unpacked unpinned\nNAME 1 {a} complete packed pinned\n\
              NAME 2 {b} incomplete packed unpinned\n\
              OTHER ecr.aws/arn:aws:ecr:eu-west-1:123456789012:repository/team/api:v1 {b}\n\
-             MORE 7\nsome warning\nDISK 1000 300\nEND\n",
+             MORE 7\nsome warning\nDISK 1000 300\nCPUS 8\nEND\n",
             a = digest('a'),
             b = digest('b'),
         );
@@ -393,6 +400,7 @@ mod tests {
             (status.disk.size, status.disk.used),
             (Bytes(1000), Bytes(300))
         );
+        assert_eq!(status.cpus, 8);
     }
 
     #[test]
@@ -401,10 +409,11 @@ mod tests {
             "",
             "DISK 1000 300",
             "END",
-            "UNIT 0 active\nDISK 1000 300\nEND",
-            "NAME x sha256:12 complete unpacked unpinned\nDISK 1000 300\nEND",
-            "OTHER $(reboot) sha256:12\nDISK 1000 300\nEND",
-            "UNIT 0 active exited\nEND",
+            "UNIT 0 active\nDISK 1000 300\nCPUS 8\nEND",
+            "NAME x sha256:12 complete unpacked unpinned\nDISK 1000 300\nCPUS 8\nEND",
+            "OTHER $(reboot) sha256:12\nDISK 1000 300\nCPUS 8\nEND",
+            "UNIT 0 active exited\nCPUS 8\nEND",
+            "UNIT 0 active exited\nDISK 1000 300\nEND",
         ] {
             assert!(output.parse::<ImageStatus>().is_err(), "{output:?}");
         }

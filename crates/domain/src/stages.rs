@@ -34,6 +34,8 @@ pub struct Target {
     pub content_key: ContentKey,
     /// What the snapshot will hold.
     pub images: Vec<PlannedImage>,
+    /// The compressed size of all their layers, each counted once.
+    pub packed: Bytes,
     /// Whether the kubelet may remove the images.
     pub pinning: Pinning,
     /// The variant to build on.
@@ -52,8 +54,8 @@ pub struct Target {
     pub security_group_ids: Vec<SecurityGroupId>,
     /// Where the credentials of registries lie, by the registry's host.
     pub registry_credentials: BTreeMap<String, CredentialSource>,
-    /// How many images are pulled at once.
-    pub parallel_pulls: u8,
+    /// How many images are pulled at once; as many as the builder has vCPUs where it is not said.
+    pub parallel_pulls: Option<u8>,
     /// How many snapshots are kept.
     pub retain_snapshots: u8,
     /// Who else may use the snapshot.
@@ -71,6 +73,9 @@ pub struct PlannedImage {
     pub platform_digest: Digest,
     /// The compressed size of the manifest's layers together.
     pub size: Bytes,
+    /// The position of the image that is pulled before this one: it brings layers that both begin with. Pulled side by
+    /// side, each would unpack them.
+    pub after: Option<usize>,
 }
 
 /// Whether the kubelet may remove an image to make room.
@@ -105,7 +110,38 @@ pub enum Base {
     Snapshot {
         /// The snapshot.
         snapshot_id: SnapshotId,
+        /// What the volume took when it was last built from nothing.
+        fresh: Fill,
     },
+}
+
+/// What images take, packed and on a volume.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fill {
+    /// The compressed size of their layers, each counted once.
+    pub packed: Bytes,
+    /// Bytes in use on the volume that holds them.
+    pub used: Bytes,
+}
+
+/// How much more a volume may hold than its images took when they were last pulled onto an empty one, in percent, before
+/// the next build starts from nothing again.
+///
+/// Blocks that are left over are loaded by every node, so this bounds what a node pays for them. In chains of refreshes
+/// on the local cloud containerd collected what was removed, so the limit is there for what it might miss.
+const GARBAGE_LIMIT: u64 = 50;
+
+impl Fill {
+    /// The bytes on this volume beyond what its images would take on an empty one, by what a volume took that was `fresh`;
+    /// none where they are few.
+    #[must_use]
+    pub fn garbage(self, fresh: Self) -> Option<Bytes> {
+        let expected = u128::from(self.packed.0) * u128::from(fresh.used.0)
+            / u128::from(fresh.packed.0.max(1));
+        let garbage = u128::from(self.used.0).saturating_sub(expected);
+        (garbage * 100 > expected * u128::from(GARBAGE_LIMIT))
+            .then(|| Bytes(u64::try_from(garbage).unwrap_or(u64::MAX)))
+    }
 }
 
 /// What plan-build is called with.

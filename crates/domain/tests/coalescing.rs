@@ -467,6 +467,7 @@ impl World {
                     platform_digest: digest.clone(),
                     digest,
                     size: Bytes(1),
+                    after: None,
                 }
             })
             .collect();

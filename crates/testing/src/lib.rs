@@ -97,14 +97,16 @@ pub fn target() -> Target {
         "give_up_at": "2999-01-01T00:00:00Z",
         "content_key": "c".repeat(64),
         "images": [
-            {"reference": "docker.io/library/nginx:1.27", "digest": digest("a"), "platform_digest": digest("b"), "size": 1000},
+            {"reference": "docker.io/library/nginx:1.27", "digest": digest("a"), "platform_digest": digest("b"), "size": 1000, "after": null},
             {
                 "reference": "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/api:v1",
                 "digest": digest("d"),
                 "platform_digest": digest("d"),
-                "size": 2000
+                "size": 2000,
+                "after": null
             }
         ],
+        "packed": 3000,
         "pinning": "unpinned",
         "variant": "aws-k8s-1.33",
         "ami": {"id": "ami-0123456789abcdef0", "version": "1.57.0"},

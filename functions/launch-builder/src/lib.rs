@@ -208,7 +208,7 @@ fn is_quota(code: &str) -> bool {
 /// EC2 refuses the request itself: something that the cache's configuration names.
 fn refused(target: &Target, place: Place<'_>, answer: &str) -> StageError {
     let problem = match &target.base {
-        Base::Snapshot { snapshot_id } if answer.contains("smaller than snapshot") => format!(
+        Base::Snapshot { snapshot_id, .. } if answer.contains("smaller than snapshot") => format!(
             "`volume.size_gib` is {}, less than the snapshot {snapshot_id} that the volume starts from has ({answer}); \
              set it to at least that snapshot's size",
             target.volume.size_gib.0
@@ -243,9 +243,10 @@ async fn launched_before(
         .sooner(VISIBLE_WITHIN)
         .poll(POLL, "the instance of an earlier launch", async || {
             let found = BuilderInstance::find(clients, target, &states).await?;
+            // The youngest: an older one may be left of an attempt on a base that turned out broken.
             Ok(found
                 .into_iter()
-                .next()
+                .next_back()
                 .map(|found| found.builder.instance_id))
         })
         .await

@@ -95,17 +95,22 @@ fn data_volume(target: &Target) -> EbsBlockDeviceBuilder {
         .throughput(unsigned(target.volume.throughput_mibps));
     match &target.base {
         Base::Empty { .. } => volume,
-        Base::Snapshot { snapshot_id } => volume.snapshot_id(snapshot_id.as_str()),
+        Base::Snapshot { snapshot_id, .. } => volume.snapshot_id(snapshot_id.as_str()),
     }
 }
 
-/// The client token of an attempt: the same for every call that means the same instance, and another for another place,
-/// because EC2 refuses a token that comes again with other parameters.
+/// The client token of an attempt: the same for every call that means the same instance, and another for another place or
+/// another base, because EC2 refuses a token that comes again with other parameters.
 fn client_token(target: &Target, place: Place<'_>) -> String {
+    let base = match &target.base {
+        Base::Empty { .. } => "",
+        Base::Snapshot { snapshot_id, .. } => snapshot_id.as_str(),
+    };
     let attempt = [
         target.execution.as_str(),
         target.architecture.as_str(),
         target.ami.id.as_str(),
+        base,
         place.instance_type,
         place.subnet.as_str(),
     ];

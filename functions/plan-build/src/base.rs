@@ -108,5 +108,11 @@ pub(crate) fn usable(
             manifest.node.bottlerocket_version
         ));
     }
+    if let Some(garbage) = manifest.fill().garbage(manifest.fresh) {
+        return Err(format!(
+            "of the {} on snapshot {snapshot}, about {garbage} are left over from images that are gone",
+            manifest.used
+        ));
+    }
     Ok(())
 }

@@ -1,12 +1,14 @@
 //! What the cache's references name at this moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, stream};
 use prepull_aws::resolve::{Registries, ResolvedImage};
 use prepull_aws::{Clients, read_credentials};
 use prepull_domain::stages::PlannedImage;
 use prepull_domain::{Architecture, Bytes, CacheConfig, CacheName, ImageReference, StageError};
+
+use crate::order;
 
 /// How many images are looked up at once.
 const AT_ONCE: usize = 8;
@@ -56,15 +58,22 @@ pub(crate) async fn resolve(
 impl Images {
     /// What a target of `architecture` is to hold.
     pub(crate) fn planned(&self, architecture: Architecture) -> Vec<PlannedImage> {
+        let layers: Vec<_> = self
+            .0
+            .iter()
+            .map(|(_, resolved)| resolved.platforms[&architecture].layers.as_slice())
+            .collect();
         self.0
             .iter()
-            .map(|(reference, resolved)| {
+            .zip(order::predecessors(&layers))
+            .map(|((reference, resolved), after)| {
                 let platform = &resolved.platforms[&architecture];
                 PlannedImage {
                     reference: reference.clone(),
                     digest: resolved.digest.clone(),
                     platform_digest: platform.digest.clone(),
-                    size: platform.layers.values().copied().sum(),
+                    size: order::size(&platform.layers),
+                    after,
                 }
             })
             .collect()
@@ -72,12 +81,12 @@ impl Images {
 
     /// The compressed size of all layers, each counted once.
     pub(crate) fn size_on_the_wire(&self, architecture: Architecture) -> Bytes {
-        let layers: BTreeMap<_, _> = self
+        let layers: BTreeSet<_> = self
             .0
             .iter()
             .flat_map(|(_, resolved)| &resolved.platforms[&architecture].layers)
             .collect();
-        layers.into_values().copied().sum()
+        layers.into_iter().map(|layer| layer.size).sum()
     }
 }
 

@@ -14,11 +14,13 @@
 mod ami;
 mod base;
 mod images;
+mod order;
 mod room;
 mod turn;
 
 use std::collections::BTreeMap;
 
+use futures::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::{Clients, Deadline, parameters};
 use prepull_domain::queue::Turn;
@@ -81,8 +83,14 @@ impl Planner<'_> {
         let images = images::resolve(self.clients, &self.cache, &self.config).await?;
         let mut targets = Vec::new();
         let mut snapshots = BTreeMap::new();
-        for architecture in &self.config.architectures {
-            match self.decide(*architecture, &images).await? {
+        let architectures = &self.config.architectures;
+        let decisions = try_join_all(
+            architectures
+                .iter()
+                .map(|architecture| self.decide(*architecture, &images)),
+        );
+        for (architecture, decision) in architectures.iter().zip(decisions.await?) {
+            match decision {
                 Decision::UpToDate(snapshot) => {
                     tracing::info!(%architecture, %snapshot, "up to date");
                     snapshots.insert(*architecture, snapshot);
@@ -134,6 +142,7 @@ impl Planner<'_> {
                 + SignedDuration::from_mins(i64::from(config.timeout_minutes)),
             content_key,
             images: planned,
+            packed: images.size_on_the_wire(architecture),
             pinning,
             variant: config.variant.clone(),
             ami,
@@ -175,14 +184,17 @@ impl Planner<'_> {
         };
         let manifest =
             base::manifest(self.clients, &self.cache, architecture, &snapshot.id).await?;
-        if let Err(reason) =
-            manifest.and_then(|manifest| base::usable(&manifest, &self.config.variant, version))
-        {
-            return Ok(Base::Empty { reason });
-        }
+        let usable = manifest.and_then(|manifest| {
+            base::usable(&manifest, &self.config.variant, version).map(|()| manifest.fresh)
+        });
+        let fresh = match usable {
+            Ok(fresh) => fresh,
+            Err(reason) => return Ok(Base::Empty { reason }),
+        };
         self.check_not_shrunk(architecture, &snapshot)?;
         Ok(Base::Snapshot {
             snapshot_id: snapshot.id,
+            fresh,
         })
     }
 

@@ -15,7 +15,7 @@ use prepull_aws::sfn::operation::describe_execution::DescribeExecutionOutput;
 use prepull_aws::sfn::operation::list_executions::ListExecutionsOutput;
 use prepull_aws::sfn::types::{ExecutionListItem, ExecutionStatus};
 use prepull_aws::{DateTime, Deadline, ec2, ecr, sfn, tag};
-use prepull_domain::stages::{Base, Plan, PlanInput, Target};
+use prepull_domain::stages::{Base, Fill, Plan, PlanInput, Target};
 use prepull_domain::{Bytes, StageError};
 use prepull_testing::{Mocks, ParameterStore, configuration};
 use serde_json::{Value, json};
@@ -38,6 +38,8 @@ struct World {
     /// Name, start in seconds, cache.
     running: Vec<(&'static str, i64, &'static str)>,
     snapshot: Option<Snapshot>,
+    /// The bytes in use on what is published.
+    used: u64,
 }
 
 impl Default for World {
@@ -55,6 +57,7 @@ impl Default for World {
             ecr: has_image(1_000),
             running: vec![OWN],
             snapshot: None,
+            used: 3_000,
         }
     }
 }
@@ -108,13 +111,16 @@ impl World {
             },
             "base": {"kind": "empty", "reason": "no snapshot is published"},
             "volume_size": 50,
-            "used": 1,
+            "used": self.used,
+            "packed": 1_000,
+            "fresh": {"packed": 1_000, "used": 3_000},
             "instance_type": "m7i.2xlarge",
             "planned_at": "2026-01-01T00:00:00Z",
             "launched_at": "2026-01-01T00:00:00Z",
             "verified_at": "2026-01-01T00:00:00Z",
             "snapshot_started_at": "2026-01-01T00:00:00Z",
-            "completed_at": "2026-01-01T00:00:00Z"
+            "completed_at": "2026-01-01T00:00:00Z",
+            "published_at": "2026-01-01T00:00:00Z"
         });
         let parameter = format!("/prepull/web/x86_64/snapshots/{SNAPSHOT}");
         self.store.set(&parameter, &manifest.to_string());
@@ -309,8 +315,33 @@ async fn a_changed_image_is_built_on_the_published_snapshot() {
     assert_eq!(
         world.target().await.base,
         Base::Snapshot {
-            snapshot_id: SNAPSHOT.parse().unwrap()
+            snapshot_id: SNAPSHOT.parse().unwrap(),
+            fresh: Fill {
+                packed: Bytes(1_000),
+                used: Bytes(3_000)
+            }
         }
+    );
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_mostly_garbage_is_no_base() {
+    let mut world = World::default();
+    let target = world.target().await;
+    world.ecr = has_single_manifest();
+    world.used = 4_500;
+    world.publish(&target, "1.57.0");
+    assert!(matches!(world.target().await.base, Base::Snapshot { .. }));
+    world.used = 4_501;
+    world.publish(&target, "1.57.0");
+    let Base::Empty { reason } = world.target().await.base else {
+        panic!("a third of the volume is garbage");
+    };
+    assert_eq!(
+        reason,
+        format!(
+            "of the 4.5 kB on snapshot {SNAPSHOT}, about 1.5 kB are left over from images that are gone"
+        )
     );
 }
 

@@ -68,7 +68,7 @@ impl Place<'_> {
         let (cache, architecture) = (&input.target.cache, input.target.architecture);
         let manifest = Manifest {
             snapshot_id: self.snapshot.clone(),
-            ..Manifest::of(input)
+            ..Manifest::of(input, Timestamp::now())
         };
         let json = serde_json::to_string(&manifest).expect("strings and numbers always serialize");
         let parameter = names::manifest_parameter(cache, architecture, &self.snapshot);

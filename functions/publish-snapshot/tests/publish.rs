@@ -94,7 +94,7 @@ impl World {
         let manifest = Manifest {
             snapshot_id: BEFORE.parse().unwrap(),
             planned_at: planned_at() + jiff::SignedDuration::from_secs(seconds),
-            ..Manifest::of(&input())
+            ..Manifest::of(&input(), planned_at())
         };
         let parameter = format!("/prepull/web/x86_64/snapshots/{BEFORE}");
         self.store

@@ -140,7 +140,7 @@ pub(crate) fn next(target: &Target, status: &ImageStatus) -> Result<Next, StageE
         check_pull(image, status, &missing)?;
     }
 
-    let mut changes = pulls(target, &missing);
+    let mut changes = pulls(target, status.cpus, &missing);
     for image in planned.iter().filter(|image| image.is_present()) {
         changes.extend(names_and_pins(image, target.pinning));
     }
@@ -172,16 +172,21 @@ pub(crate) fn next(target: &Target, status: &ImageStatus) -> Result<Next, StageE
     Ok(Next::Done)
 }
 
-/// The pulls to start: as many as may run at once, the largest first, so that none is left to run alone in the end.
-fn pulls(target: &Target, missing: &[&Planned<'_>]) -> Vec<Change> {
+/// The pulls to start: as many as may run at once, the largest first, so that none is left to run alone in the end, but
+/// none before the image that brings what both begin with.
+///
+/// A pull unpacks one layer after the other, so by default one runs for each vCPU.
+fn pulls(target: &Target, cpus: usize, missing: &[&Planned<'_>]) -> Vec<Change> {
+    let width = target.parallel_pulls.map_or(cpus, usize::from).max(1);
     let running = missing
         .iter()
         .filter(|image| image.pull == Some(PullState::Running))
         .count();
-    let free = usize::from(target.parallel_pulls).saturating_sub(running);
+    let free = width.saturating_sub(running);
+    let is_missing = |position| missing.iter().any(|image| image.position == position);
     let mut waiting: Vec<_> = missing
         .iter()
-        .filter(|image| image.pull.is_none())
+        .filter(|image| image.pull.is_none() && !image.image.after.is_some_and(is_missing))
         .collect();
     waiting.sort_by_key(|image| std::cmp::Reverse(image.image.size));
     // Two references to one image are one pull; the second is there when the first is.
@@ -370,7 +375,9 @@ mod tests {
 
     /// A status of the builder of [`target`]: its images' names are 0 and 1 (nginx), 2 and 3 (api).
     fn status(lines: &str) -> ImageStatus {
-        format!("{lines}\nDISK 1000 300\nEND").parse().unwrap()
+        format!("{lines}\nDISK 1000 300\nCPUS 8\nEND")
+            .parse()
+            .unwrap()
     }
 
     fn name(position: usize, digit: &str, state: &str) -> String {
@@ -414,7 +421,7 @@ mod tests {
     #[test]
     fn no_more_pulls_run_at_once_than_the_cache_allows() {
         let mut one = target();
-        one.parallel_pulls = 1;
+        one.parallel_pulls = Some(1);
         assert_eq!(does(&one, ""), pull(1));
         assert_eq!(does(&one, "UNIT 1 active running"), "wait");
         let pulled = format!(
@@ -423,6 +430,35 @@ mod tests {
             name(3, "d", GOOD)
         );
         assert_eq!(does(&one, &pulled), pull(0));
+    }
+
+    #[test]
+    fn without_a_limit_of_the_cache_one_pull_runs_for_each_vcpu() {
+        let mut unlimited = target();
+        unlimited.parallel_pulls = None;
+        let of = |cpus: usize| {
+            let lines = format!("DISK 1000 300\nCPUS {cpus}\nEND");
+            next(&unlimited, &lines.parse().unwrap()).unwrap()
+        };
+        let changes = |next| match next {
+            Next::Change(changes) => changes.len(),
+            _ => 0,
+        };
+        assert_eq!([1, 2].map(|cpus| changes(of(cpus))), [1, 2]);
+    }
+
+    #[test]
+    fn an_image_waits_for_the_one_that_brings_what_both_begin_with() {
+        let mut shared = target();
+        shared.images[1].after = Some(0);
+        assert_eq!(does(&shared, ""), pull(0));
+        assert_eq!(does(&shared, "UNIT 0 active running"), "wait");
+        let there = format!(
+            "UNIT 0 active exited\n{}{}",
+            name(0, "a", GOOD),
+            name(1, "a", GOOD)
+        );
+        assert_eq!(does(&shared, &there), pull(1));
     }
 
     #[test]
@@ -544,7 +580,9 @@ mod tests {
 
     #[test]
     fn a_volume_that_is_too_full_is_not_snapshotted() {
-        let full = format!("{}DISK 1000 800\nEND", complete()).parse().unwrap();
+        let full = format!("{}DISK 1000 800\nCPUS 8\nEND", complete())
+            .parse()
+            .unwrap();
         let error = next(&target(), &full).unwrap_err();
         assert_eq!(error.name(), "DiskFull");
     }

@@ -104,7 +104,8 @@ fn any_target() -> impl Strategy<Value = Target> {
     });
     let pinning = prop_oneof![Just(Pinning::Pinned), Just(Pinning::Unpinned)];
     let others = prop::collection::vec(image, 0..4);
-    (others, pinning, 1..4u8).prop_map(|(others, pinning, parallel_pulls)| {
+    let width = prop::option::of(1..4u8);
+    (others, pinning, width).prop_map(|(others, pinning, parallel_pulls)| {
         let mut target = target();
         target.images.extend(others);
         target.pinning = pinning;

@@ -59,7 +59,7 @@ fn node(statuses: Vec<String>) -> (Mocks, Arc<Mutex<Vec<String>>>) {
             let mut next = next.lock().unwrap();
             let status = &statuses[(*next).min(statuses.len() - 1)];
             *next += 1;
-            done(&format!("{status}\nDISK 1000 300\nEND\n"))
+            done(&format!("{status}\nDISK 1000 300\nCPUS 8\nEND\n"))
         });
     let made = mock!(Client::get_command_invocation)
         .match_requests(|request| request.command_id() == Some("change"))

@@ -1,0 +1,124 @@
+//! Which image waits for which, so that no large layer is unpacked twice.
+//!
+//! `host-ctr` pulls through containerd's client library. Two such pulls side by side download a layer that both have once,
+//! but each unpacks it, and unpacking is what a pull's time is made of. containerd unpacks layers from the lowest up, so
+//! what two images share is what both begin with.
+
+use std::cmp::Reverse;
+
+use prepull_aws::resolve::Layer;
+use prepull_domain::Bytes;
+
+/// How much of an image must be shared for it to wait, in percent of its size. For less, waiting costs more than to unpack
+/// that part twice.
+const WORTH_WAITING: u128 = 25;
+
+/// For each image, given by its layers, the position of the one that it waits for: of those that come before it, the one
+/// with which it shares most.
+///
+/// Smaller images come before larger ones, so that what is shared is there soon, and none waits in a circle.
+pub(crate) fn predecessors(images: &[&[Layer]]) -> Vec<Option<usize>> {
+    let order = |position: usize| (size(images[position]), position);
+    (0..images.len())
+        .map(|position| {
+            let (shared, before) = (0..images.len())
+                .filter(|other| order(*other) < order(position))
+                .map(|other| (shared(images[other], images[position]), other))
+                .max_by_key(|(shared, other)| (*shared, Reverse(order(*other))))?;
+            let is_worth_it =
+                u128::from(shared.0) * 100 >= u128::from(size(images[position]).0) * WORTH_WAITING;
+            (shared.0 > 0 && is_worth_it).then_some(before)
+        })
+        .collect()
+}
+
+/// The compressed size of layers.
+pub(crate) fn size(layers: &[Layer]) -> Bytes {
+    layers.iter().map(|layer| layer.size).sum()
+}
+
+/// The compressed size of the layers that both images begin with.
+fn shared(one: &[Layer], other: &[Layer]) -> Bytes {
+    one.iter()
+        .zip(other)
+        .take_while(|(one, other)| one.digest == other.digest)
+        .map(|(layer, _)| layer.size)
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The predecessors of images whose layers are given as `digest size`.
+    fn of(images: &[&[(&str, u64)]]) -> Vec<Option<usize>> {
+        let images: Vec<Vec<_>> = images
+            .iter()
+            .map(|layers| {
+                layers
+                    .iter()
+                    .map(|(digest, size)| Layer {
+                        digest: (*digest).to_owned(),
+                        size: Bytes(*size),
+                    })
+                    .collect()
+            })
+            .collect();
+        let images: Vec<_> = images.iter().map(Vec::as_slice).collect();
+        predecessors(&images)
+    }
+
+    #[test]
+    fn images_of_one_base_wait_for_the_smallest_of_them() {
+        assert_eq!(
+            of(&[
+                &[("base", 50), ("a", 30)],
+                &[("base", 50), ("b", 10)],
+                &[("base", 50), ("c", 20)],
+                &[("other", 50)],
+            ]),
+            [Some(1), None, Some(1), None]
+        );
+    }
+
+    #[test]
+    fn an_image_waits_for_the_one_that_it_shares_most_with() {
+        assert_eq!(
+            of(&[
+                &[("base", 50), ("a", 1)],
+                &[("base", 50), ("java", 50), ("b", 1)],
+                &[("base", 50), ("java", 50), ("c", 2)],
+            ]),
+            [None, Some(0), Some(1)]
+        );
+    }
+
+    #[test]
+    fn little_that_is_shared_is_not_waited_for() {
+        assert_eq!(
+            of(&[&[("base", 24), ("a", 50)], &[("base", 24), ("b", 76)]]),
+            [None, None]
+        );
+        assert_eq!(
+            of(&[&[("base", 25), ("a", 50)], &[("base", 25), ("b", 75)]]),
+            [None, Some(0)]
+        );
+    }
+
+    #[test]
+    fn a_layer_that_both_have_but_do_not_begin_with_is_unpacked_for_each() {
+        assert_eq!(
+            of(&[
+                &[("x", 1), ("shared", 50)],
+                &[("y", 2), ("shared", 50)],
+                &[]
+            ]),
+            [None, None, None]
+        );
+    }
+
+    #[test]
+    fn two_names_of_one_image_do_not_wait_for_each_other() {
+        assert_eq!(of(&[&[("a", 5)], &[("a", 5)]]), [None, Some(0)]);
+    }
+}
