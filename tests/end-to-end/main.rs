@@ -9,6 +9,7 @@ mod clean_up;
 mod command_line;
 mod fixture;
 mod permissions;
+mod refreshes;
 mod terraform;
 mod triggers;
 
@@ -25,7 +26,7 @@ use tokio::runtime::Runtime;
 use crate::fixture::Fixture;
 
 /// How long one test may take before it counts as hung.
-const TIME_OUT: Duration = Duration::from_secs(300);
+const TIME_OUT: Duration = Duration::from_secs(600);
 
 /// What shows that a test's name, which is a promise, is kept.
 type Run = fn(Arc<Fixture>) -> BoxFuture<'static, Result<()>>;
@@ -67,6 +68,8 @@ fn main() -> ExitCode {
         builds::a_builder_without_capacity_is_tried_elsewhere,
         builds::of_builds_that_wait_only_the_newest_goes_on,
         builds::old_snapshots_beyond_retention_are_deleted,
+        refreshes::a_chain_of_refreshes_holds_what_a_build_from_nothing_would,
+        refreshes::a_base_that_is_damaged_is_left_for_an_empty_volume,
         bad_input::a_wrong_configuration_is_refused_before_anything_is_launched,
         bad_input::an_image_that_cannot_be_had_is_refused_before_anything_is_launched,
         bad_input::a_volume_smaller_than_the_published_snapshot_is_refused,

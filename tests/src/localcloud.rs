@@ -590,6 +590,22 @@ impl LocalCloud {
             .await?
             .files)
     }
+
+    /// Damages a snapshot: removes the file on its volume whose path ends with `name`.
+    ///
+    /// # Errors
+    /// Where there is no such file.
+    pub async fn damage_snapshot(&self, snapshot: &SnapshotId, name: &str) -> Result<()> {
+        let files = self.snapshot_files(snapshot, "/local").await?;
+        let path = files
+            .iter()
+            .find(|path| path.ends_with(name))
+            .with_context(|| format!("{snapshot} has no file {name}"))?;
+        let route = format!("snapshots/{snapshot}/files?path={path}");
+        self.control::<Value>(reqwest::Method::DELETE, &route, None)
+            .await
+            .map(drop)
+    }
 }
 
 impl Drop for LocalCloud {

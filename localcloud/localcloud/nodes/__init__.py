@@ -127,9 +127,15 @@ def _snapshot_files(kind: Kind, snapshots: Path) -> Callable[..., Answer]:
     def handle(method: str, rest: str, query: Mapping[str, str], _: Any) -> Answer:
         snapshot_id, _, verb = rest.strip("/").partition("/")
         volume = snapshots / Path(snapshot_id).name
-        if method != "GET" or verb != "files" or not volume.exists():
+        if method not in ("GET", "DELETE") or verb != "files" or not volume.exists():
             return 404, {"error": f"no files of a snapshot {snapshot_id!r}"}
-        return 200, {"files": kind.files(volume, query.get("under", "/local"))}
+        found = kind.files(volume, query.get("under", "/local"))
+        if method == "DELETE":
+            # Of files, only one: that damages a snapshot enough.
+            if query.get("path") not in found:
+                return 404, {"error": f"{snapshot_id} has no file {query.get('path')!r}"}
+            kind.remove_file(volume, query["path"])
+        return 200, {"files": found}
 
     return handle
 

@@ -28,6 +28,9 @@ class Kind(Protocol):
     def files(self, volume: Path, under: str) -> list[str]:
         """Every path on the volume below `under`, which starts with `/local`."""
 
+    def remove_file(self, volume: Path, path: str) -> None:
+        """Removes one of the paths that `files` tells, behind the back of whoever wrote it."""
+
     def command(self, name: str, channel: int, configuration: Path) -> list[str]:
         """The program that is the node, given its end of the channel."""
 

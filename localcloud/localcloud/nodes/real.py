@@ -51,6 +51,21 @@ def obstacle() -> str | None:
     return None
 
 
+def _mounted(volume: Path, options: str, script: str, path: str) -> str:
+    """What a script prints that runs at the root of a volume, with `path` on it as `$3`.
+
+    The mount ends with its namespace.
+    """
+    mount = f'mount -t xfs -o loop,nouuid,{options} "$1" "$2" && cd "$2" && '
+    inside = path.removeprefix("/local")
+    with tempfile.TemporaryDirectory(prefix="localcloud-mount-") as directory:
+        command = ["sh", "-c", mount + script, "sh", str(volume), directory, inside]
+        argv = [*_unshare("--mount"), *command]
+        found = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    _wait_until_released(volume)
+    return found
+
+
 def _unshare(*namespaces: str) -> list[str]:
     return ["unshare", *namespaces, "--fork", "--kill-child", "--propagation", "private"]
 
@@ -76,18 +91,14 @@ class RealNodes:
         volume.unlink(missing_ok=True)
 
     def files(self, volume: Path, under: str) -> list[str]:
-        # The mount ends with its namespace. Nothing is recovered or written,
-        # so that looking at a snapshot does not change it.
-        script = (
-            'mount -t xfs -o loop,ro,norecovery,nouuid "$1" "$2" && cd "$2" && '
-            'if [ -e ".$3" ]; then find ".$3" -mindepth 1; fi'
+        # Nothing is recovered or written, so that looking at a snapshot does not change it.
+        found = _mounted(
+            volume, "ro,norecovery", 'if [ -e ".$3" ]; then find ".$3" -mindepth 1; fi', under
         )
-        inside = under.removeprefix("/local")
-        with tempfile.TemporaryDirectory(prefix="localcloud-mount-") as directory:
-            argv = [*_unshare("--mount"), "sh", "-c", script, "sh", str(volume), directory, inside]
-            found = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-        _wait_until_released(volume)
         return sorted("/local" + line.removeprefix(".") for line in found.splitlines())
+
+    def remove_file(self, volume: Path, path: str) -> None:
+        _mounted(volume, "rw", 'rm ".$3"', path)
 
     def command(self, name: str, channel: int, configuration: Path) -> list[str]:
         python = sys._base_executable  # type: ignore[attr-defined]

@@ -36,6 +36,9 @@ class SimulatedNodes:
         found = (p.relative_to(volume) for p in start.rglob("*"))
         return sorted(f"/local/{path}" for path in found if path.name != ".size")
 
+    def remove_file(self, volume: Path, path: str) -> None:
+        (volume / path.removeprefix("/local/")).unlink()
+
     def command(self, name: str, channel: int, configuration: Path) -> list[str]:  # noqa: ARG002
         python = sys._base_executable  # type: ignore[attr-defined]
         return [python, "-SEsB", str(STANDINS / "init.py"), str(channel), str(configuration)]

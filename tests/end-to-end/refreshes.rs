@@ -1,0 +1,230 @@
+//! What builds make that start from the snapshot of the build before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use prepull_domain::stages::Base;
+use prepull_domain::{GiB, Manifest};
+use prepull_tests::{Image, Layer};
+use serde_json::json;
+
+use crate::builds::holds_no_secret;
+use crate::fixture::{Fixture, X86};
+
+const VOLUME: GiB = GiB(4);
+
+/// How many builds follow the first one, each on the one before.
+const REFRESHES: u32 = 10;
+
+/// How much more the last volume of the chain may hold than one that is built from nothing, in percent.
+const MOST_GARBAGE: u64 = 20;
+
+/// Numbers that look random and are the same in every run, so that a failure comes again.
+struct Numbers(u64);
+
+impl Numbers {
+    /// One below `end`.
+    fn below(&mut self, end: usize) -> usize {
+        // Knuth's linear congruential generator (MMIX), whose high bits are the better ones.
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap_or_default() % end
+    }
+}
+
+/// An image and what its containers print.
+struct Pushed {
+    image: Image,
+    message: String,
+}
+
+/// What the cache holds: for each tag of one repository the content that was pushed last.
+#[derive(Default)]
+struct Images {
+    contents: BTreeMap<usize, Pushed>,
+    pushed: usize,
+    removed: BTreeSet<usize>,
+}
+
+impl Images {
+    fn reference(fixture: &Fixture, tag: usize) -> String {
+        format!(
+            "{}/team/changing:chain-{tag}",
+            fixture.world.cloud.ready.registries.ecr.host
+        )
+    }
+
+    /// Pushes new content under a tag: on the base that all tests share or on one of this test's own.
+    async fn push(&mut self, fixture: &Fixture, tag: usize) -> Result<()> {
+        self.pushed += 1;
+        let base = match tag % 2 {
+            0 => fixture.base.clone(),
+            _ => vec![Layer::busybox()?, Layer::filler("chain", 8)?],
+        };
+        let message = format!("content {}", self.pushed);
+        let layers = [base, vec![Layer::filler(&message, 2)?]].concat();
+        let image = Image::new(X86, &layers, &message)?;
+        let tag_name = format!("chain-{tag}");
+        fixture
+            .world
+            .ecr
+            .push("team/changing", &tag_name, &image)
+            .await?;
+        self.contents.insert(tag, Pushed { image, message });
+        self.removed.remove(&tag);
+        Ok(())
+    }
+
+    fn remove(&mut self, tag: usize) {
+        self.contents.remove(&tag);
+        self.removed.insert(tag);
+    }
+
+    fn any(&self, numbers: &mut Numbers) -> usize {
+        *self
+            .contents
+            .keys()
+            .nth(numbers.below(self.contents.len()))
+            .expect("it is below their number")
+    }
+
+    fn references(&self, fixture: &Fixture) -> Vec<String> {
+        self.contents
+            .keys()
+            .map(|tag| Self::reference(fixture, *tag))
+            .collect()
+    }
+}
+
+pub async fn a_chain_of_refreshes_holds_what_a_build_from_nothing_would(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let world = &fixture.world;
+    let (mut images, mut numbers) = (Images::default(), Numbers(4));
+    for tag in 0..4 {
+        images.push(&fixture, tag).await?;
+    }
+    let mut config = fixture.config(&[]).await?;
+    config["images"] = json!(images.references(&fixture));
+    let cache = fixture.cache(&config).await?;
+    let mut last = fixture.published(&cache).await?;
+    let mut manifest = world.manifest(&cache, X86, &last).await?;
+    for number in 0..REFRESHES {
+        // One changes; every second time one comes, and every third one goes, which may be the one that came or changed.
+        let changed = images.any(&mut numbers);
+        images.push(&fixture, changed).await?;
+        if number % 2 == 1 {
+            let tag = 4 + numbers.below(4);
+            images.push(&fixture, tag).await?;
+        }
+        if number % 3 == 2 {
+            let tag = images.any(&mut numbers);
+            images.remove(tag);
+        }
+        config["images"] = json!(images.references(&fixture));
+        world.store_config(&cache, &config).await?;
+        let snapshot = fixture.published(&cache).await?;
+        manifest = world.manifest(&cache, X86, &snapshot).await?;
+        ensure!(
+            matches!(&manifest.base, Base::Snapshot { snapshot_id, .. } if *snapshot_id == last),
+            "refresh {number} started from {:?}, not from {last}",
+            manifest.base
+        );
+        holds(&fixture, &images, &manifest).await?;
+        last = snapshot;
+    }
+
+    let fresh = fixture.cache(&config).await?;
+    let snapshot = fixture.published(&fresh).await?;
+    let fresh = world.manifest(&fresh, X86, &snapshot).await?;
+    ensure!(
+        manifest.content_key == fresh.content_key,
+        "the chain ended with another content than a build from nothing"
+    );
+    ensure!(
+        manifest.used.0 * 100 <= fresh.used.0 * (100 + MOST_GARBAGE),
+        "after {REFRESHES} refreshes {} are in use, {} on a volume that was built from nothing",
+        manifest.used,
+        fresh.used
+    );
+    Ok(())
+}
+
+/// Asserts that a snapshot holds every image with its digest, none that left the cache, and no secret.
+async fn holds(fixture: &Fixture, images: &Images, manifest: &Manifest) -> Result<()> {
+    let world = &fixture.world;
+    let snapshot = &manifest.snapshot_id;
+    let node = world.start_node(Some(snapshot), X86, VOLUME).await?;
+    for (tag, Pushed { image, message }) in &images.contents {
+        let reference = Images::reference(fixture, *tag);
+        ensure!(
+            manifest.images.iter().any(
+                |held| held.reference.to_string() == reference && held.digest == image.digest()
+            ),
+            "{snapshot} does not name {reference} with {}",
+            image.digest()
+        );
+        let run = world.cloud.run_container(&node, &reference).await?;
+        ensure!(
+            run.present && run.requests == 0 && run.pulled_bytes == 0 && run.exit_code == 0,
+            "{reference} did not start from {snapshot}: {run:?}"
+        );
+        ensure!(
+            run.simulated || run.output.trim() == message,
+            "{reference} on {snapshot} is not what was pushed last: {run:?}"
+        );
+    }
+    for tag in &images.removed {
+        let reference = Images::reference(fixture, *tag);
+        let run = world.cloud.run_container(&node, &reference).await?;
+        ensure!(!run.present, "{snapshot} still holds {reference}");
+    }
+    world.terminate_node(&node).await?;
+    holds_no_secret(&world.cloud.snapshot_files(snapshot, "/").await?)
+}
+
+pub async fn a_base_that_is_damaged_is_left_for_an_empty_volume(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let world = &fixture.world;
+    let push = async |content: &str| {
+        let image = fixture.image(X86, content)?;
+        world.ecr.push("team/changing", "damaged", &image).await
+    };
+    let changing = push("damaged 1").await?;
+    let cache = fixture
+        .cache(&fixture.config(&[&fixture.api, &changing]).await?)
+        .await?;
+    let first = fixture.published(&cache).await?;
+    let layer = fixture.base[1].digest();
+    let name = layer.trim_start_matches("sha256:");
+    world.cloud.damage_snapshot(&first, name).await?;
+    push("damaged 2").await?;
+    world.cloud.forget_calls().await?;
+
+    let second = fixture.published(&cache).await?;
+    let manifest = world.manifest(&cache, X86, &second).await?;
+    let Base::Empty { reason } = &manifest.base else {
+        anyhow::bail!("{second} was built on what is damaged");
+    };
+    ensure!(
+        reason.contains(first.as_str()) && reason.contains("VerifyFailed"),
+        "the manifest says: {reason}"
+    );
+    ensure!(
+        world.count_calls("RunInstances").await? == 2,
+        "one builder was to be launched on the base and one without"
+    );
+    let node = world.start_node(Some(&second), X86, VOLUME).await?;
+    for reference in [&fixture.api, &changing] {
+        let run = world.cloud.run_container(&node, reference).await?;
+        ensure!(
+            run.present && run.pulled_bytes == 0 && run.exit_code == 0,
+            "{reference}: {run:?}"
+        );
+    }
+    world.terminate_node(&node).await
+}
