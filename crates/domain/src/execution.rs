@@ -55,6 +55,40 @@ pub fn name_for_trigger(cache: &CacheName, at: Timestamp, settle: SignedDuration
         .expect("a cache's name is at most 32 characters and a number at most 20")
 }
 
+/// The longest that triggers are gathered, in seconds. Source: `settle_seconds` in the Terraform module.
+const LONGEST_SETTLE: i64 = 3_600;
+
+/// How old a trigger is at the most when its execution starts, in seconds: EventBridge delivers it within an hour, and
+/// Lambda calls the function within another. Source: `maximum_event_age_in_seconds` in the Terraform module.
+const OLDEST_TRIGGER: i64 = 2 * 3_600;
+
+/// Whether an execution of this name, which started at `started_at`, may be of the cache `cache`. Where that is so, only
+/// its input tells.
+///
+/// Triggers and `prepull build` name their executions after cache and time, so the name alone tells of most that they are
+/// of another cache. People name theirs as they like: one whose number does not fit the time of its start may be of any
+/// cache.
+#[must_use]
+pub fn may_be_of(cache: &str, name: &ExecutionName, started_at: Timestamp) -> bool {
+    match name_without_time(name.as_str(), started_at) {
+        Some(named) => named == cache || named.strip_suffix("-manual") == Some(cache),
+        None => true,
+    }
+}
+
+/// What comes before the time in a name that ends in the time of the start: in windows of whole seconds or, as by
+/// `prepull build`, in milliseconds.
+fn name_without_time(name: &str, started_at: Timestamp) -> Option<&str> {
+    let (named, number) = name.rsplit_once('-')?;
+    let number: i64 = number.parse().ok()?;
+    let started = started_at.as_second();
+    let fits = |window: i64| {
+        let settle = started.checked_div(window).unwrap_or_default();
+        (1..=LONGEST_SETTLE).contains(&settle) && started % window <= settle + OLDEST_TRIGGER
+    };
+    (fits(number) || fits(number / 1_000)).then_some(named)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +106,44 @@ mod tests {
         assert_eq!(name(600), name(659));
         assert_ne!(name(659), name(660));
         assert_eq!(name(600).as_str(), "web-10");
+    }
+
+    #[test]
+    fn an_execution_that_bears_another_cache_s_name_and_its_own_time_is_not_of_this_cache() {
+        let cache = |name: &str| name.parse::<CacheName>().unwrap();
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let triggered = 1_795_367_839;
+        for settle in [1, 60, 977, LONGEST_SETTLE] {
+            for delay in [0, 59, OLDEST_TRIGGER] {
+                let name = |of: &str| {
+                    let settle = SignedDuration::from_secs(settle);
+                    name_for_trigger(&cache(of), at(triggered), settle)
+                };
+                let may_be = |of: &str| may_be_of("web", &name(of), at(triggered + delay));
+                assert!(may_be("web") && may_be("web-manual"), "{}", name("web"));
+                assert!(!may_be("api") && !may_be("web-2"), "{}", name("api"));
+            }
+        }
+        let by_hand = |name: &str| may_be_of("web", &name.parse().unwrap(), at(triggered + 2));
+        assert!(by_hand("web-manual-1795367839087"));
+        assert!(!by_hand("api-manual-1795367839087"));
+    }
+
+    #[test]
+    fn an_execution_that_a_person_named_may_be_of_any_cache() {
+        let started_at = Timestamp::from_second(1_795_367_839).unwrap();
+        for name in [
+            "nightly",
+            "nightly-20261122",
+            "api-1",
+            "api-0",
+            "api-99999999999999999999",
+            "1795367839",
+            "8476a536-e9f4-11e8-9739-2dfe598c3fcd",
+        ] {
+            let name = name.parse().unwrap();
+            assert!(may_be_of("web", &name, started_at), "{name}");
+        }
     }
 
     #[test]

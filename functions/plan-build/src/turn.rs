@@ -8,7 +8,7 @@ use prepull_aws::{Clients, Deadline, StageResult, timestamp};
 use prepull_domain::queue::{self, Queued, Turn};
 use prepull_domain::stages::PlanInput;
 use prepull_domain::trigger::ExecutionInput;
-use prepull_domain::{ExecutionArn, StageError};
+use prepull_domain::{ExecutionArn, StageError, execution};
 
 /// How often the older execution is looked after. Step Functions allows five calls of `ListExecutions` a second in an
 /// account, and several executions may wait.
@@ -29,7 +29,8 @@ pub(crate) async fn wait(
         clients,
         state_machine_arn,
         cache: &input.cache,
-        seen: HashMap::new(),
+        // Its own need not be described twice.
+        seen: HashMap::from([(input.execution.to_string(), true)]),
     };
     let own = queue.own(&input.execution).await?;
     deadline
@@ -52,6 +53,11 @@ struct Queue<'a> {
     state_machine_arn: &'a str,
     cache: &'a str,
     /// Whether an execution is of this cache, by its ARN. An execution's input never changes.
+    ///
+    /// Step Functions allows ten calls of `DescribeExecution` a second in an account, so those are not described whose name
+    /// tells that they are of another cache: where many caches build at once each would describe the builds of all.
+    ///
+    /// Source of the rate: Step Functions developer guide, "Quotas"; 15 in some regions.
     seen: HashMap<String, bool>,
 }
 
@@ -83,17 +89,19 @@ impl Queue<'_> {
             .send();
         let mut running = Vec::new();
         while let Some(page) = pages.next().await {
-            for execution in page.or_stage_error("states:ListExecutions")?.executions {
-                let Ok(name) = execution.name.parse() else {
+            for found in page.or_stage_error("states:ListExecutions")?.executions {
+                let Ok(name) = found.name.parse() else {
                     // Step Functions takes more characters than we do; such a one cannot tag what it makes.
                     tracing::warn!(
-                        execution.name,
+                        name = found.name,
                         "an execution has a name that no tag can hold"
                     );
                     continue;
                 };
-                if self.is_of_this_cache(&execution.execution_arn).await? {
-                    let started_at = timestamp(Some(&execution.start_date));
+                let started_at = timestamp(Some(&found.start_date));
+                if execution::may_be_of(self.cache, &name, started_at)
+                    && self.is_of_this_cache(&found.execution_arn).await?
+                {
                     running.push(Queued { started_at, name });
                 }
             }

@@ -68,12 +68,17 @@ impl World {
     }
 
     async fn plan_of(&self, cache: &str) -> Result<Plan, StageError> {
+        self.plan_with(cache, executions(self.running.clone()))
+            .await
+    }
+
+    async fn plan_with(&self, cache: &str, executions: [Rule; 2]) -> Result<Plan, StageError> {
         self.store
             .set("/prepull/config/web", &self.config.to_string());
         let clients = Mocks::new()
             .ssm(self.store.rules())
             .ecr([self.ecr.clone()])
-            .sfn(executions(self.running.clone()))
+            .sfn(executions)
             .ec2([snapshots(self.snapshot.clone())])
             .clients();
         let input = PlanInput {
@@ -474,6 +479,29 @@ async fn an_execution_waits_for_an_older_one_of_its_cache_and_for_no_other() {
         ..World::default()
     };
     assert!(matches!(world.plan().await, Ok(Plan::Build { .. })));
+}
+
+#[tokio::test]
+async fn builds_of_other_caches_are_not_described_where_their_names_tell() {
+    let night = 1_795_366_800;
+    let world = World {
+        running: vec![
+            ("own", night, "web"),
+            ("api-29922780", night, "api"),
+            ("worker-29922780", night, "worker"),
+            ("jobs-manual-1795366798123", night, "jobs"),
+            ("by-hand", night, "jobs"),
+        ],
+        ..World::default()
+    };
+    let rules = executions(world.running.clone());
+    let describe = rules[1].clone();
+    assert!(matches!(
+        world.plan_with("web", rules).await,
+        Ok(Plan::Build { .. })
+    ));
+    // Its own, and the one whose name tells nothing.
+    assert_eq!(describe.num_calls(), 2);
 }
 
 #[tokio::test]
