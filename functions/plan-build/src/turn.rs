@@ -3,16 +3,28 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use prepull_aws::sfn::types::ExecutionStatus;
 use prepull_aws::{Clients, Deadline, StageResult, timestamp};
 use prepull_domain::queue::{self, Queued, Turn};
 use prepull_domain::stages::PlanInput;
 use prepull_domain::trigger::ExecutionInput;
-use prepull_domain::{ExecutionArn, StageError, execution};
+use prepull_domain::{ExecutionArn, ExecutionName, StageError, execution};
 
-/// How often the older execution is looked after. Step Functions allows five calls of `ListExecutions` a second in an
-/// account, and several executions may wait.
-const INTERVAL: Duration = Duration::from_secs(3);
+/// After what time the older execution is looked after again at the least, and at the most.
+///
+/// Of each cache one execution may wait. Step Functions allows an account two calls of `ListExecutions` a second, in some
+/// regions five: at the longest interval that is enough for 60 caches.
+///
+/// Source of the rate: Step Functions developer guide, "Quotas".
+const INTERVALS: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(30));
+
+/// Which part of the time that it has waited an execution waits until it looks again: who has waited for long can wait a
+/// little longer.
+const PART_OF_WAITED: u32 = 10;
+
+/// By which part of the interval executions differ, so that those that started at once do not ask at once for ever.
+const JITTER: u32 = 4;
 
 /// Waits until the execution builds or ends; never answers [`Turn::Wait`].
 ///
@@ -33,19 +45,31 @@ pub(crate) async fn wait(
         seen: HashMap::from([(input.execution.to_string(), true)]),
     };
     let own = queue.own(&input.execution).await?;
-    deadline
-        .poll(
-            INTERVAL,
-            "an older build of the cache to end",
-            async || match queue::turn(&own, &queue.running().await?) {
-                Turn::Wait { behind } => {
-                    tracing::info!(%behind, "waiting");
-                    Ok(None)
-                }
-                turn => Ok(Some(turn)),
-            },
-        )
-        .await
+    loop {
+        // In a box for the same reason as in `Deadline::poll`.
+        match queue::turn(&own, &Box::pin(queue.running()).await?) {
+            Turn::Wait { behind } => {
+                tracing::info!(%behind, "waiting");
+                let waited = Timestamp::now().duration_since(own.started_at);
+                let interval = interval(&own.name, waited.unsigned_abs());
+                deadline
+                    .pause(interval, "an older build of the cache to end")
+                    .await?;
+            }
+            turn => return Ok(turn),
+        }
+    }
+}
+
+/// After what time an execution that has waited for `waited` looks again. It is the same for every call that asks: chance
+/// is taken from its name.
+fn interval(name: &ExecutionName, waited: Duration) -> Duration {
+    let (shortest, longest) = INTERVALS;
+    let interval = (waited / PART_OF_WAITED).clamp(shortest, longest);
+    let chance = name.as_str().bytes().fold(0_u32, |hash, byte| {
+        hash.wrapping_mul(31).wrapping_add(byte.into())
+    }) % 1_000;
+    interval - interval / JITTER * chance / 1_000
 }
 
 struct Queue<'a> {
@@ -126,5 +150,37 @@ impl Queue<'_> {
         let is_ours = cache.as_deref() == Some(self.cache);
         self.seen.insert(arn.to_owned(), is_ours);
         Ok(is_ours)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn name(window: u32) -> ExecutionName {
+        format!("web-{window}").parse().unwrap()
+    }
+
+    #[test]
+    fn an_execution_looks_less_often_the_longer_it_has_waited() {
+        let (shortest, longest) = INTERVALS;
+        let after = |seconds| interval(&name(1), Duration::from_secs(seconds));
+        let intervals = [0, 30, 60, 120, 300, 100_000].map(after);
+        assert!(intervals.is_sorted());
+        assert_eq!(intervals[0], intervals[1]);
+        assert_eq!(intervals[4], intervals[5]);
+        let least = |interval: Duration| interval - interval / JITTER;
+        assert!((least(shortest)..=shortest).contains(&intervals[0]));
+        assert!((least(longest)..=longest).contains(&intervals[5]));
+    }
+
+    #[test]
+    fn executions_that_started_at_once_do_not_look_at_once() {
+        let intervals: HashSet<_> = (29_922_780..29_922_800)
+            .map(|window| interval(&name(window), Duration::from_secs(60)))
+            .collect();
+        assert!(intervals.len() > 10, "{intervals:?}");
     }
 }
