@@ -18,6 +18,14 @@ use crate::{publish_failed, refused};
 /// How often an unfinished copy is looked after. Copies between regions take minutes.
 const INTERVAL: Duration = Duration::from_secs(3);
 
+/// How often a copy is asked for that EBS refuses, because too many are under way to its region. They take minutes.
+const ROOM_INTERVAL: Duration = Duration::from_secs(15);
+
+/// EC2's code where an account has as many copies of snapshots under way to a region as it may have, which is 20.
+///
+/// Source: EC2 API reference, "Error codes"; AWS General Reference, "Amazon EBS endpoints and quotas".
+const TOO_MANY_COPIES: &str = "ResourceLimitExceeded";
+
 /// A snapshot in one region.
 pub(crate) struct Place<'a> {
     pub(crate) clients: Clients,
@@ -115,7 +123,13 @@ pub(crate) async fn copy<'a>(
 ) -> Result<Place<'a>, StageError> {
     let clients = home.clients.in_region(region);
     if existing_copy(&clients, input).await?.is_none() {
-        start_copy(&clients, home, region, input).await?;
+        deadline
+            .poll(
+                ROOM_INTERVAL,
+                &format!("other copies to {region} to end"),
+                async || start_copy(&clients, home, region, input).await,
+            )
+            .await?;
     }
     let waiting_for = format!("the copy in {region}");
     let snapshot = deadline
@@ -185,19 +199,20 @@ async fn existing_copy(
     }))
 }
 
+/// Starts a copy, unless there is no room for one now.
 async fn start_copy(
     clients: &Clients,
     home: &Place<'_>,
     region: &RegionName,
     input: &PublishInput,
-) -> Result<(), StageError> {
+) -> Result<Option<()>, StageError> {
     let target = &input.target;
     let mut tags = tag_specification(ResourceType::Snapshot, target);
     tags.tags.get_or_insert_default().extend([
         tag(names::TAG_CONTENT_KEY, target.content_key.as_str()),
         tag(names::TAG_STATE, SnapshotState::Verified.as_str()),
     ]);
-    clients
+    let answer = clients
         .ec2
         .copy_snapshot()
         .source_region(home.region.as_str())
@@ -216,16 +231,23 @@ async fn start_copy(
         )
         .tag_specifications(tags)
         .send()
-        .await
-        .map_err(|error| {
-            refused(
-                input,
-                "ec2:CopySnapshot",
-                "Check `publication.copy_to_regions`, and that the key of the snapshot may be used for copies",
-                error,
-            )
-        })?;
-    Ok(())
+        .await;
+    match answer {
+        Ok(_) => Ok(Some(())),
+        Err(error)
+            if error.aws_code() == Some(TOO_MANY_COPIES)
+                && Timestamp::now() <= input.target.give_up_at =>
+        {
+            tracing::info!(%region, "as many copies are under way as there may be");
+            Ok(None)
+        }
+        Err(error) => Err(refused(
+            input,
+            "ec2:CopySnapshot",
+            "Check `publication.copy_to_regions`, and that the key of the snapshot may be used for copies",
+            error,
+        )),
+    }
 }
 
 /// The replica in `region` of a multi-Region key, whose ID is the same everywhere. Other keys know their own region only,

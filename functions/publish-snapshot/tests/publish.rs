@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_smithy_mocks::{MockResponse, Rule, mock};
-use prepull_aws::ec2::operation::copy_snapshot::CopySnapshotOutput;
+use prepull_aws::ec2::operation::copy_snapshot::{CopySnapshotError, CopySnapshotOutput};
 use prepull_aws::ec2::operation::create_tags::CreateTagsOutput;
 use prepull_aws::ec2::operation::describe_snapshots::{
     DescribeSnapshotsError, DescribeSnapshotsOutput,
@@ -57,6 +57,7 @@ struct World {
     /// Snapshots with their state and their tag `prepull:state`.
     snapshots: Arc<Mutex<Vec<Snapshot>>>,
     log: Log,
+    copies: Result<(), &'static str>,
     shares: Result<(), &'static str>,
     events: Result<(), &'static str>,
 }
@@ -75,6 +76,7 @@ impl World {
             store: ParameterStore::default(),
             snapshots: Arc::new(Mutex::new(snapshots)),
             log: Log::default(),
+            copies: Ok(()),
             shares: Ok(()),
             events: Ok(()),
         }
@@ -121,7 +123,7 @@ impl World {
             Arc::clone(&self.log),
             Arc::clone(&self.log),
         );
-        let sharing = self.shares;
+        let (copying, sharing) = (self.copies, self.shares);
         vec![
             mock!(ec2::Client::describe_snapshots).then_compute_response(move |request| {
                 let found = described.lock().unwrap().clone();
@@ -138,7 +140,10 @@ impl World {
                     )
                 }
             }),
-            mock!(ec2::Client::copy_snapshot).then_compute_output(move |request| {
+            mock!(ec2::Client::copy_snapshot).then_compute_response(move |request| {
+                if let Err(code) = copying {
+                    return MockResponse::Error(CopySnapshotError::generic(error(code)));
+                }
                 assert_eq!(request.source_region(), Some("eu-west-1"));
                 copies.lock().unwrap().push("copy".to_owned());
                 let tags = request.tag_specifications()[0].tags().to_vec();
@@ -149,7 +154,7 @@ impl World {
                         .set_tags(Some(tags))
                         .build(),
                 );
-                CopySnapshotOutput::builder().snapshot_id(COPY).build()
+                MockResponse::Output(CopySnapshotOutput::builder().snapshot_id(COPY).build())
             }),
             mock!(ec2::Client::modify_snapshot_attribute).then_compute_response(move |request| {
                 shares
@@ -338,6 +343,27 @@ async fn a_copy_is_complete_shared_and_pointed_at_before_home_is() {
             format!("{OURS} is published"),
         ]
     );
+}
+
+#[tokio::test]
+async fn a_copy_waits_for_room_as_long_as_the_build_has_time() {
+    let mut input = input();
+    input.target.publication.copy_to_regions = ["eu-central-1".parse().unwrap()].into();
+    for (code, give_up_at, outcome) in [
+        ("ResourceLimitExceeded", None, "StillRunning"),
+        ("ResourceLimitExceeded", Some(planned_at()), "PublishFailed"),
+        ("InvalidParameterValue", None, "PublishFailed"),
+    ] {
+        let world = World {
+            copies: Err(code),
+            ..World::verified()
+        };
+        let mut input = input.clone();
+        input.target.give_up_at = give_up_at.unwrap_or(input.target.give_up_at);
+        let error = world.publish(input).await.unwrap_err();
+        assert_eq!(error.name(), outcome, "{error}");
+        assert!(world.store.written().is_empty());
+    }
 }
 
 #[tokio::test]
