@@ -8,6 +8,7 @@ pub mod clean_up;
 pub mod config;
 pub mod content_key;
 pub mod error;
+pub mod estimate;
 pub mod execution;
 pub mod failure;
 pub mod ids;

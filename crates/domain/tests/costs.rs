@@ -1,0 +1,94 @@
+//! The tables of `docs/costs.md` are what the model gives.
+
+use std::fmt::Write as _;
+
+use prepull_domain::config::VolumeConfig;
+use prepull_domain::estimate::{FASTEST_INITIALIZATION, InstanceType, Work, build, hydration};
+use prepull_domain::{Bytes, GiB};
+
+const COSTS: &str = include_str!("../../../docs/costs.md");
+
+/// What the finished volume holds, in GB, and its size.
+const CACHES: [(u64, GiB); 3] = [(1, GiB(50)), (10, GiB(50)), (50, GiB(100))];
+
+const TYPES: [&str; 5] = [
+    "m7i.xlarge",
+    "m7i.2xlarge",
+    "m7i.4xlarge",
+    "c7i.2xlarge",
+    "m7g.2xlarge",
+];
+
+fn expect(name: &str, table: &str) {
+    let begin = format!("<!-- {name}, held by crates/domain/tests/costs.rs -->\n");
+    let (_, rest) = COSTS
+        .split_once(&begin)
+        .expect("the page has a place for the table");
+    let end = format!("<!-- end of {name} -->");
+    let (written, _) = rest.split_once(&end).expect("the table has an end");
+    assert!(
+        written == table,
+        "docs/costs.md must have this as `{name}`:\n{table}"
+    );
+}
+
+#[test]
+fn the_table_of_cold_builds_is_what_the_model_gives() {
+    let mut table =
+        "| builder | MiB/s | 1 GB | 10 GB | 50 GB |\n| --- | --- | --- | --- | --- |\n".to_owned();
+    for name in TYPES {
+        let instance = InstanceType::named(name).expect("these types have sizes");
+        for throughput_mibps in [125, 250, 500, 1_000] {
+            write!(table, "| {name} | {throughput_mibps} |").expect("strings take what comes");
+            for (used, size_gib) in CACHES {
+                let volume = VolumeConfig {
+                    size_gib,
+                    iops: (4 * throughput_mibps).max(3_000),
+                    throughput_mibps,
+                    kms_key_id: None,
+                };
+                let used = used * 1_000_000_000;
+                let work = Work {
+                    images: 10,
+                    pulled: Bytes(used / 4),
+                    largest: Bytes(used / 40),
+                    written: Bytes(used),
+                };
+                let estimate = build(&work, &instance, &volume, 4);
+                let minutes = f64::from(estimate.seconds.total()) / 60.0;
+                let cents = 100.0 * estimate.dollars.build().expect("these types have prices");
+                write!(table, " {minutes:.1} min, {cents:.1} ¢ |")
+                    .expect("strings take what comes");
+            }
+            table.push('\n');
+        }
+    }
+    expect("what the model gives", &table);
+}
+
+#[test]
+fn the_table_of_nodes_is_what_the_model_gives() {
+    let mut table = format!(
+        "| used | at first touch | at {FASTEST_INITIALIZATION} MiB/s | Fast Snapshot Restore |\n| --- | --- | --- | --- |\n"
+    );
+    for (used, volume) in CACHES {
+        let nodes = hydration(Bytes(used * 1_000_000_000), volume, None);
+        let restore = nodes.fast_snapshot_restore;
+        let pays = if restore.pays_from > restore.volumes_per_hour {
+            "never pays".to_owned()
+        } else {
+            format!("pays from {} nodes an hour on", restore.pays_from)
+        };
+        writeln!(
+            table,
+            "| {used} GB of {volume} | {} min, free | {} s, {:.1} ¢ | ${} an hour for up to {} nodes: {pays} |",
+            nodes.lazy_seconds / 60,
+            nodes.fastest_initialization_seconds,
+            100.0 * nodes.fastest_initialization_dollars,
+            restore.dollars_per_hour,
+            restore.volumes_per_hour,
+        )
+        .expect("strings take what comes");
+    }
+    expect("what the model gives for nodes", &table);
+}
