@@ -75,6 +75,20 @@ pub enum Command {
         #[command(flatten)]
         details: Details,
     },
+    /// Estimate what builds of a cache take and cost, and what it takes and costs nodes to load its snapshots.
+    Estimate {
+        /// The cache.
+        cache: CacheName,
+        /// For builders of this type too, beside those that the cache names.
+        #[arg(long, value_name = "TYPE")]
+        instance_type: Option<String>,
+        /// Only for this architecture: `x86_64` or `arm64`.
+        #[arg(long)]
+        architecture: Option<Architecture>,
+        /// How many nodes start each day in one availability zone.
+        #[arg(long, value_name = "NUMBER")]
+        nodes_per_day: Option<u32>,
+    },
     /// Print the `EC2NodeClass` that has Karpenter start nodes from the published snapshot.
     Nodeclass {
         /// The cache.

@@ -1,11 +1,12 @@
 //! The operator's command of prepull: starts and follows builds, shows what they made, and how nodes use it.
 //!
-//! One module a verb ([`build`], [`status`], [`snapshots`], [`nodeclass`]); each makes a report, which is printed as
-//! text or as JSON. Nothing here reads the clock or the environment, so that tests can run all of it.
+//! One module a verb ([`build`], [`status`], [`snapshots`], [`estimate`], [`nodeclass`]); each makes a report, which is
+//! printed as text or as JSON. Nothing here reads the clock or the environment, so that tests can run all of it.
 
 mod args;
 pub mod build;
 mod error;
+pub mod estimate;
 mod executions;
 pub mod history;
 pub mod nodeclass;
@@ -95,6 +96,17 @@ pub async fn run(
         }
         Command::Snapshots { cache, details } => {
             let report = snapshots::report(clients, cache, *details).await?;
+            Ok(Answer::new(&report, output, done))
+        }
+        Command::Estimate {
+            cache,
+            instance_type,
+            architecture,
+            nodes_per_day,
+        } => {
+            let beside = instance_type.as_deref();
+            let report =
+                estimate::report(clients, cache, *architecture, beside, *nodes_per_day).await?;
             Ok(Answer::new(&report, output, done))
         }
         Command::Nodeclass {

@@ -3,16 +3,12 @@
 use std::fmt;
 
 use prepull_aws::{Clients, parameters};
+use prepull_domain::estimate::FASTEST_INITIALIZATION;
 use prepull_domain::{Architecture, CacheConfig, CacheName, Manifest};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{Error, store};
-
-/// MiB/s at which EBS loads a new volume from its snapshot: the most that it offers.
-///
-/// Source: EBS user guide, "Use a provisioned rate for volume initialization", 100 to 300 MiB/s.
-const INITIALIZATION_RATE: u32 = 300;
 
 /// One `EC2NodeClass` for each architecture.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,15 +30,7 @@ pub async fn report(
     architecture: Option<Architecture>,
 ) -> Result<NodeClasses, Error> {
     let (_, config) = parameters::cache(clients, cache.as_str()).await?;
-    let architectures = match architecture {
-        None => config.architectures.iter().copied().collect(),
-        Some(architecture) if config.architectures.contains(&architecture) => vec![architecture],
-        Some(architecture) => {
-            return Err(Error::Usage(format!(
-                "cache `{cache}` is not built for {architecture}: add it to the cache's `architectures` in Terraform"
-            )));
-        }
-    };
+    let architectures = store::architectures(cache, &config, architecture)?;
     let mut classes = Vec::new();
     for architecture in architectures {
         let missing = |what: &str| {
@@ -115,7 +103,7 @@ impl NodeClass {
             "volumeType": "gp3",
             "iops": volume.iops,
             "throughput": volume.throughput_mibps,
-            "volumeInitializationRate": INITIALIZATION_RATE,
+            "volumeInitializationRate": FASTEST_INITIALIZATION,
             "encrypted": true,
             "deleteOnTermination": true,
         });
@@ -210,7 +198,7 @@ spec:
         throughput: {throughput}
         # MiB/s, from Karpenter 1.5 on, charged per GiB of snapshot. Without it the volume loads at first touch, and a
         # large image may start later than if it were pulled.
-        volumeInitializationRate: {INITIALIZATION_RATE}
+        volumeInitializationRate: {FASTEST_INITIALIZATION}
         encrypted: true",
             images = images.len(),
             name = self.name(),

@@ -1,9 +1,26 @@
 //! What builds leave in the Parameter Store.
 
 use prepull_aws::{Clients, parameters};
-use prepull_domain::{Architecture, CacheName, Manifest, SnapshotId, names};
+use prepull_domain::{Architecture, CacheConfig, CacheName, Manifest, SnapshotId, names};
 
 use crate::Error;
+
+/// The architectures that were asked for: `only` that, or all that the cache declares.
+pub fn architectures(
+    cache: &CacheName,
+    config: &CacheConfig,
+    only: Option<Architecture>,
+) -> Result<Vec<Architecture>, Error> {
+    match only {
+        None => Ok(config.architectures.iter().copied().collect()),
+        Some(architecture) if config.architectures.contains(&architecture) => {
+            Ok(vec![architecture])
+        }
+        Some(architecture) => Err(Error::Usage(format!(
+            "cache `{cache}` is not built for {architecture}: add it to the cache's `architectures` in Terraform"
+        ))),
+    }
+}
 
 /// The snapshot that nodes of `cache` and `architecture` use, where one was ever published.
 pub async fn published(

@@ -559,3 +559,51 @@ async fn a_node_class_of_what_was_never_built_is_told_how_to_build_it() {
     assert_eq!(error.exit(), Exit::Failed);
     insta::assert_snapshot!(error);
 }
+
+#[tokio::test]
+async fn an_estimate_tells_what_builds_and_nodes_take_and_cost_and_what_is_recommended() {
+    insta::assert_snapshot!(text("estimate web", everything()).await);
+    // A large cache, for a type that has no price here.
+    let mut parameters = parameters();
+    let manifest = parameters
+        .get_mut(&format!("/prepull/web/x86_64/snapshots/{NEW}"))
+        .unwrap();
+    *manifest = manifest
+        .replace("72400000", "6000000000")
+        .replace("45300000", "3000000000")
+        .replace("412000000", "31000000000");
+    let clients = Mocks::new().ssm(parameter_store(parameters)).clients();
+    let command =
+        "estimate web --architecture x86_64 --instance-type r8i.2xlarge --nodes-per-day 200";
+    insta::assert_snapshot!(text(command, clients).await);
+}
+
+#[tokio::test]
+async fn an_estimate_in_json_has_the_steps_and_the_prices() {
+    let answer = text("estimate web --output json", everything()).await;
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    let target = &answer["targets"][0];
+    assert_eq!(target["pulled_at_most"], 117_700_000);
+    let builder = &target["builders"][0];
+    assert_eq!(builder["instance_type"], "m7i.2xlarge");
+    assert_eq!(builder["cold"]["seconds"]["launch"], 48);
+    assert!(builder["cold"]["dollars"]["instance"].as_f64() > Some(0.0));
+    assert_eq!(target["hydration"]["recommended"], "initialization-rate");
+    assert_eq!(answer["unpublished"], json!(["arm64"]));
+}
+
+#[tokio::test]
+async fn an_estimate_needs_a_snapshot_and_a_type_that_suits_it() {
+    for (command, exit) in [
+        ("estimate web --architecture arm64", Exit::Failed),
+        ("estimate web --instance-type m7i.metal", Exit::Usage),
+        (
+            "estimate web --architecture x86_64 --instance-type c7g.xlarge",
+            Exit::Usage,
+        ),
+    ] {
+        let error = run(command, everything()).await.unwrap_err();
+        assert_eq!(error.exit(), exit, "{command}");
+        insta::assert_snapshot!(error);
+    }
+}

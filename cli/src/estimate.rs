@@ -1,0 +1,433 @@
+//! `prepull estimate`: what builds of a cache take and cost, and what it takes and costs nodes to load its snapshots, by
+//! the model of [`prepull_domain::estimate`] from the sizes in the published manifests.
+
+use std::fmt;
+
+use jiff::SignedDuration;
+use prepull_aws::{Clients, parameters};
+use prepull_domain::estimate::{
+    Estimate, FASTEST_INITIALIZATION, FastSnapshotRestore, Hydration, InstanceType, Loading,
+    SLOWEST_INITIALIZATION, Work, build, hydration, unchanged,
+};
+use prepull_domain::{Architecture, Bytes, CacheConfig, CacheName, Manifest, SnapshotId};
+use serde::Serialize;
+
+use crate::render::{clock, count, table};
+use crate::{Error, store};
+
+/// What the model says of a cache.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EstimateReport {
+    /// The cache.
+    pub cache: CacheName,
+    /// A build that finds everything up to date, whatever the architectures.
+    pub unchanged: Estimate,
+    /// The architectures for which a snapshot is published.
+    pub targets: Vec<TargetEstimate>,
+    /// The architectures for which none is: there are no sizes to go by.
+    pub unpublished: Vec<Architecture>,
+}
+
+/// What the model says of one architecture.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TargetEstimate {
+    /// The architecture.
+    pub architecture: Architecture,
+    /// The published snapshot, whose sizes these are.
+    pub snapshot_id: SnapshotId,
+    /// The number of its images.
+    pub images: usize,
+    /// The most that a cold build pulls. Images that share layers are counted with them, each for itself.
+    pub pulled_at_most: Bytes,
+    /// Bytes in use on its volume.
+    pub used: Bytes,
+    /// The builders: those that the cache names first.
+    pub builders: Vec<BuilderEstimate>,
+    /// The instance types of the cache whose vCPUs the model cannot tell.
+    pub unknown_instance_types: Vec<String>,
+    /// The cheapest builder of those that take at most a tenth longer than the fastest for a cold build.
+    pub recommended_instance_type: Option<String>,
+    /// What loading the snapshot takes and costs nodes.
+    pub hydration: Hydration,
+}
+
+/// What builds take and cost on an instance type.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BuilderEstimate {
+    /// The instance type.
+    pub instance_type: String,
+    /// Its vCPUs.
+    pub vcpus: u32,
+    /// Whether the cache names it.
+    pub configured: bool,
+    /// A build from an empty volume.
+    pub cold: Estimate,
+    /// A build on the published snapshot in which nothing of the largest image is as it was.
+    pub largest_changed: Estimate,
+    /// The same of the image of median size.
+    pub median_changed: Estimate,
+}
+
+/// The estimates of `cache`: for `architecture`, or for all that it declares; for builders of the type `beside` too.
+///
+/// # Errors
+/// Where there is no such cache, it does not declare the architecture, `beside` is no type for it, nothing is published,
+/// or AWS refuses.
+pub async fn report(
+    clients: &Clients,
+    cache: &CacheName,
+    architecture: Option<Architecture>,
+    beside: Option<&str>,
+    nodes_per_day: Option<u32>,
+) -> Result<EstimateReport, Error> {
+    let (_, config) = parameters::cache(clients, cache.as_str()).await?;
+    let architectures = store::architectures(cache, &config, architecture)?;
+    let beside = beside
+        .map(|name| wanted_type(name, &architectures))
+        .transpose()?;
+
+    let (mut targets, mut unpublished) = (Vec::new(), Vec::new());
+    for architecture in architectures {
+        let manifest = match store::published(clients, cache, architecture).await? {
+            Some(snapshot) => store::manifest(clients, cache, architecture, &snapshot).await?,
+            None => None,
+        };
+        match manifest {
+            Some(manifest) => {
+                targets.push(target(&manifest, &config, beside.as_ref(), nodes_per_day));
+            }
+            None => unpublished.push(architecture),
+        }
+    }
+    if targets.is_empty() {
+        return Err(Error::Missing(format!(
+            "cache `{cache}` has no published snapshot whose sizes an estimate could go by: `prepull build {cache}` makes one"
+        )));
+    }
+    Ok(EstimateReport {
+        cache: cache.clone(),
+        unchanged: unchanged(),
+        targets,
+        unpublished,
+    })
+}
+
+fn wanted_type(name: &str, architectures: &[Architecture]) -> Result<InstanceType, Error> {
+    let wanted = InstanceType::named(name).ok_or_else(|| {
+        Error::Usage(format!(
+            "`{name}` does not tell how many vCPUs it has: name an instance type like `m7i.2xlarge`"
+        ))
+    })?;
+    match wanted.architecture {
+        Some(other) if !architectures.contains(&other) => Err(Error::Usage(format!(
+            "`{name}` is {other}, which this estimate is not for"
+        ))),
+        _ => Ok(wanted),
+    }
+}
+
+fn target(
+    manifest: &Manifest,
+    config: &CacheConfig,
+    beside: Option<&InstanceType>,
+    nodes_per_day: Option<u32>,
+) -> TargetEstimate {
+    let architecture = manifest.architecture;
+    let used = manifest.used;
+    let mut sizes: Vec<Bytes> = manifest.images.iter().map(|image| image.size).collect();
+    sizes.sort_unstable();
+    let largest = sizes.last().copied().unwrap_or_default();
+    let median = sizes
+        .get(sizes.len().saturating_sub(1) / 2)
+        .copied()
+        .unwrap_or_default();
+    // What is packed lies on the volume too.
+    let sum: Bytes = sizes.iter().copied().sum();
+    let pulled_at_most = sum.min(used);
+
+    let cold = Work {
+        images: u32::try_from(sizes.len()).unwrap_or(u32::MAX),
+        pulled: pulled_at_most,
+        largest: largest.min(used),
+        written: used,
+    };
+    let one_changed = |size: Bytes| Work {
+        images: 1,
+        pulled: size.min(used),
+        largest: size.min(used),
+        written: part(used, size, sum),
+    };
+
+    let mut unknown_instance_types = Vec::new();
+    let mut instances: Vec<(InstanceType, bool)> = Vec::new();
+    for name in config
+        .builder
+        .instance_types
+        .get(&architecture)
+        .into_iter()
+        .flatten()
+    {
+        match InstanceType::named(name) {
+            Some(instance) => instances.push((instance, true)),
+            None => unknown_instance_types.push(name.clone()),
+        }
+    }
+    let suits = |instance: &&InstanceType| {
+        instance
+            .architecture
+            .is_none_or(|other| other == architecture)
+    };
+    let beside = beside.filter(suits).cloned().into_iter();
+    for instance in beside.chain(InstanceType::compared(architecture)) {
+        if instances.iter().all(|(known, _)| *known != instance) {
+            instances.push((instance, false));
+        }
+    }
+    let builders: Vec<_> = instances
+        .into_iter()
+        .map(|(instance, configured)| {
+            let estimate = |work| build(&work, &instance, &config.volume, config.parallel_pulls);
+            BuilderEstimate {
+                cold: estimate(cold),
+                largest_changed: estimate(one_changed(largest)),
+                median_changed: estimate(one_changed(median)),
+                vcpus: instance.vcpus,
+                configured,
+                instance_type: instance.name,
+            }
+        })
+        .collect();
+
+    TargetEstimate {
+        architecture,
+        snapshot_id: manifest.snapshot_id.clone(),
+        images: sizes.len(),
+        pulled_at_most,
+        used,
+        recommended_instance_type: recommended(&builders),
+        builders,
+        unknown_instance_types,
+        hydration: hydration(used, manifest.volume_size, nodes_per_day),
+    }
+}
+
+/// As much of `whole` as `part` is of `sum`.
+fn part(whole: Bytes, part: Bytes, sum: Bytes) -> Bytes {
+    let part = u128::from(whole.0) * u128::from(part.0) / u128::from(sum.0.max(1));
+    Bytes(u64::try_from(part).unwrap_or(whole.0))
+}
+
+fn recommended(builders: &[BuilderEstimate]) -> Option<String> {
+    let seconds = |builder: &BuilderEstimate| builder.cold.seconds.total();
+    let fastest = builders.iter().map(seconds).min()?;
+    builders
+        .iter()
+        .filter(|builder| seconds(builder) * 10 <= fastest * 11)
+        .filter_map(|builder| Some((builder, builder.cold.dollars.build()?)))
+        .min_by(|(_, one), (_, other)| one.total_cmp(other))
+        .map(|(builder, _)| builder.instance_type.clone())
+}
+
+impl fmt::Display for EstimateReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "A model with list prices of us-east-1, not measured on AWS: docs/costs.md has what it rests on.\n\
+             When nothing has changed: {}, and no builder.",
+            takes_and_costs(&self.unchanged)
+        )?;
+        for target in &self.targets {
+            writeln!(f)?;
+            target.write(f, &self.cache)?;
+        }
+        for architecture in &self.unpublished {
+            writeln!(
+                f,
+                "\n{0} {architecture}: nothing is published yet; `prepull build {0}` makes the snapshot whose sizes this goes by",
+                self.cache
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl TargetEstimate {
+    fn write(&self, f: &mut fmt::Formatter<'_>, cache: &CacheName) -> fmt::Result {
+        writeln!(
+            f,
+            "{cache} {}: {}, {} used; at most {} to pull, less where images share layers",
+            self.architecture,
+            count(self.images, "image"),
+            self.used,
+            self.pulled_at_most
+        )?;
+        let head = [
+            "",
+            "BUILDER",
+            "VCPUS",
+            "COLD BUILD",
+            "LARGEST IMAGE CHANGED",
+            "MEDIAN IMAGE CHANGED",
+        ];
+        let mut rows = vec![head.map(String::from).to_vec()];
+        rows.extend(self.builders.iter().map(|builder| {
+            let recommended = self.recommended_instance_type.as_ref();
+            vec![
+                if recommended == Some(&builder.instance_type) {
+                    "*"
+                } else {
+                    ""
+                }
+                .to_owned(),
+                builder.instance_type.clone(),
+                builder.vcpus.to_string(),
+                takes_and_costs(&builder.cold),
+                takes_and_costs(&builder.largest_changed),
+                takes_and_costs(&builder.median_changed),
+            ]
+        }));
+        f.write_str(&table("  ", &rows))?;
+        for name in &self.unknown_instance_types {
+            writeln!(f, "  {name} is left out: its name does not tell its vCPUs")?;
+        }
+        if let Some(name) = &self.recommended_instance_type {
+            let configured = self
+                .builders
+                .iter()
+                .any(|builder| builder.configured && builder.instance_type == *name);
+            let named = if configured {
+                ""
+            } else {
+                ", not named by the cache"
+            };
+            writeln!(
+                f,
+                "  * recommended{named}: the cheapest that takes at most a tenth longer than the fastest"
+            )?;
+        }
+        if let Some(first) = self.builders.first() {
+            let steps = first.cold.seconds.named().map(|(step, seconds)| {
+                format!(
+                    "{step} {}",
+                    clock(SignedDuration::from_secs(seconds.into()))
+                )
+            });
+            writeln!(
+                f,
+                "  Cold on {}: {}; its snapshot costs {} a month",
+                first.instance_type,
+                steps.join(", "),
+                dollars(first.cold.dollars.snapshot_month)
+            )?;
+        }
+        self.write_hydration(f)
+    }
+
+    fn write_hydration(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Hydration {
+            lazy_seconds,
+            slowest_initialization_seconds,
+            fastest_initialization_seconds,
+            fastest_initialization_dollars,
+            fast_snapshot_restore: restore,
+            recommended,
+        } = &self.hydration;
+        let row = |loading: Option<Loading>, cells: [String; 3]| {
+            let mark = if loading == Some(*recommended) {
+                "*"
+            } else {
+                ""
+            };
+            let mut row = vec![mark.to_owned()];
+            row.extend(cells);
+            row
+        };
+        let head = ["LOADING OF A NODE'S VOLUME", "TAKES", "COSTS"].map(String::from);
+        let rows = [
+            row(None, head),
+            row(
+                Some(Loading::Lazy),
+                [
+                    "at first touch".to_owned(),
+                    minutes(*lazy_seconds),
+                    "nothing".to_owned(),
+                ],
+            ),
+            row(
+                None,
+                [
+                    format!("at {SLOWEST_INITIALIZATION} MiB/s"),
+                    minutes(*slowest_initialization_seconds),
+                    "price unknown".to_owned(),
+                ],
+            ),
+            row(
+                Some(Loading::InitializationRate),
+                [
+                    format!("at {FASTEST_INITIALIZATION} MiB/s"),
+                    minutes(*fastest_initialization_seconds),
+                    format!("{} a node", dollars(*fastest_initialization_dollars)),
+                ],
+            ),
+            row(
+                Some(Loading::FastSnapshotRestore),
+                [
+                    "Fast Snapshot Restore".to_owned(),
+                    "nothing".to_owned(),
+                    format!(
+                        "{} an hour in each zone{}",
+                        dollars(restore.dollars_per_hour),
+                        pays(restore)
+                    ),
+                ],
+            ),
+        ];
+        f.write_str(&table("  ", &rows))
+    }
+}
+
+fn pays(restore: &FastSnapshotRestore) -> String {
+    let FastSnapshotRestore {
+        volumes_per_hour,
+        pays_from,
+        ready_after_minutes,
+        ..
+    } = restore;
+    if pays_from > volumes_per_hour {
+        format!(
+            "; never pays: cheaper from {pays_from} nodes an hour on, of which it serves {volumes_per_hour}"
+        )
+    } else {
+        format!(
+            "; pays from {pays_from} to {volumes_per_hour} nodes an hour; ready {ready_after_minutes} min after a publication"
+        )
+    }
+}
+
+fn takes_and_costs(estimate: &Estimate) -> String {
+    let takes = minutes(estimate.seconds.total());
+    match estimate.dollars.build() {
+        Some(price) => format!("{takes}, {}", dollars(price)),
+        None => format!("{takes}, price unknown"),
+    }
+}
+
+/// Seconds in the unit in which a person would say them.
+fn minutes(seconds: u32) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..6_000 => format!("{:.1} min", f64::from(seconds) / 60.0),
+        _ => format!("{:.1} h", f64::from(seconds) / 3_600.0),
+    }
+}
+
+/// Dollars to a tenth of a cent, where they are few.
+fn dollars(dollars: f64) -> String {
+    if dollars < 0.001 {
+        "less than $0.001".to_owned()
+    } else if dollars < 0.1 {
+        format!("${dollars:.3}")
+    } else {
+        format!("${dollars:.2}")
+    }
+}
