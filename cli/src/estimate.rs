@@ -37,8 +37,8 @@ pub struct TargetEstimate {
     pub snapshot_id: SnapshotId,
     /// The number of its images.
     pub images: usize,
-    /// The most that a cold build pulls. Images that share layers are counted with them, each for itself.
-    pub pulled_at_most: Bytes,
+    /// The compressed size of their layers, each counted once: what a cold build pulls.
+    pub packed: Bytes,
     /// Bytes in use on its volume.
     pub used: Bytes,
     /// The builders: those that the cache names first.
@@ -141,21 +141,19 @@ fn target(
         .get(sizes.len().saturating_sub(1) / 2)
         .copied()
         .unwrap_or_default();
-    // What is packed lies on the volume too.
-    let sum: Bytes = sizes.iter().copied().sum();
-    let pulled_at_most = sum.min(used);
+    let packed = manifest.packed;
 
     let cold = Work {
         images: u32::try_from(sizes.len()).unwrap_or(u32::MAX),
-        pulled: pulled_at_most,
-        largest: largest.min(used),
+        pulled: packed,
+        largest: largest.min(packed),
         written: used,
     };
     let one_changed = |size: Bytes| Work {
         images: 1,
-        pulled: size.min(used),
-        largest: size.min(used),
-        written: part(used, size, sum),
+        pulled: size.min(packed),
+        largest: size.min(packed),
+        written: part(used, size, packed),
     };
 
     let mut unknown_instance_types = Vec::new();
@@ -202,7 +200,7 @@ fn target(
         architecture,
         snapshot_id: manifest.snapshot_id.clone(),
         images: sizes.len(),
-        pulled_at_most,
+        packed,
         used,
         recommended_instance_type: recommended(&builders),
         builders,
@@ -213,7 +211,7 @@ fn target(
 
 /// As much of `whole` as `part` is of `sum`.
 fn part(whole: Bytes, part: Bytes, sum: Bytes) -> Bytes {
-    let part = u128::from(whole.0) * u128::from(part.0) / u128::from(sum.0.max(1));
+    let part = u128::from(whole.0) * u128::from(part.0.min(sum.0)) / u128::from(sum.0.max(1));
     Bytes(u64::try_from(part).unwrap_or(whole.0))
 }
 
@@ -255,11 +253,11 @@ impl TargetEstimate {
     fn write(&self, f: &mut fmt::Formatter<'_>, cache: &CacheName) -> fmt::Result {
         writeln!(
             f,
-            "{cache} {}: {}, {} used; at most {} to pull, less where images share layers",
+            "{cache} {}: {}, {} used; {} packed",
             self.architecture,
             count(self.images, "image"),
             self.used,
-            self.pulled_at_most
+            self.packed
         )?;
         let head = [
             "",

@@ -80,8 +80,8 @@ fn manifest(snapshot: &str, image: &str, base: &Value) -> Value {
         "base": base,
         "volume_size": 50,
         "used": 412_000_000,
-        "packed": 130_000_000,
-        "fresh": {"packed": 120_000_000, "used": 380_000_000},
+        "packed": 110_000_000,
+        "fresh": {"packed": 105_000_000, "used": 390_000_000},
         "instance_type": "m7i.2xlarge",
         "planned_at": "2026-01-02T03:04:05Z",
         "launched_at": "2026-01-02T03:04:10Z",
@@ -571,6 +571,7 @@ async fn an_estimate_tells_what_builds_and_nodes_take_and_cost_and_what_is_recom
     *manifest = manifest
         .replace("72400000", "6000000000")
         .replace("45300000", "3000000000")
+        .replace("110000000", "8500000000")
         .replace("412000000", "31000000000");
     let clients = Mocks::new().ssm(parameter_store(parameters)).clients();
     let command =
@@ -583,7 +584,7 @@ async fn an_estimate_in_json_has_the_steps_and_the_prices() {
     let answer = text("estimate web --output json", everything()).await;
     let answer: Value = serde_json::from_str(&answer).unwrap();
     let target = &answer["targets"][0];
-    assert_eq!(target["pulled_at_most"], 117_700_000);
+    assert_eq!(target["packed"], 110_000_000);
     let builder = &target["builders"][0];
     assert_eq!(builder["instance_type"], "m7i.2xlarge");
     assert_eq!(builder["cold"]["seconds"]["launch"], 48);

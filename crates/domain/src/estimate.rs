@@ -24,7 +24,7 @@ const BOOT: f64 = 32.0;
 /// From there until Systems Manager reaches the instance, in seconds. Source: users' reports of the reference script.
 const SSM_READY: f64 = 8.0;
 
-/// The scrub, the shutdown, and until EC2 reports it, in seconds. An assumption; 5 of them are prepull's own.
+/// The scrub, the shutdown, and until EC2 reports it, in seconds. An assumption.
 const POWER_OFF: f64 = 30.0;
 
 /// The least that a snapshot takes, in seconds. An assumption.
@@ -86,7 +86,7 @@ const LAMBDA_SECONDS: f64 = 300.0;
 /// A transition of Step Functions. Source: <https://aws.amazon.com/step-functions/pricing/>.
 const TRANSITION: f64 = 0.025 / 1_000.0;
 /// Transitions of a build of one architecture in which nothing is retried. Source: `statemachine/build.asl.json`.
-const TRANSITIONS: f64 = 12.0;
+const TRANSITIONS: f64 = 14.0;
 /// Transitions of a build that finds everything up to date.
 const TRANSITIONS_UNCHANGED: f64 = 4.0;
 /// The least that AWS charges of an instance or a gp3 volume, in seconds. Source: EC2's and EBS's pricing pages.
@@ -303,13 +303,14 @@ impl Dollars {
     }
 }
 
-/// What a build takes and costs that does `work` on an instance with a volume, with so many pulls at once.
+/// What a build takes and costs that does `work` on an instance with a volume, with so many pulls at once: one
+/// for each vCPU where it is not said.
 #[must_use]
 pub fn build(
     work: &Work,
     instance: &InstanceType,
     volume: &VolumeConfig,
-    pulls_at_once: u8,
+    pulls_at_once: Option<u8>,
 ) -> Estimate {
     let written = number(work.written);
     let (pull, sync) = pull_and_sync(work, instance, volume, pulls_at_once);
@@ -371,13 +372,14 @@ fn pull_and_sync(
     work: &Work,
     instance: &InstanceType,
     volume: &VolumeConfig,
-    pulls_at_once: u8,
+    pulls_at_once: Option<u8>,
 ) -> (f64, f64) {
     let vcpus = f64::from(instance.vcpus);
     let (pulled, written) = (number(work.pulled), number(work.written));
 
     // An image occupies one core, and all of them together less than there are.
-    let cores = f64::from(work.images.min(u32::from(pulls_at_once)).max(1));
+    let pulls_at_once = pulls_at_once.map_or(instance.vcpus, u32::from);
+    let cores = f64::from(work.images.min(pulls_at_once).max(1));
     let cores = cores.min((vcpus * BUSY_CORES).max(1.0));
     let inflate = (pulled / cores).max(number(work.largest)) / INFLATE_RATE;
     let network = pulled / (vcpus * NETWORK_RATE).min(NETWORK_MOST);
@@ -528,9 +530,9 @@ mod tests {
         let machine = InstanceType::named("local.large").unwrap();
         for (at_once, unlimited, limited) in [(1, 32.0, 55.0), (4, 22.5, 47.0)] {
             // Next to no time is spent on a volume without limits, and 119 MiB/s are 125 MB/s.
-            let (pull, _) = pull_and_sync(&work, &machine, &volume(2_000), at_once);
+            let (pull, _) = pull_and_sync(&work, &machine, &volume(2_000), Some(at_once));
             assert_near(pull, unlimited);
-            let (pull, sync) = pull_and_sync(&work, &machine, &volume(119), at_once);
+            let (pull, sync) = pull_and_sync(&work, &machine, &volume(119), Some(at_once));
             assert_near(pull + sync, limited);
         }
     }
@@ -549,16 +551,18 @@ mod tests {
                 .seconds
                 .pull
         };
-        assert!(pull("m7i.2xlarge", 4) < pull("m7i.xlarge", 4));
-        assert_eq!(pull("m7i.4xlarge", 4), pull("m7i.2xlarge", 4));
-        assert!(pull("m7i.4xlarge", 10) < pull("m7i.2xlarge", 10));
+        assert!(pull("m7i.2xlarge", Some(4)) < pull("m7i.xlarge", Some(4)));
+        assert_eq!(pull("m7i.4xlarge", Some(4)), pull("m7i.2xlarge", Some(4)));
+        assert!(pull("m7i.4xlarge", None) < pull("m7i.2xlarge", None));
         // One image, one core.
         let one = Work {
             largest: gb(10),
             ..work
         };
         let instance = InstanceType::named("m7i.4xlarge").unwrap();
-        let seconds = build(&one, &instance, &volume(1_000), 16).seconds.pull;
+        let seconds = build(&one, &instance, &volume(1_000), Some(16))
+            .seconds
+            .pull;
         assert_eq!(seconds, whole(10e9 / INFLATE_RATE));
     }
 
@@ -585,7 +589,7 @@ mod tests {
                 largest: gb(1),
                 written,
             };
-            build(&work, &instance, &volume(500), 4).seconds.pull
+            build(&work, &instance, &volume(500), None).seconds.pull
         };
         assert_eq!(pull(gb(500)), whole(500e9 / (500.0 * MIB)));
         assert_eq!(pull(gb(2_000)), whole(2_000e9 / 156.25e6));

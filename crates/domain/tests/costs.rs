@@ -54,7 +54,7 @@ fn the_table_of_cold_builds_is_what_the_model_gives() {
                     largest: Bytes(used / 40),
                     written: Bytes(used),
                 };
-                let estimate = build(&work, &instance, &volume, 4);
+                let estimate = build(&work, &instance, &volume, None);
                 let minutes = f64::from(estimate.seconds.total()) / 60.0;
                 let cents = 100.0 * estimate.dollars.build().expect("these types have prices");
                 write!(table, " {minutes:.1} min, {cents:.1} ¢ |")
