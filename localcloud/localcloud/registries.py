@@ -16,6 +16,7 @@ import ssl
 import subprocess
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,7 @@ def install(cloud: Cloud) -> None:
         traffic=counter.total,
     )
     cloud.registries = registries
+    cloud.control("registries/traffic", lambda *_: (200, asdict(counter.total())))
     cloud.about["ca_certificate"] = str(registries.ca_certificate)
     cloud.about["registries"] = {
         name: {

@@ -72,6 +72,19 @@ def test_a_node_from_the_snapshot_starts_every_image_without_a_pull(
     machines.terminate(worker)
 
 
+def test_a_snapshot_without_a_change_differs_in_few_blocks(
+    machines: Machines, instance: str
+) -> None:
+    machines.pull(instance, Pusher(machines.cloud).push("team/blocks:1", [random_layer("blocks")]))
+    snapshot, _ = machines.finish(instance)
+
+    def blocks(query: str = "") -> int:
+        return machines.cloud.control("GET", f"snapshots/{snapshot}/blocks{query}")["blocks"]
+
+    assert blocks() > 0
+    assert blocks(f"?base={snapshot}") == 0
+
+
 def test_an_empty_node_pulls_what_it_starts(machines: Machines, instance: str) -> None:
     reference = Pusher(machines.cloud).push("team/cold:1", [busybox_layer(), random_layer("cold")])
     first = machines.start_container(instance, reference)

@@ -1,5 +1,6 @@
 //! The Terraform module, deployed to a local cloud.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -110,10 +111,32 @@ impl Deployment {
     /// # Errors
     /// Where nothing is applied.
     pub fn outputs(&self) -> Result<Value> {
-        let path = self.state.join("terraform.tfstate");
-        let state: Value =
-            serde_json::from_slice(&std::fs::read(&path).context("nothing is applied")?)?;
-        Ok(state["outputs"].clone())
+        Ok(self.applied()?["outputs"].clone())
+    }
+
+    /// The memory of each stage's function, in MB.
+    ///
+    /// # Errors
+    /// Where nothing is applied.
+    pub fn function_memory(&self) -> Result<BTreeMap<String, u32>> {
+        let applied = self.applied()?;
+        let resources = applied["resources"].as_array().into_iter().flatten();
+        let functions = resources
+            .filter(|resource| resource["type"] == "aws_lambda_function")
+            .filter_map(|resource| resource["instances"].as_array())
+            .flatten();
+        functions
+            .map(|function| {
+                let stage = function["index_key"].as_str();
+                let memory = function["attributes"]["memory_size"].as_u64();
+                Ok((
+                    stage.context("functions are made by stage")?.to_owned(),
+                    memory
+                        .and_then(|memory| memory.try_into().ok())
+                        .context("every function has a memory")?,
+                ))
+            })
+            .collect()
     }
 
     /// The ARN of the state machine.
@@ -125,6 +148,13 @@ impl Deployment {
             .as_str()
             .context("the module has this output")?
             .to_owned())
+    }
+
+    /// Terraform's own record of what there is.
+    fn applied(&self) -> Result<Value> {
+        let path = self.state.join("terraform.tfstate");
+        let json = std::fs::read(path).context("nothing is applied")?;
+        Ok(serde_json::from_slice(&json)?)
     }
 
     fn run_with_state(&self, arguments: &[&str]) -> Result<Output> {

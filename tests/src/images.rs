@@ -1,6 +1,6 @@
 //! Container images made here, without a network and without Docker.
 
-use std::io::Write as _;
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -10,7 +10,7 @@ use oci_client::client::{Certificate, CertificateEncoding, ClientConfig};
 use oci_client::manifest::{OCI_IMAGE_INDEX_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE, OciManifest};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference, RegistryOperation};
-use prepull_domain::{Architecture, Digest};
+use prepull_domain::{Architecture, Bytes, Digest};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -59,6 +59,28 @@ impl Layer {
         Self::of(&[(&format!("data/{name}"), 0o644, &data)])
     }
 
+    /// A tree of files as programs bring them, `megabytes` (10^6 bytes) of it after compression and the same for the same
+    /// `name`. Most files are text, which compresses to a third or so; every fourth is random, as what is compressed already.
+    ///
+    /// # Errors
+    /// Never in practice: it writes to memory.
+    pub fn files(name: &str, megabytes: usize) -> Result<Self> {
+        let mut random = Random::of(name);
+        let words: Vec<Vec<u8>> = (0..4096).map(|_| random.word()).collect();
+        let mut archive = tar::Builder::new(Packer::default());
+        let mut number = 0_u32;
+        while archive.get_ref().compressed_bytes() < megabytes * 1_000_000 {
+            let content = match number % 4 {
+                0 => random.bytes(),
+                _ => random.text(&words),
+            };
+            let path = format!("usr/share/{name}/{:02}/{number:06}", number % 64);
+            append(&mut archive, &path, 0o644, &content)?;
+            number += 1;
+        }
+        archive.into_inner()?.finish()
+    }
+
     /// A layer that says it is compressed and is not.
     #[must_use]
     pub fn corrupt() -> Self {
@@ -75,20 +97,116 @@ impl Layer {
     }
 
     fn of(files: &[(&str, u32, &[u8])]) -> Result<Self> {
-        let mut archive = tar::Builder::new(Vec::new());
+        let mut archive = tar::Builder::new(Packer::default());
         for (path, mode, content) in files {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(content.len() as u64);
-            header.set_mode(*mode);
-            archive.append_data(&mut header, path, *content)?;
+            append(&mut archive, path, *mode, content)?;
         }
-        let archive = archive.into_inner()?;
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(&archive)?;
-        Ok(Self {
-            compressed: encoder.finish()?,
-            diff_id: sha256(&archive),
+        archive.into_inner()?.finish()
+    }
+}
+
+fn append(archive: &mut tar::Builder<Packer>, path: &str, mode: u32, content: &[u8]) -> Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(mode);
+    Ok(archive.append_data(&mut header, path, content)?)
+}
+
+/// Compresses an archive while it is written, and hashes what goes in: the plain archive is never held in memory.
+struct Packer {
+    encoder: GzEncoder<Vec<u8>>,
+    diff_id: Sha256,
+}
+
+impl Default for Packer {
+    fn default() -> Self {
+        Self {
+            encoder: GzEncoder::new(Vec::new(), Compression::fast()),
+            diff_id: Sha256::new(),
+        }
+    }
+}
+
+impl Packer {
+    /// What has come out so far.
+    fn compressed_bytes(&self) -> usize {
+        self.encoder.get_ref().len()
+    }
+
+    fn finish(self) -> Result<Layer> {
+        Ok(Layer {
+            compressed: self.encoder.finish()?,
+            diff_id: hexadecimal(&self.diff_id.finalize()),
         })
+    }
+}
+
+impl Write for Packer {
+    fn write(&mut self, plain: &[u8]) -> std::io::Result<usize> {
+        let written = self.encoder.write(plain)?;
+        self.diff_id.update(&plain[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.encoder.flush()
+    }
+}
+
+/// Numbers that are the same for the same name: xorshift64*, because these are many and nothing hangs on them.
+struct Random(u64);
+
+impl Random {
+    fn of(name: &str) -> Self {
+        let seed = Sha256::digest(name.as_bytes());
+        let seed: [u8; 8] = std::array::from_fn(|index| seed[index]);
+        // Zero alone would stay zero.
+        Self(u64::from_le_bytes(seed) | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        usize::try_from(self.next() % limit as u64).unwrap_or_default()
+    }
+
+    fn word(&mut self) -> Vec<u8> {
+        let length = 2 + self.below(10);
+        let mut word: Vec<u8> = (0..length)
+            .map(|_| b'a' + self.next().to_le_bytes()[0] % 26)
+            .collect();
+        word.push(b' ');
+        word
+    }
+
+    /// From one byte to two hundred kilobytes, small files more often than large ones.
+    fn length(&mut self) -> usize {
+        let limit = 1 + self.below(200_000);
+        1 + self.below(limit)
+    }
+
+    fn text(&mut self, words: &[Vec<u8>]) -> Vec<u8> {
+        let length = self.length();
+        let mut text = Vec::with_capacity(length + 16);
+        while text.len() < length {
+            text.extend_from_slice(&words[self.below(words.len())]);
+        }
+        text
+    }
+
+    fn bytes(&mut self) -> Vec<u8> {
+        let length = self.length();
+        let mut bytes = Vec::with_capacity(length + 8);
+        while bytes.len() < length {
+            // Of the eight bytes of a number the upper two are zero.
+            bytes.extend_from_slice(&self.next().to_le_bytes()[..6]);
+        }
+        bytes
     }
 }
 
@@ -134,6 +252,13 @@ impl Image {
             manifest,
             architecture,
         })
+    }
+
+    /// The compressed size of its layers.
+    #[must_use]
+    pub fn size(&self) -> Bytes {
+        let sizes = self.layers.iter().map(|layer| layer.compressed.len());
+        sizes.map(|size| Bytes(size as u64)).sum()
     }
 
     /// The digest of its manifest.
@@ -282,9 +407,25 @@ fn descriptor(media_type: &str, content: &[u8]) -> Value {
 }
 
 fn sha256(content: &[u8]) -> String {
-    Sha256::digest(content)
-        .iter()
-        .fold("sha256:".to_owned(), |text, byte| {
-            format!("{text}{byte:02x}")
-        })
+    hexadecimal(&Sha256::digest(content))
+}
+
+fn hexadecimal(hash: &[u8]) -> String {
+    hash.iter().fold("sha256:".to_owned(), |text, byte| {
+        format!("{text}{byte:02x}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_of_one_name_are_the_same_and_have_the_size_that_was_asked_for() {
+        let layer = Layer::files("a", 1).unwrap();
+        assert_eq!(layer.compressed, Layer::files("a", 1).unwrap().compressed);
+        assert_ne!(layer.diff_id, Layer::files("b", 1).unwrap().diff_id);
+        let size = layer.compressed.len();
+        assert!((1_000_000..1_400_000).contains(&size), "{size}");
+    }
 }

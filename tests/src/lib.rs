@@ -1,6 +1,7 @@
-//! What the demonstration and the end-to-end tests share: a local cloud, the module deployed to it, images to put into
-//! its registries, and helpers that act and look as a user would.
+//! What the demonstration, the end-to-end tests and the benchmarks share: a local cloud, the module deployed to it, images
+//! to put into its registries, and helpers that act and look as a user would. [`benchmark`] is what is made of measurements.
 
+pub mod benchmark;
 pub mod deployment;
 pub mod environment;
 pub mod images;

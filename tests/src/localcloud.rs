@@ -191,6 +191,26 @@ pub struct ContainerRun {
     pub simulated: bool,
 }
 
+/// What the registries have answered since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Traffic {
+    /// How many requests.
+    pub requests: u64,
+    /// With how many bytes.
+    pub bytes: u64,
+}
+
+impl Traffic {
+    /// What came between `earlier` and this.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            requests: self.requests - earlier.requests,
+            bytes: self.bytes - earlier.bytes,
+        }
+    }
+}
+
 impl LocalCloud {
     /// Starts a local cloud that keeps its state in `state`, and waits until it can be used.
     ///
@@ -372,6 +392,23 @@ impl LocalCloud {
         self.control::<Value>(reqwest::Method::POST, "settings", Some(settings))
             .await
             .map(drop)
+    }
+
+    /// The settings that hold now, by the names of its README.
+    ///
+    /// # Errors
+    /// Where the local cloud does not answer.
+    pub async fn settings(&self) -> Result<Value> {
+        self.control(reqwest::Method::GET, "settings", None).await
+    }
+
+    /// What the registries have answered so far.
+    ///
+    /// # Errors
+    /// Where the local cloud does not answer.
+    pub async fn traffic(&self) -> Result<Traffic> {
+        self.control(reqwest::Method::GET, "registries/traffic", None)
+            .await
     }
 
     /// Takes back every fault and every changed setting, and forgets the calls.
@@ -569,6 +606,28 @@ impl LocalCloud {
         )
         .await
         .map(drop)
+    }
+
+    /// How many blocks of 512 KiB of a snapshot differ from those of `base`, or from zeros: what EBS would store. None on
+    /// simulated nodes, whose volumes have no blocks.
+    ///
+    /// # Errors
+    /// Where there is no such snapshot.
+    pub async fn changed_blocks(
+        &self,
+        snapshot: &SnapshotId,
+        base: Option<&SnapshotId>,
+    ) -> Result<Option<u64>> {
+        #[derive(Deserialize)]
+        struct Changed {
+            blocks: Option<u64>,
+        }
+        let base = base.map(|base| format!("?base={base}"));
+        let route = format!("snapshots/{snapshot}/blocks{}", base.unwrap_or_default());
+        Ok(self
+            .control::<Changed>(reqwest::Method::GET, &route, None)
+            .await?
+            .blocks)
     }
 
     /// The files on a snapshot's volume below `directory`.

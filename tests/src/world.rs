@@ -1,5 +1,6 @@
 //! A local cloud with the module deployed to it, and what a user does there: push, build, look, start nodes.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use prepull_aws::ec2::types::{
     BlockDeviceMapping, EbsBlockDevice, IamInstanceProfileSpecification, InstanceStateName,
     InstanceType, Reservation, ResourceType, Tag, TagSpecification, VolumeType,
 };
-use prepull_aws::sfn::types::ExecutionStatus;
+use prepull_aws::sfn::types::{ExecutionStatus, HistoryEvent};
 use prepull_aws::{AwsError as _, Clients, parameters};
 use prepull_domain::{
     Architecture, CacheName, ExecutionArn, GiB, InstanceId, Manifest, SnapshotId, names,
@@ -18,6 +19,7 @@ use prepull_domain::{
 use serde_json::{Value, json};
 
 use crate::images::Pusher;
+use crate::localcloud::ContainerRun;
 use crate::{Deployment, Environment, LocalCloud};
 
 /// The region that the local cloud plays.
@@ -210,6 +212,21 @@ impl World {
         Ok(())
     }
 
+    /// Every event of an execution, in order.
+    ///
+    /// # Errors
+    /// Where Step Functions does not answer.
+    pub async fn history(&self, execution: &ExecutionArn) -> Result<Vec<HistoryEvent>> {
+        let history = self.clients.sfn.get_execution_history();
+        let history = history.execution_arn(execution.as_str());
+        let mut pages = history.into_paginator().send();
+        let mut events = Vec::new();
+        while let Some(page) = pages.next().await {
+            events.extend(page?.events);
+        }
+        Ok(events)
+    }
+
     /// Waits for an execution's end.
     ///
     /// # Errors
@@ -348,10 +365,25 @@ impl World {
     ///
     /// # Errors
     /// Where it does not come to run.
+    pub async fn start_node(
+        &self,
+        snapshot: Option<&SnapshotId>,
+        architecture: Architecture,
+        size: GiB,
+    ) -> Result<InstanceId> {
+        let node = self.launch_node(snapshot, architecture, size).await?;
+        self.await_state(&node, &InstanceStateName::Running).await?;
+        Ok(node)
+    }
+
+    /// The same without waiting.
+    ///
+    /// # Errors
+    /// Where EC2 refuses.
     ///
     /// # Panics
     /// Never: the specifications below are complete.
-    pub async fn start_node(
+    pub async fn launch_node(
         &self,
         snapshot: Option<&SnapshotId>,
         architecture: Architecture,
@@ -410,12 +442,35 @@ impl World {
             )
             .send()
             .await?;
-        let node: InstanceId = run.instances()[0]
+        Ok(run.instances()[0]
             .instance_id()
             .context("every instance has an ID")?
-            .parse()?;
-        self.await_state(&node, &InstanceStateName::Running).await?;
-        Ok(node)
+            .parse()?)
+    }
+
+    /// Starts a container of each image on a node, one after the other, and tells how by the image's reference.
+    ///
+    /// # Errors
+    /// Where a container does not start, or ends badly.
+    pub async fn run_containers(
+        &self,
+        node: &InstanceId,
+        references: &[String],
+    ) -> Result<BTreeMap<String, ContainerRun>> {
+        let mut runs = BTreeMap::new();
+        for reference in references {
+            let run = self.cloud.run_container(node, reference).await?;
+            ensure!(
+                run.exit_code == 0,
+                "{reference} ended with {}: {}",
+                run.exit_code,
+                run.output
+            );
+            runs.insert(reference.clone(), run);
+            // What the registries answered is counted a moment later than it was answered.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(runs)
     }
 
     /// Terminates a node and waits until it is gone.

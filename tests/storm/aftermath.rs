@@ -220,12 +220,7 @@ async fn execution(world: &World, cache: &str, listed: &ExecutionListItem) -> Re
     let describe = world.clients.sfn.describe_execution().execution_arn(arn);
     let described = describe.send().await?;
     let output: Value = serde_json::from_str(described.output().unwrap_or("null"))?;
-    let history = world.clients.sfn.get_execution_history();
-    let mut pages = history.execution_arn(arn).into_paginator().send();
-    let mut events = Vec::new();
-    while let Some(page) = pages.next().await {
-        events.extend(page?.events);
-    }
+    let events = world.history(&arn.parse()?).await?;
     let first = |is_wanted: &dyn Fn(&HistoryEvent) -> bool| {
         let event = events.iter().find(|event| is_wanted(event))?;
         Some(timestamp(Some(event.timestamp())))

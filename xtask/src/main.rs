@@ -1,5 +1,6 @@
 //! The repository's own commands. Each does all of its own set-up.
 
+mod bench;
 mod functions;
 mod picture;
 mod run;
@@ -21,6 +22,8 @@ enum Arguments {
     Demo,
     /// Run every check and every test.
     Test(test::Options),
+    /// Measure what snapshots take, by hand and by prepull, and what they save nodes.
+    Bench(bench::Options),
     /// Draw the state machine into README.md.
     Picture,
     /// Only install what a local cloud needs, and build the functions' zips.
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse() {
         Arguments::Demo => demo(),
         Arguments::Test(options) => test::run(&options),
+        Arguments::Bench(options) => bench::run(&options),
         Arguments::Picture => picture::write(),
         Arguments::Setup => setup::local_cloud()
             .and_then(|tools| functions::build(&tools))

@@ -123,19 +123,26 @@ class Nodes:
         return 200, answer | {"pulled_bytes": pulled.bytes, "requests": pulled.requests}
 
 
-def _snapshot_files(kind: Kind, snapshots: Path) -> Callable[..., Answer]:
+def _snapshot_content(kind: Kind, snapshots: Path) -> Callable[..., Answer]:
     def handle(method: str, rest: str, query: Mapping[str, str], _: Any) -> Answer:
         snapshot_id, _, verb = rest.strip("/").partition("/")
         volume = snapshots / Path(snapshot_id).name
-        if method not in ("GET", "DELETE") or verb != "files" or not volume.exists():
-            return 404, {"error": f"no files of a snapshot {snapshot_id!r}"}
-        found = kind.files(volume, query.get("under", "/local"))
-        if method == "DELETE":
-            # Of files, only one: that damages a snapshot enough.
-            if query.get("path") not in found:
-                return 404, {"error": f"{snapshot_id} has no file {query.get('path')!r}"}
-            kind.remove_file(volume, query["path"])
-        return 200, {"files": found}
+        base = snapshots / Path(query["base"]).name if query.get("base") else None
+        for path in (volume, base):
+            if path is not None and not path.exists():
+                return 404, {"error": f"no snapshot {path.name!r}"}
+        match method, verb:
+            case "GET", "files":
+                return 200, {"files": kind.files(volume, query.get("under", "/local"))}
+            case "DELETE", "files":
+                path = query.get("path", "")
+                if path not in kind.files(volume, "/local"):
+                    return 404, {"error": f"{snapshot_id} has no file {path!r}"}
+                kind.remove_file(volume, path)
+                return 200, {}
+            case "GET", "blocks":
+                return 200, {"blocks": kind.changed_blocks(volume, base)}
+        return 404, {"error": f"snapshots/<snapshot-id>/ knows files and blocks, not {verb!r}"}
 
     return handle
 
@@ -153,7 +160,7 @@ def install(cloud: Cloud) -> Nodes:
     nodes = Nodes(cloud, kind)
     cloud.about |= {"nodes": kind.name, "why": why, "machine": MACHINE}
     cloud.control("nodes", nodes.handle)
-    cloud.control("snapshots", _snapshot_files(kind, cloud.state / "snapshots"))
+    cloud.control("snapshots", _snapshot_content(kind, cloud.state / "snapshots"))
     cloud.leftovers(
         "processes",
         lambda: [{"instance": n.launch.instance_id, "pid": n.process.pid} for n in nodes.all()],

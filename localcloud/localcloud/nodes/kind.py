@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 from typing import Any, Protocol
 
+BLOCK = 512 << 10
+"""EBS stores snapshots in blocks of so many bytes, and of a later one those that changed."""
+
 STANDINS = Path(__file__).resolve().parent.parent / "standins"
 
 
@@ -30,6 +33,9 @@ class Kind(Protocol):
 
     def remove_file(self, volume: Path, path: str) -> None:
         """Removes one of the paths that `files` tells, behind the back of whoever wrote it."""
+
+    def changed_blocks(self, volume: Path, base: Path | None) -> int | None:
+        """How many blocks differ from those of the base, or from zeros; None where none exist."""
 
     def command(self, name: str, channel: int, configuration: Path) -> list[str]:
         """The program that is the node, given its end of the channel."""

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from . import cgroups
-from .kind import STANDINS, programs_missing
+from .kind import BLOCK, STANDINS, programs_missing
 
 PROGRAMS = ("containerd", "ctr", "runc", "mkfs.xfs", "xfs_growfs", "losetup", "unshare", "cp")
 NAMESPACES = ("--mount", "--uts", "--ipc", "--pid", "--cgroup")
@@ -100,6 +101,13 @@ class RealNodes:
     def remove_file(self, volume: Path, path: str) -> None:
         _mounted(volume, "rw", 'rm ".$3"', path)
 
+    def changed_blocks(self, volume: Path, base: Path | None) -> int:
+        with ExitStack() as files:
+            new = files.enter_context(volume.open("rb"))
+            old = files.enter_context(base.open("rb")) if base else None
+            blocks = _blocks_with_data(new) | (_blocks_with_data(old) if old else set())
+            return sum(_block(new, block) != _block(old, block) for block in blocks)
+
     def command(self, name: str, channel: int, configuration: Path) -> list[str]:
         python = sys._base_executable  # type: ignore[attr-defined]
         init = [python, "-SEsB", str(STANDINS / "init.py"), str(channel), str(configuration)]
@@ -123,6 +131,27 @@ class RealNodes:
     def release(self, name: str, volume: Path) -> None:
         _wait_until_released(volume)
         cgroups.remove(name)
+
+
+def _blocks_with_data(file: BinaryIO) -> set[int]:
+    """The numbers of the blocks of a sparse file that are not wholly holes."""
+    found: set[int] = set()
+    size = os.fstat(file.fileno()).st_size
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(file.fileno(), at, os.SEEK_DATA)
+        except OSError:
+            break  # Only a hole is left.
+        at = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+        found.update(range(start // BLOCK, -(-at // BLOCK)))
+    return found
+
+
+def _block(file: BinaryIO | None, number: int) -> bytes:
+    """Zeros where there is no file, or where it ends before."""
+    read = os.pread(file.fileno(), BLOCK, number * BLOCK) if file else b""
+    return read.ljust(BLOCK, b"\0")
 
 
 def loop_devices(below: Path) -> dict[str, str]:

@@ -39,6 +39,9 @@ class SimulatedNodes:
     def remove_file(self, volume: Path, path: str) -> None:
         (volume / path.removeprefix("/local/")).unlink()
 
+    def changed_blocks(self, volume: Path, base: Path | None) -> None:
+        """A directory has no blocks."""
+
     def command(self, name: str, channel: int, configuration: Path) -> list[str]:  # noqa: ARG002
         python = sys._base_executable  # type: ignore[attr-defined]
         return [python, "-SEsB", str(STANDINS / "init.py"), str(channel), str(configuration)]

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use prepull_domain::{Architecture, GiB, InstanceId, SnapshotId};
+use prepull_domain::{Architecture, GiB, SnapshotId};
 use prepull_tests::localcloud::{ContainerRun, Nodes};
 use prepull_tests::{Environment, Image, Layer, World};
 use serde_json::{Value, json};
@@ -117,8 +117,8 @@ async fn demo(state: &std::path::Path) -> Result<()> {
     let references = images_of_cache(&world).await?;
     let empty = world.start_node(None, X86, VOLUME).await?;
     let cached = world.start_node(Some(&first), X86, VOLUME).await?;
-    let on_empty = run_all(&world, &empty, &references).await?;
-    let on_cached = run_all(&world, &cached, &references).await?;
+    let on_empty = world.run_containers(&empty, &references).await?;
+    let on_cached = world.run_containers(&cached, &references).await?;
     print_table(&references, &on_empty, &on_cached);
     world.terminate_node(&empty).await?;
     world.terminate_node(&cached).await?;
@@ -229,26 +229,6 @@ async fn images_of_cache(world: &World) -> Result<Vec<String>> {
         .filter_map(Value::as_str)
         .map(str::to_owned)
         .collect())
-}
-
-async fn run_all(
-    world: &World,
-    node: &InstanceId,
-    references: &[String],
-) -> Result<BTreeMap<String, ContainerRun>> {
-    let mut runs = BTreeMap::new();
-    for reference in references {
-        let run = world.cloud.run_container(node, reference).await?;
-        ensure!(
-            run.exit_code == 0,
-            "{reference} ended with {}: {}",
-            run.exit_code,
-            run.output
-        );
-        runs.insert(reference.clone(), run);
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    Ok(runs)
 }
 
 fn print_table(

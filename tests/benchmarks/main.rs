@@ -1,0 +1,274 @@
+//! What a snapshot takes: by hand, by a first build, by a refresh, and where nothing has changed; and what it saves a node.
+//!
+//! All of it is measured in one go, on one local cloud with one deployment. Every run goes through all ways, one after the
+//! other, so that what disturbs the machine disturbs them alike. `cargo xtask bench` starts it.
+
+mod builds;
+mod by_hand;
+mod images;
+mod nodes;
+mod options;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, ensure};
+use jiff::Timestamp;
+use prepull_domain::stages::Base;
+use prepull_domain::{Architecture, GiB, SnapshotId};
+use prepull_tests::benchmark::{self, Measurement, Report, Volume, Way};
+use prepull_tests::localcloud::Nodes;
+use prepull_tests::{Environment, World};
+use serde_json::{Value, json};
+
+use crate::images::Images;
+use crate::options::Options;
+
+const ARCHITECTURE: Architecture = Architecture::X86_64;
+
+/// What Terraform declares, for its policies and as a pattern; every run has a cache of its own.
+const PATTERN: &str = "bench";
+
+/// The default of the module's `settle_seconds` is a minute, which every build would wait here.
+const SETTLE_SECONDS: u32 = 2;
+
+fn main() -> ExitCode {
+    let environment = match Environment::read() {
+        Ok(environment) => environment,
+        // `cargo test --all-targets` comes by here too.
+        Err(error) => {
+            eprintln!("the benchmarks are skipped: {error}");
+            return ExitCode::SUCCESS;
+        }
+    };
+    let result = Options::parse(std::env::args().skip(1)).and_then(|options| {
+        let runtime = tokio::runtime::Runtime::new()?;
+        let report = runtime.block_on(measure(environment, &options))?;
+        write(&report)
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("the benchmarks: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn measure(environment: Environment, options: &Options) -> Result<Report> {
+    let state = tempfile::Builder::new()
+        .prefix("prepull-bench-")
+        .tempdir()?;
+    options.check_space(free_bytes(state.path())?)?;
+    let images = Images::new(options);
+    let world = deploy(environment, state.path(), &images, options).await?;
+    let mut runs = Vec::new();
+    for number in 1..=options.runs {
+        runs.push(run(&world, &images, number, options).await?);
+    }
+    let starts = nodes::measure(&world, &images, options).await?;
+    world.nothing_is_left().await?;
+    let setting = setting(&world, &images).await?;
+    world.cloud.stop()?;
+    Ok(Report {
+        command: options.command(),
+        date: Timestamp::now().strftime("%F").to_string(),
+        setting,
+        runs,
+        starts,
+        // What else is measured of prepull is appended here.
+        sections: Vec::new(),
+    })
+}
+
+async fn deploy(
+    environment: Environment,
+    state: &Path,
+    images: &Images,
+    options: &Options,
+) -> Result<World> {
+    let world = World::start(environment, state, SETTLE_SECONDS, |cloud| {
+        let host = &cloud.ready.registries.ecr.host;
+        let names: Vec<_> = images.repositories().collect();
+        let references: Vec<_> = names
+            .iter()
+            .map(|name| images::reference(host, name))
+            .collect();
+        json!({PATTERN: {
+            "images": references,
+            "variant": "aws-k8s-1.33",
+            "volume": {"size_gib": options.volume},
+            "schedule": {"enabled": false},
+            // Only what is measured is built.
+            "rebuild_on_push": false,
+        }})
+    })
+    .await?;
+    match world.cloud.ready.nodes {
+        Nodes::Real => {}
+        Nodes::Simulated => ensure!(
+            options.quick,
+            "nodes are simulated, on which nothing is unpacked and no container runs: {}. Measure as root on Linux with \
+             loop devices, containerd, runc and XFS, or only try the benchmark with --quick",
+            world.cloud.ready.why
+        ),
+    }
+    for repository in images.repositories() {
+        world.create_repository(&repository).await?;
+    }
+    eprintln!("making and pushing {}", images.description());
+    tokio::task::block_in_place(|| world.deployment.apply())?;
+    images.push(&world).await?;
+    Ok(world)
+}
+
+/// All ways, once.
+async fn run(
+    world: &World,
+    images: &Images,
+    number: u32,
+    options: &Options,
+) -> Result<BTreeMap<Way, Measurement>> {
+    let references = Images::of_builds(world);
+    let cache = declare(world, &format!("{PATTERN}-{number}"), &references).await?;
+    let mut measured = BTreeMap::new();
+    let mut note = |way: Way, measurement: Measurement| {
+        eprintln!(
+            "run {number} of {}, {}: {:.1} s, {} pulled",
+            options.runs,
+            way.title(),
+            measurement.seconds,
+            measurement.pulled
+        );
+        measured.insert(way, measurement);
+    };
+
+    let (by_hand, made_by_hand) =
+        by_hand::measure(world, &references, cache.volume, options.poll).await?;
+    note(Way::ByHand, by_hand);
+    discard(world, &made_by_hand).await?;
+
+    let cold = builds::measure(world, &cache).await?;
+    let (first, base) = cold
+        .published
+        .context("the first build published nothing")?;
+    ensure!(
+        matches!(base, Base::Empty { .. }),
+        "the first build had a base: {base:?}"
+    );
+    note(Way::Cold, cold.measurement);
+
+    images.push_change(world, number).await?;
+    let refresh = builds::measure(world, &cache).await?;
+    let (second, base) = refresh.published.context("the refresh published nothing")?;
+    ensure!(
+        matches!(&base, Base::Snapshot { snapshot_id, .. } if *snapshot_id == first),
+        "the refresh was built on {base:?}, not on {first}"
+    );
+    note(Way::Refresh, refresh.measurement);
+
+    let unchanged = builds::measure(world, &cache).await?;
+    ensure!(
+        unchanged.published.is_none(),
+        "a cache that had not changed was built"
+    );
+    note(Way::Unchanged, unchanged.measurement);
+
+    discard(world, &first).await?;
+    discard(world, &second).await?;
+    Ok(measured)
+}
+
+/// A cache of the benchmark.
+pub struct Cache {
+    name: String,
+    volume: Volume,
+}
+
+/// Declares a cache that nothing was built of.
+async fn declare(world: &World, name: &str, references: &[String]) -> Result<Cache> {
+    let mut config = world.stored_config(PATTERN).await?;
+    config["images"] = json!(references);
+    world.store_config(name, &config).await?;
+    let number = |name: &str| {
+        let value = config["volume"][name].as_u64();
+        value
+            .and_then(|value| u32::try_from(value).ok())
+            .with_context(|| format!("a stored volume has {name}"))
+    };
+    Ok(Cache {
+        name: name.to_owned(),
+        volume: Volume {
+            size: GiB(number("size_gib")?),
+            iops: number("iops")?,
+            throughput_mibps: number("throughput_mibps")?,
+        },
+    })
+}
+
+/// Snapshots are whole copies here: those of many runs would not fit on the disk.
+async fn discard(world: &World, snapshot: &SnapshotId) -> Result<()> {
+    let delete = world.clients.ec2.delete_snapshot();
+    delete.snapshot_id(snapshot.as_str()).send().await?;
+    Ok(())
+}
+
+/// What the report says of the machine, the images and the cloud.
+async fn setting(world: &World, images: &Images) -> Result<Vec<String>> {
+    let settings = world.cloud.settings().await?;
+    let seconds = |name: &str| settings[name].as_f64().unwrap_or_default();
+    let processors = std::thread::available_parallelism()?;
+    let nodes = match world.cloud.ready.nodes {
+        Nodes::Real => "each node a containerd of its own on XFS",
+        Nodes::Simulated => "**nodes simulated: this says nothing**",
+    };
+    Ok(vec![
+        format!(
+            "All on the local cloud on one machine with {processors} processors, {nodes}; {}.",
+            images.description()
+        ),
+        format!(
+            "Instances run {} s after their launch, their agents answer {} s later, and snapshots take {} s; on AWS these \
+             take up to minutes, for all ways alike.",
+            seconds("pending_seconds"),
+            seconds("agent_seconds"),
+            seconds("snapshot_seconds")
+        ),
+        "By hand is the usual recipe: a command for each image, one after the other. It is favoured: what it waits for it \
+         looks at every second, not every five, and the 3 min 10 s that its CloudFormation stack takes on AWS are neither \
+         simulated nor counted. Its pulls use host-ctr as prepull's do."
+            .to_owned(),
+        "Costs are list prices for these durations, as if all machines were of the same type; on AWS they are longer."
+            .to_owned(),
+    ])
+}
+
+fn write(report: &Report) -> Result<()> {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let markdown = report.markdown();
+    println!("{markdown}\n{}", report.calls());
+    let json: Value = report.json();
+    for (name, content) in [
+        ("benchmarks.md", markdown),
+        ("benchmarks.json", serde_json::to_string_pretty(&json)?),
+        ("benchmarks.svg", benchmark::svg(report)),
+    ] {
+        let path = directory.join(name);
+        std::fs::write(&path, content)?;
+        println!("{}", path.display());
+    }
+    Ok(())
+}
+
+/// What is free on the disk of `directory`.
+fn free_bytes(directory: &Path) -> Result<u64> {
+    let df = Command::new("df")
+        .args(["--output=avail", "--block-size=1"])
+        .arg(directory)
+        .output()
+        .context("running df")?;
+    let text = String::from_utf8(df.stdout)?;
+    let free = text.lines().nth(1).unwrap_or_default().trim();
+    free.parse().with_context(|| format!("df printed {text:?}"))
+}

@@ -1,0 +1,88 @@
+//! What `cargo xtask bench` asks for. It checks what a person types; this only reads it.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use prepull_domain::{Bytes, GiB};
+
+pub struct Options {
+    /// How often everything is measured.
+    pub runs: u32,
+    /// Small images, and simulated nodes will do: whether the benchmark works, not what it measures.
+    pub quick: bool,
+    /// An image of 3 GB besides.
+    pub large: bool,
+    /// How often the procedure by hand looks at what it waits for.
+    pub poll: Duration,
+    /// The data volumes.
+    pub volume: GiB,
+}
+
+impl Options {
+    pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self> {
+        let mut options = Self {
+            runs: 5,
+            quick: false,
+            large: false,
+            poll: Duration::from_secs(1),
+            volume: GiB(10),
+        };
+        while let Some(argument) = arguments.next() {
+            let mut number = || -> Result<u32> {
+                let value = arguments.next().unwrap_or_default();
+                value
+                    .parse()
+                    .with_context(|| format!("{argument} wants a number, not {value:?}"))
+            };
+            match argument.as_str() {
+                "--runs" => options.runs = number()?,
+                "--poll-seconds" => options.poll = Duration::from_secs(number()?.into()),
+                "--quick" => options.quick = true,
+                "--large" => options.large = true,
+                // Cargo's own.
+                "--bench" => {}
+                other => bail!("{other} is no option"),
+            }
+        }
+        ensure!(options.runs > 0, "nothing is measured in no run");
+        if options.large {
+            // Unpacked its images are more than twice as large, and builds fail where they fill four fifths.
+            options.volume = GiB(30);
+        }
+        Ok(options)
+    }
+
+    /// The command that asked for this.
+    pub fn command(&self) -> String {
+        // Writing to a string cannot fail.
+        let mut command = "cargo xtask bench".to_owned();
+        if self.quick {
+            command.push_str(" --quick");
+        } else {
+            let _ = write!(command, " --runs {}", self.runs);
+        }
+        if self.large {
+            command.push_str(" --large");
+        }
+        if self.poll != Duration::from_secs(1) {
+            let _ = write!(command, " --poll-seconds {}", self.poll.as_secs());
+        }
+        command
+    }
+
+    /// The images lie in the registry, on a builder's volume, in two snapshots, and on the volumes of two nodes.
+    pub fn check_space(&self, free: u64) -> Result<()> {
+        let needed = match (self.quick, self.large) {
+            (_, true) => Bytes(60_000_000_000),
+            (true, _) => Bytes(2_000_000_000),
+            _ => Bytes(12_000_000_000),
+        };
+        ensure!(
+            free >= needed.0,
+            "{needed} are needed for temporary files and {} are free: set TMPDIR to a larger disk",
+            Bytes(free)
+        );
+        Ok(())
+    }
+}

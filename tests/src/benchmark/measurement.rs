@@ -1,0 +1,155 @@
+//! What is measured.
+
+use std::collections::BTreeMap;
+
+use prepull_domain::{Bytes, GiB};
+use serde::Serialize;
+
+/// A way to come to a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// A person's procedure, one step after the other.
+    ByHand,
+    /// prepull, where no snapshot is published yet.
+    Cold,
+    /// prepull, after one image has changed.
+    Refresh,
+    /// prepull, where nothing has changed.
+    Unchanged,
+}
+
+impl Way {
+    /// All of them, in the order in which each run goes through them.
+    pub const ALL: [Self; 4] = [Self::ByHand, Self::Cold, Self::Refresh, Self::Unchanged];
+
+    /// What a table calls it.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::ByHand => "by hand",
+            Self::Cold => "prepull, first build",
+            Self::Refresh => "prepull, 1 of 8 changed",
+            Self::Unchanged => "prepull, unchanged",
+        }
+    }
+}
+
+/// What the time of every way is divided into. By hand there is no state machine that would wait or publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// Waiting for other triggers.
+    Settle,
+    /// What to build, on which image.
+    Plan,
+    /// Until EC2 has taken the launch.
+    Launch,
+    /// Until the instance takes commands and the kubelet is off.
+    Ready,
+    /// Until every image is there.
+    Pull,
+    /// Until the instance has stopped.
+    Stop,
+    /// Until EBS has completed the snapshot.
+    Snapshot,
+    /// Until nodes are told of it.
+    Publish,
+    /// Until the instance is gone.
+    CleanUp,
+}
+
+impl Stage {
+    /// All of them, in the order in which they come.
+    pub const ALL: [Self; 9] = [
+        Self::Settle,
+        Self::Plan,
+        Self::Launch,
+        Self::Ready,
+        Self::Pull,
+        Self::Stop,
+        Self::Snapshot,
+        Self::Publish,
+        Self::CleanUp,
+    ];
+
+    /// What a table calls it.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Settle => "settle",
+            Self::Plan => "plan",
+            Self::Launch => "launch",
+            Self::Ready => "until ready",
+            Self::Pull => "pull",
+            Self::Stop => "power off",
+            Self::Snapshot => "snapshot",
+            Self::Publish => "publish",
+            Self::CleanUp => "clean up",
+        }
+    }
+}
+
+/// A gp3 volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Volume {
+    /// Its size.
+    pub size: GiB,
+    /// Its I/O operations a second.
+    pub iops: u32,
+    /// Its throughput in MiB/s.
+    pub throughput_mibps: u32,
+}
+
+/// One way, gone once.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Measurement {
+    /// From the order until everything is cleaned up.
+    pub seconds: f64,
+    /// The same by stage.
+    pub stages: BTreeMap<Stage, f64>,
+    /// What the registries sent.
+    pub pulled: Bytes,
+    /// How many requests they answered.
+    pub registry_requests: u64,
+    /// How many blocks of 512 KiB EBS stores for the snapshot: those that differ from its base, or from zeros. None where
+    /// no snapshot was made, or where nodes are simulated.
+    pub blocks: Option<u64>,
+    /// How often each action was called, by `service:Action`: by prepull's functions, or by the person's tools.
+    pub calls: BTreeMap<String, u64>,
+    /// State transitions, retries included.
+    pub transitions: u64,
+    /// Lambda invocations.
+    pub invocations: u64,
+    /// Their memory × duration.
+    pub lambda_gb_seconds: f64,
+    /// How many instances were launched.
+    pub instances: u64,
+    /// How long the instance lived.
+    pub instance_seconds: f64,
+    /// Its data volume.
+    pub volume: Volume,
+}
+
+impl Measurement {
+    /// How many calls there were of all actions.
+    #[must_use]
+    pub fn all_calls(&self) -> u64 {
+        self.calls.values().sum()
+    }
+}
+
+/// How containers of one image started on nodes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ContainerStarts {
+    /// The compressed size of the image.
+    pub size: Bytes,
+    /// Seconds on nodes with an empty volume, from the request until the container ran.
+    pub empty: Vec<f64>,
+    /// The same on nodes from the snapshot.
+    pub cached: Vec<f64>,
+    /// What nodes with an empty volume pulled.
+    pub pulled_by_empty: Vec<Bytes>,
+    /// What nodes from the snapshot pulled.
+    pub pulled_by_cached: Vec<Bytes>,
+}

@@ -1,0 +1,12 @@
+//! What is made of measurements: medians, prices, tables, a chart. It measures nothing itself.
+
+mod chart;
+mod measurement;
+pub mod prices;
+mod report;
+mod spread;
+
+pub use chart::svg;
+pub use measurement::{ContainerStarts, Measurement, Stage, Volume, Way};
+pub use report::{Goal, Report, Section};
+pub use spread::Spread;

@@ -1,0 +1,457 @@
+//! The measurements as tables for people and as JSON for programs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use prepull_domain::Bytes;
+use serde_json::{Value, json};
+
+use crate::benchmark::{ContainerStarts, Measurement, Spread, Stage, Way, prices};
+
+/// Everything that was measured.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The command that measured it.
+    pub command: String,
+    /// The day.
+    pub date: String,
+    /// What was measured on what, a sentence each.
+    pub setting: Vec<String>,
+    /// Every run goes through all ways once.
+    pub runs: Vec<BTreeMap<Way, Measurement>>,
+    /// How containers started, the smallest image first.
+    pub starts: Vec<ContainerStarts>,
+    /// What else was measured.
+    pub sections: Vec<Section>,
+}
+
+/// Measurements that are neither of builds nor of nodes.
+#[derive(Debug, Clone)]
+pub struct Section {
+    /// Its key in the JSON.
+    pub name: &'static str,
+    /// What people are shown.
+    pub markdown: String,
+    /// What programs are given.
+    pub data: Value,
+}
+
+/// What the benchmark is to show.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Goal {
+    /// A ratio of two ways.
+    pub what: &'static str,
+    /// The least that it is to be.
+    pub wanted: f64,
+    /// What it was in the runs. None where it could not be measured.
+    pub measured: Option<Spread>,
+}
+
+impl Goal {
+    /// By how much it is met or missed, for people.
+    #[must_use]
+    pub fn verdict(&self) -> String {
+        let Some(measured) = self.measured else {
+            return "not measured: nodes are simulated".to_owned();
+        };
+        let part = (measured.median / self.wanted - 1.0) * 100.0;
+        if part >= 0.0 {
+            format!("met, by {part:.0} %")
+        } else {
+            format!("**missed, by {:.0} %**", -part)
+        }
+    }
+}
+
+type Measure = fn(&Measurement) -> Option<f64>;
+
+impl Report {
+    /// What `measure` says of a way over all runs. None where no run went it.
+    pub fn spread(&self, way: Way, measure: impl Fn(&Measurement) -> f64) -> Option<Spread> {
+        self.spread_of(way, |measurement| Some(measure(measurement)))
+    }
+
+    fn spread_of(&self, way: Way, measure: impl Fn(&Measurement) -> Option<f64>) -> Option<Spread> {
+        let measured = self.runs.iter().filter_map(|run| run.get(&way));
+        Spread::of(measured.filter_map(measure))
+    }
+
+    /// How much more of something one way takes than another, run by run: what disturbs a run disturbs both.
+    fn ratio(&self, more: Way, less: Way, measure: Measure) -> Option<Spread> {
+        Spread::of(self.runs.iter().filter_map(|run| {
+            let (more, less) = (measure(run.get(&more)?)?, measure(run.get(&less)?)?);
+            Some(more / less.max(f64::MIN_POSITIVE))
+        }))
+    }
+
+    /// The goals that are ratios.
+    #[must_use]
+    pub fn goals(&self) -> Vec<Goal> {
+        let seconds: Measure = |measured| Some(measured.seconds);
+        let goal = |what, wanted, more, less, measure| Goal {
+            what,
+            wanted,
+            measured: self.ratio(more, less, measure),
+        };
+        vec![
+            goal(
+                "first build: times faster than by hand",
+                3.0,
+                Way::ByHand,
+                Way::Cold,
+                seconds,
+            ),
+            goal(
+                "refresh: times fewer bytes pulled than by a first build",
+                10.0,
+                Way::Cold,
+                Way::Refresh,
+                |measured| Some(float(measured.pulled.0)),
+            ),
+            goal(
+                "refresh: times fewer blocks stored than by a first build",
+                10.0,
+                Way::Cold,
+                Way::Refresh,
+                |measured| measured.blocks.map(float),
+            ),
+            goal(
+                "refresh: times faster than a first build",
+                3.0,
+                Way::Cold,
+                Way::Refresh,
+                seconds,
+            ),
+        ]
+    }
+
+    /// How many instances the builds launched that had nothing to do. The goal is none.
+    #[must_use]
+    pub fn instances_without_need(&self) -> u64 {
+        let unchanged = self.runs.iter().filter_map(|run| run.get(&Way::Unchanged));
+        unchanged.map(|measured| measured.instances).sum()
+    }
+
+    /// For README.md.
+    #[must_use]
+    pub fn markdown(&self) -> String {
+        let mut text = format!(
+            "`{}` on {}; medians of {}, in brackets the least and the greatest. {}\n\n{}\n{}",
+            self.command,
+            self.date,
+            counted(self.runs.len(), "run"),
+            self.setting.join(" "),
+            self.ways(),
+            self.verdicts(),
+        );
+        if !self.starts.is_empty() {
+            let _ = write!(text, "\n{}", self.nodes());
+        }
+        for section in &self.sections {
+            let _ = write!(text, "\n{}", section.markdown);
+        }
+        text
+    }
+
+    fn ways(&self) -> String {
+        let mut table = String::from("| |");
+        for way in Way::ALL {
+            let _ = write!(table, " {} |", way.title());
+        }
+        table.push_str("\n|---|---:|---:|---:|---:|\n");
+        let mut row = |what: &str, measure: &dyn Fn(&Measurement) -> Option<f64>, show: Show| {
+            let _ = write!(table, "| {what} |");
+            for way in Way::ALL {
+                let spread = self.spread_of(way, measure);
+                let shown = spread.map_or_else(|| "–".to_owned(), |spread| spread.show(show));
+                let _ = write!(table, " {shown} |");
+            }
+            table.push('\n');
+        };
+        row("**seconds**", &|m| Some(m.seconds), decimal);
+        for stage in Stage::ALL {
+            row(
+                &format!("… {}", stage.title()),
+                &|m| m.stages.get(&stage).copied(),
+                decimal,
+            );
+        }
+        row("pulled", &|m| Some(float(m.pulled.0)), bytes);
+        row(
+            "registry requests",
+            &|m| Some(float(m.registry_requests)),
+            whole,
+        );
+        row("512 KiB blocks stored", &|m| m.blocks.map(float), whole);
+        row("AWS calls", &|m| Some(float(m.all_calls())), whole);
+        row("state transitions", &|m| Some(float(m.transitions)), whole);
+        row("Lambda GB-seconds", &|m| Some(m.lambda_gb_seconds), decimal);
+        row("instances", &|m| Some(float(m.instances)), whole);
+        row("instance seconds", &|m| Some(m.instance_seconds), decimal);
+        row("cost", &|m| Some(prices::dollars(m)), dollars);
+        row("its snapshot, a month", &prices::dollars_a_month, dollars);
+        table
+    }
+
+    fn verdicts(&self) -> String {
+        let mut table = "| goal | wanted | measured | |\n|---|---:|---:|---|\n".to_owned();
+        for goal in self.goals() {
+            let measured = goal
+                .measured
+                .map_or_else(|| "–".to_owned(), |spread| spread.show(decimal));
+            let _ = writeln!(
+                table,
+                "| {} | {} | {measured} | {} |",
+                goal.what,
+                goal.wanted,
+                goal.verdict()
+            );
+        }
+        let instances = self.instances_without_need();
+        let verdict = if instances == 0 { "met" } else { "**missed**" };
+        let _ = writeln!(
+            table,
+            "| nothing changed: instances launched | 0 | {instances} | {verdict} |"
+        );
+        table
+    }
+
+    fn nodes(&self) -> String {
+        let mut table = "| until a container runs, by its image | seconds, empty node | pulled | seconds, cached node | pulled | \
+                         times faster |\n|---|---:|---:|---:|---:|---:|\n"
+            .to_owned();
+        for starts in &self.starts {
+            let shown = |values: &[f64]| {
+                let spread = Spread::of(values.iter().copied());
+                spread.map_or_else(|| "–".to_owned(), |spread| spread.show(hundredths))
+            };
+            let pulled = |values: &[Bytes]| {
+                let spread = Spread::of(values.iter().map(|bytes| float(bytes.0)));
+                spread.map_or_else(|| "–".to_owned(), |spread| spread.show(bytes))
+            };
+            let ratios = starts.empty.iter().zip(&starts.cached);
+            let ratios: Vec<_> = ratios
+                .map(|(empty, cached)| empty / cached.max(f64::MIN_POSITIVE))
+                .collect();
+            let _ = writeln!(
+                table,
+                "| {} | {} | {} | {} | {} | {} |",
+                starts.size,
+                shown(&starts.empty),
+                pulled(&starts.pulled_by_empty),
+                shown(&starts.cached),
+                pulled(&starts.pulled_by_cached),
+                Spread::of(ratios).map_or_else(|| "–".to_owned(), |spread| spread.show(whole)),
+            );
+        }
+        table
+    }
+
+    /// How often each way called each action of AWS, in the middle of the runs: too long for README.md.
+    #[must_use]
+    pub fn calls(&self) -> String {
+        let ways = self.runs.iter().flat_map(BTreeMap::values);
+        let actions: BTreeSet<_> = ways.flat_map(|measured| measured.calls.keys()).collect();
+        let mut table = String::from("| AWS calls |");
+        for way in Way::ALL {
+            let _ = write!(table, " {} |", way.title());
+        }
+        table.push_str("\n|---|---:|---:|---:|---:|\n");
+        for action in actions {
+            let _ = write!(table, "| {action} |");
+            for way in Way::ALL {
+                let calls = self.spread(way, |measured| {
+                    float(measured.calls.get(action).copied().unwrap_or_default())
+                });
+                let _ = write!(table, " {} |", calls.map_or(0.0, |calls| calls.median));
+            }
+            table.push('\n');
+        }
+        table
+    }
+
+    /// Everything, each run by itself.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let runs = self.runs.iter().map(|run| {
+            let ways = run.iter().map(|(way, measured)| {
+                let mut value = json!(measured);
+                value["dollars"] = json!(prices::dollars(measured));
+                value["dollars_a_month"] = json!(prices::dollars_a_month(measured));
+                (json!(way).as_str().unwrap_or_default().to_owned(), value)
+            });
+            Value::Object(ways.collect())
+        });
+        let goals = self.goals().into_iter().map(|goal| {
+            let measured = goal.measured;
+            json!({
+                "goal": goal.what,
+                "wanted": goal.wanted,
+                "measured": measured.map(|spread| spread.median),
+                "min": measured.map(|spread| spread.min),
+                "max": measured.map(|spread| spread.max),
+            })
+        });
+        let mut value = json!({
+            "command": self.command,
+            "date": self.date,
+            "setting": self.setting,
+            "goals": goals.collect::<Vec<_>>(),
+            "instances_without_need": self.instances_without_need(),
+            "runs": runs.collect::<Vec<_>>(),
+            "container_starts": self.starts,
+        });
+        for section in &self.sections {
+            value[section.name] = section.data.clone();
+        }
+        value
+    }
+}
+
+type Show = fn(f64) -> String;
+
+fn whole(value: f64) -> String {
+    format!("{value:.0}")
+}
+
+fn decimal(value: f64) -> String {
+    format!("{value:.1}")
+}
+
+fn hundredths(value: f64) -> String {
+    format!("{value:.2}")
+}
+
+fn dollars(value: f64) -> String {
+    format!("${value:.4}")
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a median of numbers of bytes is one, but for a half"
+)]
+fn bytes(value: f64) -> String {
+    Bytes(value as u64).to_string()
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "what is counted here is far from the limit of a float"
+)]
+fn float(count: u64) -> f64 {
+    count as f64
+}
+
+fn counted(number: usize, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::benchmark::prices::tests::nothing;
+
+    /// One run, in which everything but pulling takes no time.
+    pub fn report() -> Report {
+        let measured = |seconds, pulled, blocks, instances| Measurement {
+            seconds,
+            stages: BTreeMap::from([(Stage::Pull, seconds)]),
+            pulled: Bytes(pulled),
+            blocks,
+            instances,
+            calls: BTreeMap::from([("ec2:RunInstances".to_owned(), instances)]),
+            ..nothing()
+        };
+        Report {
+            command: "cargo xtask bench".to_owned(),
+            date: "2026-01-01".to_owned(),
+            setting: vec!["Real nodes.".to_owned()],
+            runs: vec![BTreeMap::from([
+                (Way::ByHand, measured(60.0, 300_000_000, Some(2_000), 1)),
+                (Way::Cold, measured(20.0, 300_000_000, Some(2_000), 1)),
+                (Way::Refresh, measured(10.0, 9_000_000, Some(100), 1)),
+                (Way::Unchanged, measured(1.0, 0, None, 0)),
+            ])],
+            starts: vec![ContainerStarts {
+                size: Bytes(100_000_000),
+                empty: vec![5.0],
+                cached: vec![0.2],
+                pulled_by_empty: vec![Bytes(100_000_000)],
+                pulled_by_cached: vec![Bytes(0)],
+            }],
+            sections: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn goals_are_ratios_within_a_run_and_say_by_how_much_they_are_met_or_missed() {
+        let verdicts: Vec<_> = report().goals().iter().map(Goal::verdict).collect();
+        assert_eq!(
+            verdicts,
+            [
+                "met, by 0 %",
+                "met, by 233 %",
+                "met, by 100 %",
+                "**missed, by 33 %**"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_neither_met_nor_missed() {
+        let mut report = report();
+        for measured in report.runs[0].values_mut() {
+            measured.blocks = None;
+        }
+        assert_eq!(
+            report.goals()[2].verdict(),
+            "not measured: nodes are simulated"
+        );
+    }
+
+    #[test]
+    fn every_row_has_a_cell_for_every_column() {
+        let markdown = report().markdown();
+        let mut columns = 0;
+        for line in markdown.lines() {
+            let cells = line.matches('|').count();
+            if line.starts_with('|') && columns > 0 {
+                assert_eq!(cells, columns, "{line}");
+            }
+            columns = if line.starts_with('|') { cells } else { 0 };
+        }
+    }
+
+    #[test]
+    fn a_section_from_elsewhere_is_shown_to_people_and_given_to_programs() {
+        let mut report = report();
+        report.sections.push(Section {
+            name: "functions",
+            markdown: "| function | MB |\n".to_owned(),
+            data: json!({"plan-build": 30}),
+        });
+        assert!(report.markdown().ends_with("\n| function | MB |\n"));
+        assert_eq!(report.json()["functions"]["plan-build"], 30);
+    }
+
+    #[test]
+    fn the_json_has_every_run_with_its_cost() {
+        let json = report().json();
+        assert_eq!(json["runs"][0]["by-hand"]["seconds"], 60.0);
+        assert!(json["runs"][0]["unchanged"]["dollars"].is_number());
+        assert_eq!(json["runs"][0]["cold"]["stages"]["pull"], 20.0);
+    }
+
+    #[test]
+    fn actions_that_a_way_does_not_call_count_as_none() {
+        let calls = report().calls();
+        assert!(
+            calls.contains("| ec2:RunInstances | 1 | 1 | 1 | 0 |"),
+            "{calls}"
+        );
+    }
+}

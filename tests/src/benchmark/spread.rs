@@ -1,0 +1,62 @@
+//! Several measurements of the same.
+
+/// The median with the least and the greatest beside it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spread {
+    /// The one in the middle, or half-way between the two there.
+    pub median: f64,
+    /// The least.
+    pub min: f64,
+    /// The greatest.
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of nothing there is none.
+    #[must_use]
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        let (min, max) = (*values.first()?, *values.last()?);
+        let middle = values.len() / 2;
+        let median = if values.len().is_multiple_of(2) {
+            f64::midpoint(values[middle - 1], values[middle])
+        } else {
+            values[middle]
+        };
+        Some(Self { median, min, max })
+    }
+
+    /// `median (min–max)`, each as `show` writes it, and the median alone where all are written alike.
+    pub fn show(self, show: impl Fn(f64) -> String) -> String {
+        let (median, min, max) = (show(self.median), show(self.min), show(self.max));
+        if min == max {
+            median
+        } else {
+            format!("{median} ({min}–{max})")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_lies_in_the_middle_whatever_the_order_and_the_number() {
+        let median =
+            |values: &[f64]| Spread::of(values.iter().copied()).map(|spread| spread.median);
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[3.0]), Some(3.0));
+        assert_eq!(median(&[9.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 2.0, 9.0]), Some(3.0));
+    }
+
+    #[test]
+    fn a_spread_that_shows_no_difference_is_one_number() {
+        let show = |value: f64| format!("{value:.0}");
+        let shown = |values: [f64; 3]| Spread::of(values).unwrap().show(show);
+        assert_eq!(shown([1.0, 2.0, 3.0]), "2 (1–3)");
+        assert_eq!(shown([2.0, 2.1, 1.9]), "2");
+    }
+}

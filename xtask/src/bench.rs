@@ -1,0 +1,80 @@
+//! The benchmarks, and their results in README.md.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::run::{Step, repository, target};
+use crate::{functions, setup};
+
+const BEGIN: &str = "<!-- benchmark -->\n";
+const END: &str = "<!-- end of benchmark -->";
+
+/// What to measure.
+#[derive(clap::Args)]
+pub struct Options {
+    /// How often to measure everything; one run takes some minutes.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// Only try whether the benchmark works: one run with small images, on simulated nodes too.
+    #[arg(long, conflicts_with_all = ["runs", "large", "write_readme"])]
+    quick: bool,
+    /// Start an image of 3 GB on nodes besides, which takes 60 GB of disk.
+    #[arg(long)]
+    large: bool,
+    /// How often the procedure by hand looks at what it waits for. `aws-samples`' script does so every five seconds.
+    #[arg(long, default_value_t = 1)]
+    poll_seconds: u32,
+    /// Put the results into README.md.
+    #[arg(long)]
+    write_readme: bool,
+}
+
+/// Measures.
+pub fn run(options: &Options) -> Result<()> {
+    let tools = setup::local_cloud()?;
+    let built = functions::build(&tools)?;
+    let runs = if options.quick { 1 } else { options.runs };
+    let mut arguments = vec![
+        "--runs".to_owned(),
+        runs.to_string(),
+        "--poll-seconds".to_owned(),
+        options.poll_seconds.to_string(),
+    ];
+    for (is_given, option) in [(options.quick, "--quick"), (options.large, "--large")] {
+        if is_given {
+            arguments.push(option.to_owned());
+        }
+    }
+    Step::words(
+        "benchmarks",
+        "cargo test --locked --workspace --bench benchmarks --",
+    )
+    .args(arguments)
+    .envs(built.environment(&tools))
+    .run()?;
+    if options.write_readme {
+        write_readme()?;
+    }
+    Ok(())
+}
+
+/// Cargo's directory for what tests and benchmarks write lies in the target directory.
+fn write_readme() -> Result<()> {
+    let results = target()?.join("tmp");
+    let table = fs::read_to_string(results.join("benchmarks.md"))?;
+    let path = repository().join("README.md");
+    let old = fs::read_to_string(&path)?;
+    let Some((before, rest)) = old.split_once(BEGIN) else {
+        bail!("README.md has no place for the benchmarks")
+    };
+    let (_, after) = rest
+        .split_once(END)
+        .context("README.md has no end of the benchmarks' place")?;
+    let chart = "docs/benchmarks.svg";
+    fs::copy(results.join("benchmarks.svg"), repository().join(chart))?;
+    let new = format!(
+        "{before}{BEGIN}![Wall time by hand, of a first build, of a refresh, and where nothing changed]({chart})\n\n{table}{END}{after}"
+    );
+    Ok(fs::write(path, new)?)
+}
