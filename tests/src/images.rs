@@ -60,19 +60,20 @@ impl Layer {
     }
 
     /// A tree of files as programs bring them, `megabytes` (10^6 bytes) of it after compression and the same for the same
-    /// `name`. Most files are text, which compresses to a third or so; every fourth is random, as what is compressed already.
+    /// `name`. Most files are text, which compresses to a third or so; every eighth is random, as what is compressed already.
     ///
     /// # Errors
     /// Never in practice: it writes to memory.
     pub fn files(name: &str, megabytes: usize) -> Result<Self> {
         let mut random = Random::of(name);
         let words: Vec<Vec<u8>> = (0..4096).map(|_| random.word()).collect();
+        let phrases: Vec<Vec<u8>> = (0..128).map(|_| random.phrase(&words)).collect();
         let mut archive = tar::Builder::new(Packer::default());
         let mut number = 0_u32;
         while archive.get_ref().compressed_bytes() < megabytes * 1_000_000 {
-            let content = match number % 4 {
+            let content = match number % 8 {
                 0 => random.bytes(),
-                _ => random.text(&words),
+                _ => random.text(&words, &phrases),
             };
             let path = format!("usr/share/{name}/{:02}/{number:06}", number % 64);
             append(&mut archive, &path, 0o644, &content)?;
@@ -190,11 +191,18 @@ impl Random {
         1 + self.below(limit)
     }
 
-    fn text(&mut self, words: &[Vec<u8>]) -> Vec<u8> {
+    fn phrase(&mut self, words: &[Vec<u8>]) -> Vec<u8> {
+        (0..16)
+            .flat_map(|_| words[self.below(words.len())].clone())
+            .collect()
+    }
+
+    fn text(&mut self, words: &[Vec<u8>], phrases: &[Vec<u8>]) -> Vec<u8> {
         let length = self.length();
-        let mut text = Vec::with_capacity(length + 16);
+        let mut text = Vec::with_capacity(length + 64);
         while text.len() < length {
             text.extend_from_slice(&words[self.below(words.len())]);
+            text.extend_from_slice(&phrases[self.below(phrases.len())]);
         }
         text
     }
