@@ -371,12 +371,12 @@ impl World {
         architecture: Architecture,
         size: GiB,
     ) -> Result<InstanceId> {
-        let node = self.launch_node(snapshot, architecture, size).await?;
+        let node = self.launch_node(snapshot, architecture, size, "").await?;
         self.await_state(&node, &InstanceStateName::Running).await?;
         Ok(node)
     }
 
-    /// The same without waiting.
+    /// The same without waiting, with more of Bottlerocket's settings than a node needs.
     ///
     /// # Errors
     /// Where EC2 refuses.
@@ -388,6 +388,7 @@ impl World {
         snapshot: Option<&SnapshotId>,
         architecture: Architecture,
         size: GiB,
+        settings: &str,
     ) -> Result<InstanceId> {
         let ami = parameters::get(
             &self.clients,
@@ -409,7 +410,7 @@ impl World {
         let private = &self.cloud.ready.registries.private;
         let user_data = format!(
             "[settings.kubernetes]\nhostname-override = \"node\"\n\n[[settings.container-registry.credentials]]\n\
-             registry = \"{}\"\nusername = \"{}\"\npassword = \"{}\"\n",
+             registry = \"{}\"\nusername = \"{}\"\npassword = \"{}\"\n{settings}",
             private.host, private.username, private.password
         );
         let profile = self.deployment.outputs()?["builder_instance_profile_arn"]["value"]
