@@ -54,7 +54,7 @@ class SimulatedStore:
         return self.path(digest).exists()
 
     def is_known(self, digest: str) -> bool:
-        """Whether the blob was committed once. Where its file is gone since, containerd does not notice."""
+        """Whether the blob was committed once: containerd does not notice that its file is gone."""
         return digest in self.records["content"]
 
     def add_blob(self, digest: str, content: bytes) -> None:
