@@ -1,0 +1,531 @@
+//! How fast a function starts, what memory it takes and how large it is.
+//!
+//! Each start is a new process against a Runtime API of our own, as Lambda starts one for a new execution environment.
+//! What is measured is the program alone: fetching the zip and starting the virtual machine, which come before it on
+//! Lambda, are Lambda's affair. The file lies in the page cache, because one start goes before those that count.
+//!
+//! The invocation is an input that every function refuses before its first AWS call, so neither the time nor the memory
+//! holds a TLS handshake.
+//!
+//! Source of the protocol: Lambda developer guide, "Using the Lambda runtime API for custom runtimes".
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::fs;
+use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, Result, bail};
+use prepull_domain::Bytes;
+use serde::Serialize;
+use tempfile::TempDir;
+
+/// From the start of the process to its first answer.
+const AIM_ANSWER: Duration = Duration::from_millis(15);
+
+/// The peak of resident memory.
+const AIM_MEMORY: Bytes = Bytes(30_000_000);
+
+/// The zip.
+const AIM_ZIP: Bytes = Bytes(4_000_000);
+
+/// What every function refuses without a call to AWS.
+const MALFORMED: &str = "{}";
+
+/// How long a start may take before it counts as failed: the worst machine and a build without optimization included.
+const TIME_OUT: Duration = Duration::from_secs(30);
+
+/// What is to be measured, and how.
+#[derive(Debug)]
+pub(crate) struct Options<'a> {
+    /// Where the functions lie, in one of these forms: `<function>/bootstrap.zip`, as `cargo xtask` and `cargo lambda`
+    /// leave them, `<function>/bootstrap`, or executables that bear the functions' names.
+    pub(crate) functions: &'a Path,
+    /// The names of the functions.
+    pub(crate) names: &'a [String],
+    /// What to unpack zips with.
+    pub(crate) python: &'a Path,
+    /// The profile that the functions were built with, where the caller knows it; else it is read off the path.
+    pub(crate) profile: Option<&'a str>,
+    /// How often each function is started, after a first time that does not count.
+    pub(crate) starts: usize,
+}
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    /// The profile that the functions were built with.
+    pub(crate) profile: String,
+    /// How often each function was started.
+    pub(crate) starts: usize,
+    /// What is aimed at.
+    pub(crate) aims: Aims,
+    /// By the function's name.
+    pub(crate) functions: BTreeMap<String, Function>,
+}
+
+/// What is aimed at, for an optimized build.
+#[derive(Debug, Serialize)]
+pub(crate) struct Aims {
+    /// From the start of the process to its first answer, in milliseconds.
+    pub(crate) answer_ms: f64,
+    /// The peak of resident memory.
+    pub(crate) memory: Bytes,
+    /// The zip.
+    pub(crate) zip: Bytes,
+}
+
+/// One function.
+#[derive(Debug, Serialize)]
+pub(crate) struct Function {
+    /// From the start of the process until it asks for an invocation, in milliseconds.
+    pub(crate) init_ms: Spread<f64>,
+    /// From the start of the process until it has answered the first invocation, in milliseconds.
+    pub(crate) answer_ms: Spread<f64>,
+    /// The peak of resident memory until then.
+    pub(crate) memory: Spread<Bytes>,
+    /// The executable.
+    pub(crate) executable: Bytes,
+    /// The zip, where there is one.
+    pub(crate) zip: Option<Bytes>,
+}
+
+/// What came out most often, so to speak, and what came out worst.
+#[derive(Debug, Serialize)]
+pub(crate) struct Spread<T> {
+    /// The median: of an even number of values the upper one.
+    pub(crate) median: T,
+    /// The largest.
+    pub(crate) worst: T,
+}
+
+/// Measures every function.
+///
+/// The functions take turns, so that whatever else the machine does meanwhile falls on all of them alike.
+///
+/// # Errors
+/// Where a function is not there, or does not start.
+pub(crate) fn measure(options: &Options<'_>) -> Result<Report> {
+    let unpacked = TempDir::with_prefix("prepull-lambda-")?;
+    let mut found = Vec::new();
+    for name in options.names {
+        let packed = Packed::find(options, name, unpacked.path())
+            .with_context(|| format!("looking for {name}"))?;
+        start(&packed.executable).with_context(|| format!("starting {name}"))?;
+        found.push((name, packed, Vec::new()));
+    }
+    for _ in 0..options.starts.max(1) {
+        for (name, packed, starts) in &mut found {
+            starts.push(start(&packed.executable).with_context(|| format!("starting {name}"))?);
+        }
+    }
+    let functions = found
+        .into_iter()
+        .map(|(name, packed, starts)| Ok((name.clone(), Function::of(&packed, &starts)?)))
+        .collect::<Result<_>>()?;
+    Ok(Report {
+        profile: options
+            .profile
+            .map_or_else(|| profile(options.functions), ToOwned::to_owned),
+        starts: options.starts.max(1),
+        aims: Aims {
+            answer_ms: milliseconds(AIM_ANSWER),
+            memory: AIM_MEMORY,
+            zip: AIM_ZIP,
+        },
+        functions,
+    })
+}
+
+impl Report {
+    /// The report as Markdown: a sentence that says what was measured, and a table.
+    pub(crate) fn markdown(&self) -> String {
+        let Aims {
+            answer_ms,
+            memory,
+            zip,
+        } = &self.aims;
+        let mut text = format!(
+            "Functions of profile `{}`, {} starts each: median (worst). Aims, for an optimized build: first answer \
+             {answer_ms} ms, peak memory {memory}, zip {zip}.\n\n\
+             | function | init, ms | first answer, ms | peak memory | executable | zip |\n\
+             | --- | --- | --- | --- | --- | --- |\n",
+            self.profile, self.starts
+        );
+        for (name, function) in &self.functions {
+            let Function {
+                init_ms,
+                answer_ms,
+                memory,
+                executable,
+                zip,
+            } = function;
+            let zip = zip.map_or_else(|| "not packed".to_owned(), |zip| zip.to_string());
+            writeln!(
+                text,
+                "| {name} | {:.1} ({:.1}) | {:.1} ({:.1}) | {} ({}) | {executable} | {zip} |",
+                init_ms.median,
+                init_ms.worst,
+                answer_ms.median,
+                answer_ms.worst,
+                memory.median,
+                memory.worst,
+            )
+            .expect("a string takes what is written to it");
+        }
+        text
+    }
+}
+
+impl Function {
+    fn of(packed: &Packed, starts: &[Start]) -> Result<Self> {
+        let size = |path: &Path| -> Result<Bytes> { Ok(Bytes(fs::metadata(path)?.len())) };
+        Ok(Self {
+            init_ms: Spread::of(starts.iter().map(|start| start.init)).map(milliseconds),
+            answer_ms: Spread::of(starts.iter().map(|start| start.answer)).map(milliseconds),
+            memory: Spread::of(starts.iter().map(|start| start.memory)),
+            executable: size(&packed.executable)?,
+            zip: packed.zip.as_deref().map(size).transpose()?,
+        })
+    }
+}
+
+impl<T: Ord + Copy> Spread<T> {
+    fn of(values: impl Iterator<Item = T>) -> Self {
+        let mut values: Vec<_> = values.collect();
+        values.sort_unstable();
+        Self {
+            median: values[values.len() / 2],
+            worst: values[values.len() - 1],
+        }
+    }
+
+    fn map<U>(self, of: impl Fn(T) -> U) -> Spread<U> {
+        Spread {
+            median: of(self.median),
+            worst: of(self.worst),
+        }
+    }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+/// The profile by the directory that Cargo, or cargo-lambda, put the functions into.
+fn profile(functions: &Path) -> String {
+    let absolute = functions.canonicalize();
+    let path = absolute.as_deref().unwrap_or(functions);
+    let known = path.iter().rev().find_map(|part| match part.to_str()? {
+        "debug" => Some("dev"),
+        // cargo-lambda packs both there; what it is for is the optimized one.
+        "release" | "lambda" => Some("release"),
+        _ => None,
+    });
+    known.unwrap_or("unknown").to_owned()
+}
+
+/// A function's files.
+#[derive(Debug)]
+struct Packed {
+    executable: PathBuf,
+    zip: Option<PathBuf>,
+}
+
+impl Packed {
+    fn find(options: &Options<'_>, name: &str, unpacked: &Path) -> Result<Self> {
+        let place = options.functions.join(name);
+        let zip = place.join("bootstrap.zip");
+        if zip.is_file() {
+            let directory = unpacked.join(name);
+            let done = Command::new(options.python)
+                .args(["-m", "zipfile", "--extract"])
+                .args([&zip, &directory])
+                .status()?;
+            if !done.success() {
+                bail!("unpacking {} ended with {done}", zip.display());
+            }
+            let executable = directory.join("bootstrap");
+            // Python's module forgets the mode that the zip holds.
+            fs::set_permissions(&executable, fs::Permissions::from_mode(0o755))?;
+            return Ok(Self {
+                executable,
+                zip: Some(zip),
+            });
+        }
+        [place.join("bootstrap"), place.clone()]
+            .into_iter()
+            .find(|path| path.is_file())
+            .map(|executable| Self {
+                executable,
+                zip: None,
+            })
+            .with_context(|| {
+                format!(
+                    "{} is neither an executable nor a directory with `bootstrap` or `bootstrap.zip`",
+                    place.display()
+                )
+            })
+    }
+}
+
+/// One start.
+#[derive(Debug, Clone, Copy)]
+struct Start {
+    init: Duration,
+    answer: Duration,
+    memory: Bytes,
+}
+
+/// Starts the function, has it answer once, and ends it.
+fn start(executable: &Path) -> Result<Start> {
+    let (api, events) = RuntimeApi::serve()?;
+    let log = tempfile::NamedTempFile::new()?;
+    let mut command = Command::new(executable);
+    command
+        .env_clear()
+        .envs(environment(&api.address.to_string()))
+        .stdin(Stdio::null())
+        .stdout(log.reopen()?)
+        .stderr(log.reopen()?);
+    let began = Instant::now();
+    let mut process = Ended(command.spawn()?);
+    follow(&events, began, &mut process.0).with_context(|| {
+        let said = fs::read_to_string(log.path()).unwrap_or_default();
+        format!("the function said: {}", said.trim())
+    })
+}
+
+/// A process that does not outlive whoever started it.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // It may have ended by itself, which is what is wanted.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn follow(events: &Receiver<Event>, began: Instant, process: &mut Child) -> Result<Start> {
+    let init = match next(events, process).context("before it asked for an invocation")? {
+        Event::Asked(at) => at - began,
+        other => bail!("before it asked for an invocation: {other}"),
+    };
+    let answer = match next(events, process).context("before it answered")? {
+        Event::Answered(at) => at - began,
+        other => bail!("instead of an answer: {other}"),
+    };
+    Ok(Start {
+        init,
+        answer,
+        memory: peak_memory(process.id())?,
+    })
+}
+
+/// The next event, unless the function ends or takes too long.
+fn next(events: &Receiver<Event>, process: &mut Child) -> Result<Event> {
+    let until = Instant::now() + TIME_OUT;
+    loop {
+        match events.recv_timeout(Duration::from_millis(100)) {
+            Ok(event) => return Ok(event),
+            Err(error) => {
+                if let Some(status) = process.try_wait()? {
+                    bail!("it ended with {status}");
+                }
+                if Instant::now() >= until {
+                    bail!("nothing came for {TIME_OUT:?}: {error}");
+                }
+            }
+        }
+    }
+}
+
+/// The peak of a process' resident memory, as Linux counts it.
+fn peak_memory(process: u32) -> Result<Bytes> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let kibibytes: u64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB"))
+        .context("the process' status has no line VmHWM")?
+        .trim()
+        .parse()?;
+    Ok(Bytes(kibibytes * 1024))
+}
+
+/// What Lambda and the Terraform module set for the functions, for all of them alike.
+fn environment(runtime_api: &str) -> BTreeMap<&'static str, &str> {
+    BTreeMap::from([
+        ("AWS_LAMBDA_RUNTIME_API", runtime_api),
+        ("AWS_LAMBDA_FUNCTION_NAME", "prepull-benchmark"),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256"),
+        ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
+        ("AWS_LAMBDA_LOG_GROUP_NAME", "/aws/lambda/prepull-benchmark"),
+        ("AWS_LAMBDA_LOG_STREAM_NAME", "benchmark"),
+        ("AWS_REGION", "eu-west-1"),
+        ("AWS_ACCESS_KEY_ID", "benchmark"),
+        ("AWS_SECRET_ACCESS_KEY", "benchmark"),
+        ("AWS_SESSION_TOKEN", "benchmark"),
+        ("RUST_LOG", "info"),
+        ("PREPULL_NAME", "prepull"),
+        ("PREPULL_SETTLE_SECONDS", "60"),
+        (
+            "PREPULL_INSTANCE_PROFILE_ARN",
+            "arn:aws:iam::123456789012:instance-profile/prepull-builder",
+        ),
+        (
+            "PREPULL_STATE_MACHINE_ARN",
+            "arn:aws:states:eu-west-1:123456789012:stateMachine:prepull-build",
+        ),
+    ])
+}
+
+/// What the function did, and when that was known here.
+enum Event {
+    /// It asked for an invocation for the first time.
+    Asked(Instant),
+    /// It answered the invocation, with a result or an error.
+    Answered(Instant),
+    /// It made another request.
+    Other(String),
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Asked(_) => f.write_str("it asked for an invocation"),
+            Self::Answered(_) => f.write_str("it answered"),
+            Self::Other(request) => f.write_str(request),
+        }
+    }
+}
+
+/// The Runtime API of one function: it hands out one invocation and takes the answer. A second invocation never comes,
+/// so who asks for it waits until it is ended.
+struct RuntimeApi {
+    address: SocketAddr,
+    stop: Arc<AtomicBool>,
+}
+
+impl RuntimeApi {
+    fn serve() -> Result<(Self, Receiver<Event>)> {
+        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        let api = Self {
+            address: listener.local_addr()?,
+            stop: Arc::default(),
+        };
+        let (seen, events) = channel();
+        let stop = api.stop.clone();
+        thread::spawn(move || {
+            let asked = Arc::new(AtomicBool::new(false));
+            for connection in listener.incoming().map_while(Result::ok) {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let (asked, seen) = (asked.clone(), seen.clone());
+                // It ends when the function's end closes the connection; whoever listened for events is gone then.
+                thread::spawn(move || converse(connection, &asked, &seen));
+            }
+        });
+        Ok((api, events))
+    }
+}
+
+impl Drop for RuntimeApi {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // Wakes the thread that waits for a connection. Where that fails, it is gone already.
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+/// Answers what comes over one connection, until the function closes it or asks for a second invocation.
+fn converse(connection: TcpStream, asked: &AtomicBool, seen: &Sender<Event>) -> Result<()> {
+    connection.set_nodelay(true)?;
+    let mut answers = connection.try_clone()?;
+    let mut requests = BufReader::new(connection);
+    while let Some(request) = read_request(&mut requests)? {
+        let at = Instant::now();
+        let path = request.strip_suffix(" HTTP/1.1").unwrap_or(&request);
+        if path == "GET /2018-06-01/runtime/invocation/next" {
+            if asked.swap(true, Ordering::Relaxed) {
+                // Nothing more comes but the end of the connection.
+                requests.read_to_end(&mut Vec::new())?;
+                return Ok(());
+            }
+            seen.send(Event::Asked(at))?;
+            answers.write_all(invocation().as_bytes())?;
+        } else {
+            answers.write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n")?;
+            let answered = path.starts_with("POST /2018-06-01/runtime/invocation/");
+            seen.send(if answered {
+                Event::Answered(at)
+            } else {
+                Event::Other(request)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads one request to its end and returns its first line; none where there are no more.
+fn read_request(requests: &mut impl BufRead) -> Result<Option<String>> {
+    let mut line = String::new();
+    if requests.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    let request = line.trim_end().to_owned();
+    let mut length = 0;
+    let mut chunked = false;
+    loop {
+        let mut header = String::new();
+        requests.read_line(&mut header)?;
+        let header = header.trim_end().to_ascii_lowercase();
+        match header.split_once(':') {
+            None => break,
+            Some(("content-length", value)) => length = value.trim().parse()?,
+            Some(("transfer-encoding", _)) => chunked = true,
+            Some(_) => {}
+        }
+    }
+    if !chunked {
+        requests.read_exact(&mut vec![0; length])?;
+        return Ok(Some(request));
+    }
+    loop {
+        let mut size = String::new();
+        requests.read_line(&mut size)?;
+        let size = usize::from_str_radix(size.trim(), 16)?;
+        // With the line's end after it.
+        requests.read_exact(&mut vec![0; size + 2])?;
+        if size == 0 {
+            return Ok(Some(request));
+        }
+    }
+}
+
+fn invocation() -> String {
+    let deadline = SystemTime::now() + Duration::from_secs(60);
+    let since_epoch = deadline
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    format!(
+        "HTTP/1.1 200 OK\r\n\
+         content-type: application/json\r\n\
+         lambda-runtime-aws-request-id: 8476a536-e9f4-11e8-9739-2dfe598c3fcd\r\n\
+         lambda-runtime-deadline-ms: {}\r\n\
+         lambda-runtime-invoked-function-arn: arn:aws:lambda:eu-west-1:123456789012:function:prepull-benchmark\r\n\
+         lambda-runtime-trace-id: Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700\r\n\
+         content-length: {}\r\n\r\n{MALFORMED}",
+        since_epoch.as_millis(),
+        MALFORMED.len()
+    )
+}
