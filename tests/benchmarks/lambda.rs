@@ -25,6 +25,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use prepull_domain::Bytes;
+use prepull_tests::benchmark::Section;
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -42,6 +43,37 @@ const MALFORMED: &str = "{}";
 
 /// How long a start may take before it counts as failed: the worst machine and a build without optimization included.
 const TIME_OUT: Duration = Duration::from_secs(30);
+
+/// How often each function is started.
+const STARTS: usize = 20;
+
+/// The starts of the functions in a directory, one for each directory in it, as a part of the benchmark's report.
+///
+/// # Errors
+/// Where one of them does not start.
+pub fn section(functions: &Path, python: &Path) -> Result<Section> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(functions)
+        .with_context(|| format!("looking for functions in {}", functions.display()))?
+    {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    let report = measure(&Options {
+        functions,
+        names: &names,
+        python,
+        profile: None,
+        starts: STARTS,
+    })?;
+    Ok(Section {
+        name: "lambda",
+        markdown: report.markdown(),
+        data: serde_json::to_value(&report)?,
+    })
+}
 
 /// What is to be measured, and how.
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 mod builds;
 mod by_hand;
 mod images;
+mod lambda;
 mod nodes;
 mod options;
 
@@ -70,15 +71,18 @@ async fn measure(environment: Environment, options: &Options) -> Result<Report> 
     let starts = nodes::measure(&world, &images, options).await?;
     world.nothing_is_left().await?;
     let setting = setting(&world, &images).await?;
+    let python = world.environment.python.clone();
     world.cloud.stop()?;
+    // When nothing else runs any more.
+    let functions = options.functions.as_deref();
+    let sections = functions.map(|functions| lambda::section(functions, &python));
     Ok(Report {
         command: options.command(),
         date: Timestamp::now().strftime("%F").to_string(),
         setting,
         runs,
         starts,
-        // What else is measured of prepull is appended here.
-        sections: Vec::new(),
+        sections: sections.into_iter().collect::<Result<_>>()?,
     })
 }
 

@@ -1,6 +1,7 @@
 //! What `cargo xtask bench` asks for. It checks what a person types; this only reads it.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -17,6 +18,8 @@ pub struct Options {
     pub poll: Duration,
     /// The data volumes.
     pub volume: GiB,
+    /// Functions whose starts are measured besides.
+    pub functions: Option<PathBuf>,
 }
 
 impl Options {
@@ -27,6 +30,7 @@ impl Options {
             large: false,
             poll: Duration::from_secs(1),
             volume: GiB(10),
+            functions: None,
         };
         while let Some(argument) = arguments.next() {
             let mut number = || -> Result<u32> {
@@ -38,6 +42,7 @@ impl Options {
             match argument.as_str() {
                 "--runs" => options.runs = number()?,
                 "--poll-seconds" => options.poll = Duration::from_secs(number()?.into()),
+                "--functions" => options.functions = arguments.next().map(PathBuf::from),
                 "--quick" => options.quick = true,
                 "--large" => options.large = true,
                 // Cargo's own.
@@ -64,6 +69,9 @@ impl Options {
         }
         if self.large {
             command.push_str(" --large");
+        }
+        if let Some(functions) = &self.functions {
+            let _ = write!(command, " --functions {}", functions.display());
         }
         if self.poll != Duration::from_secs(1) {
             let _ = write!(command, " --poll-seconds {}", self.poll.as_secs());

@@ -1,6 +1,7 @@
 //! The benchmarks, and their results in README.md.
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -25,6 +26,9 @@ pub struct Options {
     /// How often the procedure by hand looks at what it waits for. `aws-samples`' script does so every five seconds.
     #[arg(long, default_value_t = 1)]
     poll_seconds: u32,
+    /// Measure besides how the functions in this directory start, as `cargo lambda build` leaves them.
+    #[arg(long)]
+    functions: Option<PathBuf>,
     /// Put the results into README.md.
     #[arg(long)]
     write_readme: bool,
@@ -45,6 +49,12 @@ pub fn run(options: &Options) -> Result<()> {
         if is_given {
             arguments.push(option.to_owned());
         }
+    }
+    if let Some(functions) = &options.functions {
+        // The benchmark runs in another directory.
+        let functions = fs::canonicalize(functions)
+            .with_context(|| format!("{} is not there", functions.display()))?;
+        arguments.extend(["--functions".to_owned(), functions.display().to_string()]);
     }
     Step::words(
         "benchmarks",

@@ -69,7 +69,7 @@ fn interval(name: &ExecutionName, waited: Duration) -> Duration {
     let chance = name.as_str().bytes().fold(0_u32, |hash, byte| {
         hash.wrapping_mul(31).wrapping_add(byte.into())
     }) % 1_000;
-    interval - interval / JITTER * chance / 1_000
+    interval.saturating_sub(interval / JITTER * chance / 1_000)
 }
 
 struct Queue<'a> {
@@ -171,7 +171,7 @@ mod tests {
         assert!(intervals.is_sorted());
         assert_eq!(intervals[0], intervals[1]);
         assert_eq!(intervals[4], intervals[5]);
-        let least = |interval: Duration| interval - interval / JITTER;
+        let least = |interval: Duration| interval.saturating_sub(interval / JITTER);
         assert!((least(shortest)..=shortest).contains(&intervals[0]));
         assert!((least(longest)..=longest).contains(&intervals[5]));
     }
