@@ -190,19 +190,22 @@ pub async fn a_base_that_is_damaged_is_left_for_an_empty_volume(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let world = &fixture.world;
+    let kept = fixture.image(X86, "kept")?;
+    let staying = world.ecr.push("team/changing", "kept", &kept).await?;
     let push = async |content: &str| {
         let image = fixture.image(X86, content)?;
-        world.ecr.push("team/changing", "damaged", &image).await
+        world.ecr.push("team/changing", "changed", &image).await
     };
-    let changing = push("damaged 1").await?;
+    let changing = push("changed 1").await?;
     let cache = fixture
-        .cache(&fixture.config(&[&fixture.api, &changing]).await?)
+        .cache(&fixture.config(&[&staying, &changing]).await?)
         .await?;
     let first = fixture.published(&cache).await?;
-    let layer = fixture.base[1].digest();
-    let name = layer.trim_start_matches("sha256:");
+    // containerd keeps a blob in a file that is named after its digest.
+    let digest = kept.digest();
+    let name = digest.as_str().trim_start_matches("sha256:");
     world.cloud.damage_snapshot(&first, name).await?;
-    push("damaged 2").await?;
+    push("changed 2").await?;
     world.cloud.forget_calls().await?;
 
     let second = fixture.published(&cache).await?;
@@ -219,7 +222,7 @@ pub async fn a_base_that_is_damaged_is_left_for_an_empty_volume(
         "one builder was to be launched on the base and one without"
     );
     let node = world.start_node(Some(&second), X86, VOLUME).await?;
-    for reference in [&fixture.api, &changing] {
+    for reference in [&staying, &changing] {
         let run = world.cloud.run_container(&node, reference).await?;
         ensure!(
             run.present && run.pulled_bytes == 0 && run.exit_code == 0,

@@ -91,12 +91,6 @@ impl Layer {
         }
     }
 
-    /// Its digest as registries and containerd's content store know it.
-    #[must_use]
-    pub fn digest(&self) -> String {
-        sha256(&self.compressed)
-    }
-
     fn of(files: &[(&str, u32, &[u8])]) -> Result<Self> {
         let mut archive = tar::Builder::new(Packer::default());
         for (path, mode, content) in files {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use prepull_domain::node::{Disk, ImageName, ImageStatus, NameRecord, PullState, Usable};
-use prepull_domain::stages::{Pinning, PlannedImage, Target};
+use prepull_domain::stages::{Base, Pinning, PlannedImage, Target};
 use prepull_domain::{Bytes, Digest, StageError};
 
 /// What a full disk says, through every layer of software above it.
@@ -137,6 +137,7 @@ pub(crate) fn next(target: &Target, status: &ImageStatus) -> Result<Next, StageE
     let planned = Planned::all(target, status);
     let missing: Vec<_> = planned.iter().filter(|image| !image.is_present()).collect();
     for image in &missing {
+        check_base(image, target, &missing)?;
         check_pull(image, status, &missing)?;
     }
 
@@ -250,6 +251,39 @@ fn stale(status: &ImageStatus) -> Vec<Change> {
         .collect()
 }
 
+/// Ends the stage where an image came with the base and is not whole, though it was when the base was published: what else
+/// is wrong with that volume, nothing here would tell.
+fn check_base(
+    image: &Planned<'_>,
+    target: &Target,
+    missing: &[&Planned<'_>],
+) -> Result<(), StageError> {
+    let (Base::Snapshot { snapshot_id, .. }, Some(found)) = (&target.base, image.names[0].1) else {
+        return Ok(());
+    };
+    let is_pulled = |other: &&Planned<'_>| other.pull.is_some();
+    let mut same = missing
+        .iter()
+        .filter(|other| other.by_digest() == image.by_digest());
+    if same.any(is_pulled) {
+        return Ok(());
+    }
+    Err(StageError::VerifyFailed(format!(
+        "`{}` is {} on the snapshot {snapshot_id} that the volume started from",
+        image.image.reference,
+        lack(Some(found.usable))
+    )))
+}
+
+/// What is wrong with an image that is not whole.
+fn lack(usable: Option<Usable>) -> &'static str {
+    match usable {
+        None => "not listed",
+        Some(Usable::Packed) => "not unpacked",
+        Some(_) => "not complete",
+    }
+}
+
 /// Ends the stage where the pull of a missing image has ended and left it missing.
 fn check_pull(
     image: &Planned<'_>,
@@ -261,11 +295,7 @@ fn check_pull(
         Some(PullState::Succeeded) => Err(StageError::VerifyFailed(format!(
             "the pull of `{}` ended well, but the image is {}",
             image.image.reference,
-            match image.names[0].1.map(|found| found.usable) {
-                None => "not listed",
-                Some(Usable::Packed) => "not unpacked",
-                Some(_) => "not complete",
-            }
+            lack(image.names[0].1.map(|found| found.usable))
         ))),
         Some(PullState::Failed) => {
             let words = status.words.get(&image.position);
@@ -371,6 +401,7 @@ pub(crate) fn out_of_time(target: &Target, status: &ImageStatus) -> StageError {
 mod tests {
     use super::*;
     use prepull_domain::GiB;
+    use prepull_domain::stages::Fill;
     use prepull_testing::target;
 
     /// A status of the builder of [`target`]: its images' names are 0 and 1 (nginx), 2 and 3 (api).
@@ -509,6 +540,27 @@ mod tests {
             let lines = complete().replace(&name(0, "a", GOOD), &name(0, "a", state));
             assert_eq!(does(&target(), &lines), pull(0));
         }
+    }
+
+    #[test]
+    fn an_image_of_the_base_that_is_not_whole_ends_the_build_on_it() {
+        let mut refresh = target();
+        refresh.base = Base::Snapshot {
+            snapshot_id: "snap-0123456789abcdef0".parse().unwrap(),
+            fresh: Fill::default(),
+        };
+        let broken = name(0, "a", "unavailable packed unpinned");
+        let error = next(&refresh, &status(&broken)).unwrap_err();
+        assert_eq!(error.name(), "VerifyFailed");
+        assert!(
+            error.to_string().contains(
+                "`docker.io/library/nginx:1.27` is not complete on the snapshot snap-0123456789abcdef0"
+            ),
+            "{error}"
+        );
+        // One that is being pulled is listed before it is whole.
+        let pulled = format!("{broken}UNIT 0 active running\nUNIT 1 active running");
+        assert_eq!(does(&refresh, &pulled), "wait");
     }
 
     #[test]

@@ -32,7 +32,7 @@ class SimulatedStore:
         self.blobs = directory / "blobs/sha256"
         self.blobs.mkdir(parents=True, exist_ok=True)
         self._file = directory / "simulated.json"
-        self.records: dict[str, Any] = {"images": {}, "snapshots": [], "content": []}
+        self.records: dict[str, Any] = {"images": {}, "snapshots": []}
         if self._file.exists():
             self.records = json.loads(self._file.read_text())
 
@@ -53,18 +53,12 @@ class SimulatedStore:
     def has(self, digest: str) -> bool:
         return self.path(digest).exists()
 
-    def is_known(self, digest: str) -> bool:
-        """Whether the blob was committed once: containerd does not notice that its file is gone."""
-        return digest in self.records["content"]
-
     def add_blob(self, digest: str, content: bytes) -> None:
         """Raises ValueError where the content is not the digest's, or the disk is full."""
         if digest_of(content) != digest:
             raise ValueError(f"failed commit on ref {digest}: unexpected digest")
         take_space(len(content))
         self.path(digest).write_bytes(content)
-        if not self.is_known(digest):
-            self.records["content"].append(digest)
 
     def is_unpacked(self, chain: str) -> bool:
         return chain in self.records["snapshots"]
@@ -105,7 +99,6 @@ class SimulatedStore:
         for path in self.blobs.iterdir():
             if f"sha256:{path.name}" not in wanted:
                 path.unlink()
-        self.records["content"] = [known for known in self.records["content"] if known in wanted]
 
     def _reachable(self, digest: str) -> Iterator[str]:
         yield digest

@@ -87,7 +87,7 @@ def _fetch(content: SimulatedStore, source: Source, manifest: dict[str, Any]) ->
         _fetch(content, source, json.loads(blob))
     parts = [manifest["config"], *manifest["layers"]] if "config" in manifest else []
     for part in parts:
-        if not (content.has(part["digest"]) or content.is_known(part["digest"])):
+        if not content.has(part["digest"]):
             content.add_blob(part["digest"], source.get("blobs", part["digest"])[0])
 
 
