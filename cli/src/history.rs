@@ -357,9 +357,14 @@ impl Build {
                 }
                 None
             }
-            Type::TaskStateExited | Type::PassStateExited => {
+            Type::TaskStateExited => self.finish(architecture, at),
+            Type::PassStateExited => {
                 self.take_outcome(event);
                 self.finish(architecture, at)
+            }
+            Type::SucceedStateExited => {
+                self.take_outcome(event);
+                None
             }
             Type::ExecutionSucceeded
             | Type::ExecutionFailed
