@@ -81,7 +81,7 @@ pub async fn measure(world: &World, cache: &Cache) -> Result<Build> {
         invocations: history.invocations.len() as u64,
         lambda_gb_seconds: history.gb_seconds(&world.deployment.function_memory()?)?,
         instance_seconds: history.instance_seconds(manifest.as_ref()),
-        volume: cache.volume,
+        volume: cache.volume.clone(),
     };
     Ok(Build {
         measurement,

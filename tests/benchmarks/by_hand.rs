@@ -11,9 +11,10 @@ use prepull_aws::ec2::types::{Instance, InstanceStateName, Reservation, Snapshot
 use prepull_aws::ssm::types::{
     CommandInvocationStatus, InstanceInformationStringFilter, PingStatus,
 };
+use prepull_domain::config::VolumeConfig;
 use prepull_domain::{Bytes, InstanceId, SnapshotId, names};
 use prepull_tests::World;
-use prepull_tests::benchmark::{Measurement, Stage, Volume};
+use prepull_tests::benchmark::{Measurement, Stage};
 
 use crate::ARCHITECTURE;
 use crate::builds::{COUNTED, count};
@@ -33,7 +34,7 @@ const CTR: &str = "ctr --address=/run/containerd/containerd.sock --namespace=k8s
 pub async fn measure(
     world: &World,
     images: &[String],
-    volume: Volume,
+    volume: &VolumeConfig,
     poll: Duration,
 ) -> Result<(Measurement, SnapshotId)> {
     world.cloud.forget_calls().await?;
@@ -42,7 +43,7 @@ pub async fn measure(
     let mut clock = Clock::start();
 
     let instance = world
-        .launch_node(None, ARCHITECTURE, volume.size, SETTINGS)
+        .launch_node(None, ARCHITECTURE, volume.size_gib, SETTINGS)
         .await?;
     let launched = Instant::now();
     clock.ends(Stage::Launch);
@@ -103,7 +104,7 @@ pub async fn measure(
         invocations: 0,
         lambda_gb_seconds: 0.0,
         instance_seconds,
-        volume,
+        volume: volume.clone(),
     };
     Ok((measurement, snapshot))
 }

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use prepull_domain::Bytes;
-use prepull_tests::benchmark::Section;
+use prepull_tests::benchmark::{Section, Spread};
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -119,24 +119,15 @@ pub(crate) struct Aims {
 #[derive(Debug, Serialize)]
 pub(crate) struct Function {
     /// From the start of the process until it asks for an invocation, in milliseconds.
-    pub(crate) init_ms: Spread<f64>,
+    pub(crate) init_ms: Spread,
     /// From the start of the process until it has answered the first invocation, in milliseconds.
-    pub(crate) answer_ms: Spread<f64>,
-    /// The peak of resident memory until then.
-    pub(crate) memory: Spread<Bytes>,
+    pub(crate) answer_ms: Spread,
+    /// The peak of resident memory until then, in bytes.
+    pub(crate) memory: Spread,
     /// The executable.
     pub(crate) executable: Bytes,
     /// The zip, where there is one.
     pub(crate) zip: Option<Bytes>,
-}
-
-/// What came out most often, so to speak, and what came out worst.
-#[derive(Debug, Serialize)]
-pub(crate) struct Spread<T> {
-    /// The median: of an even number of values the upper one.
-    pub(crate) median: T,
-    /// The largest.
-    pub(crate) worst: T,
 }
 
 /// Measures every function.
@@ -185,8 +176,10 @@ impl Report {
             memory,
             zip,
         } = &self.aims;
+        let tenths = |value: f64| format!("{value:.1}");
+        let megabytes = |value: f64| format!("{:.1} MB", value / 1e6);
         let mut text = format!(
-            "Functions of profile `{}`, {} starts each: median (worst). Aims, for an optimized build: first answer \
+            "Functions of profile `{}`, {} starts each: median (least–greatest). Aims, for an optimized build: first answer \
              {answer_ms} ms, peak memory {memory}, zip {zip}.\n\n\
              | function | init, ms | first answer, ms | peak memory | executable | zip |\n\
              | --- | --- | --- | --- | --- | --- |\n",
@@ -203,13 +196,10 @@ impl Report {
             let zip = zip.map_or_else(|| "not packed".to_owned(), |zip| zip.to_string());
             writeln!(
                 text,
-                "| {name} | {:.1} ({:.1}) | {:.1} ({:.1}) | {} ({}) | {executable} | {zip} |",
-                init_ms.median,
-                init_ms.worst,
-                answer_ms.median,
-                answer_ms.worst,
-                memory.median,
-                memory.worst,
+                "| {name} | {} | {} | {} | {executable} | {zip} |",
+                init_ms.show(tenths),
+                answer_ms.show(tenths),
+                memory.show(megabytes),
             )
             .expect("a string takes what is written to it");
         }
@@ -218,34 +208,24 @@ impl Report {
 }
 
 impl Function {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a function's memory is far from the limit of a float"
+    )]
     fn of(packed: &Packed, starts: &[Start]) -> Result<Self> {
         let size = |path: &Path| -> Result<Bytes> { Ok(Bytes(fs::metadata(path)?.len())) };
         Ok(Self {
-            init_ms: Spread::of(starts.iter().map(|start| start.init)).map(milliseconds),
-            answer_ms: Spread::of(starts.iter().map(|start| start.answer)).map(milliseconds),
-            memory: Spread::of(starts.iter().map(|start| start.memory)),
+            init_ms: spread(starts, |start| milliseconds(start.init))?,
+            answer_ms: spread(starts, |start| milliseconds(start.answer))?,
+            memory: spread(starts, |start| start.memory.0 as f64)?,
             executable: size(&packed.executable)?,
             zip: packed.zip.as_deref().map(size).transpose()?,
         })
     }
 }
 
-impl<T: Ord + Copy> Spread<T> {
-    fn of(values: impl Iterator<Item = T>) -> Self {
-        let mut values: Vec<_> = values.collect();
-        values.sort_unstable();
-        Self {
-            median: values[values.len() / 2],
-            worst: values[values.len() - 1],
-        }
-    }
-
-    fn map<U>(self, of: impl Fn(T) -> U) -> Spread<U> {
-        Spread {
-            median: of(self.median),
-            worst: of(self.worst),
-        }
-    }
+fn spread(starts: &[Start], of: impl Fn(&Start) -> f64) -> Result<Spread> {
+    Spread::of(starts.iter().map(of)).context("every function was started")
 }
 
 fn milliseconds(duration: Duration) -> f64 {

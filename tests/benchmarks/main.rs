@@ -16,9 +16,10 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
 use jiff::Timestamp;
+use prepull_domain::config::{CacheConfig, VolumeConfig};
 use prepull_domain::stages::Base;
-use prepull_domain::{Architecture, GiB, SnapshotId};
-use prepull_tests::benchmark::{self, Measurement, Report, Volume, Way};
+use prepull_domain::{Architecture, SnapshotId};
+use prepull_tests::benchmark::{self, Measurement, Report, Way};
 use prepull_tests::localcloud::Nodes;
 use prepull_tests::{Environment, World};
 use serde_json::{Value, json};
@@ -149,7 +150,7 @@ async fn run(
     };
 
     let (by_hand, made_by_hand) =
-        by_hand::measure(world, &references, cache.volume, options.poll).await?;
+        by_hand::measure(world, &references, &cache.volume, options.poll).await?;
     note(Way::ByHand, by_hand);
     discard(world, &made_by_hand).await?;
 
@@ -187,7 +188,7 @@ async fn run(
 /// A cache of the benchmark.
 pub struct Cache {
     name: String,
-    volume: Volume,
+    volume: VolumeConfig,
 }
 
 /// Declares a cache that nothing was built of.
@@ -195,19 +196,10 @@ async fn declare(world: &World, name: &str, references: &[String]) -> Result<Cac
     let mut config = world.stored_config(PATTERN).await?;
     config["images"] = json!(references);
     world.store_config(name, &config).await?;
-    let number = |name: &str| {
-        let value = config["volume"][name].as_u64();
-        value
-            .and_then(|value| u32::try_from(value).ok())
-            .with_context(|| format!("a stored volume has {name}"))
-    };
+    let parsed = CacheConfig::parse(&name.parse()?, &config.to_string())?;
     Ok(Cache {
         name: name.to_owned(),
-        volume: Volume {
-            size: GiB(number("size_gib")?),
-            iops: number("iops")?,
-            throughput_mibps: number("throughput_mibps")?,
-        },
+        volume: parsed.volume,
     })
 }
 

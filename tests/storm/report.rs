@@ -12,6 +12,8 @@ use crate::storm::{CACHES, PUSHES, SETTLE_SECONDS};
 /// What a build takes and costs on AWS, where none was measured yet. One source for all of it: "What it costs" in
 /// README.md, which names AWS's price lists. The prices are of us-east-1.
 mod on_aws {
+    use prepull_domain::prices;
+
     /// From the builder's launch to its end.
     pub const MINUTES: f64 = 10.0;
 
@@ -19,7 +21,8 @@ mod on_aws {
     const INSTANCE_DOLLARS_PER_HOUR: f64 = 0.40;
 
     /// The module's default volume: 50 GiB, and 500 MiB/s of which 125 are free.
-    const VOLUME_DOLLARS_PER_MONTH: f64 = 50.0 * 0.08 + (500.0 - 125.0) * 0.04;
+    const VOLUME_DOLLARS_PER_MONTH: f64 =
+        50.0 * prices::VOLUME_GIB + (500.0 - 125.0) * prices::VOLUME_MIBPS;
 
     const MINUTES_PER_MONTH: f64 = 43_800.0;
 

@@ -1,6 +1,6 @@
 //! What a build takes and costs, and what it takes and costs nodes to load its snapshot.
 //!
-//! **A model, not measured on AWS.** Its rates come from the local cloud, from AWS's documentation and from users'
+//! **A model, not measured on AWS.** Its rates come from one measurement, from AWS's documentation and from users'
 //! reports; its prices are list prices of us-east-1, without taxes and discounts. Every constant says where it comes
 //! from. `docs/costs.md` has a table of what follows.
 
@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::architecture::Architecture;
 use crate::config::VolumeConfig;
+use crate::prices;
 use crate::size::{Bytes, GiB};
 
 // How long a build's steps take, in seconds.
@@ -38,11 +39,11 @@ const PUBLISH: f64 = 5.0;
 
 // What a pull is bound by.
 
-/// Packed bytes a second that one core inflates and unpacks, gzip. Source: measured on the local cloud, containerd 2.1
+/// Packed bytes a second that one core inflates and unpacks, gzip. Source: measured once with containerd 2.1 on two cores
 /// and Go's gzip: 506 MB in 28 to 30 CPU seconds. A vCPU is taken for such a core.
 const INFLATE_RATE: f64 = 18e6;
 
-/// The part of all cores that pulls side by side keep busy. Source: measured on the local cloud: four at once took 22 s
+/// The part of all cores that pulls side by side keep busy. Source: the same measurement: four at once took 22 s
 /// for 28 CPU seconds on two cores.
 const BUSY_CORES: f64 = 0.65;
 
@@ -65,26 +66,12 @@ const EBS_BURST: f64 = 1_800.0;
 const MIB: f64 = 1_048_576.0;
 const GIB: f64 = 1_073_741_824.0;
 
-// Prices in dollars, us-east-1.
+// What prices are applied to.
 
-/// A GiB of gp3 for a month. Source: <https://aws.amazon.com/ebs/pricing/>, like the next two.
-const VOLUME_GIB: f64 = 0.08;
-/// A MiB/s of gp3 above 125 for a month.
-const VOLUME_MIBPS: f64 = 0.04;
-/// An I/O operation a second of gp3 above 3,000 for a month.
-const VOLUME_IOPS: f64 = 0.005;
-/// A GiB of snapshot for a month. Source: <https://aws.amazon.com/ebs/pricing/>.
-const SNAPSHOT_GIB: f64 = 0.05;
-/// Seconds of a month of 730 hours, as AWS counts it.
-const MONTH: f64 = 730.0 * 3_600.0;
-/// A GB-second of Lambda on arm64. Source: <https://aws.amazon.com/lambda/pricing/>.
-const LAMBDA_GB_SECOND: f64 = 0.000_013_333_4;
 /// GB of memory of each function. Source: `infra/functions.tf`.
 const LAMBDA_GB: f64 = 0.25;
 /// How long a function waits before the state machine calls it anew, in seconds. Source: `infra/functions.tf`.
 const LAMBDA_SECONDS: f64 = 300.0;
-/// A transition of Step Functions. Source: <https://aws.amazon.com/step-functions/pricing/>.
-const TRANSITION: f64 = 0.025 / 1_000.0;
 /// Transitions of a build of one architecture in which nothing is retried. Source: `statemachine/build.asl.json`.
 const TRANSITIONS: f64 = 14.0;
 /// Transitions of a build that finds everything up to date.
@@ -319,9 +306,6 @@ pub fn build(
     let attached = PENDING + running + snapshot + PUBLISH;
     let total = PLAN + attached;
 
-    let month = f64::from(volume.size_gib.0) * VOLUME_GIB
-        + f64::from(volume.throughput_mibps.saturating_sub(125)) * VOLUME_MIBPS
-        + f64::from(volume.iops.saturating_sub(3_000)) * VOLUME_IOPS;
     Estimate {
         seconds: Steps {
             plan: whole(PLAN),
@@ -337,10 +321,12 @@ pub fn build(
             instance: instance
                 .hourly
                 .map(|hourly| cents(hourly / 3_600.0 * running.max(LEAST_CHARGED))),
-            volume: cents(month / MONTH * attached.max(LEAST_CHARGED)),
-            lambda: cents(LAMBDA_GB * total * LAMBDA_GB_SECOND),
-            transitions: cents((TRANSITIONS + (total / LAMBDA_SECONDS).floor()) * TRANSITION),
-            snapshot_month: cents(written / GIB * SNAPSHOT_GIB),
+            volume: cents(prices::volume_second(volume) * attached.max(LEAST_CHARGED)),
+            lambda: cents(LAMBDA_GB * total * prices::LAMBDA_GB_SECOND),
+            transitions: cents(
+                (TRANSITIONS + (total / LAMBDA_SECONDS).floor()) * prices::TRANSITION,
+            ),
+            snapshot_month: cents(prices::snapshot_month(work.written)),
         },
     }
 }
@@ -356,8 +342,8 @@ pub fn unchanged() -> Estimate {
         dollars: Dollars {
             instance: Some(0.0),
             volume: 0.0,
-            lambda: cents(LAMBDA_GB * PLAN * LAMBDA_GB_SECOND),
-            transitions: cents(TRANSITIONS_UNCHANGED * TRANSITION),
+            lambda: cents(LAMBDA_GB * PLAN * prices::LAMBDA_GB_SECOND),
+            transitions: cents(TRANSITIONS_UNCHANGED * prices::TRANSITION),
             snapshot_month: 0.0,
         },
     }

@@ -16,6 +16,7 @@ pub mod image;
 pub mod manifest;
 pub mod names;
 pub mod node;
+pub mod prices;
 pub mod queue;
 pub mod size;
 pub mod stages;

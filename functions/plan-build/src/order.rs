@@ -9,8 +9,8 @@ use std::cmp::Reverse;
 use prepull_aws::resolve::Layer;
 use prepull_domain::Bytes;
 
-/// How much of an image must be shared for it to wait, in percent of its size. For less, waiting costs more than to unpack
-/// that part twice.
+/// How much of an image must be shared for it to wait, in percent of its size. For a little, waiting costs more than to
+/// unpack it twice. Where that turns was not measured: this is an assumption.
 const WORTH_WAITING: u128 = 25;
 
 /// For each image, given by its layers, the position of the one that it waits for: of those that come before it, the one

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use prepull_domain::{Bytes, GiB};
+use prepull_domain::Bytes;
+use prepull_domain::config::VolumeConfig;
 use serde::Serialize;
 
 /// A way to come to a snapshot.
@@ -90,17 +91,6 @@ impl Stage {
     }
 }
 
-/// A gp3 volume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Volume {
-    /// Its size.
-    pub size: GiB,
-    /// Its I/O operations a second.
-    pub iops: u32,
-    /// Its throughput in MiB/s.
-    pub throughput_mibps: u32,
-}
-
 /// One way, gone once.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Measurement {
@@ -128,7 +118,7 @@ pub struct Measurement {
     /// How long the instance lived.
     pub instance_seconds: f64,
     /// Its data volume.
-    pub volume: Volume,
+    pub volume: VolumeConfig,
 }
 
 impl Measurement {

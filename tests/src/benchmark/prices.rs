@@ -1,60 +1,35 @@
-//! What a measurement would cost on AWS: list prices of us-east-1, on demand, without free tiers. They are those of "What it
-//! costs" in README.md.
+//! What a measurement would cost on AWS, by [`prepull_domain::prices`].
 //!
 //! Durations are those that were measured on the local cloud, where instances start and snapshots complete within
 //! seconds. EC2's least charge of a minute is left out: no build on AWS is shorter than that.
 
-use crate::benchmark::{Measurement, Volume};
+use prepull_domain::Bytes;
+use prepull_domain::estimate::InstanceType;
+use prepull_domain::prices::{
+    LAMBDA_GB_SECOND, LAMBDA_INVOCATION, TRANSITION, snapshot_month, volume_second,
+};
 
-/// Dollars an hour of an m7i.2xlarge, the first of the module's instance types.
-///
-/// Source: <https://aws.amazon.com/ec2/pricing/on-demand/>, rounded as in README.md.
-pub const INSTANCE_HOUR: f64 = 0.40;
+use crate::benchmark::Measurement;
 
-/// Dollars a month of a GiB of gp3.
-///
-/// Source, for the next two as well: <https://aws.amazon.com/ebs/pricing/>.
-pub const VOLUME_GIB_MONTH: f64 = 0.08;
-/// Dollars a month of an I/O operation a second above [`FREE_IOPS`].
-pub const VOLUME_IOPS_MONTH: f64 = 0.005;
-/// Dollars a month of a MiB/s above [`FREE_MIBPS`].
-pub const VOLUME_MIBPS_MONTH: f64 = 0.04;
-/// What every gp3 volume has.
-pub const FREE_IOPS: u32 = 3_000;
-/// What every gp3 volume has, in MiB/s.
-pub const FREE_MIBPS: u32 = 125;
-
-/// Dollars a month of a GB of changed blocks.
-///
-/// Source: <https://aws.amazon.com/ebs/pricing/>.
-pub const SNAPSHOT_GB_MONTH: f64 = 0.05;
-
-/// Dollars of a state transition of a standard workflow.
-///
-/// Source: <https://aws.amazon.com/step-functions/pricing/>.
-pub const TRANSITION: f64 = 0.025 / 1_000.0;
-
-/// Dollars of a GB-second on arm64.
-///
-/// Source, for the next as well: <https://aws.amazon.com/lambda/pricing/>.
-pub const LAMBDA_GB_SECOND: f64 = 0.000_013_333_4;
-/// Dollars of an invocation.
-pub const LAMBDA_INVOCATION: f64 = 0.20 / 1_000_000.0;
-
-const SECONDS_PER_MONTH: f64 = 730.0 * 3_600.0;
+/// The first of the module's instance types.
+const INSTANCE_TYPE: &str = "m7i.2xlarge";
 
 /// The size of the blocks in which EBS stores snapshots.
-pub const BLOCK_BYTES: u64 = 512 << 10;
+const BLOCK_BYTES: u64 = 512 << 10;
 
 /// What making it costs.
+///
+/// # Panics
+/// Never: the default instance type has a price.
 #[must_use]
 #[expect(
     clippy::cast_precision_loss,
     reason = "thousands of calls are far from the limit of a float"
 )]
 pub fn dollars(measurement: &Measurement) -> f64 {
-    let seconds = measurement.instance_seconds;
-    seconds * (INSTANCE_HOUR / 3_600.0 + volume_month(measurement.volume) / SECONDS_PER_MONTH)
+    let hourly = InstanceType::named(INSTANCE_TYPE).and_then(|known| known.hourly);
+    let hourly = hourly.expect("the default instance type has a price");
+    measurement.instance_seconds * (hourly / 3_600.0 + volume_second(&measurement.volume))
         + measurement.transitions as f64 * TRANSITION
         + measurement.lambda_gb_seconds * LAMBDA_GB_SECOND
         + measurement.invocations as f64 * LAMBDA_INVOCATION
@@ -62,27 +37,17 @@ pub fn dollars(measurement: &Measurement) -> f64 {
 
 /// What keeping its snapshot costs a month, beside the snapshots before it.
 #[must_use]
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "thousands of blocks are far from the limit of a float"
-)]
 pub fn dollars_a_month(measurement: &Measurement) -> Option<f64> {
-    let bytes = measurement.blocks? * BLOCK_BYTES;
-    // Taken for the unit that EBS counts volumes in, 2^30 bytes.
-    Some(bytes as f64 / f64::from(1 << 30) * SNAPSHOT_GB_MONTH)
-}
-
-fn volume_month(volume: Volume) -> f64 {
-    f64::from(volume.size.0) * VOLUME_GIB_MONTH
-        + f64::from(volume.iops.saturating_sub(FREE_IOPS)) * VOLUME_IOPS_MONTH
-        + f64::from(volume.throughput_mibps.saturating_sub(FREE_MIBPS)) * VOLUME_MIBPS_MONTH
+    let blocks = measurement.blocks?;
+    Some(snapshot_month(Bytes(blocks * BLOCK_BYTES)))
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use std::collections::BTreeMap;
 
-    use prepull_domain::{Bytes, GiB};
+    use prepull_domain::GiB;
+    use prepull_domain::config::VolumeConfig;
 
     use super::*;
 
@@ -99,10 +64,11 @@ pub(super) mod tests {
             lambda_gb_seconds: 0.0,
             instances: 0,
             instance_seconds: 0.0,
-            volume: Volume {
-                size: GiB(50),
+            volume: VolumeConfig {
+                size_gib: GiB(50),
                 iops: 3_000,
                 throughput_mibps: 500,
+                kms_key_id: None,
             },
         }
     }
@@ -116,22 +82,12 @@ pub(super) mod tests {
             ..nothing()
         };
         // $0.07 of instance, $0.004 of volume, $0.0015 of transitions, $0.002 of Lambda.
-        let expected = 0.0667 + 0.0043 + 0.0015 + 0.002;
+        let expected = 0.0672 + 0.0043 + 0.0015 + 0.002;
         assert!(
             (dollars(&build) - expected).abs() < 0.0005,
             "{}",
             dollars(&build)
         );
-    }
-
-    #[test]
-    fn what_gp3_has_anyway_is_free() {
-        let volume = Volume {
-            size: GiB(100),
-            iops: 3_000,
-            throughput_mibps: 125,
-        };
-        assert!((volume_month(volume) - 8.0).abs() < 1e-9);
     }
 
     #[test]

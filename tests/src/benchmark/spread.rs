@@ -1,7 +1,9 @@
 //! Several measurements of the same.
 
+use serde::Serialize;
+
 /// The median with the least and the greatest beside it.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Spread {
     /// The one in the middle, or half-way between the two there.
     pub median: f64,
