@@ -23,11 +23,14 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use prepull_domain::Bytes;
+use prepull_tests::Environment;
 use prepull_tests::benchmark::{Section, Spread};
 use serde::Serialize;
 use tempfile::TempDir;
+
+use crate::options::Options;
 
 /// From the start of the process to its first answer.
 const AIM_ANSWER: Duration = Duration::from_millis(15);
@@ -47,27 +50,17 @@ const TIME_OUT: Duration = Duration::from_secs(30);
 /// How often each function is started.
 const STARTS: usize = 20;
 
-/// The starts of the functions in a directory, one for each directory in it, as a part of the benchmark's report.
+/// The starts of all functions, as a part of the benchmark's report.
 ///
 /// # Errors
 /// Where one of them does not start.
-pub fn section(functions: &Path, python: &Path) -> Result<Section> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(functions)
-        .with_context(|| format!("looking for functions in {}", functions.display()))?
-    {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            names.push(entry.file_name().to_string_lossy().into_owned());
-        }
-    }
-    let report = measure(&Options {
-        functions,
-        names: &names,
-        python,
-        profile: None,
-        starts: STARTS,
-    })?;
+pub fn section(environment: &Environment, options: &Options) -> Result<Section> {
+    let (profile, starts) = if options.quick {
+        ("dev", 1)
+    } else {
+        ("release", STARTS)
+    };
+    let report = measure(environment, profile, starts)?;
     Ok(Section {
         name: "lambda",
         markdown: report.markdown(),
@@ -75,90 +68,77 @@ pub fn section(functions: &Path, python: &Path) -> Result<Section> {
     })
 }
 
-/// What is to be measured, and how.
-#[derive(Debug)]
-pub(crate) struct Options<'a> {
-    /// Where the functions lie, in one of these forms: `<function>/bootstrap.zip`, as `cargo xtask` and `cargo lambda`
-    /// leave them, `<function>/bootstrap`, or executables that bear the functions' names.
-    pub(crate) functions: &'a Path,
-    /// The names of the functions.
-    pub(crate) names: &'a [String],
-    /// What to unpack zips with.
-    pub(crate) python: &'a Path,
-    /// The profile that the functions were built with, where the caller knows it; else it is read off the path.
-    pub(crate) profile: Option<&'a str>,
-    /// How often each function is started, after a first time that does not count.
-    pub(crate) starts: usize,
-}
-
 /// What was measured.
 #[derive(Debug, Serialize)]
-pub(crate) struct Report {
+pub struct Report {
     /// The profile that the functions were built with.
-    pub(crate) profile: String,
+    pub profile: &'static str,
     /// How often each function was started.
-    pub(crate) starts: usize,
+    pub starts: usize,
     /// What is aimed at.
-    pub(crate) aims: Aims,
+    pub aims: Aims,
     /// By the function's name.
-    pub(crate) functions: BTreeMap<String, Function>,
+    pub functions: BTreeMap<String, Function>,
 }
 
 /// What is aimed at, for an optimized build.
 #[derive(Debug, Serialize)]
-pub(crate) struct Aims {
+pub struct Aims {
     /// From the start of the process to its first answer, in milliseconds.
-    pub(crate) answer_ms: f64,
+    pub answer_ms: f64,
     /// The peak of resident memory.
-    pub(crate) memory: Bytes,
+    pub memory: Bytes,
     /// The zip.
-    pub(crate) zip: Bytes,
+    pub zip: Bytes,
 }
 
 /// One function.
 #[derive(Debug, Serialize)]
-pub(crate) struct Function {
+pub struct Function {
     /// From the start of the process until it asks for an invocation, in milliseconds.
-    pub(crate) init_ms: Spread,
+    pub init_ms: Spread,
     /// From the start of the process until it has answered the first invocation, in milliseconds.
-    pub(crate) answer_ms: Spread,
+    pub answer_ms: Spread,
     /// The peak of resident memory until then, in bytes.
-    pub(crate) memory: Spread,
+    pub memory: Spread,
     /// The executable.
-    pub(crate) executable: Bytes,
-    /// The zip, where there is one.
-    pub(crate) zip: Option<Bytes>,
+    pub executable: Bytes,
+    /// The zip.
+    pub zip: Bytes,
 }
 
 /// Measures every function.
 ///
 /// The functions take turns, so that whatever else the machine does meanwhile falls on all of them alike.
-///
-/// # Errors
-/// Where a function is not there, or does not start.
-pub(crate) fn measure(options: &Options<'_>) -> Result<Report> {
+fn measure(environment: &Environment, profile: &'static str, starts: usize) -> Result<Report> {
     let unpacked = TempDir::with_prefix("prepull-lambda-")?;
     let mut found = Vec::new();
-    for name in options.names {
-        let packed = Packed::find(options, name, unpacked.path())
-            .with_context(|| format!("looking for {name}"))?;
-        start(&packed.executable).with_context(|| format!("starting {name}"))?;
-        found.push((name, packed, Vec::new()));
+    for entry in fs::read_dir(&environment.functions).with_context(|| {
+        format!(
+            "looking for functions in {}",
+            environment.functions.display()
+        )
+    })? {
+        let place = entry?.path();
+        let name = place.file_name().unwrap_or_default();
+        let name = name.to_string_lossy().into_owned();
+        let function = Packed::unpack(&place, &unpacked.path().join(&name), &environment.python)?;
+        start(&function.executable).with_context(|| format!("starting {name}"))?;
+        found.push((name, function, Vec::new()));
     }
-    for _ in 0..options.starts.max(1) {
-        for (name, packed, starts) in &mut found {
-            starts.push(start(&packed.executable).with_context(|| format!("starting {name}"))?);
+    for _ in 0..starts {
+        for (name, function, starts) in &mut found {
+            let start = start(&function.executable);
+            starts.push(start.with_context(|| format!("starting {name}"))?);
         }
     }
     let functions = found
         .into_iter()
-        .map(|(name, packed, starts)| Ok((name.clone(), Function::of(&packed, &starts)?)))
+        .map(|(name, function, starts)| Ok((name, Function::of(&function, &starts)?)))
         .collect::<Result<_>>()?;
     Ok(Report {
-        profile: options
-            .profile
-            .map_or_else(|| profile(options.functions), ToOwned::to_owned),
-        starts: options.starts.max(1),
+        profile,
+        starts,
         aims: Aims {
             answer_ms: milliseconds(AIM_ANSWER),
             memory: AIM_MEMORY,
@@ -170,7 +150,7 @@ pub(crate) fn measure(options: &Options<'_>) -> Result<Report> {
 
 impl Report {
     /// The report as Markdown: a sentence that says what was measured, and a table.
-    pub(crate) fn markdown(&self) -> String {
+    pub fn markdown(&self) -> String {
         let Aims {
             answer_ms,
             memory,
@@ -193,7 +173,6 @@ impl Report {
                 executable,
                 zip,
             } = function;
-            let zip = zip.map_or_else(|| "not packed".to_owned(), |zip| zip.to_string());
             writeln!(
                 text,
                 "| {name} | {} | {} | {} | {executable} | {zip} |",
@@ -219,7 +198,7 @@ impl Function {
             answer_ms: spread(starts, |start| milliseconds(start.answer))?,
             memory: spread(starts, |start| start.memory.0 as f64)?,
             executable: size(&packed.executable)?,
-            zip: packed.zip.as_deref().map(size).transpose()?,
+            zip: size(&packed.zip)?,
         })
     }
 }
@@ -232,60 +211,30 @@ fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// The profile by the directory that Cargo, or cargo-lambda, put the functions into.
-fn profile(functions: &Path) -> String {
-    let absolute = functions.canonicalize();
-    let path = absolute.as_deref().unwrap_or(functions);
-    let known = path.iter().rev().find_map(|part| match part.to_str()? {
-        "debug" => Some("dev"),
-        // cargo-lambda packs both there; what it is for is the optimized one.
-        "release" | "lambda" => Some("release"),
-        _ => None,
-    });
-    known.unwrap_or("unknown").to_owned()
-}
-
 /// A function's files.
 #[derive(Debug)]
 struct Packed {
     executable: PathBuf,
-    zip: Option<PathBuf>,
+    zip: PathBuf,
 }
 
 impl Packed {
-    fn find(options: &Options<'_>, name: &str, unpacked: &Path) -> Result<Self> {
-        let place = options.functions.join(name);
+    /// The zip in `place`, and what is in it, which is put into `directory`.
+    fn unpack(place: &Path, directory: &Path, python: &Path) -> Result<Self> {
         let zip = place.join("bootstrap.zip");
-        if zip.is_file() {
-            let directory = unpacked.join(name);
-            let done = Command::new(options.python)
-                .args(["-m", "zipfile", "--extract"])
-                .args([&zip, &directory])
-                .status()?;
-            if !done.success() {
-                bail!("unpacking {} ended with {done}", zip.display());
-            }
-            let executable = directory.join("bootstrap");
-            // Python's module forgets the mode that the zip holds.
-            fs::set_permissions(&executable, fs::Permissions::from_mode(0o755))?;
-            return Ok(Self {
-                executable,
-                zip: Some(zip),
-            });
-        }
-        [place.join("bootstrap"), place.clone()]
-            .into_iter()
-            .find(|path| path.is_file())
-            .map(|executable| Self {
-                executable,
-                zip: None,
-            })
-            .with_context(|| {
-                format!(
-                    "{} is neither an executable nor a directory with `bootstrap` or `bootstrap.zip`",
-                    place.display()
-                )
-            })
+        let done = Command::new(python)
+            .args(["-m", "zipfile", "--extract"])
+            .args([&zip, directory])
+            .status()?;
+        ensure!(
+            done.success(),
+            "unpacking {} ended with {done}",
+            zip.display()
+        );
+        let executable = directory.join("bootstrap");
+        // Python's module forgets the mode that the zip holds.
+        fs::set_permissions(&executable, fs::Permissions::from_mode(0o755))?;
+        Ok(Self { executable, zip })
     }
 }
 

@@ -72,18 +72,17 @@ async fn measure(environment: Environment, options: &Options) -> Result<Report> 
     let starts = nodes::measure(&world, &images, options).await?;
     world.nothing_is_left().await?;
     let setting = setting(&world, &images).await?;
-    let python = world.environment.python.clone();
+    let environment = world.environment.clone();
     world.cloud.stop()?;
     // When nothing else runs any more.
-    let functions = options.functions.as_deref();
-    let sections = functions.map(|functions| lambda::section(functions, &python));
+    let functions = lambda::section(&environment, options)?;
     Ok(Report {
         command: options.command(),
         date: Timestamp::now().strftime("%F").to_string(),
         setting,
         runs,
         starts,
-        sections: sections.into_iter().collect::<Result<_>>()?,
+        sections: vec![functions],
     })
 }
 

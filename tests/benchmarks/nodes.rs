@@ -1,9 +1,10 @@
-//! What a snapshot saves a node: the time from the request for a container until it runs.
+//! What a snapshot saves a node: the time from its launch until a container runs.
 
 use anyhow::{Context as _, Result, ensure};
-use prepull_domain::Bytes;
+use jiff::{Timestamp, Unit};
+use prepull_domain::{Bytes, SnapshotId};
 use prepull_tests::World;
-use prepull_tests::benchmark::ContainerStarts;
+use prepull_tests::benchmark::{ContainerStart, ContainerStarts};
 
 use crate::images::Images;
 use crate::options::Options;
@@ -20,35 +21,47 @@ pub async fn measure(
     let cache = declare(world, &format!("{PATTERN}-nodes"), &references).await?;
     let build = builds::measure(world, &cache).await?;
     let (snapshot, _) = build.published.context("the build published nothing")?;
-    let mut starts: Vec<_> = images
+    let mut measured: Vec<_> = images
         .iter()
         .map(|(_, size)| ContainerStarts {
             size: *size,
             empty: Vec::new(),
             cached: Vec::new(),
-            pulled_by_empty: Vec::new(),
-            pulled_by_cached: Vec::new(),
         })
         .collect();
     for number in 1..=options.runs {
         eprintln!("containers on nodes, run {number} of {}", options.runs);
-        for base in [None, Some(&snapshot)] {
-            let node = world.start_node(base, ARCHITECTURE, options.volume).await?;
-            let runs = world.run_containers(&node, &references).await?;
-            world.terminate_node(&node).await?;
-            for (reference, starts) in references.iter().zip(&mut starts) {
-                let run = &runs[reference];
-                let (seconds, pulled) = if base.is_some() {
-                    ensure!(run.present, "{reference} is not in {snapshot}");
-                    (&mut starts.cached, &mut starts.pulled_by_cached)
-                } else {
-                    (&mut starts.empty, &mut starts.pulled_by_empty)
-                };
-                seconds.push(run.seconds);
-                pulled.push(Bytes(run.pulled_bytes));
-            }
+        for (reference, starts) in references.iter().zip(&mut measured) {
+            starts
+                .empty
+                .push(start(world, None, reference, options).await?);
+            let cached = start(world, Some(&snapshot), reference, options).await?;
+            starts.cached.push(cached);
         }
     }
     discard(world, &snapshot).await?;
-    Ok(starts)
+    Ok(measured)
+}
+
+/// Starts a container on a node of its own.
+async fn start(
+    world: &World,
+    snapshot: Option<&SnapshotId>,
+    reference: &str,
+    options: &Options,
+) -> Result<ContainerStart> {
+    let launched = Timestamp::now();
+    let node = world
+        .start_node(snapshot, ARCHITECTURE, options.volume)
+        .await?;
+    let run = world.run_container(&node, reference).await?;
+    world.terminate_node(&node).await?;
+    if let Some(snapshot) = snapshot {
+        ensure!(run.present, "{reference} is not in {snapshot}");
+    }
+    Ok(ContainerStart {
+        since_launch: (run.running_at - launched).total(Unit::Second)?,
+        since_request: run.seconds,
+        pulled: Bytes(run.pulled_bytes),
+    })
 }

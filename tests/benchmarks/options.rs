@@ -1,7 +1,6 @@
 //! What `cargo xtask bench` asks for. It checks what a person types; this only reads it.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -10,7 +9,8 @@ use prepull_domain::{Bytes, GiB};
 pub struct Options {
     /// How often everything is measured.
     pub runs: u32,
-    /// Small images, and simulated nodes will do: whether the benchmark works, not what it measures.
+    /// Small images and functions that are not optimized, and simulated nodes will do: whether the benchmark works, not what
+    /// it measures.
     pub quick: bool,
     /// An image of 3 GB besides.
     pub large: bool,
@@ -18,8 +18,6 @@ pub struct Options {
     pub poll: Duration,
     /// The data volumes.
     pub volume: GiB,
-    /// Functions whose starts are measured besides.
-    pub functions: Option<PathBuf>,
 }
 
 impl Options {
@@ -30,7 +28,6 @@ impl Options {
             large: false,
             poll: Duration::from_secs(1),
             volume: GiB(10),
-            functions: None,
         };
         while let Some(argument) = arguments.next() {
             let mut number = || -> Result<u32> {
@@ -42,7 +39,6 @@ impl Options {
             match argument.as_str() {
                 "--runs" => options.runs = number()?,
                 "--poll-seconds" => options.poll = Duration::from_secs(number()?.into()),
-                "--functions" => options.functions = arguments.next().map(PathBuf::from),
                 "--quick" => options.quick = true,
                 "--large" => options.large = true,
                 // Cargo's own.
@@ -69,9 +65,6 @@ impl Options {
         }
         if self.large {
             command.push_str(" --large");
-        }
-        if let Some(functions) = &self.functions {
-            let _ = write!(command, " --functions {}", functions.display());
         }
         if self.poll != Duration::from_secs(1) {
             let _ = write!(command, " --poll-seconds {}", self.poll.as_secs());

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use jiff::Timestamp;
 use prepull_domain::{InstanceId, SnapshotId};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -183,6 +184,8 @@ pub struct ContainerRun {
     pub requests: u64,
     /// Seconds from the request until the container ran.
     pub seconds: f64,
+    /// When it ran.
+    pub running_at: Timestamp,
     /// What the container printed.
     pub output: String,
     /// The container's exit code.

@@ -460,18 +460,27 @@ impl World {
     ) -> Result<BTreeMap<String, ContainerRun>> {
         let mut runs = BTreeMap::new();
         for reference in references {
-            let run = self.cloud.run_container(node, reference).await?;
-            ensure!(
-                run.exit_code == 0,
-                "{reference} ended with {}: {}",
-                run.exit_code,
-                run.output
-            );
+            let run = self.run_container(node, reference).await?;
             runs.insert(reference.clone(), run);
-            // What the registries answered is counted a moment later than it was answered.
-            tokio::time::sleep(Duration::from_millis(100)).await;
         }
         Ok(runs)
+    }
+
+    /// Runs one container on a node.
+    ///
+    /// # Errors
+    /// Where the image cannot be pulled, or the container does not end well.
+    pub async fn run_container(&self, node: &InstanceId, reference: &str) -> Result<ContainerRun> {
+        let run = self.cloud.run_container(node, reference).await?;
+        ensure!(
+            run.exit_code == 0,
+            "{reference} ended with {}: {}",
+            run.exit_code,
+            run.output
+        );
+        // What the registries answered is counted a moment later than it was answered.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Ok(run)
     }
 
     /// Terminates a node and waits until it is gone.
@@ -486,6 +495,14 @@ impl World {
             .send()
             .await?;
         self.await_state(node, &InstanceStateName::Terminated).await
+    }
+
+    /// Waits until a node runs.
+    ///
+    /// # Errors
+    /// Where it does not.
+    pub async fn await_running(&self, node: &InstanceId) -> Result<()> {
+        self.await_state(node, &InstanceStateName::Running).await
     }
 
     async fn await_state(&self, node: &InstanceId, wanted: &InstanceStateName) -> Result<()> {

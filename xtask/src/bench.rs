@@ -1,7 +1,6 @@
 //! The benchmarks, and their results in README.md.
 
 use std::fs;
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -17,7 +16,8 @@ pub struct Options {
     /// How often to measure everything; one run takes some minutes.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// Only try whether the benchmark works: one run with small images, on simulated nodes too.
+    /// Only try whether the benchmark works: one run with small images and functions that are not optimized, on simulated
+    /// nodes too.
     #[arg(long, conflicts_with_all = ["runs", "large", "write_readme"])]
     quick: bool,
     /// Start an image of 3 GB on nodes besides, which takes 60 GB of disk.
@@ -26,9 +26,6 @@ pub struct Options {
     /// How often the procedure by hand looks at what it waits for. `aws-samples`' script does so every five seconds.
     #[arg(long, default_value_t = 1)]
     poll_seconds: u32,
-    /// Measure besides how the functions in this directory start, as `cargo lambda build` leaves them.
-    #[arg(long)]
-    functions: Option<PathBuf>,
     /// Put the results into README.md.
     #[arg(long)]
     write_readme: bool,
@@ -37,8 +34,11 @@ pub struct Options {
 /// Measures.
 pub fn run(options: &Options) -> Result<()> {
     let tools = setup::local_cloud()?;
-    let built = functions::build(&tools)?;
-    let runs = if options.quick { 1 } else { options.runs };
+    let (built, runs) = if options.quick {
+        (functions::build(&tools)?, 1)
+    } else {
+        (functions::build_optimized(&tools)?, options.runs)
+    };
     let mut arguments = vec![
         "--runs".to_owned(),
         runs.to_string(),
@@ -49,12 +49,6 @@ pub fn run(options: &Options) -> Result<()> {
         if is_given {
             arguments.push(option.to_owned());
         }
-    }
-    if let Some(functions) = &options.functions {
-        // The benchmark runs in another directory.
-        let functions = fs::canonicalize(functions)
-            .with_context(|| format!("{} is not there", functions.display()))?;
-        arguments.extend(["--functions".to_owned(), functions.display().to_string()]);
     }
     Step::words(
         "benchmarks",

@@ -49,7 +49,7 @@ pub fn names() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Builds the workspace and packs each function into `<stage>/bootstrap.zip`, the layout of `cargo lambda build`.
+/// Builds the workspace for tests, and packs its functions.
 pub fn build(tools: &Tools) -> Result<Built> {
     // With all targets, tests too: the features of the SDK are then the same for every command, and it is built once.
     Step::words(
@@ -57,19 +57,34 @@ pub fn build(tools: &Tools) -> Result<Built> {
         "cargo build --locked --workspace --all-targets",
     )
     .run()?;
-    let built = Built {
-        binaries: target()?.join("debug"),
-        zips: scratch()?.join("functions"),
-    };
+    let binaries = target()?.join("debug");
+    let zips = scratch()?.join("functions");
+    pack_all(tools, &binaries, &zips)?;
+    Ok(Built { binaries, zips })
+}
+
+/// The same with functions of the profile that is deployed, for this machine.
+pub fn build_optimized(tools: &Tools) -> Result<Built> {
+    let built = build(tools)?;
+    let mut packages = Vec::new();
     for name in names()? {
-        pack(
-            tools,
-            &built.binary(&name),
-            &built.zips.join(&name).join("bootstrap.zip"),
-        )
-        .with_context(|| format!("packing {name}"))?;
+        packages.extend(["--package".to_owned(), name]);
     }
-    Ok(built)
+    Step::words("cargo build --release", "cargo build --locked --release")
+        .args(packages)
+        .run()?;
+    let zips = scratch()?.join("functions-optimized");
+    pack_all(tools, &target()?.join("release"), &zips)?;
+    Ok(Built { zips, ..built })
+}
+
+/// Packs each function into `<stage>/bootstrap.zip`, the layout of `cargo lambda build`.
+fn pack_all(tools: &Tools, binaries: &Path, zips: &Path) -> Result<()> {
+    for name in names()? {
+        let zip = zips.join(&name).join("bootstrap.zip");
+        pack(tools, &binaries.join(&name), &zip).with_context(|| format!("packing {name}"))?;
+    }
+    Ok(())
 }
 
 fn pack(tools: &Tools, binary: &Path, zip: &Path) -> Result<()> {

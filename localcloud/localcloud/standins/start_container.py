@@ -1,7 +1,7 @@
 """Starts a container from an image the way a kubelet with IfNotPresent does.
 
 Prints one JSON object: whether the image was there, the seconds from the
-request to the running container, its output and its exit code.
+request to the running container, when that was, its output and its exit code.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from endpoints import PullFailed
@@ -76,9 +77,11 @@ def main() -> int:
     running, output, code = time.monotonic(), "", 0
     if not simulated:
         running, output, code = run(reference)
+    since = timedelta(seconds=time.monotonic() - running)
     answer = {
         "present": present,
         "seconds": round(running - begin, 3),
+        "running_at": (datetime.now(UTC) - since).isoformat(),
         "output": output,
         "exit_code": code,
         "simulated": simulated,

@@ -129,17 +129,24 @@ impl Measurement {
     }
 }
 
-/// How containers of one image started on nodes.
+/// How containers of one image started, each on a node of its own.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ContainerStarts {
     /// The compressed size of the image.
     pub size: Bytes,
-    /// Seconds on nodes with an empty volume, from the request until the container ran.
-    pub empty: Vec<f64>,
-    /// The same on nodes from the snapshot.
-    pub cached: Vec<f64>,
-    /// What nodes with an empty volume pulled.
-    pub pulled_by_empty: Vec<Bytes>,
-    /// What nodes from the snapshot pulled.
-    pub pulled_by_cached: Vec<Bytes>,
+    /// On nodes with an empty volume.
+    pub empty: Vec<ContainerStart>,
+    /// On nodes from the snapshot.
+    pub cached: Vec<ContainerStart>,
+}
+
+/// How one container started.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ContainerStart {
+    /// Seconds from the node's launch until the container ran.
+    pub since_launch: f64,
+    /// Seconds from the request for the container, on the node that was up by then, until it ran.
+    pub since_request: f64,
+    /// What the node pulled for it.
+    pub pulled: Bytes,
 }

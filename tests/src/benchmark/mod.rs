@@ -7,6 +7,6 @@ mod report;
 mod spread;
 
 pub use chart::svg;
-pub use measurement::{ContainerStarts, Measurement, Stage, Way};
+pub use measurement::{ContainerStart, ContainerStarts, Measurement, Stage, Way};
 pub use report::{Goal, Report, Section};
 pub use spread::Spread;
