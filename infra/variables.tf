@@ -67,7 +67,7 @@ variable "caches" {
 
     # Keep the kubelet from ever removing the images, even where the disk is full.
     pin_images = optional(bool, false)
-    # How many images are pulled at once; as many as the builder has vCPUs where this is not set.
+    # How many images are pulled at once; one more than the builder has vCPUs where this is not set.
     parallel_pulls = optional(number)
     # How many snapshots are kept for each architecture, the published one included.
     retain_snapshots = optional(number, 3)

@@ -50,7 +50,7 @@ pub struct CacheConfig {
     /// Whether the kubelet is kept from ever removing the images, even where the disk is full.
     #[serde(default)]
     pub pin_images: bool,
-    /// How many images are pulled at once; as many as the builder has vCPUs where it is not said.
+    /// How many images are pulled at once; one more than the builder has vCPUs where it is not said.
     #[serde(default)]
     pub parallel_pulls: Option<u8>,
     /// How many snapshots are kept for each architecture, the published one included.

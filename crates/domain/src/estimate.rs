@@ -291,7 +291,7 @@ impl Dollars {
 }
 
 /// What a build takes and costs that does `work` on an instance with a volume, with so many pulls at once: one
-/// for each vCPU where it is not said.
+/// more than there are vCPUs where it is not said.
 #[must_use]
 pub fn build(
     work: &Work,
@@ -364,7 +364,7 @@ fn pull_and_sync(
     let (pulled, written) = (number(work.pulled), number(work.written));
 
     // An image occupies one core, and all of them together less than there are.
-    let pulls_at_once = pulls_at_once.map_or(instance.vcpus, u32::from);
+    let pulls_at_once = pulls_at_once.map_or(instance.vcpus + 1, u32::from);
     let cores = f64::from(work.images.min(pulls_at_once).max(1));
     let cores = cores.min((vcpus * BUSY_CORES).max(1.0));
     let inflate = (pulled / cores).max(number(work.largest)) / INFLATE_RATE;

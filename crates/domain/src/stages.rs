@@ -54,7 +54,7 @@ pub struct Target {
     pub security_group_ids: Vec<SecurityGroupId>,
     /// Where the credentials of registries lie, by the registry's host.
     pub registry_credentials: BTreeMap<String, CredentialSource>,
-    /// How many images are pulled at once; as many as the builder has vCPUs where it is not said.
+    /// How many images are pulled at once; one more than the builder has vCPUs where it is not said.
     pub parallel_pulls: Option<u8>,
     /// How many snapshots are kept.
     pub retain_snapshots: u8,

@@ -176,9 +176,13 @@ pub(crate) fn next(target: &Target, status: &ImageStatus) -> Result<Next, StageE
 /// The pulls to start: as many as may run at once, the largest first, so that none is left to run alone in the end, but
 /// none before the image that brings what both begin with.
 ///
-/// A pull unpacks one layer after the other, so by default one runs for each vCPU.
+/// A pull unpacks one layer after the other, on one vCPU. By default one more runs than there are vCPUs: where one ends, its
+/// vCPU would idle until the builder is looked at again and the next is started.
 fn pulls(target: &Target, cpus: usize, missing: &[&Planned<'_>]) -> Vec<Change> {
-    let width = target.parallel_pulls.map_or(cpus, usize::from).max(1);
+    let width = target
+        .parallel_pulls
+        .map_or(cpus.saturating_add(1), usize::from)
+        .max(1);
     let running = missing
         .iter()
         .filter(|image| image.pull == Some(PullState::Running))
@@ -464,9 +468,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_of_the_cache_one_pull_runs_for_each_vcpu() {
+    fn without_a_limit_of_the_cache_one_more_pull_runs_than_there_are_vcpus() {
         let mut unlimited = target();
         unlimited.parallel_pulls = None;
+        for digit in ["1", "2", "3"] {
+            let mut another = unlimited.images[0].clone();
+            another.digest = format!("sha256:{}", digit.repeat(64)).parse().unwrap();
+            unlimited.images.push(another);
+        }
         let of = |cpus: usize| {
             let lines = format!("DISK 1000 300\nCPUS {cpus}\nEND");
             next(&unlimited, &lines.parse().unwrap()).unwrap()
@@ -475,7 +484,7 @@ mod tests {
             Next::Change(changes) => changes.len(),
             _ => 0,
         };
-        assert_eq!([1, 2].map(|cpus| changes(of(cpus))), [1, 2]);
+        assert_eq!([1, 2, 8].map(|cpus| changes(of(cpus))), [2, 3, 5]);
     }
 
     #[test]
