@@ -262,6 +262,29 @@ async fn a_launch_with_other_user_data_before_is_found_instead_of_repeated() {
     assert_eq!(launch(&clients, target()).await, Ok(builder()));
 }
 
+#[tokio::test]
+async fn of_several_launches_before_the_youngest_is_taken() {
+    // Built on a base that turned out broken, and ended for that.
+    let mut ended = older();
+    ended.state = ec2_instance(InstanceStateName::Terminated).state;
+    let found = mock!(Client::describe_instances)
+        .match_requests(|request| request.instance_ids().is_empty())
+        .sequence()
+        .output(|| described([]))
+        .output(move || described([ec2_instance(InstanceStateName::Pending), ended.clone()]))
+        .output(|| described([ec2_instance(InstanceStateName::Running)]))
+        .repeatedly()
+        .build();
+    let clients = Mocks::new()
+        .ec2([
+            found,
+            is(InstanceStateName::Running),
+            refuses("IdempotentParameterMismatch", "other parameters"),
+        ])
+        .clients();
+    assert_eq!(launch(&clients, target()).await, Ok(builder()));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_launch_before_that_never_shows_up_is_not_waited_for_for_ever() {
     let clients = Mocks::new()
