@@ -195,6 +195,9 @@ class Machines:
     def files(self, snapshot_id: str, under: str = "/local") -> list[str]:
         return self.cloud.control("GET", f"snapshots/{snapshot_id}/files?under={under}")["files"]
 
+    def lose(self, snapshot_id: str, path: str) -> Any:
+        return self.cloud.control("DELETE", f"snapshots/{snapshot_id}/files?path={path}")
+
     def terminate(self, instance_id: str) -> None:
         self.ec2.terminate_instances(InstanceIds=[instance_id])
         self.await_state(instance_id, "terminated")

@@ -85,6 +85,14 @@ def test_a_snapshot_without_a_change_differs_in_few_blocks(
     assert blocks(f"?base={snapshot}") == 0
 
 
+def test_a_snapshot_can_lose_a_file(machines: Machines, instance: str) -> None:
+    snapshot, found = machines.finish(instance)
+    lost = next(path for path in found if path.endswith("/meta.db"))
+    assert machines.lose(snapshot, lost) == {}
+    assert set(found) - set(machines.files(snapshot)) == {lost}
+    assert machines.lose(snapshot, lost)["status"] == 404
+
+
 def test_an_empty_node_pulls_what_it_starts(machines: Machines, instance: str) -> None:
     reference = Pusher(machines.cloud).push("team/cold:1", [busybox_layer(), random_layer("cold")])
     first = machines.start_container(instance, reference)

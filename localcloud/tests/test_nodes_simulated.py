@@ -42,6 +42,16 @@ def test_a_simulated_build_ends_in_a_snapshot_that_needs_no_pull(
     machines.terminate(worker)
 
 
+def test_a_snapshot_can_lose_a_file(machines: Machines, instance: str) -> None:
+    tag = unique("lose")
+    machines.pull(instance, Pusher(machines.cloud).push(f"team/{tag}:1", [random_layer(tag)]))
+    snapshot, found = machines.finish(instance)
+    lost = next(path for path in found if path.endswith("/simulated.json"))
+    assert machines.lose(snapshot, lost) == {}
+    assert set(found) - set(machines.files(snapshot)) == {lost}
+    assert machines.lose(snapshot, lost)["status"] == 404
+
+
 def test_removing_an_image_frees_only_its_own_layers(machines: Machines, instance: str) -> None:
     base, name = random_layer("shared"), unique("rm")
     pusher = Pusher(machines.cloud)
