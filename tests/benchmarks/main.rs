@@ -234,6 +234,9 @@ async fn setting(world: &World, images: &Images) -> Result<Vec<String>> {
          looks at every second, not every five, and the 3 min 10 s that its CloudFormation stack takes on AWS are neither \
          simulated nor counted. Its pulls use host-ctr as prepull's do."
             .to_owned(),
+        "A node's clock starts when EC2 has taken its launch. Its volume is copied whole before that; EBS loads a snapshot's \
+         blocks in the background instead, which [the model](docs/costs.md#nodes) has, not this."
+            .to_owned(),
         "Costs are list prices for these durations, as if all machines were of the same type; on AWS they are longer."
             .to_owned(),
     ])

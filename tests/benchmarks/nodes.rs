@@ -50,10 +50,12 @@ async fn start(
     reference: &str,
     options: &Options,
 ) -> Result<ContainerStart> {
-    let launched = Timestamp::now();
     let node = world
-        .start_node(snapshot, ARCHITECTURE, options.volume)
+        .launch_node(snapshot, ARCHITECTURE, options.volume, "")
         .await?;
+    // Not before: the local cloud copies the snapshot first, where EBS loads blocks as they are read.
+    let launched = Timestamp::now();
+    world.await_running(&node).await?;
     let run = world.run_container(&node, reference).await?;
     world.terminate_node(&node).await?;
     if let Some(snapshot) = snapshot {

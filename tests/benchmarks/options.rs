@@ -72,10 +72,11 @@ impl Options {
         command
     }
 
-    /// The images lie in the registry, on a builder's volume, in two snapshots, and on the volumes of two nodes.
+    /// The images lie in the registry, in a snapshot, and on the volume of a builder or node. Unpacked they are more than twice
+    /// as large, and both forms are kept.
     pub fn check_space(&self, free: u64) -> Result<()> {
         let needed = match (self.quick, self.large) {
-            (_, true) => Bytes(60_000_000_000),
+            (_, true) => Bytes(40_000_000_000),
             (true, _) => Bytes(2_000_000_000),
             _ => Bytes(12_000_000_000),
         };

@@ -372,7 +372,7 @@ impl World {
         size: GiB,
     ) -> Result<InstanceId> {
         let node = self.launch_node(snapshot, architecture, size, "").await?;
-        self.await_state(&node, &InstanceStateName::Running).await?;
+        self.await_running(&node).await?;
         Ok(node)
     }
 

@@ -20,7 +20,7 @@ pub struct Options {
     /// nodes too.
     #[arg(long, conflicts_with_all = ["runs", "large", "write_readme"])]
     quick: bool,
-    /// Start an image of 3 GB on nodes besides, which takes 60 GB of disk.
+    /// Start an image of 3 GB on nodes besides, which takes 40 GB of disk.
     #[arg(long)]
     large: bool,
     /// How often the procedure by hand looks at what it waits for. `aws-samples`' script does so every five seconds.

@@ -143,7 +143,7 @@ pub struct ContainerStarts {
 /// How one container started.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ContainerStart {
-    /// Seconds from the node's launch until the container ran.
+    /// Seconds from EC2's answer to the node's launch until the container ran.
     pub since_launch: f64,
     /// Seconds from the request for the container, on the node that was up by then, until it ran.
     pub since_request: f64,
