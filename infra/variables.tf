@@ -265,14 +265,14 @@ variable "caches" {
   }
 }
 
-variable "settle_seconds" {
+variable "debounce_seconds" {
   description = "How long a build waits before it plans, so that a burst of pushes becomes one build."
   type        = number
   default     = 60
 
   validation {
-    condition     = var.settle_seconds == floor(var.settle_seconds) && var.settle_seconds >= 1 && var.settle_seconds <= 3600
-    error_message = "settle_seconds is ${var.settle_seconds}: it must be a whole number from 1 to 3600."
+    condition     = var.debounce_seconds == floor(var.debounce_seconds) && var.debounce_seconds >= 1 && var.debounce_seconds <= 3600
+    error_message = "debounce_seconds is ${var.debounce_seconds}: it must be a whole number from 1 to 3600."
   }
 }
 

@@ -213,7 +213,7 @@ impl fmt::Display for TargetOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Published { snapshot_id } => write!(f, "published {snapshot_id}"),
-            Self::OvertakenByNewer { snapshot_id } => write!(
+            Self::Superseded { snapshot_id } => write!(
                 f,
                 "made {snapshot_id}, which is not in use: a newer build published before"
             ),

@@ -76,7 +76,7 @@ impl StateMachine {
     ) -> Result<ExecutionArn, Error> {
         let input = ExecutionInput {
             cache: cache.to_string(),
-            settle_seconds: None,
+            debounce_seconds: None,
             trigger: Some(TriggerRecord::Manual { at: now }),
         };
         let input = serde_json::to_string(&input).expect("strings and numbers always serialize");

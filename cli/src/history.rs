@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::sfn::types::{HistoryEvent, HistoryEventType as Type, MapIterationEventDetails};
-use prepull_domain::stages::{Builder, NodeInfo, Plan, Published, Publishing, Pulled, Snapshot};
+use prepull_domain::stages::{
+    Builder, NodeInfo, Plan, PublishOutcome, Published, Pulled, Snapshot,
+};
 use prepull_domain::{Architecture, CacheName, ExecutionArn, ExecutionName, SnapshotId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -33,7 +35,7 @@ pub struct Build {
     /// When it ended.
     pub ended_at: Option<Timestamp>,
     #[serde(skip)]
-    lanes: Lanes,
+    iterations: MapIterations,
 }
 
 /// What a build ended in. What the state machine puts out reads the same.
@@ -83,7 +85,7 @@ pub enum TargetOutcome {
         snapshot_id: SnapshotId,
     },
     /// A snapshot of a later plan was published meanwhile.
-    OvertakenByNewer {
+    Superseded {
         /// This build's snapshot, which nodes do not use.
         snapshot_id: SnapshotId,
     },
@@ -214,8 +216,8 @@ impl Stage {
             Self::PublishSnapshot => {
                 let published: Published = parse(output)?;
                 Some(match published.outcome {
-                    Publishing::Published => "nodes use it from now on".to_owned(),
-                    Publishing::OvertakenByNewer => "a newer one is published already".to_owned(),
+                    PublishOutcome::Published => "nodes use it from now on".to_owned(),
+                    PublishOutcome::Superseded => "a newer one is published already".to_owned(),
                 })
             }
         }
@@ -230,12 +232,12 @@ pub struct Update {
     /// The architecture it happened to; none where it happened to the whole build.
     pub architecture: Option<Architecture>,
     /// What happened.
-    pub news: News,
+    pub news: BuildEvent,
 }
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
+pub enum BuildEvent {
     /// The build waits for other triggers that it answers too.
     Gathering,
     /// A stage began.
@@ -245,7 +247,7 @@ pub enum News {
     /// A stage is on its way and says how far.
     Progress(Stage, String),
     /// A call of a stage failed: what comes next is another call, or the end of the target.
-    Trouble {
+    CallFailed {
         /// The stage.
         stage: Stage,
         /// The error's name.
@@ -278,7 +280,7 @@ impl Build {
             stages: Vec::new(),
             started_at: None,
             ended_at: None,
-            lanes: Lanes::default(),
+            iterations: MapIterations::default(),
         }
     }
 
@@ -286,11 +288,11 @@ impl Build {
     pub fn apply(&mut self, event: &HistoryEvent) -> Option<Update> {
         let at = prepull_aws::timestamp(Some(event.timestamp()));
         let started_at = *self.started_at.get_or_insert(at);
-        let lane = self.lanes.of(event);
-        let architecture = self.lanes.architecture(lane);
+        let iteration = self.iterations.of(event);
+        let architecture = self.iterations.architecture(iteration);
         let news = self.news(event, at, architecture)?;
-        if let News::Planned(Plan::Build { targets }) = &news {
-            self.lanes.planned = targets.iter().map(|target| target.architecture).collect();
+        if let BuildEvent::Planned(Plan::Build { targets }) = &news {
+            self.iterations.planned = targets.iter().map(|target| target.architecture).collect();
         }
         Some(Update {
             after: at.duration_since(started_at),
@@ -304,17 +306,17 @@ impl Build {
         event: &HistoryEvent,
         at: Timestamp,
         architecture: Option<Architecture>,
-    ) -> Option<News> {
+    ) -> Option<BuildEvent> {
         /// The input of an execution that answers a trigger which others may follow.
         #[derive(Deserialize)]
         struct Wait {
-            settle_seconds: u64,
+            debounce_seconds: u64,
         }
         match event.r#type() {
             Type::WaitStateEntered => {
                 let input = event.state_entered_event_details()?.input()?;
-                let Wait { settle_seconds } = serde_json::from_str(input).ok()?;
-                (settle_seconds > 0).then_some(News::Gathering)
+                let Wait { debounce_seconds } = serde_json::from_str(input).ok()?;
+                (debounce_seconds > 0).then_some(BuildEvent::Gathering)
             }
             Type::TaskStateEntered => {
                 let stage = Stage::of_state(event.state_entered_event_details()?.name())?;
@@ -326,7 +328,7 @@ impl Build {
                     error: None,
                     did: None,
                 });
-                Some(News::Began(stage))
+                Some(BuildEvent::Began(stage))
             }
             // Another call of the same stage: what the one before met is over.
             Type::TaskScheduled => {
@@ -353,7 +355,7 @@ impl Build {
                 let run = self.running(architecture)?;
                 run.did = run.stage.did(payload.clone());
                 if run.stage == Stage::PlanBuild {
-                    return Some(News::Planned(parse(payload)?));
+                    return Some(BuildEvent::Planned(parse(payload)?));
                 }
                 None
             }
@@ -375,7 +377,7 @@ impl Build {
                 for run in self.stages.iter_mut().filter(|run| run.ended_at.is_none()) {
                     run.ended_at = Some(at);
                 }
-                Some(News::Ended)
+                Some(BuildEvent::Ended)
             }
             _ => None,
         }
@@ -393,7 +395,7 @@ impl Build {
         architecture: Option<Architecture>,
         error: Option<&str>,
         cause: Option<&str>,
-    ) -> Option<News> {
+    ) -> Option<BuildEvent> {
         let run = self.running(architecture)?;
         let (error, cause) = (
             error.unwrap_or("Unknown"),
@@ -402,9 +404,9 @@ impl Build {
         run.error = Some(error.to_owned());
         Some(if error == "StillRunning" {
             let progress = cause.strip_prefix("not done yet: ").unwrap_or(&cause);
-            News::Progress(run.stage, progress.to_owned())
+            BuildEvent::Progress(run.stage, progress.to_owned())
         } else {
-            News::Trouble {
+            BuildEvent::CallFailed {
                 stage: run.stage,
                 error: error.to_owned(),
                 cause,
@@ -412,11 +414,11 @@ impl Build {
         })
     }
 
-    fn finish(&mut self, architecture: Option<Architecture>, at: Timestamp) -> Option<News> {
+    fn finish(&mut self, architecture: Option<Architecture>, at: Timestamp) -> Option<BuildEvent> {
         let run = self.running(architecture)?;
         run.ended_at = Some(at);
         // What it failed in was told when it did.
-        run.error.is_none().then(|| News::Finished {
+        run.error.is_none().then(|| BuildEvent::Finished {
             stage: run.stage,
             took: at.duration_since(run.started_at),
             did: run.did.clone(),
@@ -487,15 +489,15 @@ fn parse<T: DeserializeOwned>(output: Value) -> Option<T> {
 
 /// Which iteration of the Map each event belongs to.
 #[derive(Debug, Clone, Default)]
-struct Lanes {
+struct MapIterations {
     of_event: HashMap<i64, Option<i32>>,
     /// The architectures in the order of the Map's iterations.
     planned: Vec<Architecture>,
 }
 
-impl Lanes {
+impl MapIterations {
     fn of(&mut self, event: &HistoryEvent) -> Option<i32> {
-        let lane = match event.r#type() {
+        let iteration = match event.r#type() {
             Type::MapIterationStarted => event
                 .map_iteration_started_event_details()
                 .map(MapIterationEventDetails::index),
@@ -507,11 +509,11 @@ impl Lanes {
                 .copied()
                 .flatten(),
         };
-        self.of_event.insert(event.id(), lane);
-        lane
+        self.of_event.insert(event.id(), iteration);
+        iteration
     }
 
-    fn architecture(&self, lane: Option<i32>) -> Option<Architecture> {
-        self.planned.get(usize::try_from(lane?).ok()?).copied()
+    fn architecture(&self, iteration: Option<i32>) -> Option<Architecture> {
+        self.planned.get(usize::try_from(iteration?).ok()?).copied()
     }
 }

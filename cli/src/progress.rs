@@ -10,7 +10,7 @@ use prepull_domain::Architecture;
 use prepull_domain::stages::{Base, Plan, PlannedImage, Target};
 
 use crate::Output;
-use crate::history::{News, Stage, Update};
+use crate::history::{BuildEvent, Stage, Update};
 use crate::render::{clock, count, short};
 
 /// Where and how progress is shown.
@@ -58,21 +58,23 @@ pub fn lines(update: &Update) -> Vec<String> {
     };
     let line = |text: String| vec![format!("{head}{text}")];
     match &update.news {
-        News::Began(_) | News::Ended => Vec::new(),
-        News::Gathering => line("waits for other triggers before it plans".to_owned()),
-        News::Planned(Plan::UpToDate { .. }) => line("everything is up to date".to_owned()),
-        News::Planned(Plan::Superseded { by }) => line(format!("leaves it to the newer {by}")),
-        News::Planned(Plan::Build { targets }) => targets
+        BuildEvent::Began(_) | BuildEvent::Ended => Vec::new(),
+        BuildEvent::Gathering => line("waits for other triggers before it plans".to_owned()),
+        BuildEvent::Planned(Plan::UpToDate { .. }) => line("everything is up to date".to_owned()),
+        BuildEvent::Planned(Plan::Superseded { by }) => {
+            line(format!("leaves it to the newer {by}"))
+        }
+        BuildEvent::Planned(Plan::Build { targets }) => targets
             .iter()
             .flat_map(|target| planned(&head, target))
             .collect(),
-        News::Progress(stage, progress) => line(format!("{}: {progress}", stage.as_str())),
-        News::Trouble {
+        BuildEvent::Progress(stage, progress) => line(format!("{}: {progress}", stage.as_str())),
+        BuildEvent::CallFailed {
             stage,
             error,
             cause,
         } => line(format!("{} met {error}: {cause}", stage.as_str())),
-        News::Finished { stage, took, did } => {
+        BuildEvent::Finished { stage, took, did } => {
             let did = did.as_ref().map(|did| format!(": {did}"));
             line(format!(
                 "{} took {}{}",
@@ -142,15 +144,15 @@ impl Bars {
             let _ = self.all.println(line);
         }
         match (&update.news, update.architecture) {
-            (News::Gathering, _) => self.plan.set_message("waits for other triggers"),
-            (News::Planned(Plan::Build { targets }), _) => {
+            (BuildEvent::Gathering, _) => self.plan.set_message("waits for other triggers"),
+            (BuildEvent::Planned(Plan::Build { targets }), _) => {
                 self.plan.finish_and_clear();
                 for target in targets {
                     self.targets
                         .insert(target.architecture, TargetBars::new(&self.all, target));
                 }
             }
-            (News::Ended, _) => {
+            (BuildEvent::Ended, _) => {
                 // Whatever clearing fails on, the result is printed next.
                 let _ = self.all.clear();
             }
@@ -159,7 +161,7 @@ impl Bars {
                     bars.show(news);
                 }
             }
-            (News::Began(stage), None) => self.plan.set_message(stage.as_str()),
+            (BuildEvent::Began(stage), None) => self.plan.set_message(stage.as_str()),
             (_, None) => {}
         }
     }
@@ -179,9 +181,9 @@ impl TargetBars {
         Self { stages, images }
     }
 
-    fn show(&self, news: &News) {
+    fn show(&self, news: &BuildEvent) {
         match news {
-            News::Began(stage) => {
+            BuildEvent::Began(stage) => {
                 let position = Stage::OF_A_TARGET.iter().position(|one| one == stage);
                 self.stages
                     .set_position(position.unwrap_or_default() as u64);
@@ -190,12 +192,12 @@ impl TargetBars {
                     self.images.set_position(0);
                 }
             }
-            News::Progress(Stage::PullImages, progress) => {
+            BuildEvent::Progress(Stage::PullImages, progress) => {
                 if let Some(pulled) = images_pulled(progress) {
                     self.images.set_position(pulled);
                 }
             }
-            News::Finished { stage, .. } => {
+            BuildEvent::Finished { stage, .. } => {
                 self.stages.inc(1);
                 if *stage == Stage::PullImages {
                     self.images.finish_and_clear();

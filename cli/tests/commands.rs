@@ -401,7 +401,7 @@ fn every_end_of_a_build_has_its_words_and_its_exit_code() {
     let published = TargetOutcome::Published {
         snapshot_id: NEW.parse().unwrap(),
     };
-    let overtaken = TargetOutcome::OvertakenByNewer {
+    let superseded = TargetOutcome::Superseded {
         snapshot_id: NEW.parse().unwrap(),
     };
     let ends = [
@@ -415,7 +415,7 @@ fn every_end_of_a_build_has_its_words_and_its_exit_code() {
             Outcome::Published {
                 snapshots: BTreeMap::new(),
             },
-            Some(overtaken),
+            Some(superseded),
         ),
         (Outcome::UpToDate { snapshots }, None),
         (

@@ -1039,7 +1039,7 @@ run "a_retention_of_logs_that_cloudwatch_lacks_is_refused" {
   expect_failures = [var.log_retention_days]
 }
 
-run "no_time_to_settle_is_refused" {
+run "no_time_to_debounce_is_refused" {
   command = plan
 
   module {
@@ -1047,10 +1047,10 @@ run "no_time_to_settle_is_refused" {
   }
 
   variables {
-    settle_seconds = 0
+    debounce_seconds = 0
   }
 
-  expect_failures = [var.settle_seconds]
+  expect_failures = [var.debounce_seconds]
 }
 
 run "a_subnet_s_name_for_all_caches_is_refused" {

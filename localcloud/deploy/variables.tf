@@ -21,7 +21,7 @@ variable "function_environment" {
   default     = {}
 }
 
-variable "settle_seconds" {
+variable "debounce_seconds" {
   description = "How long a build waits before it plans. Short, because there are no bursts to wait for."
   type        = number
   default     = 1

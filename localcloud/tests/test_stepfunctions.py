@@ -133,8 +133,8 @@ def test_map_iterations_catch_assign_and_do_not_fail_each_other(cloud: RunningCl
 
 
 def test_wait_takes_its_seconds_from_the_input(cloud: RunningCloud) -> None:
-    states = {"Settle": {"Type": "Wait", "Seconds": "{% $states.input.settle %}", "End": True}}
-    ended = run(cloud, states, settle=1)
+    states = {"Debounce": {"Type": "Wait", "Seconds": "{% $states.input.debounce %}", "End": True}}
+    ended = run(cloud, states, debounce=1)
     assert 1 <= (ended["stopDate"] - ended["startDate"]).total_seconds() < 3
 
 
@@ -151,7 +151,7 @@ def test_sdk_errors_bear_the_names_of_aws(cloud: RunningCloud) -> None:
 
 
 def test_a_name_in_use_is_idempotent_only_for_the_same_running_input(cloud: RunningCloud) -> None:
-    machine = create(cloud, {"Settle": {"Type": "Wait", "Seconds": 60, "End": True}})
+    machine = create(cloud, {"Debounce": {"Type": "Wait", "Seconds": 60, "End": True}})
     states = cloud.aws("stepfunctions")
     start = {"stateMachineArn": machine, "name": "web-1", "input": '{"cache":"web"}'}
     first = states.start_execution(**start)
@@ -193,7 +193,7 @@ def test_stopping_keeps_error_and_cause_and_is_announced_at_once(cloud: RunningC
 
 def test_an_overdue_execution_times_out(cloud: RunningCloud) -> None:
     machine = create(
-        cloud, {"Settle": {"Type": "Wait", "Seconds": 60, "End": True}}, TimeoutSeconds=1
+        cloud, {"Debounce": {"Type": "Wait", "Seconds": 60, "End": True}}, TimeoutSeconds=1
     )
     execution = cloud.aws("stepfunctions").start_execution(stateMachineArn=machine)
     ended = finish(cloud, execution["executionArn"])

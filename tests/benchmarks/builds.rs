@@ -162,7 +162,7 @@ impl History {
         let mut stages = BTreeMap::new();
         for (name, (entered_at, left_at)) in &self.states {
             let stage = match name.as_str() {
-                "Settle" => Stage::Settle,
+                "Debounce" => Stage::Debounce,
                 "PlanBuild" => Stage::Plan,
                 "LaunchBuilder" => Stage::Launch,
                 "WaitForSsm" => Stage::Ready,

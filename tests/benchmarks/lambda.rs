@@ -337,7 +337,7 @@ fn environment(runtime_api: &str) -> BTreeMap<&'static str, &str> {
         ("AWS_SESSION_TOKEN", "benchmark"),
         ("RUST_LOG", "info"),
         ("PREPULL_NAME", "prepull"),
-        ("PREPULL_SETTLE_SECONDS", "60"),
+        ("PREPULL_DEBOUNCE_SECONDS", "60"),
         (
             "PREPULL_INSTANCE_PROFILE_ARN",
             "arn:aws:iam::123456789012:instance-profile/prepull-builder",

@@ -32,8 +32,8 @@ const ARCHITECTURE: Architecture = Architecture::X86_64;
 /// What Terraform declares, for its policies and as a pattern; every run has a cache of its own.
 const PATTERN: &str = "bench";
 
-/// The default of the module's `settle_seconds` is a minute, which every build would wait here.
-const SETTLE_SECONDS: u32 = 2;
+/// The default of the module's `debounce_seconds` is a minute, which every build would wait here.
+const DEBOUNCE_SECONDS: u32 = 2;
 
 fn main() -> ExitCode {
     let environment = match Environment::read() {
@@ -92,7 +92,7 @@ async fn deploy(
     images: &Images,
     options: &Options,
 ) -> Result<World> {
-    let world = World::start(environment, state, SETTLE_SECONDS, |cloud| {
+    let world = World::start(environment, state, DEBOUNCE_SECONDS, |cloud| {
         let host = &cloud.ready.registries.ecr.host;
         let names: Vec<_> = images.repositories().collect();
         let references: Vec<_> = names

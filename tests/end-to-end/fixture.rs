@@ -26,7 +26,7 @@ pub const COPY_REGION: &str = "eu-central-1";
 const KEY: &str = "arn:aws:kms:eu-west-1:123456789012:key/mrk-0123456789abcdef0123456789abcdef";
 
 /// Triggers within so many seconds become one build.
-pub const SETTLE_SECONDS: u32 = 2;
+pub const DEBOUNCE_SECONDS: u32 = 2;
 
 /// The world and what was pushed into it.
 pub struct Fixture {
@@ -52,7 +52,7 @@ impl Fixture {
         let world = World::start(
             Environment::read()?,
             state.path(),
-            SETTLE_SECONDS,
+            DEBOUNCE_SECONDS,
             |cloud| {
                 caches = declared(&cloud.ready.registries);
                 caches.clone()

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, SETTLE_SECONDS, X86, ensure_succeeded};
+use crate::fixture::{DEBOUNCE_SECONDS, Fixture, X86, ensure_succeeded};
 
 /// Long enough for a push to have started what it starts.
-const SETTLED: Duration = Duration::from_secs(2 * SETTLE_SECONDS as u64 + 1);
+const DEBOUNCED: Duration = Duration::from_secs(2 * DEBOUNCE_SECONDS as u64 + 1);
 
 pub async fn a_push_to_ecr_starts_a_build(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
@@ -38,10 +38,10 @@ pub async fn a_burst_of_pushes_becomes_one_build(fixture: Arc<Fixture>) -> Resul
         world.ecr.push("team/pushed", "v1", image).await?;
     }
     // Five pushes in a moment fall into one window, or into two where its end lies between them.
-    let windows = 2 + usize::try_from(start.elapsed().as_secs() / u64::from(SETTLE_SECONDS))?;
+    let windows = 2 + usize::try_from(start.elapsed().as_secs() / u64::from(DEBOUNCE_SECONDS))?;
     let execution = world.await_start("pushed", before).await?;
     ensure_succeeded(&world.await_end(&execution).await?)?;
-    tokio::time::sleep(SETTLED).await;
+    tokio::time::sleep(DEBOUNCED).await;
     let executions = world.executions("pushed").await?;
     for execution in &executions {
         ensure_succeeded(&world.await_end(execution).await?)?;
@@ -77,7 +77,7 @@ pub async fn a_schedule_that_fires_starts_a_build(fixture: Arc<Fixture>) -> Resu
         .published("nightly", X86)
         .await?
         .context("the build published a snapshot")?;
-    tokio::time::sleep(SETTLED).await;
+    tokio::time::sleep(DEBOUNCED).await;
     for execution in world.executions("nightly").await? {
         ensure_succeeded(&world.await_end(&execution).await?)?;
     }
@@ -151,7 +151,7 @@ pub async fn a_push_that_no_cache_names_starts_nothing(fixture: Arc<Fixture>) ->
             &fixture.image(X86, "another")?,
         )
         .await?;
-    tokio::time::sleep(SETTLED).await;
+    tokio::time::sleep(DEBOUNCED).await;
     ensure!(
         world.count_calls("GetParametersByPath").await? > 0,
         "start-build was not called"

@@ -9,7 +9,7 @@ use prepull_domain::ExecutionArn;
 use prepull_tests::{Image, Layer};
 use serde_json::{Value, json};
 
-use crate::lane::{ARCHITECTURE, Aftermath, Lane};
+use crate::worker::{ARCHITECTURE, Expectation, Worker};
 
 /// How long what must come may take.
 const WITHIN: Duration = Duration::from_mins(4);
@@ -95,7 +95,7 @@ impl Fault {
             }
         }
         let states = [
-            "Settle",
+            "Debounce",
             "PlanBuild",
             "LaunchBuilder",
             "WaitForSsm",
@@ -116,137 +116,139 @@ impl Fault {
         )
     }
 
-    pub async fn run(self, lane: &mut Lane) -> Result<Aftermath> {
-        lane.prepare().await?;
-        lane.push().await?;
+    pub async fn run(self, worker: &mut Worker) -> Result<Expectation> {
+        worker.prepare().await?;
+        worker.push().await?;
         match self {
             Self::AgentNeverRegisters => {
-                lane.set(json!({"agent_seconds": 3600})).await?;
-                fails(lane, "NeverReady").await
+                worker.set(json!({"agent_seconds": 3600})).await?;
+                fails(worker, "NeverReady").await
             }
             Self::AdminContainerNeverComes => {
-                lane.set(json!({"admin_seconds": 3600})).await?;
-                fails(lane, "NeverReady").await
+                worker.set(json!({"admin_seconds": 3600})).await?;
+                fails(worker, "NeverReady").await
             }
             Self::VolumeStuckStopping => {
-                lane.set(json!({"stopping_seconds": 3600})).await?;
-                lane.configure(|config| config["timeout_minutes"] = json!(10))
+                worker.set(json!({"stopping_seconds": 3600})).await?;
+                worker
+                    .configure(|config| config["timeout_minutes"] = json!(10))
                     .await?;
-                fails(lane, "SnapshotFailed").await
+                fails(worker, "SnapshotFailed").await
             }
-            Self::NoCapacityAtFirst => survives(lane, no_capacity(Some(1))).await,
+            Self::NoCapacityAtFirst => survives(worker, no_capacity(Some(1))).await,
             Self::NoCapacityAnywhere => {
-                lane.inject(no_capacity(None)).await?;
-                fails(lane, "CapacityUnavailable").await
+                worker.inject(no_capacity(None)).await?;
+                fails(worker, "CapacityUnavailable").await
             }
             Self::QuotaExceeded => {
-                lane.inject(
+                worker.inject(
                     json!({"service": "ec2", "action": "RunInstances", "code": "VcpuLimitExceeded",
                     "status": 400, "times": null}),
                 )
                 .await?;
-                fails(lane, "QuotaExceeded").await
+                fails(worker, "QuotaExceeded").await
             }
             Self::LaunchFails => {
-                lane.set(json!({"launch_errors": 1})).await?;
-                fails(lane, "BuilderLost").await
+                worker.set(json!({"launch_errors": 1})).await?;
+                fails(worker, "BuilderLost").await
             }
-            Self::BuilderDiesWhilePulling => builder_dies(lane).await,
+            Self::BuilderDiesWhilePulling => builder_dies(worker).await,
             Self::CommandLost(document, status) => {
                 let fault = json!({"service": "ssm", "action": "SendCommand", "effect": "lose-command",
                     "status_name": status, "resource": format!("prepull-{document}")});
-                survives(lane, fault).await
+                survives(worker, fault).await
             }
-            Self::RegistryDownHalfWay => registry_down(lane).await,
+            Self::RegistryDownHalfWay => registry_down(worker).await,
             Self::DiskFull => {
-                lane.set(json!({"disk_full_after_bytes": 10})).await?;
-                fails(lane, "DiskFull").await
+                worker.set(json!({"disk_full_after_bytes": 10})).await?;
+                fails(worker, "DiskFull").await
             }
-            Self::OneImageOfEightFails => one_of_eight(lane).await,
+            Self::OneImageOfEightFails => one_of_eight(worker).await,
             Self::SnapshotEndsInError => {
-                lane.set(json!({"snapshot_errors": 1})).await?;
-                fails(lane, "SnapshotFailed").await
+                worker.set(json!({"snapshot_errors": 1})).await?;
+                fails(worker, "SnapshotFailed").await
             }
             Self::PointerRefused => {
-                let pointer = format!("/prepull/{}/*/snapshot-id", lane.cache);
-                lane.inject(
-                    json!({"service": "ssm", "action": "PutParameter", "resource": pointer,
+                let pointer = format!("/prepull/{}/*/snapshot-id", worker.cache);
+                worker
+                    .inject(
+                        json!({"service": "ssm", "action": "PutParameter", "resource": pointer,
                     "code": "ParameterMaxVersionLimitExceeded", "status": 400, "times": null}),
-                )
-                .await?;
-                fails(lane, "PublishFailed").await
+                    )
+                    .await?;
+                fails(worker, "PublishFailed").await
             }
-            Self::Stopped(state) => stopped(lane, state).await,
+            Self::Stopped(state) => stopped(worker, state).await,
             Self::ExecutionTimesOut => {
-                lane.set(json!({"execution_timeout_seconds": 6})).await?;
-                let execution = lane.trigger().await?;
-                let outcome = lane.end(&execution).await?;
+                worker.set(json!({"execution_timeout_seconds": 6})).await?;
+                let execution = worker.trigger().await?;
+                let outcome = worker.end(&execution).await?;
                 ensure!(
                     outcome.status == ExecutionStatus::TimedOut,
                     "it ended {:?}",
                     outcome.status
                 );
-                lane.is_announced(&execution).await?;
-                Ok(Aftermath::Clean)
+                worker.is_announced(&execution).await?;
+                Ok(Expectation::Clean)
             }
             Self::EventDeliveredTwice => {
-                let (event, execution) = lane.event()?;
+                let (event, execution) = worker.event()?;
                 let pushed = event["detail"]["image-digest"].as_str().unwrap_or_default();
                 tokio::try_join!(
-                    lane.world.send_event("start-build", &event),
-                    lane.world.send_event("start-build", &event)
+                    worker.world.send_event("start-build", &event),
+                    worker.world.send_event("start-build", &event)
                 )?;
-                lane.publishes(&execution).await?;
-                lane.is_invoked_twice("start-build", pushed).await?;
-                Ok(Aftermath::Clean)
+                worker.publishes(&execution).await?;
+                worker.is_invoked_twice("start-build", pushed).await?;
+                Ok(Expectation::Clean)
             }
             Self::TwoBuildsAtOnce => {
-                let first = lane.world.start_build(&lane.cache).await?;
-                lane.builder(&first).await?;
-                lane.push().await?;
-                let second = lane.world.start_build(&lane.cache).await?;
-                lane.succeeds(&first).await?;
-                lane.publishes(&second).await?;
-                Ok(Aftermath::Clean)
+                let first = worker.world.start_build(&worker.cache).await?;
+                worker.builder(&first).await?;
+                worker.push().await?;
+                let second = worker.world.start_build(&worker.cache).await?;
+                worker.succeeds(&first).await?;
+                worker.publishes(&second).await?;
+                Ok(Expectation::Clean)
             }
-            Self::StagesTwiceInARow => succeeds_twice(lane, "twice").await,
-            Self::StagesTwiceAtOnce => succeeds_twice(lane, "twice-at-once").await,
+            Self::StagesTwiceInARow => succeeds_twice(worker, "twice").await,
+            Self::StagesTwiceAtOnce => succeeds_twice(worker, "twice-at-once").await,
             Self::OnlyTheStateMachineCleansUp => {
-                cleans_up_without(lane, CleanUpBy::StatusEvent).await
+                cleans_up_without(worker, CleanUpBy::StatusEvent).await
             }
             Self::OnlyTheStatusEventCleansUp => {
-                cleans_up_without(lane, CleanUpBy::StateMachine).await
+                cleans_up_without(worker, CleanUpBy::StateMachine).await
             }
             Self::OnlyTheSweepCleansUp => {
-                let by_event = break_clean_up(lane, CleanUpBy::StatusEvent).await?;
-                let by_machine = break_clean_up(lane, CleanUpBy::StateMachine).await?;
-                fails_to_pull(lane).await?;
-                is_broken(lane, &by_machine).await?;
-                is_broken(lane, &by_event).await?;
+                let by_event = break_clean_up(worker, CleanUpBy::StatusEvent).await?;
+                let by_machine = break_clean_up(worker, CleanUpBy::StateMachine).await?;
+                fails_to_pull(worker).await?;
+                is_broken(worker, &by_machine).await?;
+                is_broken(worker, &by_event).await?;
                 ensure!(
-                    !lane.leftovers().await?.is_empty(),
+                    !worker.leftovers().await?.is_empty(),
                     "something else than the sweep cleaned up"
                 );
-                Ok(Aftermath::Swept)
+                Ok(Expectation::Swept)
             }
         }
     }
 }
 
 /// The build succeeds with `fault` in it.
-async fn survives(lane: &mut Lane, fault: Value) -> Result<Aftermath> {
-    let fault = lane.inject(fault).await?;
-    let execution = lane.trigger().await?;
-    lane.publishes(&execution).await?;
-    ensure!(lane.hits(&fault).await? > 0, "the fault did not come up");
-    Ok(Aftermath::Clean)
+async fn survives(worker: &mut Worker, fault: Value) -> Result<Expectation> {
+    let fault = worker.inject(fault).await?;
+    let execution = worker.trigger().await?;
+    worker.publishes(&execution).await?;
+    ensure!(worker.hits(&fault).await? > 0, "the fault did not come up");
+    Ok(Expectation::Clean)
 }
 
 /// The build succeeds while every invocation of a stage is carried out twice.
-async fn succeeds_twice(lane: &mut Lane, deliveries: &str) -> Result<Aftermath> {
-    lane.set(json!({"deliveries": deliveries})).await?;
-    let execution = lane.trigger().await?;
-    lane.publishes(&execution).await?;
+async fn succeeds_twice(worker: &mut Worker, deliveries: &str) -> Result<Expectation> {
+    worker.set(json!({"deliveries": deliveries})).await?;
+    let execution = worker.trigger().await?;
+    worker.publishes(&execution).await?;
     let name = format!("\"{}\"", execution.name());
     for stage in [
         "launch-builder",
@@ -256,15 +258,15 @@ async fn succeeds_twice(lane: &mut Lane, deliveries: &str) -> Result<Aftermath> 
         "publish-snapshot",
         "clean-up",
     ] {
-        lane.is_invoked_twice(stage, &name).await?;
+        worker.is_invoked_twice(stage, &name).await?;
     }
-    Ok(Aftermath::Clean)
+    Ok(Expectation::Clean)
 }
 
-async fn fails(lane: &Lane, error: &str) -> Result<Aftermath> {
-    let execution = lane.trigger().await?;
-    lane.fails(&execution, &[error]).await?;
-    Ok(Aftermath::Clean)
+async fn fails(worker: &Worker, error: &str) -> Result<Expectation> {
+    let execution = worker.trigger().await?;
+    worker.fails(&execution, &[error]).await?;
+    Ok(Expectation::Clean)
 }
 
 fn no_capacity(times: Option<u32>) -> Value {
@@ -272,67 +274,75 @@ fn no_capacity(times: Option<u32>) -> Value {
         "times": times})
 }
 
-async fn builder_dies(lane: &mut Lane) -> Result<Aftermath> {
-    let execution = lane.trigger().await?;
-    let builder = lane.builder(&execution).await?;
-    comes_to(lane, &execution, "PullImages").await?;
-    lane.world.cloud.cut_power(&builder).await?;
-    lane.fails(&execution, &["BuilderLost"]).await?;
-    Ok(Aftermath::Clean)
+async fn builder_dies(worker: &mut Worker) -> Result<Expectation> {
+    let execution = worker.trigger().await?;
+    let builder = worker.builder(&execution).await?;
+    comes_to(worker, &execution, "PullImages").await?;
+    worker.world.cloud.cut_power(&builder).await?;
+    worker.fails(&execution, &["BuilderLost"]).await?;
+    Ok(Expectation::Clean)
 }
 
-async fn registry_down(lane: &mut Lane) -> Result<Aftermath> {
-    let image = Image::new(ARCHITECTURE, &[Layer::filler(&lane.cache, 1)?], "large")?;
-    let repository = format!("tools/{}", lane.cache);
-    let large = lane.world.private.push(&repository, "v1", &image).await?;
-    lane.configure(|config| {
-        if let Some(images) = config["images"].as_array_mut() {
-            images.push(json!(large));
-        }
-    })
-    .await?;
-    let cloud = &lane.world.cloud;
+async fn registry_down(worker: &mut Worker) -> Result<Expectation> {
+    let image = Image::new(ARCHITECTURE, &[Layer::filler(&worker.cache, 1)?], "large")?;
+    let repository = format!("tools/{}", worker.cache);
+    let large = worker.world.private.push(&repository, "v1", &image).await?;
+    worker
+        .configure(|config| {
+            if let Some(images) = config["images"].as_array_mut() {
+                images.push(json!(large));
+            }
+        })
+        .await?;
+    let cloud = &worker.world.cloud;
     cloud.break_registry(&repository, Some(100_000)).await?;
-    let result = fails(lane, "PullFailed").await;
-    lane.world.cloud.break_registry(&repository, None).await?;
+    let result = fails(worker, "PullFailed").await;
+    worker.world.cloud.break_registry(&repository, None).await?;
     result
 }
 
-async fn one_of_eight(lane: &mut Lane) -> Result<Aftermath> {
+async fn one_of_eight(worker: &mut Worker) -> Result<Expectation> {
     let mut images = Vec::new();
     for number in 0..6 {
-        let name = format!("{} {number}", lane.cache);
+        let name = format!("{} {number}", worker.cache);
         let image = Image::new(ARCHITECTURE, &[Layer::filler(&name, 0)?], &name)?;
-        let repository = format!("tools/{}-{number}", lane.cache);
-        images.push(lane.world.private.push(&repository, "v1", &image).await?);
+        let repository = format!("tools/{}-{number}", worker.cache);
+        images.push(worker.world.private.push(&repository, "v1", &image).await?);
     }
     let broken = Image::new(ARCHITECTURE, &[Layer::corrupt()], "broken")?;
-    let repository = format!("tools/{}-broken", lane.cache);
-    images.push(lane.world.private.push(&repository, "v1", &broken).await?);
+    let repository = format!("tools/{}-broken", worker.cache);
+    images.push(
+        worker
+            .world
+            .private
+            .push(&repository, "v1", &broken)
+            .await?,
+    );
     let broken = images.last().context("one is broken")?.clone();
-    lane.configure(|config| {
-        if let Some(all) = config["images"].as_array_mut() {
-            all.truncate(1);
-            all.extend(images.iter().map(|image| json!(image)));
-        }
-    })
-    .await?;
-    let execution = lane.trigger().await?;
-    let outcome = lane.fails(&execution, &["PullFailed"]).await?;
+    worker
+        .configure(|config| {
+            if let Some(all) = config["images"].as_array_mut() {
+                all.truncate(1);
+                all.extend(images.iter().map(|image| json!(image)));
+            }
+        })
+        .await?;
+    let execution = worker.trigger().await?;
+    let outcome = worker.fails(&execution, &["PullFailed"]).await?;
     ensure!(
         outcome.cause.contains(&broken),
         "the cause does not name {broken}: {}",
         outcome.cause
     );
-    Ok(Aftermath::Clean)
+    Ok(Expectation::Clean)
 }
 
 /// Waits until the execution is in `state`.
-async fn comes_to(lane: &Lane, execution: &ExecutionArn, state: &str) -> Result<()> {
+async fn comes_to(worker: &Worker, execution: &ExecutionArn, state: &str) -> Result<()> {
     let start = Instant::now();
     loop {
-        if lane.is_started(execution).await? {
-            let history = lane
+        if worker.is_started(execution).await? {
+            let history = worker
                 .world
                 .clients
                 .sfn
@@ -356,18 +366,18 @@ async fn comes_to(lane: &Lane, execution: &ExecutionArn, state: &str) -> Result<
     }
 }
 
-async fn stopped(lane: &mut Lane, state: &str) -> Result<Aftermath> {
-    let execution = lane.trigger().await?;
-    comes_to(lane, &execution, state).await?;
-    lane.world.stop_build(&execution).await?;
-    let outcome = lane.end(&execution).await?;
+async fn stopped(worker: &mut Worker, state: &str) -> Result<Expectation> {
+    let execution = worker.trigger().await?;
+    comes_to(worker, &execution, state).await?;
+    worker.world.stop_build(&execution).await?;
+    let outcome = worker.end(&execution).await?;
     ensure!(
         outcome.status == ExecutionStatus::Aborted,
         "it ended {:?}",
         outcome.status
     );
-    lane.is_announced(&execution).await?;
-    Ok(Aftermath::Clean)
+    worker.is_announced(&execution).await?;
+    Ok(Expectation::Clean)
 }
 
 /// Who calls clean-up.
@@ -377,30 +387,30 @@ enum CleanUpBy {
 }
 
 /// One of the two is enough for a failed build to leave nothing.
-async fn cleans_up_without(lane: &mut Lane, by: CleanUpBy) -> Result<Aftermath> {
-    let broken = break_clean_up(lane, by).await?;
-    fails_to_pull(lane).await?;
-    lane.nothing_is_left().await?;
-    is_broken(lane, &broken).await?;
-    Ok(Aftermath::Clean)
+async fn cleans_up_without(worker: &mut Worker, by: CleanUpBy) -> Result<Expectation> {
+    let broken = break_clean_up(worker, by).await?;
+    fails_to_pull(worker).await?;
+    worker.nothing_is_left().await?;
+    is_broken(worker, &broken).await?;
+    Ok(Expectation::Clean)
 }
 
 /// Keeps clean-up from doing anything where it is called so.
-async fn break_clean_up(lane: &mut Lane, by: CleanUpBy) -> Result<String> {
+async fn break_clean_up(worker: &mut Worker, by: CleanUpBy) -> Result<String> {
     let mut fault = json!({"service": "ec2", "action": "DescribeInstances", "caller": "clean-up",
         "code": "UnauthorizedOperation", "status": 403, "times": null});
     // The event names the execution by its ARN, the state machine by its name.
     fault["invocation"] = json!(match by {
-        CleanUpBy::StateMachine => format!("\"execution\": \"{}-", lane.cache),
-        CleanUpBy::StatusEvent => format!("execution:prepull-build:{}-", lane.cache),
+        CleanUpBy::StateMachine => format!("\"execution\": \"{}-", worker.cache),
+        CleanUpBy::StatusEvent => format!("execution:prepull-build:{}-", worker.cache),
     });
-    lane.inject(fault).await
+    worker.inject(fault).await
 }
 
 /// Waits until clean-up has failed of a fault, so that it was not this way that cleaned up.
-async fn is_broken(lane: &Lane, fault: &str) -> Result<()> {
+async fn is_broken(worker: &Worker, fault: &str) -> Result<()> {
     let start = Instant::now();
-    while lane.hits(fault).await? == 0 {
+    while worker.hits(fault).await? == 0 {
         ensure!(start.elapsed() < WITHIN, "clean-up was not called this way");
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
@@ -408,13 +418,14 @@ async fn is_broken(lane: &Lane, fault: &str) -> Result<()> {
 }
 
 /// A build that fails with its builder running.
-async fn fails_to_pull(lane: &mut Lane) -> Result<()> {
-    lane.inject(
-        json!({"service": "ssm", "action": "SendCommand", "caller": "pull-images",
+async fn fails_to_pull(worker: &mut Worker) -> Result<()> {
+    worker
+        .inject(
+            json!({"service": "ssm", "action": "SendCommand", "caller": "pull-images",
         "code": "AccessDeniedException", "status": 400, "times": null}),
-    )
-    .await?;
-    let execution = lane.trigger().await?;
-    lane.fails(&execution, &["AccessDenied"]).await?;
+        )
+        .await?;
+    let execution = worker.trigger().await?;
+    worker.fails(&execution, &["AccessDenied"]).await?;
     Ok(())
 }

@@ -2,15 +2,15 @@
 //!
 //! A clean build is recorded, and every AWS call that a function made in it is made to fail in every way that a call can
 //! fail ([`matrix`]); then come the faults that no call shows ([`domain`]). Each case is a build with one fault in it, on
-//! a cache of its own. After each, whatever became of the build, [`lane`] holds the world to the same few promises.
+//! a cache of its own. After each, whatever became of the build, [`worker`] holds the world to the same few promises.
 //!
 //! Nodes are simulated and the waits of the state machine's retries are short, so that many builds run side by side: what
 //! is tried here is everything between the nodes.
 
 mod domain;
-mod lane;
 mod matrix;
 mod report;
+mod worker;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use prepull_tests::Environment;
 use tokio::runtime::Runtime;
 
-use crate::lane::{LANES, Lane, Lanes};
 use crate::report::Report;
+use crate::worker::{LANES, Worker, Workers};
 
 /// One build with one fault in it.
 struct Case {
@@ -35,12 +35,12 @@ enum CaseRun {
 }
 
 impl CaseRun {
-    async fn run(&self, lane: &mut Lane) -> Result<()> {
+    async fn run(&self, worker: &mut Worker) -> Result<()> {
         let after = match self {
-            Self::Call(fault) => fault.run(lane).await?,
-            Self::Domain(fault) => fault.run(lane).await?,
+            Self::Call(fault) => fault.run(worker).await?,
+            Self::Domain(fault) => fault.run(worker).await?,
         };
-        lane.keeps_its_promises(after).await
+        worker.check_invariants(after).await
     }
 }
 
@@ -59,24 +59,24 @@ fn main() -> ExitCode {
         }
     };
     let runtime = Arc::new(Runtime::new().expect("threads can be started"));
-    let (lanes, cases) = match runtime.block_on(set_up(environment)) {
+    let (workers, cases) = match runtime.block_on(set_up(environment)) {
         Ok(set_up) => set_up,
         Err(error) => {
             eprintln!("set-up: {error:#}");
             return ExitCode::FAILURE;
         }
     };
-    let (lanes, report) = (Arc::new(lanes), Arc::new(Report::default()));
+    let (workers, report) = (Arc::new(workers), Arc::new(Report::default()));
     let trials = cases
         .into_iter()
-        .map(|case| trial(case, &runtime, &lanes, &report));
+        .map(|case| trial(case, &runtime, &workers, &report));
     arguments.test_threads = Some(LANES);
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     if let Err(error) = report.finish() {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }
-    if let Err(error) = runtime.block_on(lanes.close()) {
+    if let Err(error) = runtime.block_on(workers.close()) {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }
@@ -84,9 +84,9 @@ fn main() -> ExitCode {
 }
 
 /// Starts the worlds and records a clean build, which says what the cases are.
-async fn set_up(environment: Environment) -> Result<(Lanes, Vec<Case>)> {
-    let lanes = Lanes::open(&environment).await?;
-    let calls = lanes.record().await.context("the clean build")?;
+async fn set_up(environment: Environment) -> Result<(Workers, Vec<Case>)> {
+    let workers = Workers::open(&environment).await?;
+    let calls = workers.record().await.context("the clean build")?;
     let step = std::env::var(SAMPLE).map_or(Ok(1), |step| {
         step.parse()
             .with_context(|| format!("{SAMPLE}={step} is no number"))
@@ -107,16 +107,21 @@ async fn set_up(environment: Environment) -> Result<(Lanes, Vec<Case>)> {
         });
     let cases: Vec<_> = domain.chain(calls.step_by(step)).collect();
     println!("{} of {all} cases", cases.len());
-    Ok((lanes, cases))
+    Ok((workers, cases))
 }
 
-fn trial(case: Case, runtime: &Arc<Runtime>, lanes: &Arc<Lanes>, report: &Arc<Report>) -> Trial {
-    let (runtime, lanes, report) = (Arc::clone(runtime), Arc::clone(lanes), Arc::clone(report));
+fn trial(
+    case: Case,
+    runtime: &Arc<Runtime>,
+    workers: &Arc<Workers>,
+    report: &Arc<Report>,
+) -> Trial {
+    let (runtime, workers, report) = (Arc::clone(runtime), Arc::clone(workers), Arc::clone(report));
     Trial::test(case.name.clone(), move || {
-        let mut lane = lanes.take();
-        let result = runtime.block_on(case.run.run(&mut lane));
+        let mut worker = workers.take();
+        let result = runtime.block_on(case.run.run(&mut worker));
         report.add(&case.name, &result);
-        lanes.give_back(lane, result.is_ok());
+        workers.give_back(worker, result.is_ok());
         result.map_err(|error| Failed::from(format!("{error:#}")))
     })
 }

@@ -8,7 +8,7 @@ use prepull_aws::SDK_ATTEMPTS;
 use prepull_tests::localcloud::Call;
 use serde_json::{Value, json};
 
-use crate::lane::{Aftermath, Lane};
+use crate::worker::{Expectation, Worker};
 
 /// How often a case is tried whose call does not come.
 const ATTEMPTS: usize = 3;
@@ -155,15 +155,15 @@ pub fn cases(calls: &[Call]) -> Vec<CallFault> {
 }
 
 impl CallFault {
-    pub async fn run(&self, lane: &mut Lane) -> Result<Aftermath> {
-        lane.prepare().await?;
-        // What clean-up was to remove another lane's sweep may have removed a moment before.
+    pub async fn run(&self, worker: &mut Worker) -> Result<Expectation> {
+        worker.prepare().await?;
+        // What clean-up was to remove another worker's sweep may have removed a moment before.
         for _ in 0..ATTEMPTS {
-            if self.hits(lane).await? {
+            if self.hits(worker).await? {
                 return Ok(if self.stage_is("clean-up") && self.is_for_ever() {
-                    Aftermath::Swept
+                    Expectation::Swept
                 } else {
-                    Aftermath::Clean
+                    Expectation::Clean
                 });
             }
         }
@@ -171,25 +171,26 @@ impl CallFault {
     }
 
     /// Runs a build with the fault in it, and tells whether the fault came up.
-    async fn hits(&self, lane: &mut Lane) -> Result<bool> {
-        lane.push().await?;
+    async fn hits(&self, worker: &mut Worker) -> Result<bool> {
+        worker.push().await?;
         let mut fault = self.effect.fault(&self.site.service);
         fault["service"] = json!(self.site.service);
         fault["action"] = json!(self.site.action);
         fault["caller"] = json!(self.site.stage);
         fault["skip"] = json!(self.skip);
         if let Some(resource) = &self.site.resource {
-            fault["resource"] = json!(resource.replace("{cache}", &lane.cache));
+            fault["resource"] = json!(resource.replace("{cache}", &worker.cache));
         }
-        let fault = lane.inject(fault).await?;
-        let execution = lane.trigger().await?;
+        let fault = worker.inject(fault).await?;
+        let execution = worker.trigger().await?;
         let outcome = match self.ending() {
-            Ending::Succeeds => lane.publishes(&execution).await,
-            Ending::Fails(error) => lane.fails(&execution, &[error]).await.map(drop),
-            Ending::Buried => lane.is_buried(&execution).await,
+            Ending::Succeeds => worker.publishes(&execution).await,
+            Ending::Fails(error) => worker.fails(&execution, &[error]).await.map(drop),
+            Ending::Buried => worker.is_buried(&execution).await,
         };
-        if lane.lift(&fault).await? == 0 {
-            lane.publishes(&execution)
+        if worker.lift(&fault).await? == 0 {
+            worker
+                .publishes(&execution)
                 .await
                 .context("a build in which the fault did not come up")?;
             return Ok(false);

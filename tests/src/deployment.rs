@@ -37,7 +37,7 @@ impl Deployment {
         cloud: &LocalCloud,
         state: PathBuf,
         caches: &Value,
-        settle_seconds: u32,
+        debounce_seconds: u32,
     ) -> Result<Self> {
         std::fs::create_dir_all(&state)?;
         let variables = state.join("variables.tfvars.json");
@@ -45,7 +45,7 @@ impl Deployment {
             "endpoint": cloud.endpoint,
             "functions_directory": environment.functions,
             "caches": caches,
-            "settle_seconds": settle_seconds,
+            "debounce_seconds": debounce_seconds,
             "function_environment": {"RUST_LOG": "info"},
         });
         std::fs::write(&variables, serde_json::to_vec_pretty(&values)?)?;

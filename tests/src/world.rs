@@ -69,7 +69,7 @@ impl World {
     pub async fn start(
         environment: Environment,
         state: &Path,
-        settle_seconds: u32,
+        debounce_seconds: u32,
         caches: impl FnOnce(&LocalCloud) -> Value,
     ) -> Result<Self> {
         let cloud = LocalCloud::start(&environment, &state.join("cloud"))?;
@@ -79,7 +79,7 @@ impl World {
             &cloud,
             state.join("terraform"),
             &caches,
-            settle_seconds,
+            debounce_seconds,
         )?;
         let clients =
             Clients::at_endpoint(&cloud.endpoint, &REGION.parse().expect("this is a region")).await;

@@ -33,7 +33,7 @@ pub enum Suite {
     /// Every call of a build failing in every way, and every fault of machines and people: a sample, unless told otherwise.
     Faults,
     /// A thousand pushes within a minute: only where it is asked for.
-    Storm,
+    Burst,
 }
 
 /// What to run.
@@ -45,7 +45,7 @@ pub struct Options {
     /// Of the end-to-end tests and the faults, run those alone whose name contains this.
     #[arg(long)]
     filter: Option<String>,
-    /// Run the whole fault matrix and the storm too, which takes an hour more.
+    /// Run the whole fault matrix and the burst too, which takes an hour more.
     #[arg(long)]
     full: bool,
 }
@@ -60,7 +60,7 @@ pub fn run(options: &Options) -> Result<()> {
     let (mut failed, mut unchecked) = (Vec::new(), Vec::new());
     for suite in Suite::value_variants() {
         let is_wanted = match options.only[..] {
-            [] => *suite != Suite::Storm || options.full,
+            [] => *suite != Suite::Burst || options.full,
             _ => options.only.contains(suite),
         };
         if !is_wanted {
@@ -78,7 +78,7 @@ pub fn run(options: &Options) -> Result<()> {
             Suite::Unit => unit(),
             Suite::EndToEnd => end_to_end(&tools, options),
             Suite::Faults => faults(&tools, options),
-            Suite::Storm => storm(&tools),
+            Suite::Burst => burst(&tools),
         };
         let seconds = start.elapsed().as_secs_f64();
         match result {
@@ -253,11 +253,11 @@ fn faults(tools: &Tools, options: &Options) -> Result<()> {
     .run()
 }
 
-fn storm(tools: &Tools) -> Result<()> {
+fn burst(tools: &Tools) -> Result<()> {
     let built = functions::build(tools)?;
     Step::words(
-        "storm of pushes",
-        "cargo test --locked --workspace --test storm --",
+        "burst of pushes",
+        "cargo test --locked --workspace --test burst --",
     )
     .envs(built.environment(tools))
     // A build for each cache runs at once.

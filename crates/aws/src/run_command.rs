@@ -201,12 +201,12 @@ pub struct SentCommand {
     /// When it was sent.
     pub requested_at: Timestamp,
     /// How it stands.
-    pub standing: Standing,
+    pub standing: CommandStatus,
 }
 
 /// How a command stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum CommandStatus {
     /// It has not ended, or has ended well.
     Good,
     /// It has ended badly: with what it said, or Systems Manager's word for it.
@@ -244,7 +244,7 @@ pub async fn sent(
     Ok(sent)
 }
 
-fn standing(invocation: &CommandInvocation) -> Standing {
+fn standing(invocation: &CommandInvocation) -> CommandStatus {
     match invocation.status() {
         Some(
             CommandInvocationStatus::Failed
@@ -258,8 +258,8 @@ fn standing(invocation: &CommandInvocation) -> Standing {
                 .unwrap_or_default()
                 .trim();
             let how = invocation.status_details().unwrap_or("Failed");
-            Standing::Bad(format!("{how} {said}").trim_end().to_owned())
+            CommandStatus::Bad(format!("{how} {said}").trim_end().to_owned())
         }
-        _ => Standing::Good,
+        _ => CommandStatus::Good,
     }
 }

@@ -41,22 +41,26 @@ impl ExecutionArn {
 
 /// The name of the execution that answers a trigger of `cache` at `at`.
 ///
-/// All triggers within one window of `settle` bear the same name, so Step Functions starts one execution for them. That
-/// execution waits `settle` before it plans, which is past the window's end: no trigger that was refused because the
+/// All triggers within one window of `debounce` bear the same name, so Step Functions starts one execution for them. That
+/// execution waits `debounce` before it plans, which is past the window's end: no trigger that was refused because the
 /// name is in use is younger than the plan.
 ///
 /// # Panics
 /// Never: a cache's name and a number make the name of an execution.
 #[must_use]
-pub fn name_for_trigger(cache: &CacheName, at: Timestamp, settle: SignedDuration) -> ExecutionName {
-    let window = at.as_second().div_euclid(settle.as_secs().max(1));
+pub fn name_for_trigger(
+    cache: &CacheName,
+    at: Timestamp,
+    debounce: SignedDuration,
+) -> ExecutionName {
+    let window = at.as_second().div_euclid(debounce.as_secs().max(1));
     format!("{cache}-{window}")
         .parse()
         .expect("a cache's name is at most 32 characters and a number at most 20")
 }
 
-/// The longest that triggers are gathered, in seconds. Source: `settle_seconds` in the Terraform module.
-const LONGEST_SETTLE: i64 = 3_600;
+/// The longest that triggers are gathered, in seconds. Source: `debounce_seconds` in the Terraform module.
+const LONGEST_DEBOUNCE: i64 = 3_600;
 
 /// How old a trigger is at the most when its execution starts, in seconds: EventBridge delivers it within an hour, and
 /// Lambda calls the function within another. Source: `maximum_event_age_in_seconds` in the Terraform module.
@@ -83,8 +87,8 @@ fn name_without_time(name: &str, started_at: Timestamp) -> Option<&str> {
     let number: i64 = number.parse().ok()?;
     let started = started_at.as_second();
     let fits = |window: i64| {
-        let settle = started.checked_div(window).unwrap_or_default();
-        (1..=LONGEST_SETTLE).contains(&settle) && started % window <= settle + OLDEST_TRIGGER
+        let debounce = started.checked_div(window).unwrap_or_default();
+        (1..=LONGEST_DEBOUNCE).contains(&debounce) && started % window <= debounce + OLDEST_TRIGGER
     };
     (fits(number) || fits(number / 1_000)).then_some(named)
 }
@@ -113,11 +117,11 @@ mod tests {
         let cache = |name: &str| name.parse::<CacheName>().unwrap();
         let at = |second| Timestamp::from_second(second).unwrap();
         let triggered = 1_795_367_839;
-        for settle in [1, 60, 977, LONGEST_SETTLE] {
+        for debounce in [1, 60, 977, LONGEST_DEBOUNCE] {
             for delay in [0, 59, OLDEST_TRIGGER] {
                 let name = |of: &str| {
-                    let settle = SignedDuration::from_secs(settle);
-                    name_for_trigger(&cache(of), at(triggered), settle)
+                    let debounce = SignedDuration::from_secs(debounce);
+                    name_for_trigger(&cache(of), at(triggered), debounce)
                 };
                 let may_be = |of: &str| may_be_of("web", &name(of), at(triggered + delay));
                 assert!(may_be("web") && may_be("web-manual"), "{}", name("web"));

@@ -10,7 +10,7 @@ use crate::execution::ExecutionName;
 use crate::ids::SnapshotId;
 use crate::image::{Digest, ImageReference};
 use crate::size::{Bytes, GiB};
-use crate::stages::{Base, Fill, NodeInfo, PlannedImage, PublishInput};
+use crate::stages::{Base, DiskUsage, NodeInfo, PlannedImage, PublishInput};
 use crate::variant::Variant;
 
 /// The most bytes that the value of an SSM parameter holds.
@@ -46,7 +46,7 @@ pub struct Manifest {
     /// The compressed size of the images' layers, each counted once.
     pub packed: Bytes,
     /// What the last volume of this cache and architecture took that was built from nothing.
-    pub fresh: Fill,
+    pub fresh: DiskUsage,
     /// The builder's instance type.
     pub instance_type: String,
     /// When it was planned.
@@ -109,7 +109,7 @@ impl Manifest {
             snapshot,
         } = input;
         let images = target.images.iter().map(ManifestImage::from).collect();
-        let fill = Fill {
+        let fill = DiskUsage {
             packed: target.packed,
             used: pulled.used,
         };
@@ -142,8 +142,8 @@ impl Manifest {
 
     /// What it takes.
     #[must_use]
-    pub fn fill(&self) -> Fill {
-        Fill {
+    pub fn fill(&self) -> DiskUsage {
+        DiskUsage {
             packed: self.packed,
             used: self.used,
         }

@@ -53,7 +53,7 @@ pub fn turn(own: &Queued, running: &[Queued]) -> Turn {
 /// Whether nodes use a snapshot of a later plan already, so that one of the plan of `planned_at` must not replace it:
 /// publication never goes backwards. `published` is when the one that nodes use was planned.
 #[must_use]
-pub fn is_overtaken(planned_at: Timestamp, published: Timestamp) -> bool {
+pub fn is_superseded(planned_at: Timestamp, published: Timestamp) -> bool {
     published > planned_at
 }
 

@@ -111,13 +111,13 @@ pub enum Base {
         /// The snapshot.
         snapshot_id: SnapshotId,
         /// What the volume took when it was last built from nothing.
-        fresh: Fill,
+        fresh: DiskUsage,
     },
 }
 
 /// What images take, packed and on a volume.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fill {
+pub struct DiskUsage {
     /// The compressed size of their layers, each counted once.
     pub packed: Bytes,
     /// Bytes in use on the volume that holds them.
@@ -131,7 +131,7 @@ pub struct Fill {
 /// on the local cloud containerd collected what was removed, so the limit is there for what it might miss.
 const GARBAGE_LIMIT: u64 = 50;
 
-impl Fill {
+impl DiskUsage {
     /// The bytes on this volume beyond what its images would take on an empty one, by what a volume took that was `fresh`;
     /// none where they are few.
     #[must_use]
@@ -287,15 +287,15 @@ pub struct Published {
     /// The snapshot.
     pub snapshot_id: SnapshotId,
     /// Whether nodes use it now.
-    pub outcome: Publishing,
+    pub outcome: PublishOutcome,
 }
 
 /// Whether a snapshot became the one that nodes use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Publishing {
+pub enum PublishOutcome {
     /// Nodes use it.
     Published,
     /// A snapshot of a later plan was published before; this one stays `verified`.
-    OvertakenByNewer,
+    Superseded,
 }

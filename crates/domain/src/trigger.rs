@@ -78,7 +78,7 @@ pub struct ExecutionInput {
     pub cache: String,
     /// How long the execution waits before it plans, so that the triggers that follow are part of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub settle_seconds: Option<i64>,
+    pub debounce_seconds: Option<i64>,
     /// What it was started for; none where a person started it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trigger: Option<TriggerRecord>,
@@ -148,7 +148,7 @@ mod tests {
                 Some("web"),
             ),
             (
-                r#"{"cache": "web", "trigger": "me", "settle_seconds": "5"}"#,
+                r#"{"cache": "web", "trigger": "me", "debounce_seconds": "5"}"#,
                 Some("web"),
             ),
             (r#"{"cache": 5}"#, None),

@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use prepull_domain::config::CacheConfig;
 use prepull_domain::execution::name_for_trigger;
 use prepull_domain::image::EcrRepository;
-use prepull_domain::queue::{Queued, Turn, is_overtaken, turn};
+use prepull_domain::queue::{Queued, Turn, is_superseded, turn};
 use prepull_domain::stages::{Pinning, PlannedImage};
 use prepull_domain::trigger::Push;
 use prepull_domain::{Architecture, Bytes, CacheName, ContentKey, Digest, ExecutionName};
@@ -21,7 +21,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use serde_json::json;
 
-const SETTLE: SignedDuration = SignedDuration::from_secs(60);
+const DEBOUNCE: SignedDuration = SignedDuration::from_secs(60);
 
 /// How far behind `ListExecutions` is at the most, where it is behind at all.
 const MOST_LAG: SignedDuration = SignedDuration::from_secs(2);
@@ -48,7 +48,7 @@ enum Op {
     Deliver { event: usize, once_more: bool },
     /// A cache's schedule fires.
     Schedule { cache: usize },
-    /// A person starts a build, which does not settle.
+    /// A person starts a build, which does not debounce.
     Manual { cache: usize },
     /// An execution takes its next step. What it sees of the others is `lag` milliseconds old.
     Step { execution: usize, lag: i64 },
@@ -63,14 +63,14 @@ enum Op {
 /// Where an execution stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Stage {
-    /// It settles, and then waits for its turn.
+    /// It debounces, and then waits for its turn.
     Queued,
     /// It had its turn and resolves its images.
     Planning,
     /// It builds what it planned.
     Building { key: ContentKey, steps_left: u8 },
     /// Its snapshot is verified.
-    Publishing { key: ContentKey },
+    PublishOutcome { key: ContentKey },
     /// It ended.
     Ended,
 }
@@ -79,7 +79,7 @@ enum Stage {
 struct Execution {
     queued: Queued,
     cache: CacheName,
-    settled_at: Timestamp,
+    debounce_ends_at: Timestamp,
     planned_at: Option<Timestamp>,
     stage: Stage,
     /// When it ended for Step Functions.
@@ -98,7 +98,7 @@ impl Execution {
 
     /// Whether a stage of it can fail.
     fn can_fail(&self, now: Timestamp) -> bool {
-        self.runs() && now >= self.settled_at
+        self.runs() && now >= self.debounce_ends_at
     }
 
     /// Whether it is between its plan and its end.
@@ -291,7 +291,7 @@ impl World {
         // It tells the second.
         let at = Timestamp::from_second(event.pushed_at.as_second()).unwrap();
         for cache in concerned_by(&event.push) {
-            let bearer = self.start(cache, name_for_trigger(cache, at, SETTLE), SETTLE);
+            let bearer = self.start(cache, name_for_trigger(cache, at, DEBOUNCE), DEBOUNCE);
             self.check_plan_is_younger(bearer, event.pushed_at)?;
         }
         Ok(())
@@ -305,7 +305,7 @@ impl World {
 
     /// start-build with the call of a schedule.
     fn schedule(&mut self, cache: &CacheName) -> Result<(), String> {
-        let bearer = self.start(cache, name_for_trigger(cache, self.now, SETTLE), SETTLE);
+        let bearer = self.start(cache, name_for_trigger(cache, self.now, DEBOUNCE), DEBOUNCE);
         self.check_plan_is_younger(bearer, self.now)
     }
 
@@ -316,7 +316,7 @@ impl World {
     }
 
     /// `StartExecution`: a new execution, or the one that bears the name, whether or not that still runs.
-    fn start(&mut self, cache: &CacheName, name: ExecutionName, settle: SignedDuration) -> usize {
+    fn start(&mut self, cache: &CacheName, name: ExecutionName, debounce: SignedDuration) -> usize {
         let bearer = self
             .executions
             .iter()
@@ -331,7 +331,7 @@ impl World {
                 name,
             },
             cache: cache.clone(),
-            settled_at: self.now + settle,
+            debounce_ends_at: self.now + debounce,
             planned_at: None,
             stage: Stage::Queued,
             ended_at: None,
@@ -347,7 +347,7 @@ impl World {
         let execution = &self.executions[n];
         let cache = execution.cache.clone();
         match execution.stage.clone() {
-            Stage::Queued if self.now < execution.settled_at => {}
+            Stage::Queued if self.now < execution.debounce_ends_at => {}
             Stage::Queued => match turn(&execution.queued, &self.running(&cache, lag)) {
                 Turn::Go => {
                     self.tell_of(n, "has its turn");
@@ -375,13 +375,13 @@ impl World {
                 }
             }
             Stage::Building { key, steps_left: 1 } => {
-                self.executions[n].stage = Stage::Publishing { key };
+                self.executions[n].stage = Stage::PublishOutcome { key };
             }
             Stage::Building { key, steps_left } => {
                 let steps_left = steps_left - 1;
                 self.executions[n].stage = Stage::Building { key, steps_left };
             }
-            Stage::Publishing { key } => self.publish(n, &cache, key)?,
+            Stage::PublishOutcome { key } => self.publish(n, &cache, key)?,
             Stage::Ended => {}
         }
         Ok(())
@@ -392,8 +392,8 @@ impl World {
             .planned_at
             .expect("what publishes was planned");
         let before = self.published.get(cache).map(|before| before.planned_at);
-        if before.is_some_and(|before| is_overtaken(planned_at, before)) {
-            self.tell_of(n, "was overtaken");
+        if before.is_some_and(|before| is_superseded(planned_at, before)) {
+            self.tell_of(n, "was superseded");
         } else {
             self.tell_of(n, "publishes");
             let published = Published { key, planned_at };
@@ -413,7 +413,7 @@ impl World {
 
     fn stop(&mut self, n: usize) {
         self.fault(n, "is stopped");
-        let publishes = matches!(self.executions[n].stage, Stage::Publishing { .. });
+        let publishes = matches!(self.executions[n].stage, Stage::PublishOutcome { .. });
         if publishes {
             self.executions[n].ended_at = Some(self.now);
         } else {
@@ -428,12 +428,12 @@ impl World {
 
     /// Notes what somebody is told of: `Build Failed`.
     ///
-    /// An execution that is stopped while it settles keeps its name, and takes with it what is pushed in the rest of its
+    /// An execution that is stopped while it debounces keeps its name, and takes with it what is pushed in the rest of its
     /// window.
     fn fault(&mut self, n: usize, what: &str) {
         self.tell_of(n, what);
         let execution = &self.executions[n];
-        let until = self.now.max(execution.settled_at);
+        let until = self.now.max(execution.debounce_ends_at);
         let last = self
             .last_fault
             .entry(execution.cache.clone())
@@ -481,7 +481,7 @@ impl World {
     }
 
     /// Delivers every event and lets every execution come to its end.
-    fn settle_down(&mut self) -> Result<(), String> {
+    fn run_to_end(&mut self) -> Result<(), String> {
         while !self.events.is_empty() {
             self.apply(Op::Deliver {
                 event: 0,
@@ -492,7 +492,7 @@ impl World {
             if !self.executions.iter().any(Execution::goes_on) {
                 return Ok(());
             }
-            self.advance(SETTLE);
+            self.advance(DEBOUNCE);
             self.everybody_steps()?;
         }
         Err(self.broken("somebody waits for ever"))
@@ -545,11 +545,11 @@ impl World {
 
     fn check_the_next_schedule_publishes(&mut self) -> Result<(), String> {
         // In a window of its own: an execution that failed is not started again.
-        self.advance(SETTLE);
+        self.advance(DEBOUNCE);
         for cache in CONFIGS.keys() {
             self.schedule(cache)?;
         }
-        self.settle_down()?;
+        self.run_to_end()?;
         if CONFIGS.keys().all(|cache| self.is_published(cache)) {
             Ok(())
         } else {
@@ -616,7 +616,7 @@ fn after(mut world: World, ops: &[Op]) -> Result<World, String> {
     for op in ops {
         world.apply(*op)?;
     }
-    world.settle_down()?;
+    world.run_to_end()?;
     Ok(world)
 }
 
@@ -663,7 +663,7 @@ fn a_push_after_two_builds_by_hand_within_the_lag_can_be_left_to_the_next_trigge
     let triggered = |world: &mut World| world.push_and_deliver(1).unwrap();
     let mut world = two_builds_by_hand(lenient, triggered).unwrap();
     world.push_and_deliver(2).unwrap();
-    world.settle_down().unwrap();
+    world.run_to_end().unwrap();
     let broken = world.check_nothing_is_lost_unsaid().unwrap_err();
     assert!(
         broken.starts_with("the last push is not published"),
@@ -692,9 +692,9 @@ proptest! {
     }
 
     /// Triggered executions do not notice that `ListExecutions` is eventually consistent, as long as it lags by less than
-    /// they settle: whoever looks has run for so long, and whoever is older for longer.
+    /// they debounce: whoever looks has run for so long, and whoever is older for longer.
     #[test]
-    fn a_list_that_lags_by_less_than_triggers_settle_changes_nothing(
+    fn a_list_that_lags_by_less_than_triggers_debounce_changes_nothing(
         ops in many(prop_oneof![10 => any_op(lagging()), 2 => any_fault()]),
     ) {
         holds(after(World::new(), &ops).and_then(|mut world| {
@@ -703,7 +703,7 @@ proptest! {
         }))?;
     }
 
-    /// An execution that a person starts does not settle, so it can miss one that started within the lag before it. What
+    /// An execution that a person starts does not debounce, so it can miss one that started within the lag before it. What
     /// that costs, the tests below show. What it does not: publication never goes backwards, nobody waits for ever, and
     /// the next schedule publishes what there is.
     #[test]
@@ -718,8 +718,8 @@ proptest! {
     /// lies across the end of a window.
     #[test]
     fn a_burst_no_longer_than_a_window_is_one_build_or_two(
-        seconds in prop::collection::vec(0..SETTLE.as_secs(), 1..40),
-        begin in 0..SETTLE.as_secs(),
+        seconds in prop::collection::vec(0..DEBOUNCE.as_secs(), 1..40),
+        begin in 0..DEBOUNCE.as_secs(),
         twice in any::<bool>(),
     ) {
         let mut world = World::new();
@@ -728,24 +728,24 @@ proptest! {
         let mut windows = BTreeSet::new();
         for (content, second) in (1..).zip(seconds) {
             world.now = begin + SignedDuration::from_secs(second);
-            windows.insert(world.now.as_second() / SETTLE.as_secs());
+            windows.insert(world.now.as_second() / DEBOUNCE.as_secs());
             world.push(0, content);
             if twice {
                 world.events.extend(world.events.last().cloned());
             }
         }
-        world.now = begin + SETTLE;
-        holds(world.settle_down())?;
+        world.now = begin + DEBOUNCE;
+        holds(world.run_to_end())?;
         prop_assert!(windows.len() <= 2);
         prop_assert_eq!(world.executions.len(), windows.len());
         prop_assert!((1..=2).contains(&world.builders), "{} builders", world.builders);
     }
 
-    /// Builds of a cache come one after the other, and what waits is never more than the next one: a storm costs no more
+    /// Builds of a cache come one after the other, and what waits is never more than the next one: a burst costs no more
     /// builds than follow each other without a pause, nor does it keep a build from its turn, and the last push waits for
     /// two builds at the most.
     #[test]
-    fn a_storm_is_the_builds_that_fit_in_one_after_the_other(
+    fn a_burst_is_the_builds_that_fit_in_one_after_the_other(
         pushes in prop::collection::vec(0..3u8, 30..120),
     ) {
         // The plan, the steps of the build and the publication: each takes a window. The next one's turn comes with the last.
@@ -755,17 +755,17 @@ proptest! {
         for content in pushes {
             holds(world.push_and_deliver(content))?;
             holds(world.everybody_steps())?;
-            world.advance(SETTLE);
+            world.advance(DEBOUNCE);
         }
         let planned = world.executions.iter().filter(|execution| execution.planned_at.is_some()).count();
         prop_assert!(planned + 1 >= windows / build, "{planned} plans in {windows} windows");
-        let last_push = world.now - SETTLE;
-        holds(world.settle_down())?;
+        let last_push = world.now - DEBOUNCE;
+        holds(world.run_to_end())?;
         holds(world.check_nothing_is_lost_unsaid())?;
         prop_assert!(world.builders <= windows / build + 2, "{} builders in {windows} windows", world.builders);
         let ended = world.executions.iter().filter_map(|execution| execution.ended_at).max();
         let waited = ended.expect("somebody built").duration_since(last_push);
-        let most = SETTLE * i32::try_from(2 * build + 1).unwrap();
+        let most = DEBOUNCE * i32::try_from(2 * build + 1).unwrap();
         prop_assert!(waited <= most, "the last push waited {waited:#}");
     }
 }

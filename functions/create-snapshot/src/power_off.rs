@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::builder::{BuilderInstance, not_known};
 use prepull_aws::ec2::types::InstanceStateName;
-use prepull_aws::run_command::{self, SentCommand, Standing};
+use prepull_aws::run_command::{self, CommandStatus, SentCommand};
 use prepull_aws::{Clients, Deadline};
 use prepull_domain::stages::BuilderInput;
 use prepull_domain::{StageError, VolumeId};
@@ -86,8 +86,8 @@ fn must_send(
     };
     if now.duration_since(first.requested_at) > OFF_WITHIN {
         let said = match &last.standing {
-            Standing::Good => "",
-            Standing::Bad(said) => said,
+            CommandStatus::Good => "",
+            CommandStatus::Bad(said) => said,
         };
         return Err(failed(
             input,
@@ -96,5 +96,5 @@ fn must_send(
     }
     // The agent is stopped by the very unit that the command starts, so its report may be lost: after a few attempts all
     // that counts is whether the builder powers off.
-    Ok(matches!(last.standing, Standing::Bad(_)) && sent.len() < ATTEMPTS)
+    Ok(matches!(last.standing, CommandStatus::Bad(_)) && sent.len() < ATTEMPTS)
 }

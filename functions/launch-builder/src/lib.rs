@@ -36,7 +36,7 @@ pub struct Settings {
 
 /// One place to launch a builder: an instance type in a subnet.
 #[derive(Debug, Clone, Copy)]
-struct Place<'a> {
+struct CapacityPool<'a> {
     instance_type: &'a str,
     subnet: &'a SubnetId,
 }
@@ -105,7 +105,7 @@ async fn launch(
     for instance_type in &target.instance_types {
         for subnet in &target.subnet_ids {
             deadline.check("capacity for a builder")?;
-            let place = Place {
+            let place = CapacityPool {
                 instance_type,
                 subnet,
             };
@@ -137,7 +137,7 @@ async fn try_place(
     clients: &Clients,
     settings: &Settings,
     target: &Target,
-    place: Place<'_>,
+    place: CapacityPool<'_>,
     user_data: &str,
     deadline: Deadline,
 ) -> Result<Attempt, StageError> {
@@ -206,7 +206,7 @@ fn is_quota(code: &str) -> bool {
 }
 
 /// EC2 refuses the request itself: something that the cache's configuration names.
-fn refused(target: &Target, place: Place<'_>, answer: &str) -> StageError {
+fn refused(target: &Target, place: CapacityPool<'_>, answer: &str) -> StageError {
     let problem = match &target.base {
         Base::Snapshot { snapshot_id, .. } if answer.contains("smaller than snapshot") => format!(
             "`volume.size_gib` is {}, less than the snapshot {snapshot_id} that the volume starts from has ({answer}); \

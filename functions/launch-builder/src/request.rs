@@ -14,7 +14,7 @@ use prepull_domain::names;
 use prepull_domain::stages::{Base, Target};
 use sha2::{Digest, Sha256};
 
-use crate::{Place, Settings};
+use crate::{CapacityPool, Settings};
 
 /// The device of Bottlerocket's own partitions.
 const SYSTEM_DEVICE: &str = "/dev/xvda";
@@ -24,7 +24,7 @@ pub(crate) async fn send(
     clients: &Clients,
     settings: &Settings,
     target: &Target,
-    place: Place<'_>,
+    place: CapacityPool<'_>,
     user_data: &str,
 ) -> Result<RunInstancesOutput, SdkError<RunInstancesError>> {
     clients
@@ -101,7 +101,7 @@ fn data_volume(target: &Target) -> EbsBlockDeviceBuilder {
 
 /// The client token of an attempt: the same for every call that means the same instance, and another for another place or
 /// another base, because EC2 refuses a token that comes again with other parameters.
-fn client_token(target: &Target, place: Place<'_>) -> String {
+fn client_token(target: &Target, place: CapacityPool<'_>) -> String {
     let base = match &target.base {
         Base::Empty { .. } => "",
         Base::Snapshot { snapshot_id, .. } => snapshot_id.as_str(),

@@ -17,7 +17,7 @@ use prepull_aws::ec2::types::{
 };
 use prepull_aws::{Clients, DateTime, Deadline};
 use prepull_domain::StageError;
-use prepull_domain::stages::{Base, Builder, Fill, LaunchInput, Target};
+use prepull_domain::stages::{Base, Builder, DiskUsage, LaunchInput, Target};
 use prepull_testing::{Mocks, builder, described, ec2_instance, target};
 
 async fn launch(clients: &Clients, target: Target) -> Result<Builder, StageError> {
@@ -202,7 +202,7 @@ async fn what_ec2_refuses_gets_its_name() {
     let mut smaller = target();
     smaller.base = Base::Snapshot {
         snapshot_id: "snap-0123456789abcdef0".parse().unwrap(),
-        fresh: Fill::default(),
+        fresh: DiskUsage::default(),
     };
     for (target, code, message, name, words) in [
         (

@@ -8,7 +8,7 @@ use prepull_aws::{Clients, read_credentials};
 use prepull_domain::stages::PlannedImage;
 use prepull_domain::{Architecture, Bytes, CacheConfig, CacheName, ImageReference, StageError};
 
-use crate::order;
+use crate::pull_order;
 
 /// How many images are looked up at once.
 const AT_ONCE: usize = 8;
@@ -65,14 +65,14 @@ impl Images {
             .collect();
         self.0
             .iter()
-            .zip(order::predecessors(&layers))
+            .zip(pull_order::predecessors(&layers))
             .map(|((reference, resolved), after)| {
                 let platform = &resolved.platforms[&architecture];
                 PlannedImage {
                     reference: reference.clone(),
                     digest: resolved.digest.clone(),
                     platform_digest: platform.digest.clone(),
-                    size: order::size(&platform.layers),
+                    size: pull_order::size(&platform.layers),
                     after,
                 }
             })

@@ -13,10 +13,10 @@
 
 mod ami;
 mod base;
+mod capacity_check;
 mod images;
-mod order;
-mod room;
-mod turn;
+mod pull_order;
+mod queue;
 
 use std::collections::BTreeMap;
 
@@ -45,7 +45,7 @@ pub async fn handle(
     // Checked before the execution waits: who made the mistake should hear of it at once.
     parameters::cache(clients, &input.cache).await?;
     if let Turn::Superseded { by } =
-        turn::wait(clients, state_machine_arn, &input, deadline).await?
+        queue::wait(clients, state_machine_arn, &input, deadline).await?
     {
         tracing::info!(%by, "a newer execution will plan instead");
         return Ok(Plan::Superseded { by });
@@ -164,11 +164,11 @@ impl Planner<'_> {
         images: &Images,
         planned: &[PlannedImage],
     ) -> Result<(), StageError> {
-        room::on_volume(
+        capacity_check::on_volume(
             images.size_on_the_wire(architecture),
             self.config.volume.size_gib,
         )
-        .and_then(|()| room::in_manifest(planned))
+        .and_then(|()| capacity_check::in_manifest(planned))
         .map_err(|problem| self.invalid(problem))
     }
 

@@ -15,7 +15,7 @@ use prepull_aws::sfn::operation::describe_execution::DescribeExecutionOutput;
 use prepull_aws::sfn::operation::list_executions::ListExecutionsOutput;
 use prepull_aws::sfn::types::{ExecutionListItem, ExecutionStatus};
 use prepull_aws::{DateTime, Deadline, ec2, ecr, sfn, tag};
-use prepull_domain::stages::{Base, Fill, Plan, PlanInput, Target};
+use prepull_domain::stages::{Base, DiskUsage, Plan, PlanInput, Target};
 use prepull_domain::{Bytes, StageError};
 use prepull_testing::{Mocks, ParameterStore, configuration};
 use serde_json::{Value, json};
@@ -321,7 +321,7 @@ async fn a_changed_image_is_built_on_the_published_snapshot() {
         world.target().await.base,
         Base::Snapshot {
             snapshot_id: SNAPSHOT.parse().unwrap(),
-            fresh: Fill {
+            fresh: DiskUsage {
                 packed: Bytes(1_000),
                 used: Bytes(3_000)
             }

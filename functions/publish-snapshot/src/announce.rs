@@ -5,7 +5,7 @@ use prepull_domain::stages::{PublishInput, SnapshotState};
 use prepull_domain::{SnapshotId, StageError, names};
 use serde_json::json;
 
-use crate::place::Place;
+use crate::copies::RegionalSnapshot;
 
 /// Emits the event and sets the tags, here and where the copies lie. `before` is what the pointer named until now.
 ///
@@ -15,8 +15,8 @@ use crate::place::Place;
 /// [`StageError::Throttled`], so that it is tried again. Anything else is logged: nodes use the snapshot already, and a
 /// failed build would say that they do not.
 pub(crate) async fn announce(
-    home: &Place<'_>,
-    copies: &[Place<'_>],
+    home: &RegionalSnapshot<'_>,
+    copies: &[RegionalSnapshot<'_>],
     input: &PublishInput,
     before: Option<SnapshotId>,
 ) -> Result<(), StageError> {
@@ -34,8 +34,8 @@ pub(crate) async fn announce(
 }
 
 async fn tell(
-    home: &Place<'_>,
-    copies: &[Place<'_>],
+    home: &RegionalSnapshot<'_>,
+    copies: &[RegionalSnapshot<'_>],
     input: &PublishInput,
     before: Option<SnapshotId>,
 ) -> Result<(), StageError> {
@@ -55,7 +55,10 @@ async fn tell(
 }
 
 /// The other snapshots of the target that are tagged as published.
-async fn replaced(place: &Place<'_>, input: &PublishInput) -> Result<Vec<SnapshotId>, StageError> {
+async fn replaced(
+    place: &RegionalSnapshot<'_>,
+    input: &PublishInput,
+) -> Result<Vec<SnapshotId>, StageError> {
     let target = &input.target;
     let answer = place
         .clients
@@ -84,7 +87,7 @@ async fn replaced(place: &Place<'_>, input: &PublishInput) -> Result<Vec<Snapsho
 }
 
 async fn emit(
-    home: &Place<'_>,
+    home: &RegionalSnapshot<'_>,
     input: &PublishInput,
     previous: Option<&SnapshotId>,
 ) -> Result<(), StageError> {
@@ -103,7 +106,7 @@ async fn emit(
 }
 
 async fn set_state(
-    place: &Place<'_>,
+    place: &RegionalSnapshot<'_>,
     snapshot: &SnapshotId,
     state: SnapshotState,
 ) -> Result<(), StageError> {

@@ -17,15 +17,15 @@
 //! **Errors:** `PublishFailed` with the step; `StillRunning` while copies are made.
 
 mod announce;
-mod place;
+mod copies;
 
 use futures::future::try_join_all;
 use prepull_aws::ec2::types::SnapshotState as EbsState;
 use prepull_aws::{AwsError, Clients, Deadline, parameters, tag_value};
-use prepull_domain::stages::{PublishInput, Published, Publishing, SnapshotState};
+use prepull_domain::stages::{PublishInput, PublishOutcome, Published, SnapshotState};
 use prepull_domain::{Manifest, RegionName, SnapshotId, StageError, names, queue};
 
-use crate::place::Place;
+use crate::copies::RegionalSnapshot;
 
 /// Publishes one snapshot. `home` is the region that it lies in.
 ///
@@ -38,10 +38,10 @@ pub async fn handle(
     deadline: Deadline,
 ) -> Result<Published, StageError> {
     let state = check(clients, &input).await?;
-    if overtaken(clients, &input).await? {
-        return Ok(published(&input, Publishing::OvertakenByNewer));
+    if superseded(clients, &input).await? {
+        return Ok(published(&input, PublishOutcome::Superseded));
     }
-    let here = Place {
+    let here = RegionalSnapshot {
         clients: clients.clone(),
         region: home,
         snapshot: input.snapshot.snapshot_id.clone(),
@@ -50,15 +50,15 @@ pub async fn handle(
     let copies = try_join_all(
         regions
             .iter()
-            .map(|region| place::copy(&here, region, &input, deadline)),
+            .map(|region| copies::copy(&here, region, &input, deadline)),
     )
     .await?;
     for place in copies.iter().chain([&here]) {
         place.share(&input).await?;
     }
     // Copies take long enough for another build to have published.
-    if overtaken(clients, &input).await? {
-        return Ok(published(&input, Publishing::OvertakenByNewer));
+    if superseded(clients, &input).await? {
+        return Ok(published(&input, PublishOutcome::Superseded));
     }
     let before = pointer(clients, &input).await?;
     for place in copies.iter().chain([&here]) {
@@ -68,10 +68,10 @@ pub async fn handle(
     if state == SnapshotState::Verified {
         announce::announce(&here, &copies, &input, before).await?;
     }
-    Ok(published(&input, Publishing::Published))
+    Ok(published(&input, PublishOutcome::Published))
 }
 
-fn published(input: &PublishInput, outcome: Publishing) -> Published {
+fn published(input: &PublishInput, outcome: PublishOutcome) -> Published {
     Published {
         snapshot_id: input.snapshot.snapshot_id.clone(),
         outcome,
@@ -85,7 +85,7 @@ async fn check(clients: &Clients, input: &PublishInput) -> Result<SnapshotState,
         snapshot: id.clone(),
         problem,
     };
-    let Some(snapshot) = place::find(clients, id).await? else {
+    let Some(snapshot) = copies::find(clients, id).await? else {
         return Err(failed("it is gone: somebody deleted it".to_owned()));
     };
     if snapshot.state() != Some(&EbsState::Completed) {
@@ -117,7 +117,7 @@ async fn pointer(
 ///
 /// Systems Manager cannot compare and set, so two publications in the same instant could still pass each other. One
 /// build of a cache at a time makes that need an execution that plan-build did not see.
-async fn overtaken(clients: &Clients, input: &PublishInput) -> Result<bool, StageError> {
+async fn superseded(clients: &Clients, input: &PublishInput) -> Result<bool, StageError> {
     let target = &input.target;
     let current = match pointer(clients, input).await? {
         Some(current) if current != input.snapshot.snapshot_id => current,
@@ -127,8 +127,8 @@ async fn overtaken(clients: &Clients, input: &PublishInput) -> Result<bool, Stag
     let manifest = parameters::get(clients, &parameter).await?;
     let later = manifest
         .and_then(|json| serde_json::from_str::<Manifest>(&json).ok())
-        .is_some_and(|manifest| queue::is_overtaken(target.planned_at, manifest.planned_at));
-    if !later || place::find(clients, &current).await?.is_none() {
+        .is_some_and(|manifest| queue::is_superseded(target.planned_at, manifest.planned_at));
+    if !later || copies::find(clients, &current).await?.is_none() {
         return Ok(false);
     }
     tracing::warn!(%current, "a snapshot of a later plan is published already");

@@ -15,7 +15,7 @@ use prepull_aws::ec2::operation::modify_snapshot_attribute::{
 use prepull_aws::ec2::types::{Snapshot, SnapshotState};
 use prepull_aws::eventbridge::operation::put_events::{PutEventsError, PutEventsOutput};
 use prepull_aws::{Deadline, ec2, eventbridge, tag, tag_value};
-use prepull_domain::stages::{PublishInput, Published, Publishing};
+use prepull_domain::stages::{PublishInput, PublishOutcome, Published};
 use prepull_domain::{Manifest, StageError};
 use prepull_testing::{Mocks, ParameterStore, builder, planned_at, target};
 use publish_snapshot::handle;
@@ -238,7 +238,7 @@ fn matching(
 async fn the_pointer_is_written_after_the_manifest_and_the_rest_tells_of_it() {
     let world = World::verified().and_before(-60);
     let published = world.publish(input()).await.unwrap();
-    assert_eq!(published.outcome, Publishing::Published);
+    assert_eq!(published.outcome, PublishOutcome::Published);
     assert_eq!(world.store.get(POINTER).as_deref(), Some(OURS));
     let manifest = format!("/prepull/web/x86_64/snapshots/{OURS}");
     assert_eq!(world.store.written(), [manifest.as_str(), POINTER]);
@@ -257,7 +257,7 @@ async fn a_repeated_call_emits_no_second_event() {
     let world = World::with(vec![snapshot(OURS, SnapshotState::Completed, "published")]);
     world.store.set(POINTER, OURS);
     let published = world.publish(input()).await.unwrap();
-    assert_eq!(published.outcome, Publishing::Published);
+    assert_eq!(published.outcome, PublishOutcome::Published);
     assert!(world.log().is_empty());
 }
 
@@ -276,7 +276,7 @@ async fn a_call_that_was_cut_off_after_the_pointer_still_tells_what_was_before()
 async fn an_older_plan_does_not_replace_a_younger_one() {
     let world = World::verified().and_before(60);
     let published = world.publish(input()).await.unwrap();
-    assert_eq!(published.outcome, Publishing::OvertakenByNewer);
+    assert_eq!(published.outcome, PublishOutcome::Superseded);
     assert_eq!(world.store.get(POINTER).as_deref(), Some(BEFORE));
     assert!(world.store.written().is_empty() && world.log().is_empty());
 }
@@ -290,7 +290,7 @@ async fn a_younger_snapshot_that_is_gone_is_replaced() {
         .unwrap()
         .retain(|snapshot| snapshot.snapshot_id() == Some(OURS));
     let published = world.publish(input()).await.unwrap();
-    assert_eq!(published.outcome, Publishing::Published);
+    assert_eq!(published.outcome, PublishOutcome::Published);
 }
 
 #[tokio::test]
@@ -383,7 +383,7 @@ async fn a_snapshot_that_cannot_be_shared_is_not_published_and_the_way_out_is_na
 #[tokio::test]
 async fn an_event_that_cannot_be_emitted_does_not_make_a_published_snapshot_a_failure() {
     for (code, outcome) in [
-        ("AccessDeniedException", Ok(Publishing::Published)),
+        ("AccessDeniedException", Ok(PublishOutcome::Published)),
         ("ThrottlingException", Err("Throttled")),
     ] {
         let world = World {

@@ -7,7 +7,7 @@
 //! calls and is started once.
 //! **Errors:** `PullFailed`, `DiskFull`, `VerifyFailed`, `BuilderLost`.
 
-mod next;
+mod reconcile;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use prepull_domain::StageError;
 use prepull_domain::node::ImageStatus;
 use prepull_domain::stages::{BuilderInput, Pulled};
 
-use next::Next;
+use reconcile::Next;
 
 /// How long after an answer the builder is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -60,9 +60,9 @@ pub async fn handle(
             StageError::StillRunning(_) => StageError::StillRunning(progress.clone()),
             error => error,
         })?;
-        let decision = next::next(target, &status)?;
+        let decision = reconcile::next(target, &status)?;
         if decision != Next::Done && Timestamp::now() >= target.give_up_at {
-            return Err(next::out_of_time(target, &status));
+            return Err(reconcile::out_of_time(target, &status));
         }
         match decision {
             Next::Done => {
@@ -74,7 +74,12 @@ pub async fn handle(
                 });
             }
             Next::Change(changes) => {
-                removed.extend(changes.iter().filter_map(next::Change::removes).cloned());
+                removed.extend(
+                    changes
+                        .iter()
+                        .filter_map(reconcile::Change::removes)
+                        .cloned(),
+                );
                 let changes: Vec<_> = changes.iter().map(ToString::to_string).collect();
                 let changes = changes.join(" ");
                 let output = builder
@@ -113,7 +118,7 @@ impl Node<'_> {
     /// What is on the builder. A busy host drops `apiclient`'s connection now and then, so an answer that is cut short is
     /// asked for again.
     async fn status(&self) -> Result<ImageStatus, StageError> {
-        let names = next::names(&self.input.target).join(" ");
+        let names = reconcile::names(&self.input.target).join(" ");
         let mut problem = String::new();
         for _ in 0..PATIENCE {
             let output = self

@@ -3,7 +3,7 @@
 //! **Before:** the caches' configurations lie in the Parameter Store, and the state machine exists.
 //!
 //! **After:** for each cache that the trigger concerns an execution runs, or is about to run, whose plan will be younger
-//! than the trigger. Triggers of one cache within one window of `settle` share an execution.
+//! than the trigger. Triggers of one cache within one window of `debounce` share an execution.
 //!
 //! **Called again** with the same event: the execution is there already, and is joined.
 //!
@@ -32,7 +32,7 @@ pub struct Settings {
     /// The state machine that builds.
     pub state_machine_arn: String,
     /// How long triggers are gathered into one build.
-    pub settle: SignedDuration,
+    pub debounce: SignedDuration,
 }
 
 /// What became of a trigger.
@@ -164,10 +164,10 @@ async fn start(
     let mut output = Output::default();
     let mut failure = None;
     for cache in caches {
-        let execution = execution::name_for_trigger(cache, at, settings.settle);
+        let execution = execution::name_for_trigger(cache, at, settings.debounce);
         let input = ExecutionInput {
             cache: cache.to_string(),
-            settle_seconds: Some(settings.settle.as_secs()),
+            debounce_seconds: Some(settings.debounce.as_secs()),
             trigger: Some(trigger.clone()),
         };
         let answer = clients

@@ -7,10 +7,10 @@ use start_build::Settings;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let clients = Clients::from_environment().await;
-    let settle = required_variable("PREPULL_SETTLE_SECONDS").parse()?;
+    let debounce = required_variable("PREPULL_DEBOUNCE_SECONDS").parse()?;
     let settings = Settings {
         state_machine_arn: required_variable("PREPULL_STATE_MACHINE_ARN"),
-        settle: SignedDuration::from_secs(settle),
+        debounce: SignedDuration::from_secs(debounce),
     };
     prepull_aws::run(async |input, deadline| {
         start_build::handle(&clients, &settings, input, deadline).await

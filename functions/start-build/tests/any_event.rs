@@ -36,7 +36,7 @@ proptest! {
         let clients = Mocks::new().ssm(store.rules()).sfn([starts]).clients();
         let settings = Settings {
             state_machine_arn: MACHINE.to_owned(),
-            settle: SignedDuration::from_secs(60),
+            debounce: SignedDuration::from_secs(60),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let deadline = Deadline::after(Duration::from_mins(1));
@@ -55,7 +55,7 @@ proptest! {
             prop_assert!(name.as_str().starts_with("web-"));
             let input: ExecutionInput = serde_json::from_str(request.input().unwrap()).unwrap();
             prop_assert_eq!(input.cache, "web");
-            prop_assert_eq!(input.settle_seconds, Some(60));
+            prop_assert_eq!(input.debounce_seconds, Some(60));
         }
     }
 }

@@ -47,7 +47,7 @@ fn starts(refused: &'static [(&'static str, &'static str)]) -> (Rule, Requests) 
 async fn trigger(store: &ParameterStore, rule: Rule, input: Value) -> Result<Output, StageError> {
     let settings = Settings {
         state_machine_arn: MACHINE.to_owned(),
-        settle: SignedDuration::from_secs(60),
+        debounce: SignedDuration::from_secs(60),
     };
     let clients = Mocks::new().ssm(store.rules()).sfn([rule]).clients();
     let deadline = Deadline::after(Duration::from_mins(1));
@@ -110,7 +110,7 @@ async fn a_push_starts_an_execution_for_every_cache_that_names_the_image() {
         input,
         json!({
             "cache": "web",
-            "settle_seconds": 60,
+            "debounce_seconds": 60,
             "trigger": {"source": "push", "image": "team/api:v1", "at": "1970-01-01T00:10:59Z"}
         })
     );

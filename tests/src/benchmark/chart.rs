@@ -19,7 +19,7 @@ const LEGEND_ROW: f64 = 22.0;
 /// <https://jfly.uni-koeln.de/color/>.
 fn colour(stage: Stage) -> &'static str {
     match stage {
-        Stage::Settle => "#9a9a9a",
+        Stage::Debounce => "#9a9a9a",
         Stage::Plan => "#cc79a7",
         Stage::Launch => "#56b4e9",
         Stage::Ready => "#0072b2",

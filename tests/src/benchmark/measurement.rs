@@ -41,7 +41,7 @@ impl Way {
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
     /// Waiting for other triggers.
-    Settle,
+    Debounce,
     /// What to build, on which image.
     Plan,
     /// Until EC2 has taken the launch.
@@ -63,7 +63,7 @@ pub enum Stage {
 impl Stage {
     /// All of them, in the order in which they come.
     pub const ALL: [Self; 9] = [
-        Self::Settle,
+        Self::Debounce,
         Self::Plan,
         Self::Launch,
         Self::Ready,
@@ -78,7 +78,7 @@ impl Stage {
     #[must_use]
     pub fn title(self) -> &'static str {
         match self {
-            Self::Settle => "settle",
+            Self::Debounce => "debounce",
             Self::Plan => "plan",
             Self::Launch => "launch",
             Self::Ready => "until ready",

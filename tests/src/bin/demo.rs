@@ -17,7 +17,7 @@ const VOLUME: GiB = GiB(10);
 const X86: Architecture = Architecture::X86_64;
 
 /// Triggers within so many seconds become one build.
-const SETTLE_SECONDS: u32 = 3;
+const DEBOUNCE_SECONDS: u32 = 3;
 
 fn main() -> ExitCode {
     let (interrupt, interrupted) = mpsc::channel();
@@ -67,7 +67,7 @@ impl Clock {
 async fn demo(state: &std::path::Path) -> Result<()> {
     let clock = Clock(Instant::now());
     clock.say("Starting AWS on this machine");
-    let world = World::start(Environment::read()?, state, SETTLE_SECONDS, |cloud| {
+    let world = World::start(Environment::read()?, state, DEBOUNCE_SECONDS, |cloud| {
         let registries = &cloud.ready.registries;
         json!({CACHE: {
             "images": [

@@ -27,13 +27,13 @@ const ROOM_INTERVAL: Duration = Duration::from_secs(15);
 const TOO_MANY_COPIES: &str = "ResourceLimitExceeded";
 
 /// A snapshot in one region.
-pub(crate) struct Place<'a> {
+pub(crate) struct RegionalSnapshot<'a> {
     pub(crate) clients: Clients,
     pub(crate) region: &'a RegionName,
     pub(crate) snapshot: SnapshotId,
 }
 
-impl Place<'_> {
+impl RegionalSnapshot<'_> {
     /// Lets the accounts that the cache names create volumes from the snapshot.
     pub(crate) async fn share(&self, input: &PublishInput) -> Result<(), StageError> {
         let accounts = &input.target.publication.share_with_accounts;
@@ -116,11 +116,11 @@ pub(crate) async fn find(
 
 /// A completed copy of the snapshot in `region`: the one that is there, or a new one.
 pub(crate) async fn copy<'a>(
-    home: &Place<'_>,
+    home: &RegionalSnapshot<'_>,
     region: &'a RegionName,
     input: &PublishInput,
     deadline: Deadline,
-) -> Result<Place<'a>, StageError> {
+) -> Result<RegionalSnapshot<'a>, StageError> {
     let clients = home.clients.in_region(region);
     if existing_copy(&clients, input).await?.is_none() {
         deadline
@@ -164,7 +164,7 @@ pub(crate) async fn copy<'a>(
             snapshot: input.snapshot.snapshot_id.clone(),
             problem: format!("its copy in {region}: {error}"),
         })?;
-    Ok(Place {
+    Ok(RegionalSnapshot {
         clients,
         region,
         snapshot,
@@ -202,7 +202,7 @@ async fn existing_copy(
 /// Starts a copy, unless there is no room for one now.
 async fn start_copy(
     clients: &Clients,
-    home: &Place<'_>,
+    home: &RegionalSnapshot<'_>,
     region: &RegionName,
     input: &PublishInput,
 ) -> Result<Option<()>, StageError> {

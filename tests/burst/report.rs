@@ -1,4 +1,4 @@
-//! What the storm came to, as tables.
+//! What the burst came to, as tables.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::Result;
 use jiff::SignedDuration;
 
-use crate::aftermath::{Aftermath, Delay};
-use crate::storm::{CACHES, PUSHES, SETTLE_SECONDS};
+use crate::burst::{CACHES, DEBOUNCE_SECONDS, PUSHES};
+use crate::expectation::{Delay, Expectation};
 
 /// What a build takes and costs on AWS, where none was measured yet. One source for all of it: "What it costs" in
 /// README.md, which names AWS's price lists. The prices are of us-east-1.
@@ -32,11 +32,11 @@ mod on_aws {
 }
 
 /// Prints the tables, and writes them into a file, whose path it prints.
-pub fn write(aftermath: &Aftermath) -> Result<()> {
+pub fn write(aftermath: &Expectation) -> Result<()> {
     let tables = format!("{}\n{}", builds(aftermath)?, delays(&aftermath.delays())?);
     println!("{tables}");
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("storm.md");
-    std::fs::write(&path, format!("# A storm of pushes\n\n{tables}"))?;
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("burst.md");
+    std::fs::write(&path, format!("# A burst of pushes\n\n{tables}"))?;
     println!("the same as a file: {}", path.display());
     Ok(())
 }
@@ -46,7 +46,7 @@ pub fn write(aftermath: &Aftermath) -> Result<()> {
     clippy::cast_precision_loss,
     reason = "thousands of builds are far from the limit of a float"
 )]
-fn builds(aftermath: &Aftermath) -> Result<String> {
+fn builds(aftermath: &Expectation) -> Result<String> {
     let executions = &aftermath.executions;
     let ended = |outcome: &str| {
         let ended = executions.iter().filter(|e| e.outcome == outcome);
@@ -66,7 +66,7 @@ fn builds(aftermath: &Aftermath) -> Result<String> {
     row(
         &format!(
             "pushes, to {CACHES} caches in {:.0} s, announced by ECR within {:.0} s",
-            aftermath.storm_took.as_secs_f64(),
+            aftermath.burst_took.as_secs_f64(),
             aftermath.announced_within.as_secs_f64()
         ),
         PUSHES.to_string(),
@@ -150,7 +150,7 @@ fn delays(delays: &[Delay]) -> Result<String> {
     writeln!(
         table,
         "\nOver the {} of {CACHES} caches whose last push was published; each row has its own median and worst cache. \
-         An execution waits {SETTLE_SECONDS} s for more pushes, the module's default; the last push comes somewhere in \
+         An execution waits {DEBOUNCE_SECONDS} s for more pushes, the module's default; the last push comes somewhere in \
          that time. Instances and snapshots take seconds here and minutes on AWS: the two last rows are longer there.",
         delays.len()
     )?;

@@ -1,4 +1,4 @@
-//! What is found when the storm is over: read from AWS's own records, as an auditor would.
+//! What is found when the burst is over: read from AWS's own records, as an auditor would.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use prepull_domain::{Digest, ExecutionName, Manifest, names};
 use prepull_tests::World;
 use serde_json::Value;
 
-use crate::storm::{self, ARCHITECTURE, IMAGES, Storm};
+use crate::burst::{self, ARCHITECTURE, Burst, IMAGES};
 
 /// Everything that the tests and the report look at.
-pub struct Aftermath {
+pub struct Expectation {
     /// Until the registry had taken the last push.
-    pub storm_took: Duration,
+    pub burst_took: Duration,
     /// Until ECR had announced the last push: here it learns of pushes from the registry, on AWS it is the registry.
     pub announced_within: SignedDuration,
     /// How often start-build asked for an execution.
@@ -38,7 +38,7 @@ pub struct Execution {
     /// The end that its output tells: `published`, `up-to-date`, `superseded`.
     pub outcome: String,
     /// When it had waited for the pushes of its window.
-    pub settled_at: Timestamp,
+    pub debounce_ends_at: Timestamp,
     pub ended_at: Timestamp,
     /// Where it launched one.
     pub builder: Option<Builder>,
@@ -54,10 +54,10 @@ pub struct Builder {
     pub instances: usize,
 }
 
-/// A cache after the storm.
+/// A cache after the burst.
 pub struct Cache {
     pub name: String,
-    /// The last content of each image that the storm pushed.
+    /// The last content of each image that the burst pushed.
     pub pushed: BTreeSet<Digest>,
     /// What the published snapshot holds.
     pub held: BTreeSet<Digest>,
@@ -78,7 +78,7 @@ pub struct Publication {
 #[derive(Clone, Copy)]
 pub struct Delay {
     /// From ECR to start-build, and waiting for other pushes of the same window.
-    pub settling: SignedDuration,
+    pub debouncing: SignedDuration,
     /// Waiting for an older build of the cache.
     pub queueing: SignedDuration,
     /// Planning, building, publishing.
@@ -87,15 +87,15 @@ pub struct Delay {
 
 impl Delay {
     pub fn total(self) -> SignedDuration {
-        self.settling + self.queueing + self.building
+        self.debouncing + self.queueing + self.building
     }
 }
 
-impl Aftermath {
-    pub async fn read(world: &World, storm: Storm) -> Result<Self> {
+impl Expectation {
+    pub async fn read(world: &World, burst: Burst) -> Result<Self> {
         let left_behind = world.nothing_is_left().await.err();
         let mut caches = Vec::new();
-        for (name, pushed) in storm.pushed {
+        for (name, pushed) in burst.pushed {
             let pushed = pushed.into_values().collect();
             caches.push(Cache::read(world, name, pushed).await?);
         }
@@ -105,9 +105,9 @@ impl Aftermath {
         let queue = outputs["dead_letter_queue_url"]["value"].as_str();
         let queue = queue.context("the module has this output")?;
         Ok(Self {
-            storm_took: storm.took,
-            announced_within: announced_at.duration_since(storm.began_at),
-            answered_pushes: storm::answered_pushes(world).await?,
+            burst_took: burst.took,
+            announced_within: announced_at.duration_since(burst.began_at),
+            answered_pushes: burst::answered_pushes(world).await?,
             executions: executions(world, &caches).await?,
             caches,
             dead_letters: world.cloud.messages(queue).await?,
@@ -131,10 +131,10 @@ impl Aftermath {
                 let mut executions = self.executions.iter();
                 let execution = executions.find(|execution| execution.name == last.execution)?;
                 // A push that came while the execution queued already was not kept waiting by its window.
-                let settled_at = execution.settled_at.max(cache.last_push_at);
+                let debounce_ends_at = execution.debounce_ends_at.max(cache.last_push_at);
                 Some(Delay {
-                    settling: settled_at.duration_since(cache.last_push_at),
-                    queueing: last.planned_at.duration_since(settled_at),
+                    debouncing: debounce_ends_at.duration_since(cache.last_push_at),
+                    queueing: last.planned_at.duration_since(debounce_ends_at),
                     building: last.at.duration_since(last.planned_at),
                 })
             })
@@ -184,7 +184,7 @@ impl Cache {
 async fn last_push_at(world: &World, cache: &str) -> Result<Timestamp> {
     let mut last = Timestamp::MIN;
     for image in IMAGES {
-        let repository = storm::repository(cache, image);
+        let repository = burst::repository(cache, image);
         let describe = world.clients.ecr.describe_images();
         let mut pages = describe.repository_name(repository).into_paginator().send();
         while let Some(page) = pages.next().await {
@@ -252,7 +252,7 @@ async fn execution(world: &World, cache: &str, listed: &ExecutionListItem) -> Re
         status: described.status().clone(),
         cause: described.cause().unwrap_or_default().to_owned(),
         outcome: output["status"].as_str().unwrap_or_default().to_owned(),
-        settled_at: exited("Settle").unwrap_or(ended_at),
+        debounce_ends_at: exited("Debounce").unwrap_or(ended_at),
         ended_at,
         builder,
     })

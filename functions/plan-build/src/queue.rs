@@ -101,7 +101,7 @@ impl Queue<'_> {
         })
     }
 
-    /// The running executions of the cache. One that waits for its triggers to settle is running too.
+    /// The running executions of the cache. One that waits for its triggers to debounce is running too.
     async fn running(&mut self) -> Result<Vec<Queued>, StageError> {
         let mut pages = self
             .clients

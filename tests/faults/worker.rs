@@ -1,4 +1,4 @@
-//! A lane: one cache in one world, on which one case runs after the other, and what is promised of it after each.
+//! A worker: one cache in one world, on which one case runs after the other, and what is promised of it after each.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,12 +36,12 @@ const WORLDS: usize = 2;
 /// Builds wait most of their time.
 const LANES_IN_A_WORLD: usize = 8;
 
-/// As many images as a cache may have, but for the one that all lanes share. Each role may read the declared repositories
+/// As many images as a cache may have, but for the one that all workers share. Each role may read the declared repositories
 /// and no others.
 const MOST_LANES: usize = 49;
 
 /// Triggers within so many seconds become one build.
-const SETTLE: SignedDuration = SignedDuration::from_secs(1);
+const DEBOUNCE: SignedDuration = SignedDuration::from_secs(1);
 
 /// How much faster than they are declared the waits of a Retry pass.
 const RETRY_SPEED: u32 = 30;
@@ -60,17 +60,17 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// So many cases run at once.
 pub const LANES: usize = WORLDS * LANES_IN_A_WORLD;
 
-/// The worlds, and the lanes in them that no case runs on.
-pub struct Lanes {
+/// The worlds, and the workers in them that no case runs on.
+pub struct Workers {
     worlds: Vec<Arc<World>>,
-    idle: Mutex<Vec<Lane>>,
+    idle: Mutex<Vec<Worker>>,
     opened: AtomicUsize,
     _state: TempDir,
 }
 
-/// The name of a lane's cache.
+/// The name of a worker's cache.
 fn name(number: usize) -> String {
-    format!("lane-{number:02}")
+    format!("worker-{number:02}")
 }
 
 /// The repository that a cache's own image lies in.
@@ -78,8 +78,8 @@ fn repository(cache: &str) -> String {
     format!("matrix/{cache}")
 }
 
-impl Lanes {
-    /// Starts the worlds. Lanes are opened when they are first taken.
+impl Workers {
+    /// Starts the worlds. Workers are opened when they are first taken.
     pub async fn open(environment: &Environment) -> Result<Self> {
         let state = tempfile::Builder::new()
             .prefix("prepull-faults-")
@@ -102,7 +102,7 @@ impl Lanes {
                     "publication": {"copy_to_regions": [ELSEWHERE], "share_with_accounts": ["210987654321"]},
                     "retain_snapshots": 1,
                     "schedule": {"enabled": false},
-                    // The lanes tell start-build of their pushes themselves.
+                    // The workers tell start-build of their pushes themselves.
                     "rebuild_on_push": false,
                 }})
             })
@@ -140,7 +140,7 @@ impl Lanes {
         let opened = AtomicUsize::new(0);
         let idle = (0..LANES_IN_A_WORLD)
             .flat_map(|_| &worlds)
-            .map(|world| Lane::new(world, &opened))
+            .map(|world| Worker::new(world, &opened))
             .collect();
         Ok(Self {
             worlds,
@@ -150,37 +150,37 @@ impl Lanes {
         })
     }
 
-    /// A lane for one case.
-    pub fn take(&self) -> Lane {
-        let mut idle = self.idle.lock().expect("nobody panics with the lanes");
-        idle.pop().expect("there are as many lanes as threads")
+    /// A worker for one case.
+    pub fn take(&self) -> Worker {
+        let mut idle = self.idle.lock().expect("nobody panics with the workers");
+        idle.pop().expect("there are as many workers as threads")
     }
 
-    /// Gives a lane back. Where a promise was broken on it, the next case gets a new one.
-    pub fn give_back(&self, lane: Lane, is_sound: bool) {
-        let lane = if is_sound {
-            lane
+    /// Gives a worker back. Where a promise was broken on it, the next case gets a new one.
+    pub fn give_back(&self, worker: Worker, is_sound: bool) {
+        let worker = if is_sound {
+            worker
         } else {
-            Lane::new(&lane.world, &self.opened)
+            Worker::new(&worker.world, &self.opened)
         };
-        let mut idle = self.idle.lock().expect("nobody panics with the lanes");
-        idle.push(lane);
+        let mut idle = self.idle.lock().expect("nobody panics with the workers");
+        idle.push(worker);
     }
 
     /// Every call of a function in a clean build: one that starts from a base, and replaces what was published before.
     pub async fn record(&self) -> Result<Vec<Call>> {
-        let mut lane = self.take();
-        lane.prepare().await?;
-        lane.push().await?;
-        lane.world.cloud.forget_calls().await?;
-        let execution = lane.trigger().await?;
-        lane.succeeds(&execution).await?;
-        let calls = lane.world.cloud.calls_for(&lane.matcher()).await?;
+        let mut worker = self.take();
+        worker.prepare().await?;
+        worker.push().await?;
+        worker.world.cloud.forget_calls().await?;
+        let execution = worker.trigger().await?;
+        worker.succeeds(&execution).await?;
+        let calls = worker.world.cloud.calls_for(&worker.matcher()).await?;
         let recorded = calls
             .into_iter()
-            .map(|call| call.in_terms_of(&lane.cache))
+            .map(|call| call.in_terms_of(&worker.cache))
             .collect();
-        self.give_back(lane, true);
+        self.give_back(worker, true);
         Ok(recorded)
     }
 
@@ -195,7 +195,7 @@ impl Lanes {
 }
 
 /// One cache in one world.
-pub struct Lane {
+pub struct Worker {
     pub world: Arc<World>,
     pub cache: String,
     /// What is pushed but perhaps not published yet: the number and the digest.
@@ -204,7 +204,7 @@ pub struct Lane {
     faults: Vec<String>,
 }
 
-impl Lane {
+impl Worker {
     fn new(world: &Arc<World>, opened: &AtomicUsize) -> Self {
         Self {
             world: Arc::clone(world),
@@ -239,9 +239,9 @@ impl Lane {
     }
 
     /// What a case promises when it is over: nothing is left, the pointer is sound, and the next build succeeds.
-    pub async fn keeps_its_promises(&mut self, after: Aftermath) -> Result<()> {
+    pub async fn check_invariants(&mut self, after: Expectation) -> Result<()> {
         self.lift_all().await?;
-        if after == Aftermath::Swept {
+        if after == Expectation::Swept {
             self.world
                 .invoke(
                     "clean-up",
@@ -305,7 +305,7 @@ impl Lane {
                 "image-digest": self.pushed, "image-tag": "v1"},
         });
         let cache: CacheName = self.cache.parse()?;
-        let name = execution::name_for_trigger(&cache, at, SETTLE);
+        let name = execution::name_for_trigger(&cache, at, DEBOUNCE);
         let machine = self.world.deployment.state_machine_arn()?;
         let machine = machine.replace(":stateMachine:", ":execution:");
         Ok((event, format!("{machine}:{name}").parse()?))
@@ -432,7 +432,7 @@ impl Lane {
     pub async fn is_buried(&self, execution: &ExecutionArn) -> Result<()> {
         let start = Instant::now();
         let queue = self.dead_letter_queue()?;
-        // Of all that was buried of this lane, only this push's.
+        // Of all that was buried of this worker, only this push's.
         let pushed = self
             .pushed
             .as_ref()
@@ -672,7 +672,7 @@ impl Lane {
 
 /// What it takes until a case has left nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Aftermath {
+pub enum Expectation {
     /// Nothing.
     Clean,
     /// The hourly sweep: clean-up itself was what failed.

@@ -1,4 +1,4 @@
-//! The storm itself: the caches it falls on, and its pushes.
+//! The burst itself: the caches it falls on, and its pushes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,12 +13,12 @@ use prepull_tests::{Environment, Image, Layer, World};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::aftermath::Aftermath;
+use crate::expectation::Expectation;
 
 pub const ARCHITECTURE: Architecture = Architecture::X86_64;
 
-/// The default of the module's `settle_seconds`.
-pub const SETTLE_SECONDS: u32 = 60;
+/// The default of the module's `debounce_seconds`.
+pub const DEBOUNCE_SECONDS: u32 = 60;
 
 pub const CACHES: usize = 20;
 
@@ -32,8 +32,8 @@ const TAG: &str = "v1";
 /// The pushes begin within this time; some more seconds may pass until the last of them is stored.
 const STORM: Duration = Duration::from_secs(55);
 
-/// Storms of one seed are the same, push by push.
-const SEED: &str = "a storm of pushes";
+/// Bursts of one seed are the same, push by push.
+const SEED: &str = "a burst of pushes";
 
 /// How long it may take until everything that was started has ended.
 const CALM_WITHIN: Duration = Duration::from_secs(900);
@@ -42,15 +42,15 @@ const PAUSE: Duration = Duration::from_secs(3);
 
 /// One push.
 struct Push {
-    /// How long after the storm began.
+    /// How long after the burst began.
     after: Duration,
     image: &'static str,
     /// What makes its content another one than that of all pushes before.
     number: usize,
 }
 
-/// What the storm did.
-pub struct Storm {
+/// What the burst did.
+pub struct Burst {
     /// The last content of each cache's images.
     pub pushed: BTreeMap<String, BTreeMap<&'static str, Digest>>,
     pub began_at: Timestamp,
@@ -59,31 +59,31 @@ pub struct Storm {
 }
 
 fn name(cache: usize) -> String {
-    format!("storm-{cache:02}")
+    format!("burst-{cache:02}")
 }
 
 pub fn repository(cache: &str, image: &str) -> String {
     format!("{cache}/{image}")
 }
 
-/// Builds every cache, lets the storm rage, and tells what is found after it.
-pub async fn rage(environment: Environment) -> Result<Aftermath> {
+/// Builds every cache, lets the burst rage, and tells what is found after it.
+pub async fn rage(environment: Environment) -> Result<Expectation> {
     let state = tempfile::Builder::new()
-        .prefix("prepull-storm-")
+        .prefix("prepull-burst-")
         .tempdir()?;
     let world = deploy(environment, state.path()).await?;
     try_join_all((0..CACHES).map(|cache| build_first(&world, cache))).await?;
     world.cloud.forget_calls().await?;
-    let storm = push_all(&world).await?;
-    eprintln!("{PUSHES} pushes in {:.0} s", storm.took.as_secs_f64());
+    let burst = push_all(&world).await?;
+    eprintln!("{PUSHES} pushes in {:.0} s", burst.took.as_secs_f64());
     await_calm(&world).await?;
-    let aftermath = Aftermath::read(&world, storm).await?;
+    let aftermath = Expectation::read(&world, burst).await?;
     world.cloud.stop()?;
     Ok(aftermath)
 }
 
 async fn deploy(environment: Environment, state: &Path) -> Result<World> {
-    let world = World::start(environment, state, SETTLE_SECONDS, |cloud| {
+    let world = World::start(environment, state, DEBOUNCE_SECONDS, |cloud| {
         let host = &cloud.ready.registries.ecr.host;
         let cache = |name: &str| {
             let images = IMAGES.map(|image| format!("{host}/{}:{TAG}", repository(name, image)));
@@ -92,7 +92,7 @@ async fn deploy(environment: Environment, state: &Path) -> Result<World> {
                 "variant": "aws-k8s-1.33",
                 "volume": {"size_gib": 4},
                 "schedule": {"enabled": false},
-                // No manifest of the storm is gone when it is looked at.
+                // No manifest of the burst is gone when it is looked at.
                 "retain_snapshots": 20,
             })
         };
@@ -107,14 +107,14 @@ async fn deploy(environment: Environment, state: &Path) -> Result<World> {
     for cache in (0..CACHES).map(name) {
         for image in IMAGES {
             world.create_repository(&repository(&cache, image)).await?;
-            push(&world, &cache, image, "before the storm").await?;
+            push(&world, &cache, image, "before the burst").await?;
         }
     }
     tokio::task::block_in_place(|| world.deployment.apply())?;
     Ok(world)
 }
 
-/// The builds of the storm are to find a base, as those of any day do.
+/// The builds of the burst are to find a base, as those of any day do.
 async fn build_first(world: &World, cache: usize) -> Result<()> {
     let cache = name(cache);
     let execution = world.start_build(&cache).await?;
@@ -149,7 +149,7 @@ fn forecast() -> Vec<Vec<Push>> {
     caches
 }
 
-async fn push_all(world: &World) -> Result<Storm> {
+async fn push_all(world: &World) -> Result<Burst> {
     let (start, began_at) = (Instant::now(), Timestamp::now());
     let caches = forecast()
         .into_iter()
@@ -170,7 +170,7 @@ async fn push_all(world: &World) -> Result<Storm> {
             anyhow::Ok((cache, digests))
         });
     let pushed = try_join_all(caches).await?.into_iter().collect();
-    Ok(Storm {
+    Ok(Burst {
         pushed,
         began_at,
         took: start.elapsed(),
@@ -180,7 +180,7 @@ async fn push_all(world: &World) -> Result<Storm> {
 /// Pushes another content under the same tag, as a team's pipeline does.
 async fn push(world: &World, cache: &str, image: &str, content: &str) -> Result<Digest> {
     let repository = repository(cache, image);
-    let layers = [Layer::filler("storm", 0)?];
+    let layers = [Layer::filler("burst", 0)?];
     let image = Image::new(ARCHITECTURE, &layers, &format!("{repository} {content}"))?;
     world
         .ecr

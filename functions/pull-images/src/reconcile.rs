@@ -405,7 +405,7 @@ pub(crate) fn out_of_time(target: &Target, status: &ImageStatus) -> StageError {
 mod tests {
     use super::*;
     use prepull_domain::GiB;
-    use prepull_domain::stages::Fill;
+    use prepull_domain::stages::DiskUsage;
     use prepull_testing::target;
 
     /// A status of the builder of [`target`]: its images' names are 0 and 1 (nginx), 2 and 3 (api).
@@ -556,7 +556,7 @@ mod tests {
         let mut refresh = target();
         refresh.base = Base::Snapshot {
             snapshot_id: "snap-0123456789abcdef0".parse().unwrap(),
-            fresh: Fill::default(),
+            fresh: DiskUsage::default(),
         };
         let broken = name(0, "a", "unavailable packed unpinned");
         let error = next(&refresh, &status(&broken)).unwrap_err();

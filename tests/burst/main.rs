@@ -1,15 +1,15 @@
-//! A storm of pushes: what a busy day of a whole company sends, within a minute.
+//! A burst of pushes: what a busy day of a whole company sends, within a minute.
 //!
 //! Every cache is built once. Then images are pushed to private ECR, far more often than anything could be built, and
 //! when all that followed has ended, what became of it is read back from AWS's own records: histories of executions,
 //! the history of each pointer, manifests ([`aftermath`]). The tests hold that to the promises of coalescing; the
-//! [`report`] says what the storm would have cost, and how long the last pushes took to reach the nodes.
+//! [`report`] says what the burst would have cost, and how long the last pushes took to reach the nodes.
 //!
 //! Nodes are simulated, so that twenty builds run side by side: what is tried here is how many builds there are.
 
-mod aftermath;
+mod burst;
+mod expectation;
 mod report;
-mod storm;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use prepull_aws::sfn::types::ExecutionStatus;
 use prepull_tests::Environment;
 use tokio::runtime::Runtime;
 
-use crate::aftermath::Aftermath;
+use crate::expectation::Expectation;
 
 /// What shows that a test's name, which is a promise, is kept.
-type Check = fn(&Aftermath) -> Result<()>;
+type Check = fn(&Expectation) -> Result<()>;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -31,15 +31,15 @@ fn main() -> ExitCode {
         Ok(environment) => environment,
         // Plain `cargo test` comes by here too. `cargo xtask test` always sets what is missing.
         Err(error) => {
-            eprintln!("the storm of pushes is skipped: {error}");
+            eprintln!("the burst of pushes is skipped: {error}");
             return ExitCode::SUCCESS;
         }
     };
     let runtime = Runtime::new().expect("threads can be started");
-    let aftermath = match runtime.block_on(storm::rage(environment)) {
+    let aftermath = match runtime.block_on(burst::rage(environment)) {
         Ok(aftermath) => Arc::new(aftermath),
         Err(error) => {
-            eprintln!("the storm: {error:#}");
+            eprintln!("the burst: {error:#}");
             return ExitCode::FAILURE;
         }
     };
@@ -78,7 +78,7 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-fn the_last_push_is_in_the_published_snapshot(aftermath: &Aftermath) -> Result<()> {
+fn the_last_push_is_in_the_published_snapshot(aftermath: &Expectation) -> Result<()> {
     for cache in &aftermath.caches {
         ensure!(
             cache.held == cache.pushed,
@@ -91,7 +91,7 @@ fn the_last_push_is_in_the_published_snapshot(aftermath: &Aftermath) -> Result<(
     Ok(())
 }
 
-fn at_most_one_build_of_a_cache_runs(aftermath: &Aftermath) -> Result<()> {
+fn at_most_one_build_of_a_cache_runs(aftermath: &Expectation) -> Result<()> {
     for cache in &aftermath.caches {
         let mut builds: Vec<_> = aftermath
             .builds()
@@ -113,7 +113,7 @@ fn at_most_one_build_of_a_cache_runs(aftermath: &Aftermath) -> Result<()> {
     Ok(())
 }
 
-fn publication_never_goes_backwards(aftermath: &Aftermath) -> Result<()> {
+fn publication_never_goes_backwards(aftermath: &Expectation) -> Result<()> {
     for cache in &aftermath.caches {
         for pair in cache.publications.windows(2) {
             ensure!(
@@ -128,7 +128,7 @@ fn publication_never_goes_backwards(aftermath: &Aftermath) -> Result<()> {
     Ok(())
 }
 
-fn every_execution_succeeds(aftermath: &Aftermath) -> Result<()> {
+fn every_execution_succeeds(aftermath: &Expectation) -> Result<()> {
     for execution in &aftermath.executions {
         ensure!(
             execution.status == ExecutionStatus::Succeeded,
@@ -141,7 +141,7 @@ fn every_execution_succeeds(aftermath: &Aftermath) -> Result<()> {
     Ok(())
 }
 
-fn no_event_is_a_dead_letter(aftermath: &Aftermath) -> Result<()> {
+fn no_event_is_a_dead_letter(aftermath: &Expectation) -> Result<()> {
     ensure!(
         aftermath.dead_letters.is_empty(),
         "these were not delivered: {:?}",
@@ -150,7 +150,7 @@ fn no_event_is_a_dead_letter(aftermath: &Aftermath) -> Result<()> {
     Ok(())
 }
 
-fn nothing_is_left(aftermath: &Aftermath) -> Result<()> {
+fn nothing_is_left(aftermath: &Expectation) -> Result<()> {
     ensure!(
         aftermath.left_behind.is_none(),
         "{}",
@@ -159,7 +159,7 @@ fn nothing_is_left(aftermath: &Aftermath) -> Result<()> {
     Ok(())
 }
 
-fn no_execution_launches_two_builders(aftermath: &Aftermath) -> Result<()> {
+fn no_execution_launches_two_builders(aftermath: &Expectation) -> Result<()> {
     for (execution, builder) in aftermath.builds() {
         ensure!(
             builder.instances == 1,
