@@ -1,14 +1,18 @@
 resource "aws_sfn_state_machine" "build" {
-  #checkov:skip=CKV_AWS_284:The execution's history shows every state with its times; functions log the rest.
+  #checkov:skip=CKV_AWS_284:The history of an execution shows every state with its times. The functions log the rest.
   name     = local.state_machine_name
   role_arn = aws_iam_role.state_machine.arn
   type     = "STANDARD"
 
-  # Besides the partition, `plan_build_arn` and so on for every stage.
-  definition = templatefile("${path.module}/../statemachine/build.asl.json", merge(
-    { partition = local.partition },
-    { for stage, arn in local.function_arns : "${replace(stage, "-", "_")}_arn" => arn },
-  ))
+  # Every task shares the retrier for failures of AWS. The definition holds a JSON string in its place.
+  definition = replace(
+    templatefile("${path.module}/../statemachine/build.asl.json", merge(
+      { partition = local.partition },
+      { for stage, arn in local.function_arns : "${replace(stage, "-", "_")}_arn" => arn },
+    )),
+    "\"shared-retry\"",
+    trimspace(file("${path.module}/../statemachine/retry.json")),
+  )
 
   logging_configuration {
     log_destination        = "${aws_cloudwatch_log_group.state_machine.arn}:*"
@@ -18,14 +22,14 @@ resource "aws_sfn_state_machine" "build" {
 
   tags = var.tags
 
-  # Step Functions tries the role out when the machine is created.
+  # Step Functions checks the role when it creates the state machine.
   depends_on = [aws_iam_role_policy.state_machine]
 }
 
 resource "aws_cloudwatch_log_group" "state_machine" {
-  #checkov:skip=CKV_AWS_338:Logs of builds are for debugging; log_retention_days keeps them longer.
+  #checkov:skip=CKV_AWS_338:Build logs are for debugging. log_retention_days keeps them longer.
 
-  # The prefix keeps the log group out of the resource policy of CloudWatch Logs, which has a length limit for each account.
+  # Log groups with this prefix need no entry in the resource policy of CloudWatch Logs, whose length is limited per account.
   name              = "/aws/vendedlogs/states/${local.state_machine_name}"
   retention_in_days = var.log_retention_days
   kms_key_id        = var.log_kms_key_arn

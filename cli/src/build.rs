@@ -35,9 +35,7 @@ pub async fn start(
     now: Timestamp,
 ) -> Result<ExecutionArn, Error> {
     parameters::cache(clients, cache.as_str()).await?;
-    let name: ExecutionName = format!("{cache}-manual-{}", now.as_millisecond())
-        .parse()
-        .expect("a cache's name is at most 32 characters and a number at most 20");
+    let name = ExecutionName::manual(cache, now);
     machine.start(clients, cache, &name, now).await
 }
 

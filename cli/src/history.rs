@@ -11,7 +11,7 @@ use prepull_aws::sfn::types::{HistoryEvent, HistoryEventType as Type, MapIterati
 use prepull_domain::stages::{
     Builder, NodeInfo, Plan, PublishOutcome, Published, Pulled, Snapshot,
 };
-use prepull_domain::{Architecture, CacheName, ExecutionArn, ExecutionName, SnapshotId};
+use prepull_domain::{Architecture, CacheName, ExecutionArn, ExecutionName, SnapshotId, Stage};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -125,101 +125,41 @@ impl StageRun {
     }
 }
 
-/// The stages that a build goes through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Stage {
-    /// Resolves digests and decides what is to be built.
-    PlanBuild,
-    /// Starts the builder.
-    LaunchBuilder,
-    /// Waits until the builder takes commands.
-    WaitForSsm,
-    /// Pulls and verifies the images.
-    PullImages,
-    /// Scrubs, powers off, snapshots.
-    CreateSnapshot,
-    /// Makes nodes use the snapshot.
-    PublishSnapshot,
-    /// Removes what the target leaves.
-    CleanUp,
-}
-
-impl Stage {
-    /// The stages of one target, in order.
-    pub const OF_A_TARGET: [Self; 6] = [
-        Self::LaunchBuilder,
-        Self::WaitForSsm,
-        Self::PullImages,
-        Self::CreateSnapshot,
-        Self::PublishSnapshot,
-        Self::CleanUp,
-    ];
-
-    /// The name of its function.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::PlanBuild => "plan-build",
-            Self::LaunchBuilder => "launch-builder",
-            Self::WaitForSsm => "wait-for-ssm",
-            Self::PullImages => "pull-images",
-            Self::CreateSnapshot => "create-snapshot",
-            Self::PublishSnapshot => "publish-snapshot",
-            Self::CleanUp => "clean-up",
+/// What the stage did, from the output of its function.
+fn did(stage: Stage, output: Value) -> Option<String> {
+    match stage {
+        Stage::StartBuild | Stage::PlanBuild | Stage::CleanUp => None,
+        Stage::LaunchBuilder => {
+            let builder: Builder = parse(output)?;
+            Some(format!(
+                "{} ({})",
+                builder.instance_id, builder.instance_type
+            ))
         }
-    }
-
-    /// The stage of the state called `name`.
-    fn of_state(name: &str) -> Option<Self> {
-        Some(match name {
-            "PlanBuild" => Self::PlanBuild,
-            "LaunchBuilder" => Self::LaunchBuilder,
-            "WaitForSsm" => Self::WaitForSsm,
-            "PullImages" => Self::PullImages,
-            "CreateSnapshot" => Self::CreateSnapshot,
-            "PublishSnapshot" => Self::PublishSnapshot,
-            "CleanUp" => Self::CleanUp,
-            _ => return None,
-        })
-    }
-
-    /// What the stage did, from the output of its function.
-    fn did(self, output: Value) -> Option<String> {
-        match self {
-            Self::PlanBuild | Self::CleanUp => None,
-            Self::LaunchBuilder => {
-                let builder: Builder = parse(output)?;
-                Some(format!(
-                    "{} ({})",
-                    builder.instance_id, builder.instance_type
-                ))
-            }
-            Self::WaitForSsm => {
-                let node: NodeInfo = parse(output)?;
-                Some(format!(
-                    "Bottlerocket {}, containerd {}",
-                    node.bottlerocket_version, node.containerd_version
-                ))
-            }
-            Self::PullImages => {
-                let pulled: Pulled = parse(output)?;
-                Some(format!(
-                    "{} pulled, {} removed, {} used",
-                    pulled.pulled_images, pulled.removed_images, pulled.used
-                ))
-            }
-            Self::CreateSnapshot => {
-                let snapshot: Snapshot = parse(output)?;
-                Some(snapshot.snapshot_id.to_string())
-            }
-            Self::PublishSnapshot => {
-                let published: Published = parse(output)?;
-                Some(match published.outcome {
-                    PublishOutcome::Published => "nodes use it from now on".to_owned(),
-                    PublishOutcome::Superseded => "a newer one is published already".to_owned(),
-                })
-            }
+        Stage::WaitForSsm => {
+            let node: NodeInfo = parse(output)?;
+            Some(format!(
+                "Bottlerocket {}, containerd {}",
+                node.bottlerocket_version, node.containerd_version
+            ))
+        }
+        Stage::PullImages => {
+            let pulled: Pulled = parse(output)?;
+            Some(format!(
+                "{} pulled, {} removed, {} used",
+                pulled.pulled_images, pulled.removed_images, pulled.used
+            ))
+        }
+        Stage::CreateSnapshot => {
+            let snapshot: Snapshot = parse(output)?;
+            Some(snapshot.snapshot_id.to_string())
+        }
+        Stage::PublishSnapshot => {
+            let published: Published = parse(output)?;
+            Some(match published.outcome {
+                PublishOutcome::Published => "nodes use it from now on".to_owned(),
+                PublishOutcome::Superseded => "a newer one is published already".to_owned(),
+            })
         }
     }
 }
@@ -319,7 +259,7 @@ impl Build {
                 (debounce_seconds > 0).then_some(BuildEvent::Gathering)
             }
             Type::TaskStateEntered => {
-                let stage = Stage::of_state(event.state_entered_event_details()?.name())?;
+                let stage: Stage = event.state_entered_event_details()?.name().parse().ok()?;
                 self.stages.push(StageRun {
                     stage,
                     architecture,
@@ -353,7 +293,7 @@ impl Build {
                 // The answer of Lambda's Invoke around the answer of the function.
                 let payload = output.get_mut("Payload")?.take();
                 let run = self.running(architecture)?;
-                run.did = run.stage.did(payload.clone());
+                run.did = did(run.stage, payload.clone());
                 if run.stage == Stage::PlanBuild {
                     return Some(BuildEvent::Planned(parse(payload)?));
                 }

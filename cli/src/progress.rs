@@ -6,11 +6,11 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use prepull_domain::Architecture;
 use prepull_domain::stages::{Base, Plan, PlannedImage, Target};
+use prepull_domain::{Architecture, Stage};
 
 use crate::Output;
-use crate::history::{BuildEvent, Stage, Update};
+use crate::history::{BuildEvent, Update};
 use crate::render::{clock, count, short};
 
 /// Where and how progress is shown.
@@ -170,7 +170,7 @@ impl Bars {
 impl TargetBars {
     fn new(all: &MultiProgress, target: &Target) -> Self {
         let stages = all.add(moving(
-            ProgressBar::new(Stage::OF_A_TARGET.len() as u64),
+            ProgressBar::new(Stage::OF_TARGET.len() as u64),
             "{prefix:6}  {bar:24} {pos}/{len}  {msg}  {elapsed}",
         ));
         stages.set_prefix(target.architecture.to_string());
@@ -184,7 +184,7 @@ impl TargetBars {
     fn show(&self, news: &BuildEvent) {
         match news {
             BuildEvent::Began(stage) => {
-                let position = Stage::OF_A_TARGET.iter().position(|one| one == stage);
+                let position = Stage::OF_TARGET.iter().position(|one| one == stage);
                 self.stages
                     .set_position(position.unwrap_or_default() as u64);
                 self.stages.set_message(stage.as_str());

@@ -163,13 +163,13 @@ impl History {
         for (name, (entered_at, left_at)) in &self.states {
             let stage = match name.as_str() {
                 "Debounce" => Stage::Debounce,
-                "PlanBuild" => Stage::Plan,
-                "LaunchBuilder" => Stage::Launch,
-                "WaitForSsm" => Stage::Ready,
-                "PullImages" => Stage::Pull,
-                "CreateSnapshot" => Stage::Snapshot,
-                "PublishSnapshot" => Stage::Publish,
-                "CleanUp" => Stage::CleanUp,
+                "plan-build" => Stage::Plan,
+                "launch-builder" => Stage::Launch,
+                "wait-for-ssm" => Stage::Ready,
+                "pull-images" => Stage::Pull,
+                "create-snapshot" => Stage::Snapshot,
+                "publish-snapshot" => Stage::Publish,
+                "clean-up" => Stage::CleanUp,
                 _ => continue,
             };
             let mut begins_at = *entered_at;
@@ -197,7 +197,7 @@ impl History {
     }
 
     fn instance_seconds(&self, manifest: Option<&Manifest>) -> f64 {
-        let gone_at = self.states.get("CleanUp").map(|(_, left_at)| *left_at);
+        let gone_at = self.states.get("clean-up").map(|(_, left_at)| *left_at);
         manifest.map_or(0.0, |manifest| {
             seconds(manifest.launched_at, gone_at.unwrap_or(self.ended_at))
         })

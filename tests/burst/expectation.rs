@@ -238,10 +238,10 @@ async fn execution(world: &World, cache: &str, listed: &ExecutionListItem) -> Re
         })
     };
     let ended_at = timestamp(described.stop_date());
-    let builder = match entered("LaunchBuilder") {
+    let builder = match entered("launch-builder") {
         Some(launched_at) => Some(Builder {
             launched_at,
-            gone_at: exited("CleanUp").unwrap_or(ended_at),
+            gone_at: exited("clean-up").unwrap_or(ended_at),
             instances: instances(world, &listed.name).await?,
         }),
         None => None,

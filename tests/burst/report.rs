@@ -131,7 +131,7 @@ fn delays(delays: &[Delay]) -> Result<String> {
         ("to the pointer that nodes read", Delay::total),
         (
             "… told to start-build, then waiting for more pushes",
-            |delay| delay.settling,
+            |delay| delay.debouncing,
         ),
         ("… waiting for an older build", |delay| delay.queueing),
         ("… planned, built and published", |delay| delay.building),

@@ -96,13 +96,13 @@ impl Fault {
         }
         let states = [
             "Debounce",
-            "PlanBuild",
-            "LaunchBuilder",
-            "WaitForSsm",
-            "PullImages",
-            "CreateSnapshot",
-            "PublishSnapshot",
-            "CleanUp",
+            "plan-build",
+            "launch-builder",
+            "wait-for-ssm",
+            "pull-images",
+            "create-snapshot",
+            "publish-snapshot",
+            "clean-up",
         ];
         cases.extend(states.map(Self::Stopped));
         cases
@@ -277,7 +277,7 @@ fn no_capacity(times: Option<u32>) -> Value {
 async fn builder_dies(worker: &mut Worker) -> Result<Expectation> {
     let execution = worker.trigger().await?;
     let builder = worker.builder(&execution).await?;
-    comes_to(worker, &execution, "PullImages").await?;
+    comes_to(worker, &execution, "pull-images").await?;
     worker.world.cloud.cut_power(&builder).await?;
     worker.fails(&execution, &["BuilderLost"]).await?;
     Ok(Expectation::Clean)

@@ -13,8 +13,8 @@ use prepull_aws::ec2::types::{
 use prepull_aws::sfn::types::ExecutionStatus;
 use prepull_aws::{AwsError as _, Clients, parameters, tag_filter, tag_value};
 use prepull_domain::{
-    Architecture, CacheName, Digest, ExecutionArn, InstanceId, Manifest, RegionName, SnapshotId,
-    execution, names,
+    Architecture, CacheName, Digest, ExecutionArn, ExecutionName, InstanceId, Manifest, RegionName,
+    SnapshotId, names,
 };
 use prepull_tests::localcloud::Call;
 use prepull_tests::world::Outcome;
@@ -305,7 +305,7 @@ impl Worker {
                 "image-digest": self.pushed, "image-tag": "v1"},
         });
         let cache: CacheName = self.cache.parse()?;
-        let name = execution::name_for_trigger(&cache, at, DEBOUNCE);
+        let name = ExecutionName::for_trigger(&cache, at, DEBOUNCE);
         let machine = self.world.deployment.state_machine_arn()?;
         let machine = machine.replace(":stateMachine:", ":execution:");
         Ok((event, format!("{machine}:{name}").parse()?))

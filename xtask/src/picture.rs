@@ -1,4 +1,4 @@
-//! The picture of the state machine in README.md, drawn from its definition.
+//! The picture of the state machine in docs/architecture.md, drawn from its definition.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,31 +11,35 @@ use crate::run::repository;
 const BEGIN: &str = "<!-- state machine: drawn by `cargo xtask picture` -->\n";
 const END: &str = "<!-- end of state machine -->";
 
-/// Draws the picture into README.md.
+/// Path of the page with the picture.
+const PAGE: &str = "docs/architecture.md";
+
+/// Draws the picture into the page.
 pub fn write() -> Result<()> {
-    let (path, _, new) = readme()?;
+    let (path, _, new) = page()?;
     Ok(fs::write(path, new)?)
 }
 
-/// Fails where README.md's picture is not that of the definition.
+/// Fails if the picture does not match the definition.
 pub fn check() -> Result<()> {
-    let (_, old, new) = readme()?;
+    let (_, old, new) = page()?;
     ensure!(
         old == new,
-        "README.md shows another state machine than statemachine/build.asl.json: run `cargo xtask picture`"
+        "{PAGE} is out of date: its picture does not match statemachine/build.asl.json. Run `cargo xtask picture`"
     );
     Ok(())
 }
 
-fn readme() -> Result<(std::path::PathBuf, String, String)> {
-    let path = repository().join("README.md");
+/// Returns the page's path, its text, and its text with a new picture.
+fn page() -> Result<(std::path::PathBuf, String, String)> {
+    let path = repository().join(PAGE);
     let old = fs::read_to_string(&path)?;
     let (before, rest) = old
         .split_once(BEGIN)
-        .context("README.md has no place for the state machine")?;
+        .with_context(|| format!("{PAGE} has no line {BEGIN:?}"))?;
     let (_, after) = rest
         .split_once(END)
-        .context("README.md has no end of the state machine's place")?;
+        .with_context(|| format!("{PAGE} has no line {END:?}"))?;
     let new = format!("{before}{BEGIN}```mermaid\n{}```\n{END}{after}", draw()?);
     Ok((path, old, new))
 }
@@ -52,8 +56,12 @@ fn machine(definition: &Value, picture: &mut String, indent: &str) -> Result<()>
     let states = definition["States"]
         .as_object()
         .context("a state machine has states")?;
+    for name in states.keys().filter(|name| id(name) != **name) {
+        writeln!(picture, "{indent}state \"{name}\" as {}", id(name))?;
+    }
     writeln!(picture, "{indent}[*] --> {}", text(&definition["StartAt"])?)?;
     for (name, state) in states {
+        let name = &id(name);
         if let Some(iteration) = state.get("ItemProcessor") {
             writeln!(picture, "{indent}state {name} {{")?;
             machine(iteration, picture, &format!("{indent}  "))?;
@@ -75,7 +83,7 @@ fn transitions(name: &str, state: &Value, picture: &mut String, indent: &str) ->
         writeln!(picture, "{indent}{name} --> {}", text(default)?)?;
     }
     for catch in each(state, "Catch") {
-        // An error that leads where success leads too is drawn once.
+        // If success and error lead to the same state, the arrow is drawn once.
         if state.get("Next") != catch.get("Next") {
             writeln!(
                 picture,
@@ -101,6 +109,15 @@ fn each<'a>(state: &'a Value, field: &str) -> impl Iterator<Item = &'a Map<Strin
         .filter_map(Value::as_object)
 }
 
-fn text(value: &Value) -> Result<&str> {
-    value.as_str().context("a state is named by a string")
+/// Returns the Mermaid identifier of the state that `value` refers to.
+fn text(value: &Value) -> Result<String> {
+    value
+        .as_str()
+        .map(id)
+        .context("a reference to a state is a string")
+}
+
+/// Returns `name` as a Mermaid identifier. Mermaid allows neither `-` nor `?` in one.
+fn id(name: &str) -> String {
+    name.replace('-', "_").replace('?', "")
 }

@@ -1,4 +1,7 @@
-//! Executions of the state machine: their names, and how triggers are gathered into one.
+//! Executions of the state machine: their names and ARNs.
+//!
+//! The name of an execution is the debounce. Step Functions refuses a name that is in use, so all triggers of one cache
+//! within one debounce window share one execution.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -6,7 +9,7 @@ use crate::config::CacheName;
 use crate::ids::identifier;
 
 identifier!(
-    /// The name of an execution: what the tag `prepull:execution` bears.
+    /// The name of an execution. It is also the value of the tag `prepull:execution`.
     ExecutionName, "an execution's name", "1 to 80 letters, digits, `-` and `_`", |s| {
         (1..=80).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     }
@@ -25,10 +28,10 @@ identifier!(
 );
 
 impl ExecutionArn {
-    /// The execution's own name, the last part of the ARN.
+    /// Returns the name of the execution, which is the last part of the ARN.
     ///
     /// # Panics
-    /// Never: whoever made the ARN saw that it ends in a name.
+    /// Never. The constructor has parsed the name.
     #[must_use]
     pub fn name(&self) -> ExecutionName {
         let (_, name) = self
@@ -39,73 +42,115 @@ impl ExecutionArn {
     }
 }
 
-/// The name of the execution that answers a trigger of `cache` at `at`.
-///
-/// All triggers within one window of `debounce` bear the same name, so Step Functions starts one execution for them. That
-/// execution waits `debounce` before it plans, which is past the window's end: no trigger that was refused because the
-/// name is in use is younger than the plan.
-///
-/// # Panics
-/// Never: a cache's name and a number make the name of an execution.
-#[must_use]
-pub fn name_for_trigger(
-    cache: &CacheName,
-    at: Timestamp,
-    debounce: SignedDuration,
-) -> ExecutionName {
-    let window = at.as_second().div_euclid(debounce.as_secs().max(1));
-    format!("{cache}-{window}")
-        .parse()
-        .expect("a cache's name is at most 32 characters and a number at most 20")
+/// The origin of an execution, read from its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin<'a> {
+    /// start-build started it for triggers: `<cache>-<debounce window>`.
+    Trigger {
+        /// The cache in the name.
+        cache: &'a str,
+    },
+    /// `prepull build` started it: `<cache>-manual-<milliseconds>`.
+    Manual {
+        /// The cache in the name.
+        cache: &'a str,
+    },
+    /// Another tool or a person chose the name. It can belong to any cache.
+    Foreign,
 }
 
-/// The longest that triggers are gathered, in seconds. Source: `debounce_seconds` in the Terraform module.
-const LONGEST_DEBOUNCE: i64 = 3_600;
+/// Separator between cache and time in the names of manual executions.
+const MANUAL: &str = "-manual";
 
-/// How old a trigger is at the most when its execution starts, in seconds: EventBridge delivers it within an hour, and
+/// Maximum debounce in seconds. Source: `debounce_seconds` in the Terraform module.
+const MAX_DEBOUNCE: i64 = 3_600;
+
+/// Maximum age in seconds of a trigger when its execution starts. EventBridge delivers an event within one hour and
 /// Lambda calls the function within another. Source: `maximum_event_age_in_seconds` in the Terraform module.
-const OLDEST_TRIGGER: i64 = 2 * 3_600;
+const MAX_TRIGGER_AGE: i64 = 2 * 3_600;
 
-/// Whether an execution of this name, which started at `started_at`, may be of the cache `cache`. Where that is so, only
-/// its input tells.
-///
-/// Triggers and `prepull build` name their executions after cache and time, so the name alone tells of most that they are
-/// of another cache. People name theirs as they like: one whose number does not fit the time of its start may be of any
-/// cache.
-#[must_use]
-pub fn may_be_of(cache: &str, name: &ExecutionName, started_at: Timestamp) -> bool {
-    match name_without_time(name.as_str(), started_at) {
-        Some(named) => named == cache || named.strip_suffix("-manual") == Some(cache),
-        None => true,
+impl ExecutionName {
+    /// Returns the name for the triggers of `cache` in the debounce window that contains `at`.
+    ///
+    /// The execution waits `debounce` before it plans, so it plans after the window has ended. A trigger that
+    /// `StartExecution` refuses because the name is in use is therefore older than the plan.
+    ///
+    /// # Panics
+    /// Never. A cache name has at most 32 characters and a number at most 20.
+    #[must_use]
+    pub fn for_trigger(cache: &CacheName, at: Timestamp, debounce: SignedDuration) -> Self {
+        let window = at.as_second().div_euclid(debounce.as_secs().max(1));
+        format!("{cache}-{window}")
+            .parse()
+            .expect("a cache name and a number form an execution name")
     }
-}
 
-/// What comes before the time in a name that ends in the time of the start: in windows of whole seconds or, as by
-/// `prepull build`, in milliseconds.
-fn name_without_time(name: &str, started_at: Timestamp) -> Option<&str> {
-    let (named, number) = name.rsplit_once('-')?;
-    let number: i64 = number.parse().ok()?;
-    let started = started_at.as_second();
-    let fits = |window: i64| {
-        let debounce = started.checked_div(window).unwrap_or_default();
-        (1..=LONGEST_DEBOUNCE).contains(&debounce) && started % window <= debounce + OLDEST_TRIGGER
-    };
-    (fits(number) || fits(number / 1_000)).then_some(named)
+    /// Returns the name for a build that a person starts at `at`.
+    ///
+    /// # Panics
+    /// Never, for the same reason as [`ExecutionName::for_trigger`].
+    #[must_use]
+    pub fn manual(cache: &CacheName, at: Timestamp) -> Self {
+        format!("{cache}{MANUAL}-{}", at.as_millisecond())
+            .parse()
+            .expect("a cache name and a number form an execution name")
+    }
+
+    /// Returns the origin of an execution with this name that started at `started_at`.
+    ///
+    /// The number in the name must match the start time. Any other number is a person's own choice.
+    #[must_use]
+    pub fn origin(&self, started_at: Timestamp) -> Origin<'_> {
+        let Some((named, number)) = self.as_str().rsplit_once('-') else {
+            return Origin::Foreign;
+        };
+        let Ok(number) = number.parse::<i64>() else {
+            return Origin::Foreign;
+        };
+        let started = started_at.as_second();
+        // A window number is the trigger's time divided by the debounce. `prepull build` writes milliseconds.
+        let is_window = |window: i64| {
+            let debounce = started.checked_div(window).unwrap_or_default();
+            (1..=MAX_DEBOUNCE).contains(&debounce) && started % window <= debounce + MAX_TRIGGER_AGE
+        };
+        if is_window(number) {
+            return Origin::Trigger { cache: named };
+        }
+        match named.strip_suffix(MANUAL) {
+            Some(cache) if is_window(number / 1_000) => Origin::Manual { cache },
+            _ => Origin::Foreign,
+        }
+    }
+
+    /// Whether this execution, which started at `started_at`, can belong to `cache`. If so, only its input is certain.
+    #[must_use]
+    pub fn can_belong_to(&self, cache: &str, started_at: Timestamp) -> bool {
+        match self.origin(started_at) {
+            Origin::Trigger { cache: named } | Origin::Manual { cache: named } => named == cache,
+            Origin::Foreign => true,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// A start time in seconds, from a real execution.
+    const STARTED: i64 = 1_795_367_839;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn cache(name: &str) -> CacheName {
+        name.parse().unwrap()
+    }
+
     #[test]
-    fn triggers_of_one_window_bear_one_name_and_of_two_windows_two() {
-        let cache: CacheName = "web".parse().unwrap();
+    fn triggers_of_one_window_share_an_execution_name() {
         let name = |second| {
-            name_for_trigger(
-                &cache,
-                Timestamp::from_second(second).unwrap(),
-                SignedDuration::from_secs(60),
-            )
+            ExecutionName::for_trigger(&cache("web"), at(second), SignedDuration::from_secs(60))
         };
         assert_eq!(name(600), name(659));
         assert_ne!(name(659), name(660));
@@ -113,45 +158,55 @@ mod tests {
     }
 
     #[test]
-    fn an_execution_that_bears_another_cache_s_name_and_its_own_time_is_not_of_this_cache() {
-        let cache = |name: &str| name.parse::<CacheName>().unwrap();
-        let at = |second| Timestamp::from_second(second).unwrap();
-        let triggered = 1_795_367_839;
-        for debounce in [1, 60, 977, LONGEST_DEBOUNCE] {
-            for delay in [0, 59, OLDEST_TRIGGER] {
-                let name = |of: &str| {
+    fn triggered_execution_belongs_to_the_cache_in_its_name() {
+        for debounce in [1, 60, 977, MAX_DEBOUNCE] {
+            for delay in [0, 59, MAX_TRIGGER_AGE] {
+                for owner in ["web", "web-manual"] {
                     let debounce = SignedDuration::from_secs(debounce);
-                    name_for_trigger(&cache(of), at(triggered), debounce)
-                };
-                let may_be = |of: &str| may_be_of("web", &name(of), at(triggered + delay));
-                assert!(may_be("web") && may_be("web-manual"), "{}", name("web"));
-                assert!(!may_be("api") && !may_be("web-2"), "{}", name("api"));
+                    let name = ExecutionName::for_trigger(&cache(owner), at(STARTED), debounce);
+                    let started_at = at(STARTED + delay);
+                    assert_eq!(name.origin(started_at), Origin::Trigger { cache: owner });
+                    for other in ["web", "web-manual", "web-2", "api"] {
+                        let can_belong = name.can_belong_to(other, started_at);
+                        assert_eq!(can_belong, other == owner, "{name} {other}");
+                    }
+                }
             }
         }
-        let by_hand = |name: &str| may_be_of("web", &name.parse().unwrap(), at(triggered + 2));
-        assert!(by_hand("web-manual-1795367839087"));
-        assert!(!by_hand("api-manual-1795367839087"));
     }
 
     #[test]
-    fn an_execution_that_a_person_named_may_be_of_any_cache() {
-        let started_at = Timestamp::from_second(1_795_367_839).unwrap();
+    fn manual_execution_belongs_to_the_cache_in_its_name() {
+        let name = ExecutionName::manual(&cache("web"), at(STARTED));
+        assert_eq!(name.as_str(), "web-manual-1795367839000");
+        assert_eq!(
+            name.origin(at(STARTED + 2)),
+            Origin::Manual { cache: "web" }
+        );
+        assert!(!name.can_belong_to("api", at(STARTED + 2)));
+        assert!(!name.can_belong_to("web-manual", at(STARTED + 2)));
+    }
+
+    #[test]
+    fn foreign_execution_can_belong_to_any_cache() {
         for name in [
             "nightly",
             "nightly-20261122",
             "api-1",
             "api-0",
             "api-99999999999999999999",
+            "api-1795367839087",
             "1795367839",
             "8476a536-e9f4-11e8-9739-2dfe598c3fcd",
         ] {
-            let name = name.parse().unwrap();
-            assert!(may_be_of("web", &name, started_at), "{name}");
+            let name: ExecutionName = name.parse().unwrap();
+            assert_eq!(name.origin(at(STARTED)), Origin::Foreign, "{name}");
+            assert!(name.can_belong_to("web", at(STARTED)), "{name}");
         }
     }
 
     #[test]
-    fn an_arn_tells_its_execution_s_name() {
+    fn execution_arn_yields_the_execution_name() {
         let arn: ExecutionArn =
             "arn:aws:states:eu-west-1:123456789012:execution:prepull-build:web-10"
                 .parse()

@@ -1,7 +1,7 @@
-//! Why a build ended badly: its failures, each with where it happened and what to do about it.
+//! The failures of a build, each with its stage and a remedy.
 //!
-//! An execution that fails hands on a name and a text, its cause. The state machine writes the cause line by line, one
-//! for each target, so that a person can read it and [`Failure::all`] can too.
+//! A failed execution has an error name and a cause, which is text. The state machine writes one line of the cause for
+//! each target. People read these lines, and [`Failure::all`] parses them.
 
 use std::fmt;
 
@@ -10,57 +10,59 @@ use serde::Serialize;
 use crate::architecture::Architecture;
 use crate::error::ErrorName;
 use crate::image::ImageReference;
+use crate::stage::Stage;
 
-/// One thing that kept a build from its end.
+/// One failure of a build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Failure {
-    /// The architecture; none where the build had not come to its targets, or ended as a whole.
+    /// The architecture of the failed target. `None` if planning failed or the whole execution ended.
     pub architecture: Option<Architecture>,
-    /// The stage that failed; none where none did: the execution was stopped, or timed out.
-    pub stage: Option<String>,
-    /// The error's name: one of [`ErrorName`], or AWS's own.
+    /// The stage that failed. `None` if the execution was stopped or timed out.
+    pub stage: Option<Stage>,
+    /// The error name: an [`ErrorName`], or a name that AWS defines.
     pub error: String,
-    /// What happened, for a person.
+    /// The error message.
     pub message: String,
-    /// The image that it happened to, where it was one.
+    /// The image that the message is about, if it is about one image.
     pub image: Option<ImageReference>,
-    /// What to do, in one sentence.
+    /// The remedy, in one sentence.
     pub remedy: &'static str,
 }
 
-/// The families of AWS's own names, by how they begin, and what to do about them. The first that fits counts.
+/// Prefixes of the error names that AWS defines, each with a remedy. The first match applies.
 ///
 /// Source: Step Functions developer guide, "Handling errors"; Lambda developer guide, "Runtime API" and "Invoke".
 pub const FOREIGN_ERRORS: [(&str, &str); 5] = [
     (
         "States.Timeout",
-        "Look in the execution's history for the state that did not end, and in its function's log for why",
+        "Find the state that did not end in the execution's history, and the reason in the log of its function",
     ),
     (
         "States.",
-        "Look in the execution's history for the state that failed, and report it",
+        "Find the failed state in the execution's history, and report it",
     ),
     (
         "Runtime.",
-        "Look at the last lines of the stage's log for what ended the function",
+        "Read the last lines of the stage's log to see why the function ended",
     ),
     (
         "Sandbox.",
-        "Look at the last lines of the stage's log for what the function waited for",
+        "Read the last lines of the stage's log to see why the function did not return",
     ),
     (
         "Lambda.",
-        "Start the build again; if it stays, look at the function's state and at the account's concurrency",
+        "Start the build again. If it fails again, check the state of the function and the Lambda concurrency of the account",
     ),
 ];
 
-/// The name of the failure where somebody stopped the execution and gave none.
+/// Error name of an execution that was stopped without an error name.
 pub const ABORTED: &str = "Aborted";
-/// What to do about an execution that somebody stopped.
-pub const ABORTED_REMEDY: &str = "Start the build again, unless it was stopped for good";
+/// Remedy for an execution that was stopped.
+pub const ABORTED_REMEDY: &str = "Start the build again, unless it was stopped on purpose";
 
 impl Failure {
-    /// The failures of an execution that ended with `status`, as Step Functions tells of it. There is always one.
+    /// Returns the failures of an execution that ended with `status`, as `DescribeExecution` reports it. The result is
+    /// never empty.
     #[must_use]
     pub fn all(status: &str, error: Option<&str>, cause: Option<&str>) -> Vec<Self> {
         let whole = |error: &str, message: &str, remedy| Self {
@@ -74,12 +76,12 @@ impl Failure {
         match status {
             "ABORTED" => vec![whole(
                 error.unwrap_or(ABORTED),
-                "somebody stopped the execution and gave no reason",
+                "the execution was stopped without a reason",
                 ABORTED_REMEDY,
             )],
             "TIMED_OUT" => {
                 let error = error.unwrap_or("States.Timeout");
-                let message = "the execution took longer than it may";
+                let message = "the execution exceeded its timeout";
                 vec![whole(error, message, remedy(error))]
             }
             _ => {
@@ -97,8 +99,8 @@ impl Failure {
         }
     }
 
-    /// The failure that a line of the cause tells of: `arm64: pull-images failed with PullFailed: <message>`, or the
-    /// same without an architecture. Other lines tell of targets that were published.
+    /// Parses one line of the cause: `arm64: pull-images failed with PullFailed: <message>`, or the same without an
+    /// architecture. Returns `None` for other lines, which describe published targets.
     fn of_line(line: &str) -> Option<Self> {
         let (architecture, rest) = match line.split_once(": ") {
             Some((first, rest)) => match first.parse() {
@@ -109,10 +111,9 @@ impl Failure {
         };
         let (stage, rest) = rest.split_once(" failed with ")?;
         let (error, message) = rest.split_once(": ")?;
-        let is_name = |name: &str| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
-        is_name(stage).then(|| Self {
+        Some(Self {
             architecture,
-            stage: Some(stage.to_owned()),
+            stage: Some(stage.parse().ok()?),
             error: error.to_owned(),
             message: message.to_owned(),
             image: image(message),
@@ -121,7 +122,7 @@ impl Failure {
     }
 }
 
-/// The line that the state machine writes of it.
+/// Writes the line that the state machine writes for this failure.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(architecture) = self.architecture {
@@ -134,7 +135,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What to do about an error, by its name.
+/// Returns the remedy for an error name.
 fn remedy(error: &str) -> &'static str {
     if let Ok(name) = error.parse::<ErrorName>() {
         return name.remedy();
@@ -142,10 +143,10 @@ fn remedy(error: &str) -> &'static str {
     FOREIGN_ERRORS
         .iter()
         .find(|(family, _)| error.starts_with(family))
-        .map_or("Look at the execution's history", |(_, remedy)| remedy)
+        .map_or("Read the execution's history", |(_, remedy)| remedy)
 }
 
-/// The image that a message begins with. The messages of [`crate::StageError`] that are about one image all do.
+/// Returns the image at the start of a message. Every message of [`crate::StageError`] about one image starts with it.
 fn image(message: &str) -> Option<ImageReference> {
     let (image, _) = message.strip_prefix("image `")?.split_once('`')?;
     image.parse().ok()
@@ -159,7 +160,7 @@ mod tests {
     use crate::error::StageError;
 
     #[test]
-    fn every_failed_target_is_told_with_its_image_and_what_to_do() {
+    fn cause_yields_every_failed_target_with_image_and_remedy() {
         let cause = "arm64: pull-images failed with PullFailed: image `docker.io/library/redis:8` could not be pulled: reset\n\
                      x86_64: published snap-0123456789abcdef1";
         let failures = Failure::all("FAILED", Some("PullFailed"), Some(cause));
@@ -167,7 +168,7 @@ mod tests {
             failures,
             [Failure {
                 architecture: Some(Architecture::Arm64),
-                stage: Some("pull-images".to_owned()),
+                stage: Some(Stage::PullImages),
                 error: "PullFailed".to_owned(),
                 message: "image `docker.io/library/redis:8` could not be pulled: reset".to_owned(),
                 image: Some("docker.io/library/redis:8".parse().unwrap()),
@@ -177,17 +178,17 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_fails_without_an_architecture() {
+    fn failed_plan_has_no_architecture() {
         let cause = "plan-build failed with InvalidConfig: cache `web`: there is none";
         let failures = Failure::all("FAILED", Some("InvalidConfig"), Some(cause));
         assert_eq!(failures.len(), 1);
         assert_eq!(failures[0].architecture, None);
-        assert_eq!(failures[0].stage.as_deref(), Some("plan-build"));
+        assert_eq!(failures[0].stage, Some(Stage::PlanBuild));
         assert_eq!(failures[0].message, "cache `web`: there is none");
     }
 
     #[test]
-    fn an_execution_that_ended_as_a_whole_has_one_failure_and_no_stage() {
+    fn stopped_execution_has_one_failure_without_a_stage() {
         for (status, error, cause, expected) in [
             ("ABORTED", None, None, "Aborted"),
             ("ABORTED", Some("Stopped"), Some("by a person"), "Stopped"),
@@ -203,16 +204,13 @@ mod tests {
             let failures = Failure::all(status, error, cause);
             assert_eq!(failures.len(), 1, "{status}");
             assert_eq!(failures[0].error, expected);
-            assert_eq!(
-                (failures[0].architecture, &failures[0].stage),
-                (None, &None)
-            );
+            assert_eq!((failures[0].architecture, failures[0].stage), (None, None));
             assert!(!failures[0].message.is_empty() && !failures[0].remedy.is_empty());
         }
     }
 
     #[test]
-    fn a_message_about_one_image_names_it_where_it_is_found_again() {
+    fn message_about_one_image_yields_the_image() {
         let reference: ImageReference = "registry.example.com:5443/a/b:v1".parse().unwrap();
         let problem = String::new;
         for error in [
@@ -238,22 +236,23 @@ mod tests {
     }
 
     #[test]
-    fn of_aws_own_names_the_family_decides() {
+    fn prefix_of_an_aws_error_name_selects_the_remedy() {
         assert_ne!(remedy("States.Timeout"), remedy("States.Runtime"));
         assert_eq!(remedy("Runtime.ExitError"), remedy("Runtime.OutOfMemory"));
     }
 
     proptest! {
         #[test]
-        fn whatever_a_message_says_its_line_is_read_as_it_was_written(
+        fn failure_line_parses_back_to_the_failure(
             architecture in prop::option::of(prop::sample::select(Architecture::ALL.to_vec())),
+            stage in prop::sample::select(Stage::ALL.to_vec()),
             name in prop::sample::select(ErrorName::ALL.to_vec()),
             message in "[^\n]{0,60}",
         ) {
             let error: &'static str = name.into();
             let written = Failure {
                 architecture,
-                stage: Some("create-snapshot".to_owned()),
+                stage: Some(stage),
                 error: error.to_owned(),
                 image: image(&message),
                 message,

@@ -19,6 +19,7 @@ pub mod node;
 pub mod prices;
 pub mod queue;
 pub mod size;
+pub mod stage;
 pub mod stages;
 pub mod trigger;
 pub mod variant;
@@ -35,4 +36,5 @@ pub use ids::{
 pub use image::{Digest, ImageReference};
 pub use manifest::Manifest;
 pub use size::{Bytes, GiB};
+pub use stage::Stage;
 pub use variant::{BottlerocketVersion, Variant};

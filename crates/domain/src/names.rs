@@ -1,52 +1,52 @@
-//! What prepull calls its things in AWS: tags, parameters, events, documents.
+//! Names of prepull's tags, parameters and events in AWS.
 
 use crate::architecture::Architecture;
 use crate::config::CacheName;
 use crate::ids::SnapshotId;
 
-/// Tag: the cache that a resource was made for. Everything that prepull may delete bears it.
+/// Tag with the cache of a resource. prepull deletes only resources with this tag.
 pub const TAG_CACHE: &str = "prepull:cache";
-/// Tag: the architecture that a resource was made for.
+/// Tag with the architecture of a resource.
 pub const TAG_ARCHITECTURE: &str = "prepull:architecture";
-/// Tag: the name of the execution that made a resource.
+/// Tag with the name of the execution that created a resource.
 pub const TAG_EXECUTION: &str = "prepull:execution";
-/// Tag of a snapshot: its content key.
+/// Tag with the content key of a snapshot.
 pub const TAG_CONTENT_KEY: &str = "prepull:content-key";
-/// Tag of a snapshot: what it may be used for, see [`crate::stages::SnapshotState`]. A snapshot without it is unfinished.
+/// Tag with the state of a snapshot, see [`crate::stages::SnapshotState`]. A snapshot without this tag is unfinished.
 pub const TAG_STATE: &str = "prepull:state";
 
-/// The path under which the configurations of all caches lie.
+/// Parameter path of the configurations of all caches.
 pub const CONFIG_PATH: &str = "/prepull/config";
 
-/// The source of prepull's own events.
+/// Source of prepull's events on EventBridge.
 pub const EVENT_SOURCE: &str = "prepull";
-/// Detail-type: nodes use another snapshot from now on.
+/// Detail type of the event that the pointer has moved to a new snapshot.
 pub const EVENT_PUBLISHED: &str = "Snapshot Published";
-/// Detail-type: a build ended without publishing every architecture of its cache.
+/// Detail type of the event that a build has ended without publishing every architecture of its cache.
 pub const EVENT_FAILED: &str = "Build Failed";
 
-/// The device that Bottlerocket keeps its data volume on.
+/// Device of Bottlerocket's data volume.
 pub const DATA_DEVICE: &str = "/dev/xvdb";
 
-/// The parameter that holds a cache's configuration.
+/// Returns the parameter with the configuration of a cache.
 #[must_use]
 pub fn config_parameter(cache: &CacheName) -> String {
     format!("{CONFIG_PATH}/{cache}")
 }
 
-/// The parameter that holds the ID of the snapshot that nodes use: the pointer.
+/// Returns the pointer: the parameter with the ID of the snapshot that nodes use.
 #[must_use]
 pub fn pointer_parameter(cache: &CacheName, architecture: Architecture) -> String {
     format!("/prepull/{cache}/{architecture}/snapshot-id")
 }
 
-/// The path under which the manifests of a target's snapshots lie.
+/// Returns the parameter path of the manifests of a target's snapshots.
 #[must_use]
 pub fn manifests_path(cache: &CacheName, architecture: Architecture) -> String {
     format!("/prepull/{cache}/{architecture}/snapshots")
 }
 
-/// The parameter that holds the manifest of one snapshot.
+/// Returns the parameter with the manifest of one snapshot.
 #[must_use]
 pub fn manifest_parameter(
     cache: &CacheName,

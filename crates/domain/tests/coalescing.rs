@@ -11,7 +11,6 @@ use std::sync::LazyLock;
 
 use jiff::{SignedDuration, Timestamp};
 use prepull_domain::config::CacheConfig;
-use prepull_domain::execution::name_for_trigger;
 use prepull_domain::image::EcrRepository;
 use prepull_domain::queue::{Queued, Turn, is_superseded, turn};
 use prepull_domain::stages::{Pinning, PlannedImage};
@@ -291,7 +290,11 @@ impl World {
         // It tells the second.
         let at = Timestamp::from_second(event.pushed_at.as_second()).unwrap();
         for cache in concerned_by(&event.push) {
-            let bearer = self.start(cache, name_for_trigger(cache, at, DEBOUNCE), DEBOUNCE);
+            let bearer = self.start(
+                cache,
+                ExecutionName::for_trigger(cache, at, DEBOUNCE),
+                DEBOUNCE,
+            );
             self.check_plan_is_younger(bearer, event.pushed_at)?;
         }
         Ok(())
@@ -305,14 +308,18 @@ impl World {
 
     /// start-build with the call of a schedule.
     fn schedule(&mut self, cache: &CacheName) -> Result<(), String> {
-        let bearer = self.start(cache, name_for_trigger(cache, self.now, DEBOUNCE), DEBOUNCE);
+        let bearer = self.start(
+            cache,
+            ExecutionName::for_trigger(cache, self.now, DEBOUNCE),
+            DEBOUNCE,
+        );
         self.check_plan_is_younger(bearer, self.now)
     }
 
     /// `prepull build`.
     fn manual(&mut self, cache: &CacheName) {
-        let name = format!("{cache}-manual-{}", self.now.as_millisecond());
-        self.start(cache, name.parse().unwrap(), SignedDuration::ZERO);
+        let name = ExecutionName::manual(cache, self.now);
+        self.start(cache, name, SignedDuration::ZERO);
     }
 
     /// `StartExecution`: a new execution, or the one that bears the name, whether or not that still runs.

@@ -9,7 +9,7 @@ use prepull_aws::{Clients, Deadline, StageResult, timestamp};
 use prepull_domain::queue::{self, Queued, Turn};
 use prepull_domain::stages::PlanInput;
 use prepull_domain::trigger::ExecutionInput;
-use prepull_domain::{ExecutionArn, ExecutionName, StageError, execution};
+use prepull_domain::{ExecutionArn, ExecutionName, StageError};
 
 /// After what time the older execution is looked after again at the least, and at the most.
 ///
@@ -114,7 +114,7 @@ impl Queue<'_> {
         let mut running = Vec::new();
         while let Some(page) = pages.next().await {
             for found in page.or_stage_error("states:ListExecutions")?.executions {
-                let Ok(name) = found.name.parse() else {
+                let Ok(name) = found.name.parse::<ExecutionName>() else {
                     // Step Functions takes more characters than we do; such a one cannot tag what it makes.
                     tracing::warn!(
                         name = found.name,
@@ -123,7 +123,7 @@ impl Queue<'_> {
                     continue;
                 };
                 let started_at = timestamp(Some(&found.start_date));
-                if execution::may_be_of(self.cache, &name, started_at)
+                if name.can_belong_to(self.cache, started_at)
                     && self.is_of_this_cache(&found.execution_arn).await?
                 {
                     running.push(Queued { started_at, name });

@@ -20,7 +20,7 @@ use jiff::{SignedDuration, Timestamp};
 use prepull_aws::{AwsError, Clients, Deadline, parameters};
 use prepull_domain::ids::InvalidId;
 use prepull_domain::trigger::{ExecutionInput, Push, TriggerRecord};
-use prepull_domain::{CacheConfig, CacheName, ExecutionName, StageError, execution};
+use prepull_domain::{CacheConfig, CacheName, ExecutionName, StageError};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -164,7 +164,7 @@ async fn start(
     let mut output = Output::default();
     let mut failure = None;
     for cache in caches {
-        let execution = execution::name_for_trigger(cache, at, settings.debounce);
+        let execution = ExecutionName::for_trigger(cache, at, settings.debounce);
         let input = ExecutionInput {
             cache: cache.to_string(),
             debounce_seconds: Some(settings.debounce.as_secs()),
