@@ -56,9 +56,7 @@ const JUSTIFIED: &[(&str, &str, &str)] = &[
 /// How AWS says that a caller may not do something: EC2, and all others.
 const REFUSALS: [&str; 2] = ["UnauthorizedOperation", "AccessDeniedException"];
 
-pub async fn a_cache_with_every_option_is_built_and_published_everywhere(
-    fixture: Arc<Fixture>,
-) -> Result<()> {
+pub async fn cache_with_every_option_is_published_everywhere(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     // Only when a command is lost does pull-images look at its builder.
     let lost = json!({"service": "ssm", "action": "SendCommand", "caller": "pull-images",
@@ -76,9 +74,7 @@ pub async fn a_cache_with_every_option_is_built_and_published_everywhere(
     Ok(())
 }
 
-pub async fn what_no_function_can_use_ends_in_the_dead_letter_queue(
-    fixture: Arc<Fixture>,
-) -> Result<()> {
+pub async fn unusable_events_end_in_the_dead_letter_queue(fixture: Arc<Fixture>) -> Result<()> {
     let cloud = &fixture.world.cloud;
     let outputs = fixture.world.deployment.outputs()?;
     let queue = outputs["dead_letter_queue_url"]["value"]
@@ -109,7 +105,7 @@ pub async fn what_no_function_can_use_ends_in_the_dead_letter_queue(
 }
 
 /// Runs before the tests below, which have calls refused on purpose.
-pub async fn no_call_was_refused(fixture: Arc<Fixture>) -> Result<()> {
+pub async fn functions_make_no_refused_call(fixture: Arc<Fixture>) -> Result<()> {
     let denials = fixture.world.cloud.denials().await?;
     let refused: BTreeSet<&str> = denials
         .iter()
@@ -120,7 +116,7 @@ pub async fn no_call_was_refused(fixture: Arc<Fixture>) -> Result<()> {
     Ok(())
 }
 
-pub async fn no_role_may_touch_what_is_foreign(fixture: Arc<Fixture>) -> Result<()> {
+pub async fn roles_cannot_touch_foreign_resources(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     let foreign = Box::pin(Foreign::make(world)).await?;
     let before = foreign.look(world).await?;
@@ -145,7 +141,7 @@ pub async fn no_role_may_touch_what_is_foreign(fixture: Arc<Fixture>) -> Result<
 }
 
 /// Holds only after all other tests: a run of some of them does not use every grant.
-pub async fn every_grant_is_used_or_justified(fixture: Arc<Fixture>) -> Result<()> {
+pub async fn grants_are_used_or_justified(fixture: Arc<Fixture>) -> Result<()> {
     let arguments = Arguments::from_args();
     if arguments.filter.is_some() || !arguments.skip.is_empty() {
         println!("Grants are counted only where all tests run.");

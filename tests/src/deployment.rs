@@ -31,7 +31,7 @@ impl Deployment {
     /// Prepares a deployment of `caches`, in the form of the module's variable, to `cloud`.
     ///
     /// # Errors
-    /// Where Terraform's providers cannot be had.
+    /// Fails if Terraform's providers cannot be had.
     pub fn prepare(
         environment: &Environment,
         cloud: &LocalCloud,
@@ -62,7 +62,7 @@ impl Deployment {
     /// Declares other caches than before, without applying.
     ///
     /// # Errors
-    /// Where the variables cannot be written.
+    /// Fails if the variables cannot be written.
     pub fn declare(&self, caches: &Value) -> Result<()> {
         let mut values: Value = serde_json::from_slice(&std::fs::read(&self.variables)?)?;
         values["caches"] = caches.clone();
@@ -75,7 +75,7 @@ impl Deployment {
     /// Applies what is declared.
     ///
     /// # Errors
-    /// With Terraform's own output, where it fails.
+    /// Fails with Terraform's own output.
     pub fn apply(&self) -> Result<()> {
         self.run_with_state(&["apply", "-auto-approve", "-input=false"])
             .map(drop)
@@ -84,7 +84,7 @@ impl Deployment {
     /// Plans, and tells whether anything would change.
     ///
     /// # Errors
-    /// With Terraform's own output, where it fails.
+    /// Fails with Terraform's own output.
     pub fn plan(&self) -> Result<(Changes, String)> {
         let output = self
             .command(&["plan", "-detailed-exitcode", "-input=false"], true)
@@ -100,7 +100,7 @@ impl Deployment {
     /// Destroys everything.
     ///
     /// # Errors
-    /// With Terraform's own output, where it fails.
+    /// Fails with Terraform's own output.
     pub fn destroy(&self) -> Result<()> {
         self.run_with_state(&["destroy", "-auto-approve", "-input=false"])
             .map(drop)
@@ -109,7 +109,7 @@ impl Deployment {
     /// The outputs of the module.
     ///
     /// # Errors
-    /// Where nothing is applied.
+    /// Fails if nothing is applied.
     pub fn outputs(&self) -> Result<Value> {
         Ok(self.applied()?["outputs"].clone())
     }
@@ -117,7 +117,7 @@ impl Deployment {
     /// The memory of each stage's function, in MB.
     ///
     /// # Errors
-    /// Where nothing is applied.
+    /// Fails if nothing is applied.
     pub fn function_memory(&self) -> Result<BTreeMap<String, u32>> {
         let applied = self.applied()?;
         let resources = applied["resources"].as_array().into_iter().flatten();
@@ -142,7 +142,7 @@ impl Deployment {
     /// The ARN of the state machine.
     ///
     /// # Errors
-    /// Where nothing is applied.
+    /// Fails if nothing is applied.
     pub fn state_machine_arn(&self) -> Result<String> {
         Ok(self.outputs()?["state_machine_arn"]["value"]
             .as_str()

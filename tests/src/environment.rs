@@ -23,7 +23,7 @@ impl Environment {
     /// Reads what `cargo xtask` set.
     ///
     /// # Errors
-    /// Where a variable is missing: this was not started by `cargo xtask`.
+    /// Fails if a variable is missing: this was not started by `cargo xtask`.
     pub fn read() -> Result<Self> {
         let path = |name: &str| {
             std::env::var_os(name).map(PathBuf::from).with_context(|| {

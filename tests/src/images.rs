@@ -27,7 +27,7 @@ impl Layer {
     /// A static busybox, so that a container can print and exit.
     ///
     /// # Errors
-    /// Where this machine has none: it is Debian's package `busybox-static`.
+    /// Fails if this machine has none: it is Debian's package `busybox-static`.
     pub fn busybox() -> Result<Self> {
         let path = ["/bin/busybox", "/usr/bin/busybox"]
             .into_iter()
@@ -285,7 +285,7 @@ impl Pusher {
     /// A pusher to `registry`, whose certificate is signed by `authority`.
     ///
     /// # Errors
-    /// Where the authority's certificate cannot be read.
+    /// Fails if the authority's certificate cannot be read.
     pub fn new(registry: &Registry, authority: &Path) -> Result<Self> {
         let certificate = Certificate {
             encoding: CertificateEncoding::Pem,
@@ -304,7 +304,7 @@ impl Pusher {
     /// Pushes one platform's image as `repository:tag` and returns the reference that pods would use.
     ///
     /// # Errors
-    /// Where the registry refuses.
+    /// Fails if the registry refuses.
     pub async fn push(&self, repository: &str, tag: &str, image: &Image) -> Result<String> {
         self.push_blobs(repository, image).await?;
         self.push_manifest(repository, tag, OCI_IMAGE_MEDIA_TYPE, &image.manifest)
@@ -315,7 +315,7 @@ impl Pusher {
     /// Pushes an image of several platforms as `repository:tag`; returns the reference and the digest of the index.
     ///
     /// # Errors
-    /// Where the registry refuses.
+    /// Fails if the registry refuses.
     ///
     /// # Panics
     /// Never: a SHA-256 is a digest.

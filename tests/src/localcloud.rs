@@ -218,7 +218,7 @@ impl LocalCloud {
     /// Starts a local cloud that keeps its state in `state`, and waits until it can be used.
     ///
     /// # Errors
-    /// Where it does not start; the message names its log.
+    /// Fails if it does not start; the message names its log.
     pub fn start(environment: &Environment, state: &Path) -> Result<Self> {
         std::fs::create_dir_all(state)?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -260,7 +260,7 @@ impl LocalCloud {
     /// The ID of its process.
     ///
     /// # Panics
-    /// Where another thread panicked while it held the process.
+    /// Panics if another thread panicked while it held the process.
     #[must_use]
     pub fn process_id(&self) -> u32 {
         self.process
@@ -272,10 +272,10 @@ impl LocalCloud {
     /// Ends the local cloud and all that runs in it.
     ///
     /// # Errors
-    /// Where its process cannot be reached or ends badly.
+    /// Fails if its process cannot be reached or ends badly.
     ///
     /// # Panics
-    /// Where another thread panicked while it held the process.
+    /// Panics if another thread panicked while it held the process.
     pub fn stop(&self) -> Result<()> {
         let mut process = self.process.lock().expect("nobody panics with the process");
         if let Some(status) = process.try_wait()? {
@@ -325,7 +325,7 @@ impl LocalCloud {
     /// Makes calls of an API fail, in the form of its README, and returns the fault's ID.
     ///
     /// # Errors
-    /// Where the local cloud refuses.
+    /// Fails if the local cloud refuses.
     pub async fn add_fault(&self, fault: Value) -> Result<String> {
         let fault: Fault = self
             .control(reqwest::Method::POST, "faults", Some(fault))
@@ -336,7 +336,7 @@ impl LocalCloud {
     /// How many calls a fault has met.
     ///
     /// # Errors
-    /// Where there is no such fault.
+    /// Fails if there is no such fault.
     pub async fn fault_hits(&self, fault: &str) -> Result<u64> {
         let fault: Fault = self
             .control(reqwest::Method::GET, &format!("faults/{fault}"), None)
@@ -347,7 +347,7 @@ impl LocalCloud {
     /// Takes a fault back.
     ///
     /// # Errors
-    /// Where there is no such fault.
+    /// Fails if there is no such fault.
     pub async fn remove_fault(&self, fault: &str) -> Result<()> {
         self.control::<Value>(reqwest::Method::DELETE, &format!("faults/{fault}"), None)
             .await
@@ -357,7 +357,7 @@ impl LocalCloud {
     /// Changes settings for the builders of one cache.
     ///
     /// # Errors
-    /// Where the local cloud refuses.
+    /// Fails if the local cloud refuses.
     pub async fn set_for(&self, cache: &str, settings: Value) -> Result<()> {
         let route = format!("settings?cache={cache}");
         self.control::<Value>(reqwest::Method::POST, &route, Some(settings))
@@ -368,7 +368,7 @@ impl LocalCloud {
     /// Takes back what was set for one cache.
     ///
     /// # Errors
-    /// Where the local cloud does not answer.
+    /// Fails if the local cloud does not answer.
     pub async fn unset_for(&self, cache: &str) -> Result<()> {
         let route = format!("settings?cache={cache}");
         self.control::<Value>(reqwest::Method::DELETE, &route, None)
@@ -379,7 +379,7 @@ impl LocalCloud {
     /// Lets the registry that wants a password break off after so many more bytes of a repository, or work again.
     ///
     /// # Errors
-    /// Where the local cloud refuses.
+    /// Fails if the local cloud refuses.
     pub async fn break_registry(&self, repository: &str, after_bytes: Option<u64>) -> Result<()> {
         let body = json!({"fail_after_bytes": after_bytes, "repositories": repository});
         self.control::<Value>(reqwest::Method::POST, "registries/private", Some(body))
@@ -390,7 +390,7 @@ impl LocalCloud {
     /// Changes settings: timings and the speed of the schedules' clock.
     ///
     /// # Errors
-    /// Where the local cloud refuses.
+    /// Fails if the local cloud refuses.
     pub async fn set(&self, settings: Value) -> Result<()> {
         self.control::<Value>(reqwest::Method::POST, "settings", Some(settings))
             .await
@@ -400,7 +400,7 @@ impl LocalCloud {
     /// The settings that hold now, by the names of its README.
     ///
     /// # Errors
-    /// Where the local cloud does not answer.
+    /// Fails if the local cloud does not answer.
     pub async fn settings(&self) -> Result<Value> {
         self.control(reqwest::Method::GET, "settings", None).await
     }
@@ -408,7 +408,7 @@ impl LocalCloud {
     /// What the registries have answered so far.
     ///
     /// # Errors
-    /// Where the local cloud does not answer.
+    /// Fails if the local cloud does not answer.
     pub async fn traffic(&self) -> Result<Traffic> {
         self.control(reqwest::Method::GET, "registries/traffic", None)
             .await
@@ -417,7 +417,7 @@ impl LocalCloud {
     /// Takes back every fault and every changed setting, and forgets the calls.
     ///
     /// # Errors
-    /// Where the local cloud refuses.
+    /// Fails if the local cloud refuses.
     pub async fn reset(&self) -> Result<()> {
         self.control::<Value>(reqwest::Method::POST, "reset", None)
             .await
@@ -427,7 +427,7 @@ impl LocalCloud {
     /// Calls a Lambda function and waits for its answer, which may be an error: `{"errorType", "errorMessage"}`.
     ///
     /// # Errors
-    /// Where there is no such function.
+    /// Fails if there is no such function.
     pub async fn invoke(&self, function: &str, payload: &Value) -> Result<Value> {
         let request = self.invocation(function, "RequestResponse", payload);
         let text = request.send().await?.text().await?;
@@ -437,7 +437,7 @@ impl LocalCloud {
     /// Calls a Lambda function and waits for nothing, as EventBridge does.
     ///
     /// # Errors
-    /// Where there is no such function.
+    /// Fails if there is no such function.
     pub async fn send_event(&self, function: &str, payload: &Value) -> Result<()> {
         let request = self.invocation(function, "Event", payload);
         request.send().await?.error_for_status()?;
@@ -454,7 +454,7 @@ impl LocalCloud {
     /// The messages of a queue, as many as SQS shows at once. They stay there.
     ///
     /// # Errors
-    /// Where there is no such queue.
+    /// Fails if there is no such queue.
     pub async fn messages(&self, queue: &str) -> Result<Vec<String>> {
         let request = self
             .signed("sqs", "")
@@ -473,7 +473,7 @@ impl LocalCloud {
     /// Calls a Lambda function with credentials of a role, and returns the code by which that is refused.
     ///
     /// # Errors
-    /// Where it is not refused.
+    /// Fails if it is not refused.
     pub async fn refused_invocation(
         &self,
         function: &str,
@@ -492,7 +492,7 @@ impl LocalCloud {
     /// Calls an action of IAM, for which prepull has no client.
     ///
     /// # Errors
-    /// Where IAM refuses.
+    /// Fails if IAM refuses.
     pub async fn iam(&self, action: &str, parameters: &[(&str, &str)]) -> Result<()> {
         let mut form = vec![("Action", action), ("Version", "2010-05-08")];
         form.extend(parameters);
@@ -522,7 +522,7 @@ impl LocalCloud {
     /// Every AWS call since the last [`LocalCloud::forget_calls`].
     ///
     /// # Errors
-    /// Where the local cloud does not answer.
+    /// Fails if the local cloud does not answer.
     pub async fn calls(&self) -> Result<Vec<Call>> {
         self.control(reqwest::Method::GET, "calls", None).await
     }
@@ -530,7 +530,7 @@ impl LocalCloud {
     /// Those calls that were made by invocations of functions whose input contains `text`.
     ///
     /// # Errors
-    /// Where the local cloud does not answer.
+    /// Fails if the local cloud does not answer.
     pub async fn calls_for(&self, text: &str) -> Result<Vec<Call>> {
         let text = text.replace('"', "%22");
         self.control(
@@ -544,7 +544,7 @@ impl LocalCloud {
     /// Empties the log of calls.
     ///
     /// # Errors
-    /// Where the local cloud does not answer.
+    /// Fails if the local cloud does not answer.
     pub async fn forget_calls(&self) -> Result<()> {
         self.control::<Value>(reqwest::Method::DELETE, "calls", None)
             .await
@@ -554,7 +554,7 @@ impl LocalCloud {
     /// Credentials of a role.
     ///
     /// # Errors
-    /// Where there is no such role.
+    /// Fails if there is no such role.
     pub async fn credentials(&self, role: &str) -> Result<RoleCredentials> {
         self.control(reqwest::Method::GET, &format!("credentials/{role}"), None)
             .await
@@ -563,7 +563,7 @@ impl LocalCloud {
     /// What the policies of all roles allow, and how often that was used since the start.
     ///
     /// # Errors
-    /// Where the local cloud does not answer.
+    /// Fails if the local cloud does not answer.
     pub async fn grants(&self) -> Result<Vec<Grant>> {
         self.control(reqwest::Method::GET, "grants", None).await
     }
@@ -571,7 +571,7 @@ impl LocalCloud {
     /// Every call since the start that its caller's policies did not allow.
     ///
     /// # Errors
-    /// Where the local cloud does not answer.
+    /// Fails if the local cloud does not answer.
     pub async fn denials(&self) -> Result<Vec<Denial>> {
         self.control(reqwest::Method::GET, "denials", None).await
     }
@@ -579,7 +579,7 @@ impl LocalCloud {
     /// Instances, volumes, pending snapshots, processes, mounts and loop devices that are there now, by kind.
     ///
     /// # Errors
-    /// Where the local cloud does not answer.
+    /// Fails if the local cloud does not answer.
     pub async fn leftovers(&self) -> Result<Value> {
         self.control(reqwest::Method::GET, "leftovers", None).await
     }
@@ -587,7 +587,7 @@ impl LocalCloud {
     /// Starts a container from `reference` on a node as a kubelet would: pulls the image only when it is absent.
     ///
     /// # Errors
-    /// Where the image cannot be pulled or the container not be started.
+    /// Fails if the image cannot be pulled or the container not be started.
     pub async fn run_container(&self, node: &InstanceId, reference: &str) -> Result<ContainerRun> {
         self.control(
             reqwest::Method::POST,
@@ -600,7 +600,7 @@ impl LocalCloud {
     /// Cuts a node's power.
     ///
     /// # Errors
-    /// Where there is no such node.
+    /// Fails if there is no such node.
     pub async fn cut_power(&self, node: &InstanceId) -> Result<()> {
         self.control::<Value>(
             reqwest::Method::POST,
@@ -615,7 +615,7 @@ impl LocalCloud {
     /// simulated nodes, whose volumes have no blocks.
     ///
     /// # Errors
-    /// Where there is no such snapshot.
+    /// Fails if there is no such snapshot.
     pub async fn changed_blocks(
         &self,
         snapshot: &SnapshotId,
@@ -636,7 +636,7 @@ impl LocalCloud {
     /// The files on a snapshot's volume below `directory`.
     ///
     /// # Errors
-    /// Where there is no such snapshot.
+    /// Fails if there is no such snapshot.
     pub async fn snapshot_files(
         &self,
         snapshot: &SnapshotId,
@@ -656,7 +656,7 @@ impl LocalCloud {
     /// Damages a snapshot: removes the file on its volume whose path ends with `name`.
     ///
     /// # Errors
-    /// Where there is no such file.
+    /// Fails if there is no such file.
     pub async fn damage_snapshot(&self, snapshot: &SnapshotId, name: &str) -> Result<()> {
         let files = self.snapshot_files(snapshot, "/local").await?;
         let path = files

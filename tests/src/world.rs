@@ -62,7 +62,7 @@ impl World {
     /// known. Nothing is applied yet.
     ///
     /// # Errors
-    /// Where the local cloud does not start or Terraform cannot be initialized.
+    /// Fails if the local cloud does not start or Terraform cannot be initialized.
     ///
     /// # Panics
     /// Never: the region is one.
@@ -110,7 +110,7 @@ impl World {
     /// Makes a repository in private ECR.
     ///
     /// # Errors
-    /// Where ECR refuses for another reason than that it exists.
+    /// Fails if ECR refuses for another reason than that it exists.
     pub async fn create_repository(&self, name: &str) -> Result<()> {
         match self
             .clients
@@ -130,7 +130,7 @@ impl World {
     /// Stores the password of the private registry where caches can name it, and returns the parameter's name.
     ///
     /// # Errors
-    /// Where Systems Manager refuses.
+    /// Fails if Systems Manager refuses.
     pub async fn store_credentials(&self, parameter: &str, password: &str) -> Result<String> {
         let value =
             json!({"username": self.cloud.ready.registries.private.username, "password": password});
@@ -149,7 +149,7 @@ impl World {
     /// The configuration that Terraform stored for `cache`, to be changed and stored under another name.
     ///
     /// # Errors
-    /// Where there is no such cache.
+    /// Fails if there is no such cache.
     pub async fn stored_config(&self, cache: &str) -> Result<Value> {
         let json =
             parameters::get(&self.clients, &format!("{}/{cache}", names::CONFIG_PATH)).await?;
@@ -161,7 +161,7 @@ impl World {
     /// Stores `config` as the cache `name`, as if Terraform had declared it, however wrong it is.
     ///
     /// # Errors
-    /// Where Systems Manager refuses.
+    /// Fails if Systems Manager refuses.
     pub async fn store_config(&self, name: &str, config: &Value) -> Result<()> {
         Ok(parameters::put(
             &self.clients,
@@ -174,7 +174,7 @@ impl World {
     /// Starts a build as a user does who knows nothing but the state machine.
     ///
     /// # Errors
-    /// Where Step Functions refuses.
+    /// Fails if Step Functions refuses.
     pub async fn start_build(&self, cache: &str) -> Result<ExecutionArn> {
         let machine = self.deployment.state_machine_arn()?;
         let input = json!({ "cache": cache }).to_string();
@@ -192,7 +192,7 @@ impl World {
     /// Starts a build and waits for its end.
     ///
     /// # Errors
-    /// Where it cannot be started or does not end.
+    /// Fails if it cannot be started or does not end.
     pub async fn build(&self, cache: &str) -> Result<Outcome> {
         let execution = self.start_build(cache).await?;
         self.await_end(&execution).await
@@ -201,7 +201,7 @@ impl World {
     /// Stops a build, as an operator does.
     ///
     /// # Errors
-    /// Where Step Functions refuses.
+    /// Fails if Step Functions refuses.
     pub async fn stop_build(&self, execution: &ExecutionArn) -> Result<()> {
         self.clients
             .sfn
@@ -215,7 +215,7 @@ impl World {
     /// Every event of an execution, in order.
     ///
     /// # Errors
-    /// Where Step Functions does not answer.
+    /// Fails if Step Functions does not answer.
     pub async fn history(&self, execution: &ExecutionArn) -> Result<Vec<HistoryEvent>> {
         let history = self.clients.sfn.get_execution_history();
         let history = history.execution_arn(execution.as_str());
@@ -230,7 +230,7 @@ impl World {
     /// Waits for an execution's end.
     ///
     /// # Errors
-    /// Where it does not end in time.
+    /// Fails if it does not end in time.
     pub async fn await_end(&self, execution: &ExecutionArn) -> Result<Outcome> {
         let pause = Duration::from_millis(200);
         self.await_end_within(execution, BUILD_TIME_OUT, pause)
@@ -240,7 +240,7 @@ impl World {
     /// Waits for an execution's end no longer than `limit`, and looks every `pause`.
     ///
     /// # Errors
-    /// Where it does not end in time.
+    /// Fails if it does not end in time.
     pub async fn await_end_within(
         &self,
         execution: &ExecutionArn,
@@ -277,7 +277,7 @@ impl World {
     /// The executions of `cache` so far, the newest first.
     ///
     /// # Errors
-    /// Where Step Functions does not answer.
+    /// Fails if Step Functions does not answer.
     pub async fn executions(&self, cache: &str) -> Result<Vec<ExecutionArn>> {
         let machine = self.deployment.state_machine_arn()?;
         let listed = self
@@ -310,7 +310,7 @@ impl World {
     /// Waits until more than `before` executions of `cache` were started, and returns the newest.
     ///
     /// # Errors
-    /// Where none starts in time.
+    /// Fails if none starts in time.
     pub async fn await_start(&self, cache: &str, before: usize) -> Result<ExecutionArn> {
         let start = Instant::now();
         loop {
@@ -329,7 +329,7 @@ impl World {
     /// The snapshot that the pointer of `cache` names.
     ///
     /// # Errors
-    /// Where the pointer cannot be read or names no snapshot.
+    /// Fails if the pointer cannot be read or names no snapshot.
     pub async fn published(
         &self,
         cache: &str,
@@ -347,7 +347,7 @@ impl World {
     /// The manifest of a snapshot.
     ///
     /// # Errors
-    /// Where there is none.
+    /// Fails if there is none.
     pub async fn manifest(
         &self,
         cache: &str,
@@ -364,7 +364,7 @@ impl World {
     /// Starts a node as Karpenter would, its data volume empty or from `snapshot`, and waits until it runs.
     ///
     /// # Errors
-    /// Where it does not come to run.
+    /// Fails if it does not come to run.
     pub async fn start_node(
         &self,
         snapshot: Option<&SnapshotId>,
@@ -379,7 +379,7 @@ impl World {
     /// The same without waiting, with more of Bottlerocket's settings than a node needs.
     ///
     /// # Errors
-    /// Where EC2 refuses.
+    /// Fails if EC2 refuses.
     ///
     /// # Panics
     /// Never: the specifications below are complete.
@@ -452,7 +452,7 @@ impl World {
     /// Starts a container of each image on a node, one after the other, and tells how by the image's reference.
     ///
     /// # Errors
-    /// Where a container does not start, or ends badly.
+    /// Fails if a container does not start, or ends badly.
     pub async fn run_containers(
         &self,
         node: &InstanceId,
@@ -469,7 +469,7 @@ impl World {
     /// Runs one container on a node.
     ///
     /// # Errors
-    /// Where the image cannot be pulled, or the container does not end well.
+    /// Fails if the image cannot be pulled, or the container does not end well.
     pub async fn run_container(&self, node: &InstanceId, reference: &str) -> Result<ContainerRun> {
         let run = self.cloud.run_container(node, reference).await?;
         ensure!(
@@ -486,7 +486,7 @@ impl World {
     /// Terminates a node and waits until it is gone.
     ///
     /// # Errors
-    /// Where it does not go.
+    /// Fails if it does not go.
     pub async fn terminate_node(&self, node: &InstanceId) -> Result<()> {
         self.clients
             .ec2
@@ -500,7 +500,7 @@ impl World {
     /// Waits until a node runs.
     ///
     /// # Errors
-    /// Where it does not.
+    /// Fails if it does not.
     pub async fn await_running(&self, node: &InstanceId) -> Result<()> {
         self.await_state(node, &InstanceStateName::Running).await
     }
@@ -535,7 +535,7 @@ impl World {
     /// Calls the function of a stage and returns its answer, which may be an error: `{"errorType", "errorMessage"}`.
     ///
     /// # Errors
-    /// Where there is no such function.
+    /// Fails if there is no such function.
     pub async fn invoke(&self, stage: &str, payload: &Value) -> Result<Value> {
         self.cloud
             .invoke(&format!("prepull-{stage}"), payload)
@@ -545,7 +545,7 @@ impl World {
     /// Calls the function of a stage as `EventBridge` does, which waits for no answer.
     ///
     /// # Errors
-    /// Where there is no such function.
+    /// Fails if there is no such function.
     pub async fn send_event(&self, stage: &str, payload: &Value) -> Result<()> {
         self.cloud
             .send_event(&format!("prepull-{stage}"), payload)
@@ -555,7 +555,7 @@ impl World {
     /// The instances of a cache's builders that are not terminated.
     ///
     /// # Errors
-    /// Where EC2 does not answer.
+    /// Fails if EC2 does not answer.
     pub async fn builders(
         &self,
         cache: &str,
@@ -642,7 +642,7 @@ impl World {
     /// How often an action was called since the calls were last forgotten.
     ///
     /// # Errors
-    /// Where the local cloud does not answer.
+    /// Fails if the local cloud does not answer.
     pub async fn count_calls(&self, action: &str) -> Result<usize> {
         Ok(self
             .cloud
