@@ -63,7 +63,7 @@ pub async fn sweep_removes_only_orphans(fixture: Arc<Fixture>) -> Result<()> {
             .await?;
         Ok(created
             .volume_id()
-            .context("every volume has an ID")?
+            .context("EC2 returned a volume without an ID")?
             .to_owned())
     };
     let tag = |key: &str, value: &str| Tag::builder().key(key).value(value).build();
@@ -83,7 +83,7 @@ pub async fn sweep_removes_only_orphans(fixture: Arc<Fixture>) -> Result<()> {
         .await?;
     let foreign_snapshot = foreign_snapshot
         .snapshot_id()
-        .context("every snapshot has an ID")?
+        .context("EC2 returned a snapshot without an ID")?
         .to_owned();
     // By default the sweep skips young resources, because a new execution may not be listed yet.
     let swept = world

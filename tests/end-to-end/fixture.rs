@@ -227,7 +227,7 @@ async fn seal_credentials(world: &World) -> Result<String> {
         .await?;
     secret
         .arn
-        .ok_or_else(|| anyhow::anyhow!("every secret has an ARN"))
+        .ok_or_else(|| anyhow::anyhow!("Secrets Manager returned a secret without an ARN"))
 }
 
 /// Asserts that an execution succeeded.
