@@ -21,7 +21,7 @@ use prepull_tests::Environment;
 use tokio::runtime::Runtime;
 
 use crate::report::Report;
-use crate::worker::{LANES, Worker, Workers};
+use crate::worker::{WORKERS, Worker, Workers};
 
 /// A build with one fault.
 struct Case {
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
     let trials = cases
         .into_iter()
         .map(|case| trial(case, &runtime, &workers, &report));
-    arguments.test_threads = Some(LANES);
+    arguments.test_threads = Some(WORKERS);
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     if let Err(error) = report.finish() {
         eprintln!("{error:#}");

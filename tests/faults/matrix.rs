@@ -115,7 +115,7 @@ enum Ending {
     Succeeds,
     Fails(&'static str),
     /// No build was started, and the event is in the dead-letter queue.
-    Buried,
+    DeadLetter,
 }
 
 /// Returns the cases of a recorded build: each call site with each effect. If a stage returns to a site after other
@@ -186,9 +186,9 @@ impl CallFault {
         let outcome = match self.ending() {
             Ending::Succeeds => worker.publishes(&execution).await,
             Ending::Fails(error) => worker.fails(&execution, &[error]).await.map(drop),
-            Ending::Buried => worker.is_buried(&execution).await,
+            Ending::DeadLetter => worker.ends_in_dead_letter_queue(&execution).await,
         };
-        if worker.lift(&fault).await? == 0 {
+        if worker.remove_fault(&fault).await? == 0 {
             worker
                 .publishes(&execution)
                 .await
@@ -213,7 +213,7 @@ impl CallFault {
             return Ending::Succeeds;
         }
         match self.site.stage.as_str() {
-            "start-build" => Ending::Buried,
+            "start-build" => Ending::DeadLetter,
             // The sweep removes the rest.
             "clean-up" => Ending::Succeeds,
             // The snapshot is already published. The denied call is only a notification.

@@ -237,7 +237,7 @@ impl LocalCloud {
         let Ok(message) = serde_json::from_str::<ReadyMessage>(&line) else {
             let _ = process.kill();
             let _ = process.wait();
-            bail!("localcloud did not start: see {}\n{line}", log.display());
+            bail!("localcloud did not start: {line}\nSee {}.", log.display());
         };
         // Copies all later output to its log, because the process blocks when the pipe is full.
         std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));

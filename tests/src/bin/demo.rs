@@ -54,7 +54,7 @@ fn main() -> ExitCode {
 /// Prints headings with the time since the start.
 struct Headings(Instant);
 
-impl Clock {
+impl Headings {
     fn print_heading(&self, text: &str) {
         println!(
             "\n\x1b[1m[{:>4} s] {text}\x1b[0m",
