@@ -212,7 +212,7 @@ async fn await_idle(world: &World) -> Result<()> {
     }
 }
 
-/// Counts the StartExecution calls of start-build. There is one call for each event, and more if an invocation was
+/// Counts the `StartExecution` calls of start-build. There is one call for each event, and more if an invocation was
 /// retried.
 pub async fn answered_pushes(world: &World) -> Result<usize> {
     let calls = world.cloud.calls_for("aws.ecr").await?;

@@ -8,8 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 use prepull_aws::ec2::types::Reservation;
 use prepull_aws::sfn::types::{ExecutionListItem, ExecutionStatus, HistoryEvent};
 use prepull_aws::{tag_filter, timestamp};
-use prepull_domain::{Digest, ExecutionName, Manifest, names};
-use prepull_tests::World;
+use prepull_domain::{Digest, ExecutionName, SnapshotId, names};
+use prepull_tests::{World, invariants};
 use serde_json::Value;
 
 use crate::burst::{self, ARCHITECTURE, Burst, IMAGES};
@@ -21,7 +21,7 @@ pub struct Observations {
     /// Time from the first push until ECR sent the event of the last one. The local ECR learns of pushes from its registry;
     /// on AWS, ECR is the registry.
     pub announced_within: SignedDuration,
-    /// Number of StartExecution calls of start-build.
+    /// Number of `StartExecution` calls of start-build.
     pub answered_pushes: usize,
     pub executions: Vec<Execution>,
     pub caches: Vec<Cache>,
@@ -146,7 +146,7 @@ impl Observations {
 impl Cache {
     async fn read(world: &World, name: String, pushed: BTreeSet<Digest>) -> Result<Self> {
         let mut publications = Vec::new();
-        let mut newest: Option<Manifest> = None;
+        let mut newest: Option<SnapshotId> = None;
         let pointer = names::pointer_parameter(&name.parse()?, ARCHITECTURE);
         let history = world.clients.ssm.get_parameter_history().name(pointer);
         let mut pages = history.into_paginator().send();
@@ -158,21 +158,23 @@ impl Cache {
                     .parse()?;
                 let manifest = world.manifest(&name, ARCHITECTURE, &snapshot).await?;
                 // A stage that is called again may write the same value again.
-                if newest.as_ref().map(|newest| &newest.snapshot_id) == Some(&snapshot) {
+                if newest.as_ref() == Some(&snapshot) {
                     continue;
                 }
                 publications.push(Publication {
                     at: timestamp(version.last_modified_date()),
                     planned_at: manifest.planned_at,
-                    execution: manifest.execution.clone(),
+                    execution: manifest.execution,
                 });
-                newest = Some(manifest);
+                newest = Some(snapshot);
             }
         }
-        let newest = newest.with_context(|| format!("{name} published nothing"))?;
+        let clients = &world.clients;
+        let (_, published) =
+            invariants::pointer_is_valid(clients, &name.parse()?, ARCHITECTURE).await?;
         Ok(Self {
             pushed,
-            held: newest
+            held: published
                 .images
                 .into_iter()
                 .map(|image| image.digest)

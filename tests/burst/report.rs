@@ -62,7 +62,7 @@ fn builds(observed: &Observations) -> Result<String> {
     let joined = observed.answered_pushes.saturating_sub(executions.len());
     let mut table = "| | prepull | one build per push |\n|---|---:|---:|\n".to_owned();
     let mut row =
-        |what: &str, here: String, each: String| writeln!(table, "| {what} | {here} | {each} |");
+        |label: &str, here: String, each: String| writeln!(table, "| {label} | {here} | {each} |");
     row(
         &format!(
             "pushes, to {CACHES} caches in {:.0} s, events sent by ECR within {:.0} s",
@@ -118,9 +118,9 @@ fn builds(observed: &Observations) -> Result<String> {
     )?;
     writeln!(
         table,
-        "\nThe right column is arithmetic: as many builds of the same length. Builder seconds count from the start of \
-         launch-builder to the end of clean-up. Minutes and prices of AWS are those of \"What it costs\" in README.md, \
-         an estimate."
+        "\nThe right column is calculated: as many builds of the same duration. Builder seconds count from the start of \
+         launch-builder to the end of clean-up. The minutes and prices of AWS are estimates from \"What it costs\" in \
+         README.md."
     )?;
     Ok(table)
 }
@@ -132,7 +132,7 @@ type Part = fn(Delay) -> SignedDuration;
 fn delays(delays: &[Delay]) -> Result<String> {
     let parts: [(&str, Part); 4] = [
         ("until the pointer changed", Delay::total),
-        ("… event delivery and debounce", |delay| delay.settling),
+        ("… event delivery and debounce", |delay| delay.debouncing),
         ("… in the queue behind an older build", |delay| {
             delay.queueing
         }),
@@ -140,20 +140,21 @@ fn delays(delays: &[Delay]) -> Result<String> {
     ];
     let mut table =
         "| seconds from a cache's last push | median | maximum |\n|---|---:|---:|\n".to_owned();
-    for (what, part) in parts {
+    for (label, part) in parts {
         let seconds = delays.iter().map(|delay| part(*delay).as_secs_f64());
         let mut seconds: Vec<_> = seconds.collect();
         seconds.sort_by(f64::total_cmp);
-        if let Some(worst) = seconds.last() {
+        if let Some(maximum) = seconds.last() {
             let median = seconds[seconds.len() / 2];
-            writeln!(table, "| {what} | {median:.1} | {worst:.1} |")?;
+            writeln!(table, "| {label} | {median:.1} | {maximum:.1} |")?;
         }
     }
     writeln!(
         table,
-        "\nOver the {} of {CACHES} caches whose last push was published; each row has its own median and worst cache. \
-         An execution waits {DEBOUNCE_SECONDS} s for more pushes, the module's default; the last push comes somewhere in \
-         that time. Instances and snapshots take seconds here and minutes on AWS: the two last rows are longer there.",
+        "\nDelays of {} of {CACHES} caches, whose last push was published. Median and maximum are calculated for each row. \
+         An execution waits {DEBOUNCE_SECONDS} s for more pushes (the module's default), and the last push can come at any \
+         time in this window. Instances and snapshots take seconds here and minutes on AWS, so the last two rows are \
+         longer there.",
         delays.len()
     )?;
     Ok(table)

@@ -8,7 +8,7 @@ use prepull_aws::ssm::types::ParameterType;
 use prepull_domain::{Architecture, Digest, SnapshotId};
 use prepull_tests::localcloud::Registries;
 use prepull_tests::world::Outcome;
-use prepull_tests::{Environment, Image, Layer, World};
+use prepull_tests::{Environment, Image, Layer, World, invariants};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -143,9 +143,9 @@ impl Fixture {
     pub async fn published(&self, cache: &str) -> Result<SnapshotId> {
         let outcome = self.world.build(cache).await?;
         ensure_succeeded(&outcome)?;
-        let published = self.world.published(cache, X86).await?;
-        published
-            .ok_or_else(|| anyhow::anyhow!("the pointer of {cache} is missing after {outcome:?}"))
+        let clients = &self.world.clients;
+        let (published, _) = invariants::pointer_is_valid(clients, &cache.parse()?, X86).await?;
+        Ok(published)
     }
 }
 

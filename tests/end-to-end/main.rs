@@ -21,6 +21,7 @@ use anyhow::{Context as _, Result};
 use futures::future::BoxFuture;
 use libtest_mimic::{Arguments, Trial};
 use prepull_tests::Environment;
+use prepull_tests::suite::report_as_ignored;
 use tokio::runtime::Runtime;
 
 use crate::fixture::Fixture;
@@ -41,13 +42,11 @@ macro_rules! tests {
     };
 }
 
+/// The world that all tests share, or the error of its set-up.
+type SharedFixture = Arc<OnceLock<Result<Arc<Fixture>, String>>>;
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    if let Err(error) = Environment::read() {
-        // Plain `cargo test` also starts this suite. `cargo xtask test` sets the missing variables.
-        println!("end-to-end tests are skipped: {error}");
-        return ExitCode::SUCCESS;
-    }
     arguments.test_threads = Some(1);
     let tests = tests![
         terraform::second_plan_finds_no_changes,
@@ -79,36 +78,71 @@ fn main() -> ExitCode {
         command_line::build_command_reports_snapshot_and_exit_code,
         permissions::cache_with_every_option_is_published_everywhere,
         permissions::unusable_events_end_in_the_dead_letter_queue,
+    ];
+    // These checks are about the whole run, so they follow all other tests. A filter does not select them.
+    let checks = tests![
         permissions::functions_make_no_refused_call,
         permissions::roles_cannot_touch_foreign_resources,
         permissions::grants_are_used_or_justified,
         terraform::destroy_leaves_nothing,
     ];
-    let runtime = Arc::new(Runtime::new().expect("threads can be started"));
-    let world: Arc<OnceLock<Result<Arc<Fixture>, String>>> = Arc::default();
-    let trials = tests.into_iter().map(|(name, test)| {
-        let (runtime, world) = (Arc::clone(&runtime), Arc::clone(&world));
-        Trial::test(name, move || {
-            let fixture = world.get_or_init(|| {
-                runtime
-                    .block_on(Fixture::set_up())
-                    .map(Arc::new)
-                    .map_err(|error| format!("set-up: {error:#}"))
-            });
-            let fixture = fixture.clone()?;
-            runtime
-                .block_on(run(test, fixture))
-                .map_err(|error| format!("{error:#}").into())
-        })
-    });
-    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    if let Err(error) = Environment::read() {
+        // Plain `cargo test` also starts this suite. `cargo xtask test` sets the missing variables.
+        eprintln!("end-to-end tests are skipped: {error}");
+        let names = tests.iter().chain(&checks).map(|(name, _)| *name);
+        return report_as_ignored(&arguments, names).exit_code();
+    }
+    let runtime = Arc::new(Runtime::new().expect("the runtime can start its threads"));
+    let world = SharedFixture::default();
+    let trials = tests.map(|(name, test)| trial(name, test, &runtime, &world));
+    let conclusion = libtest_mimic::run(&arguments, trials.into());
+    let is_filtered = arguments.filter.is_some() || !arguments.skip.is_empty();
+    let mut has_failed = conclusion.has_failed();
+    let is_selected = |name: &str| {
+        let filter = arguments.filter.as_deref();
+        filter.is_some_and(|filter| name.contains(filter))
+    };
+    if world.get().is_some() || arguments.list || checks.iter().any(|(name, _)| is_selected(name)) {
+        let trials = checks.map(|(name, test)| {
+            // Only a complete run uses every grant.
+            let is_ignored = is_filtered && name == "permissions::grants_are_used_or_justified";
+            trial(name, test, &runtime, &world).with_ignored_flag(is_ignored)
+        });
+        let unfiltered = Arguments {
+            filter: None,
+            skip: Vec::new(),
+            exact: false,
+            ..arguments
+        };
+        has_failed |= libtest_mimic::run(&unfiltered, trials.into()).has_failed();
+    }
     if let Some(Ok(fixture)) = world.get()
         && let Err(error) = fixture.world.cloud.stop()
     {
         eprintln!("{error:#}");
-        return ExitCode::FAILURE;
+        has_failed = true;
     }
-    conclusion.exit_code()
+    if has_failed {
+        return ExitCode::from(101);
+    }
+    ExitCode::SUCCESS
+}
+
+/// Returns a trial of one test. The first trial that runs sets up the shared world.
+fn trial(name: &'static str, test: Run, runtime: &Arc<Runtime>, world: &SharedFixture) -> Trial {
+    let (runtime, world) = (Arc::clone(runtime), Arc::clone(world));
+    Trial::test(name, move || {
+        let fixture = world.get_or_init(|| {
+            runtime
+                .block_on(Fixture::set_up())
+                .map(Arc::new)
+                .map_err(|error| format!("set-up: {error:#}"))
+        });
+        let fixture = fixture.clone()?;
+        runtime
+            .block_on(run(test, fixture))
+            .map_err(|error| format!("{error:#}").into())
+    })
 }
 
 /// Runs one test, then checks that nothing is left behind, even if the test failed.

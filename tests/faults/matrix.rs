@@ -19,7 +19,7 @@ pub enum Effect {
     /// Throttled once. The SDK retries.
     ThrottledOnce,
     /// Throttled for every caller and every attempt.
-    ThrottledForEver,
+    ThrottledAlways,
     /// 5xx for every attempt of the SDK. The state machine calls the stage again.
     Unavailable,
     /// Denied by IAM, as a permissions boundary or a key policy can do at any time.
@@ -35,7 +35,7 @@ pub enum Effect {
 impl Effect {
     pub const ALL: [Self; 7] = [
         Self::ThrottledOnce,
-        Self::ThrottledForEver,
+        Self::ThrottledAlways,
         Self::Unavailable,
         Self::Denied,
         Self::AnswerLost,
@@ -47,7 +47,7 @@ impl Effect {
     fn fault(self, service: &str) -> Value {
         let is_ec2 = service == "ec2";
         match self {
-            Self::ThrottledOnce | Self::ThrottledForEver => {
+            Self::ThrottledOnce | Self::ThrottledAlways => {
                 let code = if is_ec2 {
                     "RequestLimitExceeded"
                 } else {
@@ -80,7 +80,7 @@ impl fmt::Display for Effect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::ThrottledOnce => "throttled-once",
-            Self::ThrottledForEver => "throttled-for-ever",
+            Self::ThrottledAlways => "throttled-always",
             Self::Unavailable => "unavailable",
             Self::Denied => "denied",
             Self::AnswerLost => "answer-lost",
@@ -203,7 +203,7 @@ impl CallFault {
     }
 
     fn is_permanent(&self) -> bool {
-        matches!(self.effect, Effect::ThrottledForEver | Effect::Denied)
+        matches!(self.effect, Effect::ThrottledAlways | Effect::Denied)
     }
 
     /// Returns the expected end: a build survives a temporary fault. A permanent fault fails the build with the error of
@@ -227,7 +227,7 @@ impl CallFault {
             "plan-build" if self.site.service == "ecr" && self.effect == Effect::Denied => {
                 Ending::Fails("RegistryDenied")
             }
-            _ if self.effect == Effect::ThrottledForEver => Ending::Fails("Throttled"),
+            _ if self.effect == Effect::ThrottledAlways => Ending::Fails("Throttled"),
             _ => Ending::Fails("AccessDenied"),
         }
     }

@@ -5,20 +5,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
-use prepull_aws::ec2::types::{
-    Instance, InstanceStateName, Reservation, SnapshotState as EbsState,
-};
+use prepull_aws::ec2::types::{Instance, Reservation};
 use prepull_aws::sfn::types::ExecutionStatus;
-use prepull_aws::{AwsError as _, Clients, parameters, tag_filter, tag_value};
+use prepull_aws::{AwsError as _, Clients, tag_filter};
 use prepull_domain::{
-    Architecture, CacheName, Digest, ExecutionArn, InstanceId, Manifest, RegionName, SnapshotId,
-    execution, names,
+    Architecture, CacheName, Digest, ExecutionArn, InstanceId, RegionName, execution, names,
 };
 use prepull_tests::localcloud::Call;
 use prepull_tests::world::Outcome;
-use prepull_tests::{Environment, Image, Layer, World};
+use prepull_tests::{Environment, Image, Layer, World, invariants};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -45,9 +42,6 @@ const DEBOUNCE: SignedDuration = SignedDuration::from_secs(1);
 
 /// Speed-up factor of the state machine's retry intervals.
 const RETRY_SPEED: u32 = 30;
-
-/// Time limit for the end of resources that are being removed.
-const REMOVAL_TIME_LIMIT: Duration = Duration::from_secs(25);
 
 /// Time limit from a trigger to an execution or a dead letter. It covers three attempts of start-build.
 const START_TIME_LIMIT: Duration = Duration::from_mins(4);
@@ -565,111 +559,32 @@ impl Worker {
         ])
     }
 
-    /// Waits until the cache has no instance, no volume and no unfinished snapshot.
+    /// Waits until the cache has no instance, no volume and no unusable snapshot.
     pub async fn nothing_is_left(&self) -> Result<()> {
-        let start = Instant::now();
-        loop {
-            let left = self.leftovers().await?;
-            if left.is_empty() {
-                return Ok(());
-            }
-            if start.elapsed() > REMOVAL_TIME_LIMIT {
-                bail!("resources are left behind: {left:?}");
-            }
-            tokio::time::sleep(POLL_INTERVAL).await;
-        }
+        invariants::cache_has_no_leftovers(&self.regions()?, &self.cache).await
     }
 
     pub async fn leftovers(&self) -> Result<BTreeSet<String>> {
-        let instances = self.instances(names::TAG_CACHE, &self.cache).await?;
-        let mut left: BTreeSet<_> = instances
-            .iter()
-            .filter(|instance| {
-                instance.state().and_then(|state| state.name())
-                    != Some(&InstanceStateName::Terminated)
-            })
-            .filter_map(|instance| instance.instance_id().map(str::to_owned))
-            .collect();
-        for clients in self.regions()? {
-            let of_cache = tag_filter(names::TAG_CACHE, &self.cache);
-            let volumes = clients
-                .ec2
-                .describe_volumes()
-                .filters(of_cache.clone())
-                .send()
-                .await?;
-            left.extend(
-                volumes
-                    .volumes()
-                    .iter()
-                    .filter_map(|volume| volume.volume_id().map(str::to_owned)),
-            );
-            let snapshots = clients
-                .ec2
-                .describe_snapshots()
-                .owner_ids("self")
-                .filters(of_cache)
-                .send()
-                .await?;
-            left.extend(snapshots.snapshots().iter().filter_map(|snapshot| {
-                let state = tag_value(snapshot.tags(), names::TAG_STATE);
-                let is_usable = matches!(state, Some("verified" | "published"))
-                    && snapshot.state() == Some(&EbsState::Completed);
-                (!is_usable)
-                    .then(|| format!("{} ({state:?})", snapshot.snapshot_id().unwrap_or_default()))
-            }));
-        }
-        Ok(left)
+        invariants::leftovers_of_cache(&self.regions()?, &self.cache).await
     }
 
     /// Asserts that in every region the pointer holds a complete and verified snapshot that has a manifest.
     async fn pointer_is_valid(&self) -> Result<()> {
+        let cache: CacheName = self.cache.parse()?;
         for clients in self.regions()? {
             let region = clients.region().context("the clients have no region")?;
-            let (id, _) = self
-                .published(&clients)
+            invariants::pointer_is_valid(&clients, &cache, ARCHITECTURE)
                 .await
                 .with_context(|| format!("in {region}"))?;
-            let described = clients
-                .ec2
-                .describe_snapshots()
-                .snapshot_ids(id.as_str())
-                .send()
-                .await
-                .with_context(|| format!("the pointer in {region} holds {id}"))?;
-            let snapshot = described
-                .snapshots()
-                .first()
-                .context("EC2 did not describe the snapshot")?;
-            let state = tag_value(snapshot.tags(), names::TAG_STATE);
-            ensure!(
-                matches!(state, Some("verified" | "published"))
-                    && snapshot.state() == Some(&EbsState::Completed),
-                "the pointer in {region} holds {id}, but its state is {state:?}, {:?}",
-                snapshot.state()
-            );
         }
         Ok(())
     }
 
-    async fn published(&self, clients: &Clients) -> Result<(SnapshotId, Manifest)> {
-        let cache: CacheName = self.cache.parse()?;
-        let pointer = names::pointer_parameter(&cache, ARCHITECTURE);
-        let id: SnapshotId = parameters::get(clients, &pointer)
-            .await?
-            .context("the pointer does not exist")?
-            .parse()?;
-        let manifest = names::manifest_parameter(&cache, ARCHITECTURE, &id);
-        let manifest = parameters::get(clients, &manifest)
-            .await?
-            .with_context(|| format!("{id} is published but has no manifest"))?;
-        Ok((id, serde_json::from_str(&manifest)?))
-    }
-
     /// Returns whether the published snapshot of every region contains the last push.
     pub async fn last_push_is_published(&self) -> Result<bool> {
+        let cache: CacheName = self.cache.parse()?;
         for clients in self.regions()? {
-            let (_, manifest) = self.published(&clients).await?;
+            let (_, manifest) = invariants::published(&clients, &cache, ARCHITECTURE).await?;
             let holds = manifest
                 .images
                 .iter()

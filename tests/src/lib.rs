@@ -5,7 +5,9 @@ pub mod benchmark;
 pub mod deployment;
 pub mod environment;
 pub mod images;
+pub mod invariants;
 pub mod localcloud;
+pub mod suite;
 pub mod world;
 
 pub use deployment::Deployment;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use prepull_aws::ec2::types::{
@@ -594,54 +594,6 @@ impl World {
                     .parse()?)
             })
             .collect()
-    }
-
-    /// Waits a moment for resources that are about to end, then asserts that no instance, volume, unfinished snapshot, node
-    /// process, mount or loop device is left.
-    ///
-    /// # Errors
-    /// Fails with a list of the leftover resources.
-    pub async fn nothing_is_left(&self) -> Result<()> {
-        let start = Instant::now();
-        loop {
-            let left = self.cloud.leftovers().await?;
-            let all = left
-                .as_object()
-                .context("the leftover resources are not listed by kind")?;
-            if all
-                .values()
-                .all(|kind| kind.as_array().is_some_and(Vec::is_empty))
-            {
-                break;
-            }
-            if start.elapsed() > Duration::from_secs(20) {
-                bail!("resources are left behind: {left}");
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        self.every_snapshot_is_usable().await
-    }
-
-    /// Asserts that each of our snapshots has the state `verified` or `published`.
-    async fn every_snapshot_is_usable(&self) -> Result<()> {
-        let described = self
-            .clients
-            .ec2
-            .describe_snapshots()
-            .owner_ids("self")
-            .send()
-            .await?;
-        for snapshot in described.snapshots() {
-            if prepull_aws::tag_value(snapshot.tags(), names::TAG_CACHE).is_some() {
-                let state = prepull_aws::tag_value(snapshot.tags(), names::TAG_STATE);
-                let id = snapshot.snapshot_id().unwrap_or_default();
-                ensure!(
-                    matches!(state, Some("verified" | "published")),
-                    "snapshot {id} still exists with state {state:?}"
-                );
-            }
-        }
-        Ok(())
     }
 
     /// Counts the calls of an action since the log of calls was last cleared.
