@@ -55,7 +55,7 @@ pub struct Burst {
     pub pushed: BTreeMap<String, BTreeMap<&'static str, Digest>>,
     pub began_at: Timestamp,
     /// Time from the first push until the registry accepted the last one.
-    pub took: Duration,
+    pub duration: Duration,
 }
 
 fn name(cache: usize) -> String {
@@ -75,7 +75,7 @@ pub async fn run(environment: Environment) -> Result<Observations> {
     try_join_all((0..CACHES).map(|cache| build_first(&world, cache))).await?;
     world.cloud.forget_calls().await?;
     let burst = push_all(&world).await?;
-    eprintln!("{PUSHES} pushes in {:.0} s", burst.took.as_secs_f64());
+    eprintln!("{PUSHES} pushes in {:.0} s", burst.duration.as_secs_f64());
     await_idle(&world).await?;
     let observed = Observations::read(&world, burst).await?;
     world.cloud.stop()?;
@@ -173,7 +173,7 @@ async fn push_all(world: &World) -> Result<Burst> {
     Ok(Burst {
         pushed,
         began_at,
-        took: start.elapsed(),
+        duration: start.elapsed(),
     })
 }
 
@@ -194,14 +194,14 @@ async fn push(world: &World, cache: &str, image: &str, content: &str) -> Result<
 async fn await_idle(world: &World) -> Result<()> {
     let start = Instant::now();
     loop {
-        let answered = answered_pushes(world).await?;
+        let handled = handled_pushes(world).await?;
         let running = is_any_running(world).await?;
-        if answered >= PUSHES && !running {
+        if handled >= PUSHES && !running {
             return Ok(());
         }
         ensure!(
             start.elapsed() < IDLE_TIME_LIMIT,
-            "after {IDLE_TIME_LIMIT:?} start-build has handled {answered} of {PUSHES} pushes{}",
+            "after {IDLE_TIME_LIMIT:?} start-build has handled {handled} of {PUSHES} pushes{}",
             if running {
                 ", and builds are still running"
             } else {
@@ -214,7 +214,7 @@ async fn await_idle(world: &World) -> Result<()> {
 
 /// Counts the `StartExecution` calls of start-build. There is one call for each event, and more if an invocation was
 /// retried.
-pub async fn answered_pushes(world: &World) -> Result<usize> {
+pub async fn handled_pushes(world: &World) -> Result<usize> {
     let calls = world.cloud.calls_for("aws.ecr").await?;
     Ok(calls
         .iter()

@@ -86,10 +86,10 @@ fn main() -> ExitCode {
 fn last_push_is_in_the_published_snapshot(observed: &Observations) -> Result<()> {
     for cache in &observed.caches {
         ensure!(
-            cache.held == cache.pushed,
+            cache.published == cache.pushed,
             "{} published {:?}, but the last pushes are {:?}",
             cache.name,
-            cache.held,
+            cache.published,
             cache.pushed
         );
     }

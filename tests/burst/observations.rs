@@ -17,16 +17,16 @@ use crate::burst::{self, ARCHITECTURE, Burst, IMAGES};
 /// Input of the tests and of the report.
 pub struct Observations {
     /// Time from the first push until the registry accepted the last one.
-    pub burst_took: Duration,
+    pub push_duration: Duration,
     /// Time from the first push until ECR sent the event of the last one. The local ECR learns of pushes from its registry;
     /// on AWS, ECR is the registry.
-    pub announced_within: SignedDuration,
+    pub event_duration: SignedDuration,
     /// Number of `StartExecution` calls of start-build.
-    pub answered_pushes: usize,
+    pub handled_pushes: usize,
     pub executions: Vec<Execution>,
     pub caches: Vec<Cache>,
     pub dead_letters: Vec<String>,
-    /// Leftover resources, if there are any.
+    /// Remaining resources, if there are any.
     pub left_behind: Option<String>,
 }
 
@@ -50,7 +50,7 @@ pub struct Builder {
     /// Start of launch-builder.
     pub launched_at: Timestamp,
     /// End of clean-up, which waits until the builder is terminated.
-    pub gone_at: Timestamp,
+    pub terminated_at: Timestamp,
     /// Number of instances with the execution's tag.
     pub instances: usize,
 }
@@ -61,7 +61,7 @@ pub struct Cache {
     /// Last pushed digest of each image.
     pub pushed: BTreeSet<Digest>,
     /// Digests in the published snapshot.
-    pub held: BTreeSet<Digest>,
+    pub published: BTreeSet<Digest>,
     /// Time of the last push by ECR's clock.
     pub last_push_at: Timestamp,
     /// Every snapshot that the pointer has held, oldest first.
@@ -100,15 +100,15 @@ impl Observations {
             let pushed = pushed.into_values().collect();
             caches.push(Cache::read(world, name, pushed).await?);
         }
-        let announced_at = caches.iter().map(|cache| cache.last_push_at).max();
-        let announced_at = announced_at.context("there are no caches")?;
+        let last_push_at = caches.iter().map(|cache| cache.last_push_at).max();
+        let last_push_at = last_push_at.context("there are no caches")?;
         let outputs = world.deployment.outputs()?;
         let queue = outputs["dead_letter_queue_url"]["value"].as_str();
         let queue = queue.context("the module does not have this output")?;
         Ok(Self {
-            burst_took: burst.took,
-            announced_within: announced_at.duration_since(burst.began_at),
-            answered_pushes: burst::answered_pushes(world).await?,
+            push_duration: burst.duration,
+            event_duration: last_push_at.duration_since(burst.began_at),
+            handled_pushes: burst::handled_pushes(world).await?,
             executions: executions(world, &caches).await?,
             caches,
             dead_letters: world.cloud.messages(queue).await?,
@@ -126,7 +126,7 @@ impl Observations {
     pub fn delays(&self) -> Vec<Delay> {
         self.caches
             .iter()
-            .filter(|cache| cache.held == cache.pushed)
+            .filter(|cache| cache.published == cache.pushed)
             .filter_map(|cache| {
                 let last = cache.publications.last()?;
                 let mut executions = self.executions.iter();
@@ -174,7 +174,7 @@ impl Cache {
             invariants::pointer_is_valid(clients, &name.parse()?, ARCHITECTURE).await?;
         Ok(Self {
             pushed,
-            held: published
+            published: published
                 .images
                 .into_iter()
                 .map(|image| image.digest)
@@ -247,7 +247,7 @@ async fn execution(world: &World, cache: &str, listed: &ExecutionListItem) -> Re
     let builder = match entered("LaunchBuilder") {
         Some(launched_at) => Some(Builder {
             launched_at,
-            gone_at: exited("CleanUp").unwrap_or(ended_at),
+            terminated_at: exited("CleanUp").unwrap_or(ended_at),
             instances: instances(world, &listed.name).await?,
         }),
         None => None,

@@ -55,26 +55,26 @@ fn builds(observed: &Observations) -> Result<String> {
     let builds = observed.builds().count();
     let local: SignedDuration = observed
         .builds()
-        .map(|(_, builder)| builder.gone_at.duration_since(builder.launched_at))
+        .map(|(_, builder)| builder.terminated_at.duration_since(builder.launched_at))
         .sum();
     let local = local.as_secs_f64();
     let local_each = local / builds.max(1) as f64;
-    let joined = observed.answered_pushes.saturating_sub(executions.len());
+    let joined = observed.handled_pushes.saturating_sub(executions.len());
     let mut table = "| | prepull | one build per push |\n|---|---:|---:|\n".to_owned();
     let mut row =
         |label: &str, here: String, each: String| writeln!(table, "| {label} | {here} | {each} |");
     row(
         &format!(
             "pushes, to {CACHES} caches in {:.0} s, events sent by ECR within {:.0} s",
-            observed.burst_took.as_secs_f64(),
-            observed.announced_within.as_secs_f64()
+            observed.push_duration.as_secs_f64(),
+            observed.event_duration.as_secs_f64()
         ),
         PUSHES.to_string(),
         PUSHES.to_string(),
     )?;
     row(
         "events handled by start-build",
-        observed.answered_pushes.to_string(),
+        observed.handled_pushes.to_string(),
         PUSHES.to_string(),
     )?;
     row(
@@ -87,11 +87,11 @@ fn builds(observed: &Observations) -> Result<String> {
         executions.len().to_string(),
         PUSHES.to_string(),
     )?;
-    for (what, outcome) in [
+    for (label, outcome) in [
         ("executions superseded by a newer one", "superseded"),
         ("executions with everything up to date", "up-to-date"),
     ] {
-        row(what, ended(outcome).to_string(), "0".to_owned())?;
+        row(label, ended(outcome).to_string(), "0".to_owned())?;
     }
     row(
         "executions that launched a builder",

@@ -120,7 +120,7 @@ pub async fn functions_make_no_refused_call(fixture: Arc<Fixture>) -> Result<()>
 pub async fn roles_cannot_touch_foreign_resources(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     let foreign = Box::pin(Foreign::make(world)).await?;
-    let before = foreign.look(world).await?;
+    let before = foreign.describe(world).await?;
     let roles: BTreeSet<String> = ours(world.cloud.grants().await?)
         .map(|grant| grant.role)
         .collect();
@@ -133,7 +133,7 @@ pub async fn roles_cannot_touch_foreign_resources(fixture: Arc<Fixture>) -> Resu
             }
         }
     }
-    let after = foreign.look(world).await?;
+    let after = foreign.describe(world).await?;
     // Removes the foreign resources in any case, but reports the violations first.
     let removed = foreign.remove(world).await;
     ensure!(carried_out.is_empty(), "not refused: {carried_out:#?}");
@@ -154,12 +154,12 @@ pub async fn grants_are_used_or_justified(fixture: Arc<Fixture>) -> Result<()> {
         .iter()
         .map(|(role, statement, _)| ((*role).to_owned(), (*statement).to_owned()))
         .collect();
-    let mut wrong = Vec::new();
+    let mut violations = Vec::new();
     for (statement, actions) in &uses {
         for (action, calls) in actions {
             match (calls, justified.contains(statement)) {
-                (0, false) => wrong.push(format!("{statement:?}: {action} is never used")),
-                (1.., true) => wrong.push(format!(
+                (0, false) => violations.push(format!("{statement:?}: {action} is never used")),
+                (1.., true) => violations.push(format!(
                     "{statement:?}: {action} is listed as unused, but is used"
                 )),
                 _ => {}
@@ -168,12 +168,12 @@ pub async fn grants_are_used_or_justified(fixture: Arc<Fixture>) -> Result<()> {
     }
     for statement in &justified {
         if !uses.contains_key(statement) {
-            wrong.push(format!(
+            violations.push(format!(
                 "{statement:?} is listed as unused, but is not granted"
             ));
         }
     }
-    ensure!(wrong.is_empty(), "{wrong:#?}");
+    ensure!(violations.is_empty(), "{violations:#?}");
     Ok(())
 }
 
@@ -272,7 +272,7 @@ impl Foreign {
     }
 
     /// Returns, as text, everything that the attempts below would change.
-    async fn look(&self, world: &World) -> Result<String> {
+    async fn describe(&self, world: &World) -> Result<String> {
         let clients = &world.clients;
         let mut instances: Vec<_> = clients
             .ec2

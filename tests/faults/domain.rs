@@ -17,7 +17,7 @@ const TIME_LIMIT: Duration = Duration::from_mins(4);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     AgentNeverRegisters,
-    AdminContainerNeverComes,
+    AdminContainerNeverStarts,
     VolumeStuckStopping,
     NoCapacityAtFirst,
     NoCapacityAnywhere,
@@ -26,18 +26,18 @@ pub enum Fault {
     BuilderDiesWhilePulling,
     /// Document of a command that never runs, and its status in Systems Manager.
     CommandLost(&'static str, &'static str),
-    RegistryDownHalfWay,
+    RegistryFailsDuringPull,
     DiskFull,
     OneImageOfEightFails,
     SnapshotEndsInError,
-    PointerRefused,
+    PointerWriteFails,
     /// A person stops the execution in this state of the state machine.
     Stopped(&'static str),
     ExecutionTimesOut,
     EventDeliveredTwice,
-    TwoBuildsAtOnce,
-    StagesTwiceInARow,
-    StagesTwiceAtOnce,
+    ConcurrentBuilds,
+    StagesRunTwiceInSequence,
+    StagesRunTwiceConcurrently,
     OnlyTheStateMachineCleansUp,
     OnlyTheStatusEventCleansUp,
     OnlyTheSweepCleansUp,
@@ -68,23 +68,23 @@ impl Fault {
     pub fn all() -> Vec<Self> {
         let mut cases = vec![
             Self::AgentNeverRegisters,
-            Self::AdminContainerNeverComes,
+            Self::AdminContainerNeverStarts,
             Self::VolumeStuckStopping,
             Self::NoCapacityAtFirst,
             Self::NoCapacityAnywhere,
             Self::QuotaExceeded,
             Self::LaunchFails,
             Self::BuilderDiesWhilePulling,
-            Self::RegistryDownHalfWay,
+            Self::RegistryFailsDuringPull,
             Self::DiskFull,
             Self::OneImageOfEightFails,
             Self::SnapshotEndsInError,
-            Self::PointerRefused,
+            Self::PointerWriteFails,
             Self::ExecutionTimesOut,
             Self::EventDeliveredTwice,
-            Self::TwoBuildsAtOnce,
-            Self::StagesTwiceInARow,
-            Self::StagesTwiceAtOnce,
+            Self::ConcurrentBuilds,
+            Self::StagesRunTwiceInSequence,
+            Self::StagesRunTwiceConcurrently,
             Self::OnlyTheStateMachineCleansUp,
             Self::OnlyTheStatusEventCleansUp,
             Self::OnlyTheSweepCleansUp,
@@ -112,7 +112,7 @@ impl Fault {
     pub fn takes_minutes(self) -> bool {
         matches!(
             self,
-            Self::AgentNeverRegisters | Self::AdminContainerNeverComes | Self::VolumeStuckStopping
+            Self::AgentNeverRegisters | Self::AdminContainerNeverStarts | Self::VolumeStuckStopping
         )
     }
 
@@ -124,7 +124,7 @@ impl Fault {
                 worker.set(json!({"agent_seconds": 3600})).await?;
                 fails(worker, "NeverReady").await
             }
-            Self::AdminContainerNeverComes => {
+            Self::AdminContainerNeverStarts => {
                 worker.set(json!({"admin_seconds": 3600})).await?;
                 fails(worker, "NeverReady").await
             }
@@ -158,7 +158,7 @@ impl Fault {
                     "status_name": status, "resource": format!("prepull-{document}")});
                 survives(worker, fault).await
             }
-            Self::RegistryDownHalfWay => registry_down(worker).await,
+            Self::RegistryFailsDuringPull => registry_down(worker).await,
             Self::DiskFull => {
                 worker.set(json!({"disk_full_after_bytes": 10})).await?;
                 fails(worker, "DiskFull").await
@@ -168,7 +168,7 @@ impl Fault {
                 worker.set(json!({"snapshot_errors": 1})).await?;
                 fails(worker, "SnapshotFailed").await
             }
-            Self::PointerRefused => {
+            Self::PointerWriteFails => {
                 let pointer = format!("/prepull/{}/*/snapshot-id", worker.cache);
                 worker
                     .inject(
@@ -202,7 +202,7 @@ impl Fault {
                 worker.is_invoked_twice("start-build", pushed).await?;
                 Ok(Expectation::Clean)
             }
-            Self::TwoBuildsAtOnce => {
+            Self::ConcurrentBuilds => {
                 let first = worker.world.start_build(&worker.cache).await?;
                 worker.builder(&first).await?;
                 worker.push().await?;
@@ -211,8 +211,8 @@ impl Fault {
                 worker.publishes(&second).await?;
                 Ok(Expectation::Clean)
             }
-            Self::StagesTwiceInARow => succeeds_twice(worker, "twice").await,
-            Self::StagesTwiceAtOnce => succeeds_twice(worker, "twice-at-once").await,
+            Self::StagesRunTwiceInSequence => succeeds_twice(worker, "twice").await,
+            Self::StagesRunTwiceConcurrently => succeeds_twice(worker, "twice-at-once").await,
             Self::OnlyTheStateMachineCleansUp => {
                 leaves_nothing_without(worker, CleanUpBy::StatusEvent).await
             }
@@ -226,7 +226,7 @@ impl Fault {
                 await_clean_up_failure(worker, &by_machine).await?;
                 await_clean_up_failure(worker, &by_event).await?;
                 ensure!(
-                    !worker.leftovers().await?.is_empty(),
+                    !worker.remaining_resources().await?.is_empty(),
                     "nothing is left although both other clean-up paths are broken"
                 );
                 Ok(Expectation::Swept)

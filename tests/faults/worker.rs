@@ -561,11 +561,11 @@ impl Worker {
 
     /// Waits until the cache has no instance, no volume and no unusable snapshot.
     pub async fn nothing_is_left(&self) -> Result<()> {
-        invariants::cache_has_no_leftovers(&self.regions()?, &self.cache).await
+        invariants::cache_leaves_nothing_behind(&self.regions()?, &self.cache).await
     }
 
-    pub async fn leftovers(&self) -> Result<BTreeSet<String>> {
-        invariants::leftovers_of_cache(&self.regions()?, &self.cache).await
+    pub async fn remaining_resources(&self) -> Result<BTreeSet<String>> {
+        invariants::remaining_resources(&self.regions()?, &self.cache).await
     }
 
     /// Asserts that in every region the pointer holds a complete and verified snapshot that has a manifest.

@@ -23,14 +23,14 @@ impl World {
     /// node process, mount or loop device is left. Every snapshot of prepull must be usable.
     ///
     /// # Errors
-    /// Fails with a list of the leftover resources.
+    /// Fails with a list of the remaining resources.
     pub async fn nothing_is_left(&self) -> Result<()> {
         let start = Instant::now();
         loop {
             let left = self.cloud.leftovers().await?;
             let all = left
                 .as_object()
-                .context("the leftover resources are not listed by kind")?;
+                .context("the remaining resources are not listed by kind")?;
             if all
                 .values()
                 .all(|kind| kind.as_array().is_some_and(Vec::is_empty))
@@ -60,11 +60,11 @@ impl World {
 /// be in use.
 ///
 /// # Errors
-/// Fails with a list of the leftover resources.
-pub async fn cache_has_no_leftovers(regions: &[Clients], cache: &str) -> Result<()> {
+/// Fails with a list of the remaining resources.
+pub async fn cache_leaves_nothing_behind(regions: &[Clients], cache: &str) -> Result<()> {
     let start = Instant::now();
     loop {
-        let left = leftovers_of_cache(regions, cache).await?;
+        let left = remaining_resources(regions, cache).await?;
         if left.is_empty() {
             return Ok(());
         }
@@ -79,7 +79,7 @@ pub async fn cache_has_no_leftovers(regions: &[Clients], cache: &str) -> Result<
 ///
 /// # Errors
 /// Fails if EC2 does not answer.
-pub async fn leftovers_of_cache(regions: &[Clients], cache: &str) -> Result<BTreeSet<String>> {
+pub async fn remaining_resources(regions: &[Clients], cache: &str) -> Result<BTreeSet<String>> {
     let mut left = BTreeSet::new();
     for Clients { ec2, .. } in regions {
         let of_cache = tag_filter(names::TAG_CACHE, cache);

@@ -367,7 +367,7 @@ impl World {
     /// Starts a node as Karpenter would, with an empty data volume or one from `snapshot`, and waits until it runs.
     ///
     /// # Errors
-    /// Fails if it does not come to run.
+    /// Fails if it does not run in time.
     pub async fn start_node(
         &self,
         snapshot: Option<&SnapshotId>,
