@@ -1,4 +1,4 @@
-//! The burst itself: the caches it falls on, and its pushes.
+//! The burst: its caches and its pushes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,11 +13,11 @@ use prepull_tests::{Environment, Image, Layer, World};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::expectation::Expectation;
+use crate::observations::Observations;
 
 pub const ARCHITECTURE: Architecture = Architecture::X86_64;
 
-/// The default of the module's `debounce_seconds`.
+/// Default of the module's `debounce_seconds`.
 pub const DEBOUNCE_SECONDS: u32 = 60;
 
 pub const CACHES: usize = 20;
@@ -29,33 +29,33 @@ pub const IMAGES: [&str; 2] = ["api", "worker"];
 
 const TAG: &str = "v1";
 
-/// The pushes begin within this time; some more seconds may pass until the last of them is stored.
-const STORM: Duration = Duration::from_secs(55);
+/// Period in which the pushes start. The registry may store the last one some seconds later.
+const PUSH_PERIOD: Duration = Duration::from_secs(55);
 
-/// Bursts of one seed are the same, push by push.
+/// Seed of the burst. The same seed gives the same pushes.
 const SEED: &str = "a burst of pushes";
 
-/// How long it may take until everything that was started has ended.
-const CALM_WITHIN: Duration = Duration::from_secs(900);
+/// Time limit until all executions have ended.
+const IDLE_TIME_LIMIT: Duration = Duration::from_secs(900);
 
-const PAUSE: Duration = Duration::from_secs(3);
+const POLL_INTERVAL: Duration = Duration::from_secs(3);
 
 /// One push.
 struct Push {
-    /// How long after the burst began.
+    /// Time since the start of the burst.
     after: Duration,
     image: &'static str,
-    /// What makes its content another one than that of all pushes before.
+    /// Text that makes the content unique.
     number: usize,
 }
 
-/// What the burst did.
+/// Record of the burst.
 pub struct Burst {
-    /// The last content of each cache's images.
+    /// Last pushed digests of each cache's images.
     pub pushed: BTreeMap<String, BTreeMap<&'static str, Digest>>,
     pub began_at: Timestamp,
-    /// Until the registry had taken the last push.
-    pub took: Duration,
+    /// Time from the first push until the registry accepted the last one.
+    pub duration: Duration,
 }
 
 fn name(cache: usize) -> String {
@@ -66,8 +66,8 @@ pub fn repository(cache: &str, image: &str) -> String {
     format!("{cache}/{image}")
 }
 
-/// Builds every cache, lets the burst rage, and tells what is found after it.
-pub async fn rage(environment: Environment) -> Result<Expectation> {
+/// Builds every cache, runs the burst, and returns the observations after it.
+pub async fn run(environment: Environment) -> Result<Observations> {
     let state = tempfile::Builder::new()
         .prefix("prepull-burst-")
         .tempdir()?;
@@ -75,11 +75,11 @@ pub async fn rage(environment: Environment) -> Result<Expectation> {
     try_join_all((0..CACHES).map(|cache| build_first(&world, cache))).await?;
     world.cloud.forget_calls().await?;
     let burst = push_all(&world).await?;
-    eprintln!("{PUSHES} pushes in {:.0} s", burst.took.as_secs_f64());
-    await_calm(&world).await?;
-    let aftermath = Expectation::read(&world, burst).await?;
+    eprintln!("{PUSHES} pushes in {:.0} s", burst.duration.as_secs_f64());
+    await_idle(&world).await?;
+    let observed = Observations::read(&world, burst).await?;
     world.cloud.stop()?;
-    Ok(aftermath)
+    Ok(observed)
 }
 
 async fn deploy(environment: Environment, state: &Path) -> Result<World> {
@@ -92,7 +92,7 @@ async fn deploy(environment: Environment, state: &Path) -> Result<World> {
                 "variant": "aws-k8s-1.33",
                 "volume": {"size_gib": 4},
                 "schedule": {"enabled": false},
-                // No manifest of the burst is gone when it is looked at.
+                // Keeps every manifest of the burst until the suite has read it.
                 "retain_snapshots": 20,
             })
         };
@@ -103,7 +103,7 @@ async fn deploy(environment: Environment, state: &Path) -> Result<World> {
             .into()
     })
     .await?;
-    // Before the rule for pushes exists, so that these start no build.
+    // These pushes come before the push rule exists, so they start no build.
     for cache in (0..CACHES).map(name) {
         for image in IMAGES {
             world.create_repository(&repository(&cache, image)).await?;
@@ -114,31 +114,31 @@ async fn deploy(environment: Environment, state: &Path) -> Result<World> {
     Ok(world)
 }
 
-/// The builds of the burst are to find a base, as those of any day do.
+/// Builds a cache once, so that the builds of the burst have a base.
 async fn build_first(world: &World, cache: usize) -> Result<()> {
     let cache = name(cache);
     let execution = world.start_build(&cache).await?;
     let outcome = world
-        .await_end_within(&execution, CALM_WITHIN, PAUSE)
+        .await_end_within(&execution, IDLE_TIME_LIMIT, POLL_INTERVAL)
         .await?;
     ensure!(
         outcome.status == ExecutionStatus::Succeeded,
-        "the first build of {cache} ended {}: {}",
+        "the first build of {cache} ended with {}: {}",
         outcome.status,
         outcome.cause
     );
     Ok(())
 }
 
-/// The pushes to each cache, in order.
-fn forecast() -> Vec<Vec<Push>> {
+/// Returns the pushes to each cache, in order.
+fn planned_pushes() -> Vec<Vec<Push>> {
     let mut caches: Vec<_> = (0..CACHES).map(|_| Vec::new()).collect();
     for number in 0..PUSHES {
         let random = Sha256::digest(format!("{SEED} {number}"));
         let cache = usize::from(random[0]) * 256 + usize::from(random[1]);
         let part = f64::from(u16::from_be_bytes([random[2], random[3]])) / f64::from(u16::MAX);
         caches[cache % CACHES].push(Push {
-            after: STORM.mul_f64(part),
+            after: PUSH_PERIOD.mul_f64(part),
             image: IMAGES[usize::from(random[4]) % IMAGES.len()],
             number,
         });
@@ -151,7 +151,7 @@ fn forecast() -> Vec<Vec<Push>> {
 
 async fn push_all(world: &World) -> Result<Burst> {
     let (start, began_at) = (Instant::now(), Timestamp::now());
-    let caches = forecast()
+    let caches = planned_pushes()
         .into_iter()
         .enumerate()
         .map(async |(cache, pushes)| {
@@ -173,11 +173,11 @@ async fn push_all(world: &World) -> Result<Burst> {
     Ok(Burst {
         pushed,
         began_at,
-        took: start.elapsed(),
+        duration: start.elapsed(),
     })
 }
 
-/// Pushes another content under the same tag, as a team's pipeline does.
+/// Pushes new content to the same tag, as a CI pipeline does.
 async fn push(world: &World, cache: &str, image: &str, content: &str) -> Result<Digest> {
     let repository = repository(cache, image);
     let layers = [Layer::filler("burst", 0)?];
@@ -190,31 +190,31 @@ async fn push(world: &World, cache: &str, image: &str, content: &str) -> Result<
     Ok(image.digest())
 }
 
-/// Waits until every push was announced and answered, and every execution has ended.
-async fn await_calm(world: &World) -> Result<()> {
+/// Waits until start-build has handled the event of every push and every execution has ended.
+async fn await_idle(world: &World) -> Result<()> {
     let start = Instant::now();
     loop {
-        let answered = answered_pushes(world).await?;
+        let handled = handled_pushes(world).await?;
         let running = is_any_running(world).await?;
-        if answered >= PUSHES && !running {
+        if handled >= PUSHES && !running {
             return Ok(());
         }
         ensure!(
-            start.elapsed() < CALM_WITHIN,
-            "after {CALM_WITHIN:?} start-build has answered {answered} of {PUSHES} pushes{}",
+            start.elapsed() < IDLE_TIME_LIMIT,
+            "after {IDLE_TIME_LIMIT:?} start-build has handled {handled} of {PUSHES} pushes{}",
             if running {
-                ", and builds run still"
+                ", and builds are still running"
             } else {
                 ""
             }
         );
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// How often start-build asked for an execution because of a push: once for each event, unless an invocation failed and
-/// was repeated.
-pub async fn answered_pushes(world: &World) -> Result<usize> {
+/// Counts the `StartExecution` calls of start-build. There is one call for each event, and more if an invocation was
+/// retried.
+pub async fn handled_pushes(world: &World) -> Result<usize> {
     let calls = world.cloud.calls_for("aws.ecr").await?;
     Ok(calls
         .iter()

@@ -1,14 +1,14 @@
-//! A burst of pushes: what a busy day of a whole company sends, within a minute.
+//! The burst test: the pushes of a whole company's busy day within one minute.
 //!
-//! Every cache is built once. Then images are pushed to private ECR, far more often than anything could be built, and
-//! when all that followed has ended, what became of it is read back from AWS's own records: histories of executions,
-//! the history of each pointer, manifests ([`aftermath`]). The tests hold that to the promises of coalescing; the
-//! [`report`] says what the burst would have cost, and how long the last pushes took to reach the nodes.
+//! The suite builds every cache once. Then it pushes images to private ECR far faster than builds can run. When all
+//! executions have ended, it reads the records of AWS: execution histories, pointer histories and manifests
+//! ([`observations`]). The tests check the guarantees of debounce and queue. The [`report`] shows the cost of the burst on
+//! AWS, and the delay from the last pushes to the nodes.
 //!
-//! Nodes are simulated, so that twenty builds run side by side: what is tried here is how many builds there are.
+//! Nodes are simulated so that twenty builds can run concurrently. The suite tests the number of builds, not their content.
 
 mod burst;
-mod expectation;
+mod observations;
 mod report;
 
 use std::process::ExitCode;
@@ -18,82 +18,87 @@ use anyhow::{Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use prepull_aws::sfn::types::ExecutionStatus;
 use prepull_tests::Environment;
+use prepull_tests::suite::report_as_ignored;
 use tokio::runtime::Runtime;
 
-use crate::expectation::Expectation;
+use crate::observations::Observations;
 
-/// What shows that a test's name, which is a promise, is kept.
-type Check = fn(&Expectation) -> Result<()>;
+/// The body of a test.
+type Check = fn(&Observations) -> Result<()>;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let environment = match Environment::read() {
-        Ok(environment) => environment,
-        // Plain `cargo test` comes by here too. `cargo xtask test` always sets what is missing.
-        Err(error) => {
-            eprintln!("the burst of pushes is skipped: {error}");
-            return ExitCode::SUCCESS;
-        }
-    };
-    let runtime = Runtime::new().expect("threads can be started");
-    let aftermath = match runtime.block_on(burst::rage(environment)) {
-        Ok(aftermath) => Arc::new(aftermath),
-        Err(error) => {
-            eprintln!("the burst: {error:#}");
-            return ExitCode::FAILURE;
-        }
-    };
     let checks: [(&str, Check); 7] = [
         (
-            "the_last_push_is_in_the_published_snapshot",
-            the_last_push_is_in_the_published_snapshot,
+            "last_push_is_in_the_published_snapshot",
+            last_push_is_in_the_published_snapshot,
         ),
         (
-            "at_most_one_build_of_a_cache_runs",
-            at_most_one_build_of_a_cache_runs,
+            "builds_of_a_cache_never_overlap",
+            builds_of_a_cache_never_overlap,
         ),
         (
             "publication_never_goes_backwards",
             publication_never_goes_backwards,
         ),
-        ("every_execution_succeeds", every_execution_succeeds),
-        ("no_event_is_a_dead_letter", no_event_is_a_dead_letter),
-        ("nothing_is_left", nothing_is_left),
+        ("executions_all_succeed", executions_all_succeed),
         (
-            "no_execution_launches_two_builders",
-            no_execution_launches_two_builders,
+            "dead_letter_queue_stays_empty",
+            dead_letter_queue_stays_empty,
+        ),
+        ("burst_leaves_nothing_behind", burst_leaves_nothing_behind),
+        (
+            "executions_launch_at_most_one_builder",
+            executions_launch_at_most_one_builder,
         ),
     ];
+    let environment = match Environment::read() {
+        Ok(environment) => environment,
+        // Plain `cargo test` also starts this suite. `cargo xtask test` sets the missing variables.
+        Err(error) => {
+            eprintln!("the burst test is skipped: {error}");
+            let names = checks.iter().map(|(name, _)| *name);
+            return report_as_ignored(&arguments, names).exit_code();
+        }
+    };
+    let runtime = Runtime::new().expect("the runtime can start its threads");
+    let observed = match runtime.block_on(burst::run(environment)) {
+        Ok(observed) => Arc::new(observed),
+        Err(error) => {
+            eprintln!("the burst failed: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
     let trials = checks.map(|(name, check)| {
-        let aftermath = Arc::clone(&aftermath);
+        let observed = Arc::clone(&observed);
         Trial::test(name, move || {
-            check(&aftermath).map_err(|error| Failed::from(format!("{error:#}")))
+            check(&observed).map_err(|error| Failed::from(format!("{error:#}")))
         })
     });
     let conclusion = libtest_mimic::run(&arguments, trials.into());
-    if let Err(error) = report::write(&aftermath) {
+    if let Err(error) = report::write(&observed) {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }
     conclusion.exit_code()
 }
 
-fn the_last_push_is_in_the_published_snapshot(aftermath: &Expectation) -> Result<()> {
-    for cache in &aftermath.caches {
+fn last_push_is_in_the_published_snapshot(observed: &Observations) -> Result<()> {
+    for cache in &observed.caches {
         ensure!(
-            cache.held == cache.pushed,
-            "{} published {:?}, but {:?} were pushed last",
+            cache.published == cache.pushed,
+            "{} published {:?}, but the last pushes are {:?}",
             cache.name,
-            cache.held,
+            cache.published,
             cache.pushed
         );
     }
     Ok(())
 }
 
-fn at_most_one_build_of_a_cache_runs(aftermath: &Expectation) -> Result<()> {
-    for cache in &aftermath.caches {
-        let mut builds: Vec<_> = aftermath
+fn builds_of_a_cache_never_overlap(observed: &Observations) -> Result<()> {
+    for cache in &observed.caches {
+        let mut builds: Vec<_> = observed
             .builds()
             .filter(|(execution, _)| execution.cache == cache.name)
             .map(|(execution, builder)| (builder.launched_at, execution))
@@ -103,7 +108,7 @@ fn at_most_one_build_of_a_cache_runs(aftermath: &Expectation) -> Result<()> {
             let ((_, earlier), (launched_at, later)) = (pair[0], pair[1]);
             ensure!(
                 earlier.ended_at <= launched_at,
-                "{} launched its builder at {launched_at}, and {} ended at {} only",
+                "{} launched its builder at {launched_at}, before {} ended at {}",
                 later.name,
                 earlier.name,
                 earlier.ended_at
@@ -113,12 +118,12 @@ fn at_most_one_build_of_a_cache_runs(aftermath: &Expectation) -> Result<()> {
     Ok(())
 }
 
-fn publication_never_goes_backwards(aftermath: &Expectation) -> Result<()> {
-    for cache in &aftermath.caches {
+fn publication_never_goes_backwards(observed: &Observations) -> Result<()> {
+    for cache in &observed.caches {
         for pair in cache.publications.windows(2) {
             ensure!(
                 pair[0].planned_at < pair[1].planned_at,
-                "{} went from the plan of {} to that of {}",
+                "the pointer of {} went from the plan of {} to the plan of {}",
                 cache.name,
                 pair[0].planned_at,
                 pair[1].planned_at
@@ -128,11 +133,11 @@ fn publication_never_goes_backwards(aftermath: &Expectation) -> Result<()> {
     Ok(())
 }
 
-fn every_execution_succeeds(aftermath: &Expectation) -> Result<()> {
-    for execution in &aftermath.executions {
+fn executions_all_succeed(observed: &Observations) -> Result<()> {
+    for execution in &observed.executions {
         ensure!(
             execution.status == ExecutionStatus::Succeeded,
-            "{} ended {}: {}",
+            "{} ended with {}: {}",
             execution.name,
             execution.status,
             execution.cause
@@ -141,26 +146,26 @@ fn every_execution_succeeds(aftermath: &Expectation) -> Result<()> {
     Ok(())
 }
 
-fn no_event_is_a_dead_letter(aftermath: &Expectation) -> Result<()> {
+fn dead_letter_queue_stays_empty(observed: &Observations) -> Result<()> {
     ensure!(
-        aftermath.dead_letters.is_empty(),
-        "these were not delivered: {:?}",
-        aftermath.dead_letters
+        observed.dead_letters.is_empty(),
+        "the dead-letter queue contains {:?}",
+        observed.dead_letters
     );
     Ok(())
 }
 
-fn nothing_is_left(aftermath: &Expectation) -> Result<()> {
+fn burst_leaves_nothing_behind(observed: &Observations) -> Result<()> {
     ensure!(
-        aftermath.left_behind.is_none(),
+        observed.left_behind.is_none(),
         "{}",
-        aftermath.left_behind.as_deref().unwrap_or_default()
+        observed.left_behind.as_deref().unwrap_or_default()
     );
     Ok(())
 }
 
-fn no_execution_launches_two_builders(aftermath: &Expectation) -> Result<()> {
-    for (execution, builder) in aftermath.builds() {
+fn executions_launch_at_most_one_builder(observed: &Observations) -> Result<()> {
+    for (execution, builder) in observed.builds() {
         ensure!(
             builder.instances == 1,
             "{} launched {} builders",

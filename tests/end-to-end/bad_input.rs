@@ -1,4 +1,4 @@
-//! Bad input gets a clear error and changes nothing.
+//! Bad input: the build fails with a clear error and changes nothing.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, X86, ensure_failed};
 
-/// Builds the cache `name` and asserts that it is refused without a builder, and that the pointer stays as it is.
+/// Builds `name` and asserts that it is refused: no builder is launched and the pointer does not change.
 async fn ensure_refused(fixture: &Fixture, name: &str, error: &str, words: &[&str]) -> Result<()> {
     let world = &fixture.world;
     let pointer = world.published(name, X86).await.unwrap_or_default();
@@ -25,7 +25,7 @@ async fn ensure_refused(fixture: &Fixture, name: &str, error: &str, words: &[&st
     Ok(())
 }
 
-/// Declares a cache that differs from a good one in the field at `path`, and asserts that it is refused.
+/// Declares a valid cache with the field at `path` changed, and asserts that the build is refused.
 async fn ensure_change_is_refused(
     fixture: &Fixture,
     path: &[&str],
@@ -43,9 +43,7 @@ async fn ensure_change_is_refused(
     ensure_refused(fixture, &cache, error, words).await
 }
 
-pub async fn a_wrong_configuration_is_refused_before_anything_is_launched(
-    fixture: Arc<Fixture>,
-) -> Result<()> {
+pub async fn invalid_configuration_is_refused_before_launch(fixture: Arc<Fixture>) -> Result<()> {
     ensure_refused(
         &fixture,
         "nobody-declared-this",
@@ -119,9 +117,7 @@ pub async fn a_wrong_configuration_is_refused_before_anything_is_launched(
     .await
 }
 
-pub async fn an_image_that_cannot_be_had_is_refused_before_anything_is_launched(
-    fixture: Arc<Fixture>,
-) -> Result<()> {
+pub async fn unavailable_image_is_refused_before_launch(fixture: Arc<Fixture>) -> Result<()> {
     let (ecr, private) = {
         let registries = &fixture.world.cloud.ready.registries;
         (registries.ecr.host.clone(), registries.private.host.clone())
@@ -169,15 +165,13 @@ pub async fn an_image_that_cannot_be_had_is_refused_before_anything_is_launched(
     .await
 }
 
-pub async fn a_volume_smaller_than_the_published_snapshot_is_refused(
-    fixture: Arc<Fixture>,
-) -> Result<()> {
+pub async fn volume_smaller_than_its_snapshot_is_refused(fixture: Arc<Fixture>) -> Result<()> {
     let mut config = fixture.config(&[&fixture.api]).await?;
     let cache = fixture.cache(&config).await?;
     fixture.published(&cache).await?;
     config["volume"]["size_gib"] = json!(3);
     fixture.world.store_config(&cache, &config).await?;
-    // Whether there is anything to build or not.
+    // The check applies even if the cache is up to date.
     let words = ["3 GiB", "4 GiB"];
     ensure_refused(&fixture, &cache, "InvalidConfig", &words).await?;
     config["images"] = json!([&fixture.api, &fixture.multi]);
@@ -185,7 +179,7 @@ pub async fn a_volume_smaller_than_the_published_snapshot_is_refused(
     ensure_refused(&fixture, &cache, "InvalidConfig", &words).await
 }
 
-pub async fn a_failed_pull_publishes_nothing(fixture: Arc<Fixture>) -> Result<()> {
+pub async fn failed_pull_publishes_nothing(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     let mut config = fixture.config(&[&fixture.api, &fixture.report]).await?;
     let cache = fixture.cache(&config).await?;

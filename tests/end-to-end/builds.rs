@@ -1,4 +1,4 @@
-//! What a build makes: the snapshot, its content, its publication.
+//! Results of a build: the snapshot, its content and its publication.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub async fn containers_start_from_the_snapshot_without_pulling(
         let run = world.cloud.run_container(&empty, &by_tag).await?;
         ensure!(
             !run.present && run.pulled_bytes > 0,
-            "an empty node has {by_tag}: the comparison shows nothing"
+            "the empty node also has {by_tag}, so the comparison is meaningless"
         );
         for reference in [by_tag, by_digest] {
             let run = world.cloud.run_container(&cached, &reference).await?;
@@ -36,16 +36,17 @@ pub async fn containers_start_from_the_snapshot_without_pulling(
                 run.present && run.requests == 0 && run.pulled_bytes == 0,
                 "{reference} was pulled: {run:?}"
             );
-            ensure!(run.exit_code == 0, "{reference} did not run: {run:?}");
+            ensure!(
+                run.exit_code == 0,
+                "container of {reference} failed: {run:?}"
+            );
         }
     }
     world.terminate_node(&empty).await?;
     world.terminate_node(&cached).await
 }
 
-pub async fn the_snapshot_holds_no_secret_and_keeps_the_images(
-    fixture: Arc<Fixture>,
-) -> Result<()> {
+pub async fn snapshot_contains_the_images_and_no_secret(fixture: Arc<Fixture>) -> Result<()> {
     let cache = fixture
         .cache(&fixture.config(&[&fixture.api, &fixture.report]).await?)
         .await?;
@@ -53,8 +54,8 @@ pub async fn the_snapshot_holds_no_secret_and_keeps_the_images(
     holds_no_secret(&fixture.world.cloud.snapshot_files(&snapshot, "/").await?)
 }
 
-/// Asserts that nothing that identified a builder is among the files of a snapshot, and that what makes the images usable
-/// is.
+/// Asserts that a snapshot contains no files that identify its builder, and that it contains the files that make the
+/// images usable.
 pub fn holds_no_secret(files: &[String]) -> Result<()> {
     let has = |path: &str| files.iter().any(|file| file.contains(path));
     for secret in [
@@ -68,7 +69,7 @@ pub fn holds_no_secret(files: &[String]) -> Result<()> {
         "ssh_host_",
     ] {
         let found: Vec<_> = files.iter().filter(|file| file.contains(secret)).collect();
-        ensure!(found.is_empty(), "the snapshot holds {found:?}");
+        ensure!(found.is_empty(), "the snapshot contains secrets: {found:?}");
     }
     for kept in [
         "/var/lib/containerd/",
@@ -76,14 +77,14 @@ pub fn holds_no_secret(files: &[String]) -> Result<()> {
     ] {
         ensure!(
             has(kept),
-            "the snapshot lacks {kept}; it holds {} files",
+            "the snapshot does not contain {kept}, but {} other files",
             files.len()
         );
     }
     Ok(())
 }
 
-pub async fn an_unchanged_cache_launches_no_builder(fixture: Arc<Fixture>) -> Result<()> {
+pub async fn unchanged_cache_launches_no_builder(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     let cache = fixture
         .cache(&fixture.config(&[&fixture.api]).await?)
@@ -109,7 +110,7 @@ pub async fn an_unchanged_cache_launches_no_builder(fixture: Arc<Fixture>) -> Re
     Ok(())
 }
 
-pub async fn a_refresh_starts_from_the_last_snapshot_and_pulls_what_changed(
+pub async fn refresh_starts_from_last_snapshot_and_pulls_changes(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let world = &fixture.world;
@@ -124,11 +125,14 @@ pub async fn a_refresh_starts_from_the_last_snapshot_and_pulls_what_changed(
     let changed = fixture.image(X86, "changing 2")?;
     world.ecr.push("team/changing", "v1", &changed).await?;
     let second = fixture.published(&cache).await?;
-    ensure!(first != second, "the change was not published");
+    ensure!(
+        first != second,
+        "the second build did not publish the change"
+    );
     let manifest = world.manifest(&cache, X86, &second).await?;
     ensure!(
         matches!(&manifest.base, Base::Snapshot { snapshot_id, .. } if *snapshot_id == first),
-        "it was built from {:?}",
+        "the base of the second build is {:?}",
         manifest.base
     );
     ensure!(
@@ -136,7 +140,7 @@ pub async fn a_refresh_starts_from_the_last_snapshot_and_pulls_what_changed(
             .images
             .iter()
             .any(|image| image.digest == changed.digest()),
-        "the change is not in {manifest:?}"
+        "the manifest does not contain the change: {manifest:?}"
     );
     let node = world.start_node(Some(&second), X86, VOLUME).await?;
     for reference in [&fixture.api, &changing] {
@@ -154,7 +158,7 @@ pub async fn a_refresh_starts_from_the_last_snapshot_and_pulls_what_changed(
     world.terminate_node(&node).await
 }
 
-pub async fn an_image_that_left_the_cache_leaves_the_snapshot(fixture: Arc<Fixture>) -> Result<()> {
+pub async fn removed_image_leaves_the_snapshot(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     let mut config = fixture.config(&[&fixture.api, &fixture.report]).await?;
     let cache = fixture.cache(&config).await?;
@@ -166,14 +170,18 @@ pub async fn an_image_that_left_the_cache_leaves_the_snapshot(fixture: Arc<Fixtu
     let left = world.cloud.run_container(&node, &fixture.report).await?;
     let kept = world.cloud.run_container(&node, &fixture.api).await?;
     world.terminate_node(&node).await?;
-    ensure!(!left.present, "the image that left is still there");
-    ensure!(kept.present, "the image that stayed is gone");
+    ensure!(
+        !left.present,
+        "the snapshot still contains the removed image"
+    );
+    ensure!(
+        kept.present,
+        "the snapshot lost the image that stayed in the cache"
+    );
     Ok(())
 }
 
-pub async fn two_architectures_give_two_snapshots_with_their_platforms_digests(
-    fixture: Arc<Fixture>,
-) -> Result<()> {
+pub async fn two_architectures_publish_their_own_digests(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     let mut config = fixture.config(&[&fixture.multi]).await?;
     config["architectures"] = json!(["x86_64", "arm64"]);
@@ -185,7 +193,7 @@ pub async fn two_architectures_give_two_snapshots_with_their_platforms_digests(
         let snapshot = world
             .published(&cache, architecture)
             .await?
-            .context("it is published")?;
+            .context("the architecture has no published snapshot")?;
         let manifest = world.manifest(&cache, architecture, &snapshot).await?;
         ensure!(
             manifest.architecture == architecture
@@ -209,9 +217,7 @@ pub async fn two_architectures_give_two_snapshots_with_their_platforms_digests(
     Ok(())
 }
 
-pub async fn one_architecture_that_fails_does_not_stop_the_other(
-    fixture: Arc<Fixture>,
-) -> Result<()> {
+pub async fn failed_architecture_does_not_stop_the_other(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     let mut config = fixture.config(&[&fixture.multi]).await?;
     config["architectures"] = json!(["x86_64", "arm64"]);
@@ -239,20 +245,20 @@ pub async fn one_architecture_that_fails_does_not_stop_the_other(
     let published = world
         .published(&cache, X86)
         .await?
-        .context("the other architecture is published")?;
+        .context("the other architecture has no published snapshot")?;
     ensure!(
         outcome.cause.contains(published.as_str()),
-        "the cause does not name {published}: {}",
+        "the cause does not contain {published}: {}",
         outcome.cause
     );
     ensure!(
         world.published(&cache, ARM).await?.is_none(),
-        "a pointer was set for what failed"
+        "the failed architecture has a pointer"
     );
     Ok(())
 }
 
-pub async fn a_builder_without_capacity_is_tried_elsewhere(fixture: Arc<Fixture>) -> Result<()> {
+pub async fn builder_without_capacity_uses_another_pool(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     let cache = fixture
         .cache(&fixture.config(&[&fixture.api]).await?)
@@ -264,7 +270,7 @@ pub async fn a_builder_without_capacity_is_tried_elsewhere(fixture: Arc<Fixture>
     Ok(())
 }
 
-pub async fn of_builds_that_wait_only_the_newest_goes_on(fixture: Arc<Fixture>) -> Result<()> {
+pub async fn newest_queued_build_supersedes_the_others(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     let cache = fixture
         .cache(&fixture.config(&[&fixture.api]).await?)
@@ -287,12 +293,12 @@ pub async fn of_builds_that_wait_only_the_newest_goes_on(fixture: Arc<Fixture>) 
     }
     ensure!(
         statuses == ["published", "superseded", "up-to-date"],
-        "they ended {statuses:?}"
+        "the builds ended with {statuses:?}"
     );
     Ok(())
 }
 
-pub async fn old_snapshots_beyond_retention_are_deleted(fixture: Arc<Fixture>) -> Result<()> {
+pub async fn snapshots_beyond_retention_are_deleted(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     let changing = world
         .ecr
@@ -329,7 +335,10 @@ pub async fn old_snapshots_beyond_retention_are_deleted(fixture: Arc<Fixture>) -
     kept.sort_unstable();
     let mut expected = [published[1].as_str(), published[2].as_str()];
     expected.sort_unstable();
-    ensure!(kept == expected, "{kept:?} are kept of {published:?}");
+    ensure!(
+        kept == expected,
+        "of {published:?}, these were kept: {kept:?}"
+    );
     ensure!(
         described
             .snapshots()
@@ -338,7 +347,7 @@ pub async fn old_snapshots_beyond_retention_are_deleted(fixture: Arc<Fixture>) -
     );
     ensure!(
         world.manifest(&cache, X86, &published[0]).await.is_err(),
-        "the deleted snapshot's manifest is left"
+        "the manifest of the deleted snapshot still exists"
     );
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Nothing is left behind, and nothing is touched that is not ours.
+//! Clean-up: a build leaves nothing behind, and the sweep touches no foreign resources.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::fixture::{Fixture, X86};
 
-pub async fn an_aborted_build_leaves_nothing_and_is_announced(fixture: Arc<Fixture>) -> Result<()> {
+pub async fn aborted_build_leaves_nothing_and_emits_an_event(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     let cache = fixture
         .cache(&fixture.config(&[&fixture.api]).await?)
@@ -21,7 +21,7 @@ pub async fn an_aborted_build_leaves_nothing_and_is_announced(fixture: Arc<Fixtu
     }
     world.cloud.forget_calls().await?;
     world.stop_build(&execution).await?;
-    // An aborted execution runs no Catch: what cleans up is the rule on its status.
+    // An aborted execution runs no Catch. The EventBridge rule on its status calls clean-up.
     tokio::time::timeout(Duration::from_secs(60), async {
         while !world.builders(&cache, X86).await?.is_empty() {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -32,7 +32,7 @@ pub async fn an_aborted_build_leaves_nothing_and_is_announced(fixture: Arc<Fixtu
         Ok::<_, anyhow::Error>(())
     })
     .await
-    .context("the aborted build's builder is left, or its failure was not announced")??;
+    .context("the builder of the aborted build still runs, or no event reports the failure")??;
     ensure!(
         world.published(&cache, X86).await?.is_none(),
         "an aborted build published"
@@ -40,7 +40,7 @@ pub async fn an_aborted_build_leaves_nothing_and_is_announced(fixture: Arc<Fixtu
     Ok(())
 }
 
-pub async fn the_sweep_removes_orphans_and_nothing_else(fixture: Arc<Fixture>) -> Result<()> {
+pub async fn sweep_removes_only_orphans(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     let cache = fixture
         .cache(&fixture.config(&[&fixture.api]).await?)
@@ -63,7 +63,7 @@ pub async fn the_sweep_removes_orphans_and_nothing_else(fixture: Arc<Fixture>) -
             .await?;
         Ok(created
             .volume_id()
-            .context("every volume has an ID")?
+            .context("EC2 returned a volume without an ID")?
             .to_owned())
     };
     let tag = |key: &str, value: &str| Tag::builder().key(key).value(value).build();
@@ -83,9 +83,9 @@ pub async fn the_sweep_removes_orphans_and_nothing_else(fixture: Arc<Fixture>) -
         .await?;
     let foreign_snapshot = foreign_snapshot
         .snapshot_id()
-        .context("every snapshot has an ID")?
+        .context("EC2 returned a snapshot without an ID")?
         .to_owned();
-    // The sweep leaves what is young: an execution that just began may not be listed yet.
+    // By default the sweep skips young resources, because a new execution may not be listed yet.
     let swept = world
         .invoke(
             "clean-up",
@@ -132,11 +132,11 @@ pub async fn the_sweep_removes_orphans_and_nothing_else(fixture: Arc<Fixture>) -
         .await?;
     ensure!(
         result == (false, true),
-        "of (ours, foreign) there are left {result:?}: {swept}"
+        "(orphan exists, foreign volume exists) is {result:?}: {swept}"
     );
     ensure!(
         kept,
-        "a snapshot was deleted that is published or not ours: {swept}"
+        "the sweep deleted a published or a foreign snapshot: {swept}"
     );
     Ok(())
 }

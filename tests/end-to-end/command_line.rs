@@ -1,4 +1,4 @@
-//! The command `prepull`, as its users run it.
+//! The `prepull` command, run as a user runs it.
 
 use std::sync::Arc;
 
@@ -7,9 +7,7 @@ use serde_json::Value;
 
 use crate::fixture::{Fixture, X86};
 
-pub async fn build_tells_the_snapshot_and_the_failure_by_exit_code(
-    fixture: Arc<Fixture>,
-) -> Result<()> {
+pub async fn build_command_reports_snapshot_and_exit_code(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     let run = |arguments: &[&str]| -> Result<(Option<i32>, String, String)> {
         let output = tokio::task::block_in_place(|| world.cli().args(arguments).output())?;
@@ -33,7 +31,7 @@ pub async fn build_tells_the_snapshot_and_the_failure_by_exit_code(
         .unwrap_or_default();
     ensure!(
         out.contains(&published),
-        "the output does not name {published}: {out}"
+        "the output does not contain {published}: {out}"
     );
     serde_json::from_str::<Value>(&out)?;
 
@@ -65,14 +63,14 @@ pub async fn build_tells_the_snapshot_and_the_failure_by_exit_code(
     );
     ensure!(
         err.contains("ImageNotFound") || out.contains("ImageNotFound"),
-        "the reason is not told: {out}{err}"
+        "the output does not contain the reason: {out}{err}"
     );
 
-    let (code, out, err) = run(&["build", "nobody-declared-this"])?;
+    let (code, out, err) = run(&["build", "undeclared-cache"])?;
     ensure!(
         code == Some(2),
         "an unknown cache has exit code {code:?}: {out}{err}"
     );
-    ensure!(err.contains("nobody-declared-this"), "{err}");
+    ensure!(err.contains("undeclared-cache"), "{err}");
     Ok(())
 }

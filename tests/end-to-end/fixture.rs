@@ -1,4 +1,4 @@
-//! The world that all tests share, and the images in its registries.
+//! The local cloud that all tests share, and the images in its registries.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -8,37 +8,37 @@ use prepull_aws::ssm::types::ParameterType;
 use prepull_domain::{Architecture, Digest, SnapshotId};
 use prepull_tests::localcloud::Registries;
 use prepull_tests::world::Outcome;
-use prepull_tests::{Environment, Image, Layer, World};
+use prepull_tests::{Environment, Image, Layer, World, invariants};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub const X86: Architecture = Architecture::X86_64;
 pub const ARM: Architecture = Architecture::Arm64;
 
-/// A cache with every option that takes a grant: a key of the account's, a secret, other accounts, another region.
+/// A cache that uses every option with a grant of its own: a KMS key, a secret, other accounts and another region.
 pub const EVERY_OPTION: &str = "every-option";
-/// A cache whose credentials lie in a parameter that a key of the account's seals.
+/// A cache whose registry credentials are in a parameter that is encrypted with a customer-managed KMS key.
 pub const SEALED: &str = "sealed";
-/// Where the snapshots of [`EVERY_OPTION`] are copied to.
+/// Region that the snapshots of [`EVERY_OPTION`] are copied to.
 pub const COPY_REGION: &str = "eu-central-1";
 
-/// A multi-Region key, whose replica in another region has the same ID.
+/// Multi-Region KMS key. Its replica in another region has the same ID.
 const KEY: &str = "arn:aws:kms:eu-west-1:123456789012:key/mrk-0123456789abcdef0123456789abcdef";
 
-/// Triggers within so many seconds become one build.
+/// Debounce window, in seconds.
 pub const DEBOUNCE_SECONDS: u32 = 2;
 
-/// The world and what was pushed into it.
+/// The deployed world and the references of the images in its registries.
 pub struct Fixture {
     pub world: World,
-    /// One platform, in private ECR.
+    /// Image for one platform, in private ECR.
     pub api: String,
-    /// `x86_64` and `arm64`, in private ECR.
+    /// Image for `x86_64` and `arm64`, in private ECR.
     pub multi: String,
     pub multi_digest: Digest,
-    /// `x86_64` alone, behind an index.
+    /// Image for `x86_64` only, behind an index.
     pub only_x86: String,
-    /// One platform, in the registry that wants a password.
+    /// Image for one platform, in the registry that requires a password.
     pub report: String,
     pub base: Vec<Layer>,
     caches: AtomicU32,
@@ -90,11 +90,11 @@ impl Fixture {
         let password = world.cloud.ready.registries.private.password.clone();
         world.store_credentials("/team/registry", &password).await?;
         let secret_arn = seal_credentials(&world).await?;
-        // The ARN of a secret is known only once it exists.
+        // The ARN of a secret is known only after the secret is created.
         caches[EVERY_OPTION]["registry_credentials"] =
             json!({&world.cloud.ready.registries.private.host: {"secret_arn": secret_arn}});
         world.deployment.declare(&caches)?;
-        // Pushed before the rule for pushes exists, so that no test is met by a build that it did not ask for.
+        // These pushes come before the push rule exists, so they start no builds that could disturb a test.
         tokio::task::block_in_place(|| world.deployment.apply())?;
         Ok(Self {
             world,
@@ -109,13 +109,13 @@ impl Fixture {
         })
     }
 
-    /// An image on the shared base with a top layer and a message of its own.
+    /// Returns an image on the shared base with its own top layer and message.
     pub fn image(&self, architecture: Architecture, name: &str) -> Result<Image> {
         let layers = [self.base.as_slice(), &[Layer::filler(name, 1)?]].concat();
         Image::new(architecture, &layers, name)
     }
 
-    /// An image that can be downloaded but not unpacked.
+    /// Pushes an image that can be downloaded but not unpacked.
     pub async fn broken_image(&self) -> Result<String> {
         let layers = [self.base.as_slice(), &[Layer::corrupt()]].concat();
         self.world
@@ -124,7 +124,7 @@ impl Fixture {
             .await
     }
 
-    /// The configuration of a cache with `images` for `x86_64`.
+    /// Returns the configuration of a cache with `images` for `x86_64`.
     pub async fn config(&self, images: &[&str]) -> Result<Value> {
         let mut config = self.world.stored_config("template").await?;
         config["images"] = json!(images);
@@ -139,16 +139,17 @@ impl Fixture {
         Ok(name)
     }
 
-    /// Builds a cache for `x86_64`, and returns the snapshot that is published then.
+    /// Builds a cache for `x86_64` and returns the snapshot that its pointer holds afterwards.
     pub async fn published(&self, cache: &str) -> Result<SnapshotId> {
         let outcome = self.world.build(cache).await?;
         ensure_succeeded(&outcome)?;
-        let published = self.world.published(cache, X86).await?;
-        published.ok_or_else(|| anyhow::anyhow!("{cache} has no pointer after {outcome:?}"))
+        let clients = &self.world.clients;
+        let (published, _) = invariants::pointer_is_valid(clients, &cache.parse()?, X86).await?;
+        Ok(published)
     }
 }
 
-/// What Terraform is told of.
+/// Returns the caches that the Terraform configuration declares.
 fn declared(registries: &Registries) -> Value {
     let cache = |images: Value| {
         json!({
@@ -184,23 +185,24 @@ fn declared(registries: &Registries) -> Value {
     sealed["architectures"] = json!(["x86_64"]);
     sealed["registry_credentials"][&registries.private.host] =
         json!({"parameter_name": "/team/sealed"});
-    // Never built. Roles may read what Terraform was told of, so it is told of what tests put into caches.
-    let mut named = cache(json!([
+    // This cache is never built. The roles may read only declared images and credentials, so it declares those that
+    // tests use in caches of their own.
+    let mut declared_only = cache(json!([
         ecr("team/multi:v1"),
         ecr("team/only-x86:v1"),
         ecr("team/changing:v1"),
         ecr("team/never-made:v1"),
         "registry.example.com/team/tool:v1"
     ]));
-    named["rebuild_on_push"] = json!(false);
-    named["registry_credentials"] =
+    declared_only["rebuild_on_push"] = json!(false);
+    declared_only["registry_credentials"] =
         json!({"registry.example.com": {"parameter_name": "/team/wrong"}});
-    json!({"pushed": pushed, "nightly": nightly, "template": template, "named": named,
+    json!({"pushed": pushed, "nightly": nightly, "template": template, "declared-only": declared_only,
         EVERY_OPTION: every_option, SEALED: sealed})
 }
 
-/// Stores the credentials of the private registry in a parameter and in a secret, both encrypted with a key of the
-/// account's, and returns the secret's ARN.
+/// Stores the credentials of the private registry in a parameter and in a secret. Both are encrypted with a
+/// customer-managed KMS key. Returns the ARN of the secret.
 async fn seal_credentials(world: &World) -> Result<String> {
     let registry = &world.cloud.ready.registries.private;
     let value = json!({"username": registry.username, "password": registry.password}).to_string();
@@ -225,7 +227,7 @@ async fn seal_credentials(world: &World) -> Result<String> {
         .await?;
     secret
         .arn
-        .ok_or_else(|| anyhow::anyhow!("every secret has an ARN"))
+        .ok_or_else(|| anyhow::anyhow!("Secrets Manager returned a secret without an ARN"))
 }
 
 /// Asserts that an execution succeeded.
@@ -239,17 +241,17 @@ pub fn ensure_succeeded(outcome: &Outcome) -> Result<()> {
     Ok(())
 }
 
-/// Asserts that an execution failed with `error`, and that its cause contains every one of `words`.
+/// Asserts that an execution failed with `error`, and that its cause contains each of `words`.
 pub fn ensure_failed(outcome: &Outcome, error: &str, words: &[&str]) -> Result<()> {
     ensure!(
         outcome.status == ExecutionStatus::Failed,
-        "it ended {:?}: {}",
+        "the execution should have failed, but its status is {:?}: {}",
         outcome.status,
         outcome.output
     );
     ensure!(
         outcome.error == error,
-        "it failed with {} and not {error}: {}",
+        "the execution failed with {}, expected {error}: {}",
         outcome.error,
         outcome.cause
     );

@@ -1,13 +1,12 @@
-//! Least privilege, proved by use: what roles may not do is refused, and what they may do is needed.
+//! Least privilege: a call beyond a role's policies is refused, and every granted permission is used.
 //!
-//! The local cloud judges every call of a role by the policies that Terraform gave that role, and keeps count.
+//! The local cloud checks every call of a role against its policies from Terraform, and counts the calls per grant.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use libtest_mimic::Arguments;
 use prepull_aws::ec2::config::{Credentials, SharedCredentialsProvider};
 use prepull_aws::ec2::types::{
     CreateVolumePermission, CreateVolumePermissionModifications, IamInstanceProfileSpecification,
@@ -24,43 +23,41 @@ use serde_json::json;
 
 use crate::fixture::{COPY_REGION, EVERY_OPTION, Fixture, SEALED, X86};
 
-/// The statements that no test can use, by role, and why they are there. The same reason stands beside each in Terraform.
+/// Statements that no test can use: role, statement and reason. Terraform gives the same reason next to each.
 const JUSTIFIED: &[(&str, &str, &str)] = &[
     (
         "builder",
         "Pull",
-        "nodes of the local cloud pull from its registry, which asks no IAM",
+        "nodes of the local cloud pull from its registry, which does not use IAM",
     ),
     (
         "builder",
         "TakeCommands",
-        "the local cloud plays the SSM agent itself",
+        "the local cloud acts as the SSM agent",
     ),
     (
         "launch-builder",
         "EndTheYounger",
-        "two calls at the same moment must find capacity in different places",
+        "only two concurrent calls that launch into different capacity pools need it",
     ),
     (
         "scheduler",
         "ReportFailures",
-        "the scheduler reports only what Lambda did not take, and the local cloud's takes everything",
+        "the scheduler reports only deliveries that Lambda rejects; the local cloud rejects none",
     ),
     (
         "state-machine",
         "DeliverLogs",
-        "the local cloud does not deliver the state machine's log",
+        "the local cloud does not deliver the log of the state machine",
     ),
 ];
 
-/// How AWS says that a caller may not do something: EC2, and all others.
+/// Error codes for a refused call: of EC2, and of all other services.
 const REFUSALS: [&str; 2] = ["UnauthorizedOperation", "AccessDeniedException"];
 
-pub async fn a_cache_with_every_option_is_built_and_published_everywhere(
-    fixture: Arc<Fixture>,
-) -> Result<()> {
+pub async fn cache_with_every_option_is_published_everywhere(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
-    // Only when a command is lost does pull-images look at its builder.
+    // pull-images looks at its builder only if a command is lost.
     let lost = json!({"service": "ssm", "action": "SendCommand", "caller": "pull-images",
         "effect": "lose-command", "status_name": "TimedOut"});
     world.cloud.add_fault(lost).await?;
@@ -70,20 +67,18 @@ pub async fn a_cache_with_every_option_is_built_and_published_everywhere(
     let pointer = names::pointer_parameter(&EVERY_OPTION.parse()?, X86);
     let copy = parameters::get(&there, &pointer)
         .await?
-        .with_context(|| format!("no pointer in {COPY_REGION}"))?;
+        .with_context(|| format!("the pointer in {COPY_REGION} is missing"))?;
     let copies = there.ec2.describe_snapshots().snapshot_ids(copy);
     ensure!(copies.send().await?.snapshots().len() == 1);
     Ok(())
 }
 
-pub async fn what_no_function_can_use_ends_in_the_dead_letter_queue(
-    fixture: Arc<Fixture>,
-) -> Result<()> {
+pub async fn unusable_events_end_in_the_dead_letter_queue(fixture: Arc<Fixture>) -> Result<()> {
     let cloud = &fixture.world.cloud;
     let outputs = fixture.world.deployment.outputs()?;
     let queue = outputs["dead_letter_queue_url"]["value"]
         .as_str()
-        .context("the module has this output")?;
+        .context("the module does not have this output")?;
     cloud.set(json!({"async_retry_seconds": 0.1})).await?;
     for stage in ["start-build", "clean-up"] {
         fixture
@@ -103,13 +98,15 @@ pub async fn what_no_function_can_use_ends_in_the_dead_letter_queue(
         };
         tokio::time::timeout(Duration::from_secs(60), reported)
             .await
-            .with_context(|| format!("{stage}'s failure is not in the queue"))??;
+            .with_context(|| {
+                format!("the dead-letter queue does not contain the failure of {stage}")
+            })??;
     }
     Ok(())
 }
 
-/// Runs before the tests below, which have calls refused on purpose.
-pub async fn no_call_was_refused(fixture: Arc<Fixture>) -> Result<()> {
+/// Must run before the checks below, which make calls that are refused.
+pub async fn functions_make_no_refused_call(fixture: Arc<Fixture>) -> Result<()> {
     let denials = fixture.world.cloud.denials().await?;
     let refused: BTreeSet<&str> = denials
         .iter()
@@ -120,14 +117,14 @@ pub async fn no_call_was_refused(fixture: Arc<Fixture>) -> Result<()> {
     Ok(())
 }
 
-pub async fn no_role_may_touch_what_is_foreign(fixture: Arc<Fixture>) -> Result<()> {
+pub async fn roles_cannot_touch_foreign_resources(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     let foreign = Box::pin(Foreign::make(world)).await?;
-    let before = foreign.look(world).await?;
+    let before = foreign.describe(world).await?;
     let roles: BTreeSet<String> = ours(world.cloud.grants().await?)
         .map(|grant| grant.role)
         .collect();
-    ensure!(roles.len() == 11, "these are not all roles: {roles:?}");
+    ensure!(roles.len() == 11, "expected 11 roles: {roles:?}");
     let mut carried_out = Vec::new();
     for role in &roles {
         for (attempt, answer) in attempts(world, role, &foreign).await? {
@@ -136,21 +133,16 @@ pub async fn no_role_may_touch_what_is_foreign(fixture: Arc<Fixture>) -> Result<
             }
         }
     }
-    let after = foreign.look(world).await?;
-    // What is left of it goes in any case, but what was done to it is told first.
+    let after = foreign.describe(world).await?;
+    // Removes the foreign resources in any case, but reports the violations first.
     let removed = foreign.remove(world).await;
     ensure!(carried_out.is_empty(), "not refused: {carried_out:#?}");
     ensure!(before == after, "{before} became {after}");
     removed
 }
 
-/// Holds only after all other tests: a run of some of them does not use every grant.
-pub async fn every_grant_is_used_or_justified(fixture: Arc<Fixture>) -> Result<()> {
-    let arguments = Arguments::from_args();
-    if arguments.filter.is_some() || !arguments.skip.is_empty() {
-        println!("Grants are counted only where all tests run.");
-        return Ok(());
-    }
+/// Must run after all other tests, because only a complete run uses every grant.
+pub async fn grants_are_used_or_justified(fixture: Arc<Fixture>) -> Result<()> {
     let mut uses: BTreeMap<(String, String), Vec<(String, u64)>> = BTreeMap::new();
     for grant in ours(fixture.world.cloud.grants().await?) {
         let statement = (short(&grant.role).to_owned(), grant.statement);
@@ -162,45 +154,49 @@ pub async fn every_grant_is_used_or_justified(fixture: Arc<Fixture>) -> Result<(
         .iter()
         .map(|(role, statement, _)| ((*role).to_owned(), (*statement).to_owned()))
         .collect();
-    let mut wrong = Vec::new();
+    let mut violations = Vec::new();
     for (statement, actions) in &uses {
         for (action, calls) in actions {
             match (calls, justified.contains(statement)) {
-                (0, false) => wrong.push(format!("{statement:?}: {action} is never used")),
-                (1.., true) => wrong.push(format!("{statement:?}: {action} is used after all")),
+                (0, false) => violations.push(format!("{statement:?}: {action} is never used")),
+                (1.., true) => violations.push(format!(
+                    "{statement:?}: {action} is listed as unused, but is used"
+                )),
                 _ => {}
             }
         }
     }
     for statement in &justified {
         if !uses.contains_key(statement) {
-            wrong.push(format!("{statement:?} is justified and not granted"));
+            violations.push(format!(
+                "{statement:?} is listed as unused, but is not granted"
+            ));
         }
     }
-    ensure!(wrong.is_empty(), "{wrong:#?}");
+    ensure!(violations.is_empty(), "{violations:#?}");
     Ok(())
 }
 
-/// The grants of the module's own roles.
+/// Keeps the grants of the module's own roles.
 fn ours(grants: Vec<Grant>) -> impl Iterator<Item = Grant> {
     grants
         .into_iter()
         .filter(|grant| grant.role.starts_with("prepull-"))
 }
 
-/// The part of a role's name that differs between roles.
+/// Returns the part of a role's name that differs between roles.
 fn short(role: &str) -> &str {
     let name = role.strip_prefix("prepull-").unwrap_or(role);
     name.strip_suffix(&format!("-{REGION}")).unwrap_or(name)
 }
 
-/// What belongs to others in the same account.
+/// Resources of other owners in the same account.
 struct Foreign {
-    /// Bears no tag at all.
+    /// Instance without a tag.
     untagged: InstanceId,
-    /// Bears another tool's.
+    /// Instance with the tag of another tool.
     tagged: InstanceId,
-    /// Bears ours, and waits for commands of ours only.
+    /// Instance with our tag, which may run only our commands.
     builder: InstanceId,
     volume: String,
     snapshot: String,
@@ -234,14 +230,14 @@ impl Foreign {
             .send()
             .await?
             .volume_id
-            .context("every volume has an ID")?;
+            .context("EC2 returned a volume without an ID")?;
         let snapshot = ec2
             .create_snapshot()
             .volume_id(&volume)
             .send()
             .await?
             .snapshot_id
-            .context("every snapshot has an ID")?;
+            .context("EC2 returned a snapshot without an ID")?;
         world
             .clients
             .ssm
@@ -264,7 +260,7 @@ impl Foreign {
         let image = "/aws/service/bottlerocket/aws-k8s-1.33/x86_64/latest/image_id";
         let image = parameters::get(&world.clients, image)
             .await?
-            .context("the local cloud knows Bottlerocket's AMIs")?;
+            .context("the local cloud does not have Bottlerocket's AMIs")?;
         Ok(Self {
             untagged,
             tagged,
@@ -275,8 +271,8 @@ impl Foreign {
         })
     }
 
-    /// Everything about it that the attempts below would change, as text.
-    async fn look(&self, world: &World) -> Result<String> {
+    /// Returns, as text, everything that the attempts below would change.
+    async fn describe(&self, world: &World) -> Result<String> {
         let clients = &world.clients;
         let mut instances: Vec<_> = clients
             .ec2
@@ -329,16 +325,16 @@ impl Foreign {
 }
 
 const ACCOUNT: &str = "123456789012";
-/// An instance profile with a role of the same name.
+/// Instance profile, with a role of the same name.
 const PROFILE: &str = "other-tool-admin";
 const PARAMETER: &str = "/team/settings";
-/// A cache's configuration, which is Terraform's to write and no role's.
+/// Configuration of a cache. Only Terraform may write it.
 const CONFIG: &str = "/prepull/config/smuggled";
 
-/// What was tried, and the code by which it was refused.
+/// An attempted action, and the error code of its refusal.
 type Attempt = (&'static str, String);
 
-/// Tries everything that a role must not do, with the role's own credentials.
+/// Attempts every forbidden action with the credentials of the role.
 async fn attempts(world: &World, role: &str, foreign: &Foreign) -> Result<Vec<Attempt>> {
     let keys = world.cloud.credentials(role).await?;
     let Role { ec2, ssm, sfn } = Role::with(&world.clients, &keys);
@@ -512,7 +508,7 @@ fn our_tag() -> Tag {
     Tag::builder().key(names::TAG_CACHE).value("web").build()
 }
 
-/// The error's code; empty where the call was carried out.
+/// Returns the error code, or an empty string if the call succeeded.
 fn code<T>(answer: Result<T, impl AwsError>) -> String {
     answer
         .err()
@@ -520,7 +516,7 @@ fn code<T>(answer: Result<T, impl AwsError>) -> String {
         .unwrap_or_default()
 }
 
-/// Clients that call as a role does.
+/// Clients that call with the credentials of a role.
 struct Role {
     ec2: ec2::Client,
     ssm: ssm::Client,

@@ -1,4 +1,4 @@
-//! What builds make that start from the snapshot of the build before.
+//! Builds that start from the snapshot of the previous build.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,19 +14,19 @@ use crate::fixture::{Fixture, X86};
 
 const VOLUME: GiB = GiB(4);
 
-/// How many builds follow the first one, each on the one before.
+/// Number of refreshes after the cold build, each based on the previous snapshot.
 const REFRESHES: u32 = 10;
 
-/// How much more the last volume of the chain may hold than one that is built from nothing, in percent.
-const MOST_GARBAGE: u64 = 20;
+/// Maximum extra disk usage of the last refresh compared with a cold build, in percent.
+const MAX_EXTRA_PERCENT: u64 = 20;
 
-/// Numbers that look random and are the same in every run, so that a failure comes again.
+/// Pseudo-random numbers that are the same in every run, so that failures are reproducible.
 struct Numbers(u64);
 
 impl Numbers {
-    /// One below `end`.
+    /// Returns a number below `end`.
     fn below(&mut self, end: usize) -> usize {
-        // Knuth's linear congruential generator (MMIX), whose high bits are the better ones.
+        // Knuth's linear congruential generator (MMIX). Its high bits are more random than its low bits.
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -35,13 +35,13 @@ impl Numbers {
     }
 }
 
-/// An image and what its containers print.
+/// An image and the message that its containers print.
 struct Pushed {
     image: Image,
     message: String,
 }
 
-/// What the cache holds: for each tag of one repository the content that was pushed last.
+/// Content of the cache: the last pushed content of each tag in one repository.
 #[derive(Default)]
 struct Images {
     contents: BTreeMap<usize, Pushed>,
@@ -57,7 +57,7 @@ impl Images {
         )
     }
 
-    /// Pushes new content under a tag: on the base that all tests share or on one of this test's own.
+    /// Pushes new content to a tag, on the base that all tests share or on a base of this test.
     async fn push(&mut self, fixture: &Fixture, tag: usize) -> Result<()> {
         self.pushed += 1;
         let base = match tag % 2 {
@@ -88,7 +88,7 @@ impl Images {
             .contents
             .keys()
             .nth(numbers.below(self.contents.len()))
-            .expect("it is below their number")
+            .expect("the index is below their number")
     }
 
     fn references(&self, fixture: &Fixture) -> Vec<String> {
@@ -99,9 +99,7 @@ impl Images {
     }
 }
 
-pub async fn a_chain_of_refreshes_holds_what_a_build_from_nothing_would(
-    fixture: Arc<Fixture>,
-) -> Result<()> {
+pub async fn chain_of_refreshes_matches_a_cold_build(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     let (mut images, mut numbers) = (Images::default(), Numbers(4));
     for tag in 0..4 {
@@ -113,7 +111,8 @@ pub async fn a_chain_of_refreshes_holds_what_a_build_from_nothing_would(
     let mut last = fixture.published(&cache).await?;
     let mut manifest = world.manifest(&cache, X86, &last).await?;
     for number in 0..REFRESHES {
-        // One changes; every second time one comes, and every third one goes, which may be the one that came or changed.
+        // Each round changes one image. Every second round adds an image and every third removes one, possibly the image that
+        // was just added or changed.
         let changed = images.any(&mut numbers);
         images.push(&fixture, changed).await?;
         if number % 2 == 1 {
@@ -130,7 +129,7 @@ pub async fn a_chain_of_refreshes_holds_what_a_build_from_nothing_would(
         manifest = world.manifest(&cache, X86, &snapshot).await?;
         ensure!(
             matches!(&manifest.base, Base::Snapshot { snapshot_id, .. } if *snapshot_id == last),
-            "refresh {number} started from {:?}, not from {last}",
+            "refresh {number} started from {:?}, expected {last}",
             manifest.base
         );
         holds(&fixture, &images, &manifest).await?;
@@ -142,18 +141,18 @@ pub async fn a_chain_of_refreshes_holds_what_a_build_from_nothing_would(
     let fresh = world.manifest(&fresh, X86, &snapshot).await?;
     ensure!(
         manifest.content_key == fresh.content_key,
-        "the chain ended with another content than a build from nothing"
+        "the content of the last refresh differs from that of a cold build"
     );
     ensure!(
-        manifest.used.0 * 100 <= fresh.used.0 * (100 + MOST_GARBAGE),
-        "after {REFRESHES} refreshes {} are in use, {} on a volume that was built from nothing",
+        manifest.used.0 * 100 <= fresh.used.0 * (100 + MAX_EXTRA_PERCENT),
+        "after {REFRESHES} refreshes {} are in use, but only {} after a cold build",
         manifest.used,
         fresh.used
     );
     Ok(())
 }
 
-/// Asserts that a snapshot holds every image with its digest, none that left the cache, and no secret.
+/// Asserts that a snapshot contains every image with its digest, no image that left the cache, and no secret.
 async fn holds(fixture: &Fixture, images: &Images, manifest: &Manifest) -> Result<()> {
     let world = &fixture.world;
     let snapshot = &manifest.snapshot_id;
@@ -164,31 +163,29 @@ async fn holds(fixture: &Fixture, images: &Images, manifest: &Manifest) -> Resul
             manifest.images.iter().any(
                 |held| held.reference.to_string() == reference && held.digest == image.digest()
             ),
-            "{snapshot} does not name {reference} with {}",
+            "the manifest of {snapshot} does not contain {reference} with {}",
             image.digest()
         );
         let run = world.cloud.run_container(&node, &reference).await?;
         ensure!(
             run.present && run.requests == 0 && run.pulled_bytes == 0 && run.exit_code == 0,
-            "{reference} did not start from {snapshot}: {run:?}"
+            "the container of {reference} did not start from {snapshot}: {run:?}"
         );
         ensure!(
             run.simulated || run.output.trim() == message,
-            "{reference} on {snapshot} is not what was pushed last: {run:?}"
+            "{reference} on {snapshot} is not the last push: {run:?}"
         );
     }
     for tag in &images.removed {
         let reference = Images::reference(fixture, *tag);
         let run = world.cloud.run_container(&node, &reference).await?;
-        ensure!(!run.present, "{snapshot} still holds {reference}");
+        ensure!(!run.present, "{snapshot} still contains {reference}");
     }
     world.terminate_node(&node).await?;
     holds_no_secret(&world.cloud.snapshot_files(snapshot, "/").await?)
 }
 
-pub async fn a_base_that_is_damaged_is_left_for_an_empty_volume(
-    fixture: Arc<Fixture>,
-) -> Result<()> {
+pub async fn damaged_base_is_replaced_by_an_empty_volume(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     let kept = fixture.image(X86, "kept")?;
     let staying = world.ecr.push("team/changing", "kept", &kept).await?;
@@ -201,7 +198,7 @@ pub async fn a_base_that_is_damaged_is_left_for_an_empty_volume(
         .cache(&fixture.config(&[&staying, &changing]).await?)
         .await?;
     let first = fixture.published(&cache).await?;
-    // containerd keeps a blob in a file that is named after its digest.
+    // containerd stores a blob in a file named after its digest.
     let digest = kept.digest();
     let name = digest.as_str().trim_start_matches("sha256:");
     world.cloud.damage_snapshot(&first, name).await?;
@@ -211,15 +208,15 @@ pub async fn a_base_that_is_damaged_is_left_for_an_empty_volume(
     let second = fixture.published(&cache).await?;
     let manifest = world.manifest(&cache, X86, &second).await?;
     let Base::Empty { reason } = &manifest.base else {
-        anyhow::bail!("{second} was built on what is damaged");
+        anyhow::bail!("{second} was built on the damaged base");
     };
     ensure!(
         reason.contains(first.as_str()) && reason.contains("VerifyFailed"),
-        "the manifest says: {reason}"
+        "the manifest gives another reason: {reason}"
     );
     ensure!(
         world.count_calls("RunInstances").await? == 2,
-        "one builder was to be launched on the base and one without"
+        "expected two builders, one from the base and one without"
     );
     let node = world.start_node(Some(&second), X86, VOLUME).await?;
     for reference in [&staying, &changing] {

@@ -1,4 +1,4 @@
-//! The module: applied by the fixture, planned again, destroyed.
+//! The Terraform module. The fixture applies it; these tests plan it again and destroy it.
 
 use std::sync::Arc;
 
@@ -8,22 +8,22 @@ use prepull_tests::deployment::Changes;
 
 use crate::fixture::Fixture;
 
-pub async fn a_second_plan_has_no_changes(fixture: Arc<Fixture>) -> Result<()> {
+pub async fn second_plan_finds_no_changes(fixture: Arc<Fixture>) -> Result<()> {
     let (changes, plan) =
         tokio::task::spawn_blocking(move || fixture.world.deployment.plan()).await??;
     ensure!(changes == Changes::None, "{plan}");
     Ok(())
 }
 
-pub async fn what_terraform_stores_is_what_the_functions_read(fixture: Arc<Fixture>) -> Result<()> {
+pub async fn functions_read_every_field_terraform_stores(fixture: Arc<Fixture>) -> Result<()> {
     for name in ["pushed", "nightly", "template"] {
         let stored = fixture.world.stored_config(name).await?;
         let config = CacheConfig::parse(&name.parse()?, &stored.to_string())?;
-        // Field by field: one that Terraform forgot would be read as its default.
+        // Compares every field, because parsing replaces a missing field by its default.
         let read = serde_json::to_value(&config)?;
         ensure!(
             read == stored,
-            "{name} is stored as {stored} and read as {read}"
+            "{name} is stored as {stored}, but parsed as {read}"
         );
     }
     Ok(())
@@ -35,7 +35,7 @@ pub async fn destroy_leaves_nothing(fixture: Arc<Fixture>) -> Result<()> {
     let machines = world.clients.sfn.list_state_machines().send().await?;
     ensure!(
         machines.state_machines().is_empty(),
-        "state machines are left: {machines:?}"
+        "destroy left state machines behind: {machines:?}"
     );
     let documents = world
         .clients
@@ -51,7 +51,7 @@ pub async fn destroy_leaves_nothing(fixture: Arc<Fixture>) -> Result<()> {
         .await?;
     ensure!(
         documents.document_identifiers().is_empty(),
-        "documents are left: {documents:?}"
+        "destroy left documents behind: {documents:?}"
     );
     let groups = world.clients.ec2.describe_security_groups().send().await?;
     let ours: Vec<_> = groups
@@ -59,6 +59,9 @@ pub async fn destroy_leaves_nothing(fixture: Arc<Fixture>) -> Result<()> {
         .iter()
         .filter(|g| g.group_name() != Some("default"))
         .collect();
-    ensure!(ours.is_empty(), "security groups are left: {ours:?}");
+    ensure!(
+        ours.is_empty(),
+        "destroy left security groups behind: {ours:?}"
+    );
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What starts a build, and what does not.
+//! Triggers that start a build, and events that do not.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use crate::fixture::{DEBOUNCE_SECONDS, Fixture, X86, ensure_succeeded};
 
-/// Long enough for a push to have started what it starts.
+/// Wait after a push until the build that it triggers must have started.
 const DEBOUNCED: Duration = Duration::from_secs(2 * DEBOUNCE_SECONDS as u64 + 1);
 
-pub async fn a_push_to_ecr_starts_a_build(fixture: Arc<Fixture>) -> Result<()> {
+pub async fn push_to_ecr_starts_a_build(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     let before = world.executions("pushed").await?.len();
     world
@@ -23,11 +23,11 @@ pub async fn a_push_to_ecr_starts_a_build(fixture: Arc<Fixture>) -> Result<()> {
     world
         .published("pushed", X86)
         .await?
-        .context("the build published a snapshot")?;
+        .context("the build published no snapshot")?;
     Ok(())
 }
 
-pub async fn a_burst_of_pushes_becomes_one_build(fixture: Arc<Fixture>) -> Result<()> {
+pub async fn burst_of_pushes_starts_one_build(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     let before = world.executions("pushed").await?.len();
     let images = (0..5)
@@ -37,7 +37,7 @@ pub async fn a_burst_of_pushes_becomes_one_build(fixture: Arc<Fixture>) -> Resul
     for image in &images {
         world.ecr.push("team/pushed", "v1", image).await?;
     }
-    // Five pushes in a moment fall into one window, or into two where its end lies between them.
+    // Five quick pushes fall into one debounce window, or into two if a window ends between them.
     let windows = 2 + usize::try_from(start.elapsed().as_secs() / u64::from(DEBOUNCE_SECONDS))?;
     let execution = world.await_start("pushed", before).await?;
     ensure_succeeded(&world.await_end(&execution).await?)?;
@@ -54,21 +54,21 @@ pub async fn a_burst_of_pushes_becomes_one_build(fixture: Arc<Fixture>) -> Resul
     let published = world
         .published("pushed", X86)
         .await?
-        .context("a snapshot is published")?;
+        .context("no snapshot is published")?;
     let manifest = world.manifest("pushed", X86, &published).await?;
     ensure!(
         manifest.images.iter().any(|image| images
             .last()
             .is_some_and(|last| image.digest == last.digest())),
-        "the last push is not in the published snapshot: {manifest:?}"
+        "the published snapshot does not contain the last push: {manifest:?}"
     );
     Ok(())
 }
 
-pub async fn a_schedule_that_fires_starts_a_build(fixture: Arc<Fixture>) -> Result<()> {
+pub async fn schedule_starts_a_build(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     let before = world.executions("nightly").await?.len();
-    // A night passes in about four seconds.
+    // The schedule's clock is accelerated: one night takes about four seconds.
     world.cloud.set(json!({"schedule_speed": 20_000})).await?;
     let execution = world.await_start("nightly", before).await?;
     world.cloud.set(json!({"schedule_speed": 1})).await?;
@@ -76,7 +76,7 @@ pub async fn a_schedule_that_fires_starts_a_build(fixture: Arc<Fixture>) -> Resu
     world
         .published("nightly", X86)
         .await?
-        .context("the build published a snapshot")?;
+        .context("the build published no snapshot")?;
     tokio::time::sleep(DEBOUNCED).await;
     for execution in world.executions("nightly").await? {
         ensure_succeeded(&world.await_end(&execution).await?)?;
@@ -84,14 +84,14 @@ pub async fn a_schedule_that_fires_starts_a_build(fixture: Arc<Fixture>) -> Resu
     Ok(())
 }
 
-pub async fn a_plain_execution_with_a_cache_builds_it(fixture: Arc<Fixture>) -> Result<()> {
+pub async fn plain_execution_builds_its_cache(fixture: Arc<Fixture>) -> Result<()> {
     let config = fixture.config(&[&fixture.api]).await?;
     let cache = fixture.cache(&config).await?;
     fixture.published(&cache).await?;
     Ok(())
 }
 
-pub async fn an_event_that_is_none_is_refused_with_its_reason(fixture: Arc<Fixture>) -> Result<()> {
+pub async fn invalid_event_is_refused_with_its_reason(fixture: Arc<Fixture>) -> Result<()> {
     let event = |detail: Value| {
         json!({
             "version": "0", "id": "12345678-1234-1234-1234-123456789012", "detail-type": "ECR Image Action",
@@ -109,7 +109,7 @@ pub async fn an_event_that_is_none_is_refused_with_its_reason(fixture: Arc<Fixtu
     let mut tagless = detail.clone();
     tagless
         .as_object_mut()
-        .context("it is an object")?
+        .context("the input is not an object")?
         .remove("image-tag");
     let before = fixture.world.executions("pushed").await?.len();
     for (input, word) in [
@@ -130,7 +130,7 @@ pub async fn an_event_that_is_none_is_refused_with_its_reason(fixture: Arc<Fixtu
         let message = answer["errorMessage"].as_str().unwrap_or_default();
         ensure!(
             message.contains(word),
-            "{input} is refused without {word:?}: {message}"
+            "the refusal of {input} does not contain {word:?}: {message}"
         );
     }
     ensure!(
@@ -140,7 +140,7 @@ pub async fn an_event_that_is_none_is_refused_with_its_reason(fixture: Arc<Fixtu
     Ok(())
 }
 
-pub async fn a_push_that_no_cache_names_starts_nothing(fixture: Arc<Fixture>) -> Result<()> {
+pub async fn push_of_unused_image_starts_nothing(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     world.cloud.forget_calls().await?;
     world

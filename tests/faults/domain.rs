@@ -1,4 +1,4 @@
-//! The faults that no single call shows: of machines, of people, and of everything that happens twice.
+//! Domain faults, which are not tied to one call: faults of machines, actions of people, and duplicate deliveries.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -11,33 +11,33 @@ use serde_json::{Value, json};
 
 use crate::worker::{ARCHITECTURE, Expectation, Worker};
 
-/// How long what must come may take.
-const WITHIN: Duration = Duration::from_mins(4);
+/// Time limit for an expected state or event.
+const TIME_LIMIT: Duration = Duration::from_mins(4);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     AgentNeverRegisters,
-    AdminContainerNeverComes,
+    AdminContainerNeverStarts,
     VolumeStuckStopping,
     NoCapacityAtFirst,
     NoCapacityAnywhere,
     QuotaExceeded,
     LaunchFails,
     BuilderDiesWhilePulling,
-    /// A command that never runs, and how Systems Manager says so.
+    /// Document of a command that never runs, and its status in Systems Manager.
     CommandLost(&'static str, &'static str),
-    RegistryDownHalfWay,
+    RegistryFailsDuringPull,
     DiskFull,
     OneImageOfEightFails,
     SnapshotEndsInError,
-    PointerRefused,
-    /// A person stops the execution in this state.
+    PointerWriteFails,
+    /// A person stops the execution in this state of the state machine.
     Stopped(&'static str),
     ExecutionTimesOut,
     EventDeliveredTwice,
-    TwoBuildsAtOnce,
-    StagesTwiceInARow,
-    StagesTwiceAtOnce,
+    ConcurrentBuilds,
+    StagesRunTwiceInSequence,
+    StagesRunTwiceConcurrently,
     OnlyTheStateMachineCleansUp,
     OnlyTheStatusEventCleansUp,
     OnlyTheSweepCleansUp,
@@ -64,27 +64,27 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// All of them, those first that take minutes.
+    /// Returns all faults. The ones that take minutes come first.
     pub fn all() -> Vec<Self> {
         let mut cases = vec![
             Self::AgentNeverRegisters,
-            Self::AdminContainerNeverComes,
+            Self::AdminContainerNeverStarts,
             Self::VolumeStuckStopping,
             Self::NoCapacityAtFirst,
             Self::NoCapacityAnywhere,
             Self::QuotaExceeded,
             Self::LaunchFails,
             Self::BuilderDiesWhilePulling,
-            Self::RegistryDownHalfWay,
+            Self::RegistryFailsDuringPull,
             Self::DiskFull,
             Self::OneImageOfEightFails,
             Self::SnapshotEndsInError,
-            Self::PointerRefused,
+            Self::PointerWriteFails,
             Self::ExecutionTimesOut,
             Self::EventDeliveredTwice,
-            Self::TwoBuildsAtOnce,
-            Self::StagesTwiceInARow,
-            Self::StagesTwiceAtOnce,
+            Self::ConcurrentBuilds,
+            Self::StagesRunTwiceInSequence,
+            Self::StagesRunTwiceConcurrently,
             Self::OnlyTheStateMachineCleansUp,
             Self::OnlyTheStatusEventCleansUp,
             Self::OnlyTheSweepCleansUp,
@@ -108,11 +108,11 @@ impl Fault {
         cases
     }
 
-    /// Whether it is waited for as long as a builder has: ten minutes.
+    /// Returns whether the case takes the whole time limit of a builder: ten minutes.
     pub fn takes_minutes(self) -> bool {
         matches!(
             self,
-            Self::AgentNeverRegisters | Self::AdminContainerNeverComes | Self::VolumeStuckStopping
+            Self::AgentNeverRegisters | Self::AdminContainerNeverStarts | Self::VolumeStuckStopping
         )
     }
 
@@ -124,7 +124,7 @@ impl Fault {
                 worker.set(json!({"agent_seconds": 3600})).await?;
                 fails(worker, "NeverReady").await
             }
-            Self::AdminContainerNeverComes => {
+            Self::AdminContainerNeverStarts => {
                 worker.set(json!({"admin_seconds": 3600})).await?;
                 fails(worker, "NeverReady").await
             }
@@ -158,7 +158,7 @@ impl Fault {
                     "status_name": status, "resource": format!("prepull-{document}")});
                 survives(worker, fault).await
             }
-            Self::RegistryDownHalfWay => registry_down(worker).await,
+            Self::RegistryFailsDuringPull => registry_down(worker).await,
             Self::DiskFull => {
                 worker.set(json!({"disk_full_after_bytes": 10})).await?;
                 fails(worker, "DiskFull").await
@@ -168,7 +168,7 @@ impl Fault {
                 worker.set(json!({"snapshot_errors": 1})).await?;
                 fails(worker, "SnapshotFailed").await
             }
-            Self::PointerRefused => {
+            Self::PointerWriteFails => {
                 let pointer = format!("/prepull/{}/*/snapshot-id", worker.cache);
                 worker
                     .inject(
@@ -185,10 +185,10 @@ impl Fault {
                 let outcome = worker.end(&execution).await?;
                 ensure!(
                     outcome.status == ExecutionStatus::TimedOut,
-                    "it ended {:?}",
+                    "the execution ended with {:?}",
                     outcome.status
                 );
-                worker.is_announced(&execution).await?;
+                worker.emits_event(&execution).await?;
                 Ok(Expectation::Clean)
             }
             Self::EventDeliveredTwice => {
@@ -202,7 +202,7 @@ impl Fault {
                 worker.is_invoked_twice("start-build", pushed).await?;
                 Ok(Expectation::Clean)
             }
-            Self::TwoBuildsAtOnce => {
+            Self::ConcurrentBuilds => {
                 let first = worker.world.start_build(&worker.cache).await?;
                 worker.builder(&first).await?;
                 worker.push().await?;
@@ -211,23 +211,23 @@ impl Fault {
                 worker.publishes(&second).await?;
                 Ok(Expectation::Clean)
             }
-            Self::StagesTwiceInARow => succeeds_twice(worker, "twice").await,
-            Self::StagesTwiceAtOnce => succeeds_twice(worker, "twice-at-once").await,
+            Self::StagesRunTwiceInSequence => succeeds_twice(worker, "twice").await,
+            Self::StagesRunTwiceConcurrently => succeeds_twice(worker, "twice-at-once").await,
             Self::OnlyTheStateMachineCleansUp => {
-                cleans_up_without(worker, CleanUpBy::StatusEvent).await
+                leaves_nothing_without(worker, CleanUpBy::StatusEvent).await
             }
             Self::OnlyTheStatusEventCleansUp => {
-                cleans_up_without(worker, CleanUpBy::StateMachine).await
+                leaves_nothing_without(worker, CleanUpBy::StateMachine).await
             }
             Self::OnlyTheSweepCleansUp => {
                 let by_event = break_clean_up(worker, CleanUpBy::StatusEvent).await?;
                 let by_machine = break_clean_up(worker, CleanUpBy::StateMachine).await?;
                 fails_to_pull(worker).await?;
-                is_broken(worker, &by_machine).await?;
-                is_broken(worker, &by_event).await?;
+                await_clean_up_failure(worker, &by_machine).await?;
+                await_clean_up_failure(worker, &by_event).await?;
                 ensure!(
-                    !worker.leftovers().await?.is_empty(),
-                    "something else than the sweep cleaned up"
+                    !worker.remaining_resources().await?.is_empty(),
+                    "nothing is left although both other clean-up paths are broken"
                 );
                 Ok(Expectation::Swept)
             }
@@ -235,16 +235,16 @@ impl Fault {
     }
 }
 
-/// The build succeeds with `fault` in it.
+/// Asserts that a build with `fault` succeeds.
 async fn survives(worker: &mut Worker, fault: Value) -> Result<Expectation> {
     let fault = worker.inject(fault).await?;
     let execution = worker.trigger().await?;
     worker.publishes(&execution).await?;
-    ensure!(worker.hits(&fault).await? > 0, "the fault did not come up");
+    ensure!(worker.hits(&fault).await? > 0, "the fault hit no call");
     Ok(Expectation::Clean)
 }
 
-/// The build succeeds while every invocation of a stage is carried out twice.
+/// Asserts that a build succeeds if every stage is invoked twice.
 async fn succeeds_twice(worker: &mut Worker, deliveries: &str) -> Result<Expectation> {
     worker.set(json!({"deliveries": deliveries})).await?;
     let execution = worker.trigger().await?;
@@ -277,7 +277,7 @@ fn no_capacity(times: Option<u32>) -> Value {
 async fn builder_dies(worker: &mut Worker) -> Result<Expectation> {
     let execution = worker.trigger().await?;
     let builder = worker.builder(&execution).await?;
-    comes_to(worker, &execution, "pull-images").await?;
+    await_state(worker, &execution, "PullImages").await?;
     worker.world.cloud.cut_power(&builder).await?;
     worker.fails(&execution, &["BuilderLost"]).await?;
     Ok(Expectation::Clean)
@@ -318,7 +318,10 @@ async fn one_of_eight(worker: &mut Worker) -> Result<Expectation> {
             .push(&repository, "v1", &broken)
             .await?,
     );
-    let broken = images.last().context("one is broken")?.clone();
+    let broken = images
+        .last()
+        .context("the list of images is empty")?
+        .clone();
     worker
         .configure(|config| {
             if let Some(all) = config["images"].as_array_mut() {
@@ -331,14 +334,14 @@ async fn one_of_eight(worker: &mut Worker) -> Result<Expectation> {
     let outcome = worker.fails(&execution, &["PullFailed"]).await?;
     ensure!(
         outcome.cause.contains(&broken),
-        "the cause does not name {broken}: {}",
+        "the cause does not contain {broken}: {}",
         outcome.cause
     );
     Ok(Expectation::Clean)
 }
 
-/// Waits until the execution is in `state`.
-async fn comes_to(worker: &Worker, execution: &ExecutionArn, state: &str) -> Result<()> {
+/// Waits until the execution enters `state`.
+async fn await_state(worker: &Worker, execution: &ExecutionArn, state: &str) -> Result<()> {
     let start = Instant::now();
     loop {
         if worker.is_started(execution).await? {
@@ -359,8 +362,8 @@ async fn comes_to(worker: &Worker, execution: &ExecutionArn, state: &str) -> Res
             }
         }
         ensure!(
-            start.elapsed() < WITHIN,
-            "the build does not come to {state}"
+            start.elapsed() < TIME_LIMIT,
+            "the build did not enter {state}"
         );
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
@@ -368,38 +371,38 @@ async fn comes_to(worker: &Worker, execution: &ExecutionArn, state: &str) -> Res
 
 async fn stopped(worker: &mut Worker, state: &str) -> Result<Expectation> {
     let execution = worker.trigger().await?;
-    comes_to(worker, &execution, state).await?;
+    await_state(worker, &execution, state).await?;
     worker.world.stop_build(&execution).await?;
     let outcome = worker.end(&execution).await?;
     ensure!(
         outcome.status == ExecutionStatus::Aborted,
-        "it ended {:?}",
+        "the execution ended with {:?}",
         outcome.status
     );
-    worker.is_announced(&execution).await?;
+    worker.emits_event(&execution).await?;
     Ok(Expectation::Clean)
 }
 
-/// Who calls clean-up.
+/// Caller of clean-up.
 enum CleanUpBy {
     StateMachine,
     StatusEvent,
 }
 
-/// One of the two is enough for a failed build to leave nothing.
-async fn cleans_up_without(worker: &mut Worker, by: CleanUpBy) -> Result<Expectation> {
+/// Asserts that a failed build leaves nothing behind if `by` cannot call clean-up.
+async fn leaves_nothing_without(worker: &mut Worker, by: CleanUpBy) -> Result<Expectation> {
     let broken = break_clean_up(worker, by).await?;
     fails_to_pull(worker).await?;
     worker.nothing_is_left().await?;
-    is_broken(worker, &broken).await?;
+    await_clean_up_failure(worker, &broken).await?;
     Ok(Expectation::Clean)
 }
 
-/// Keeps clean-up from doing anything where it is called so.
+/// Makes clean-up fail if `by` calls it. Returns the ID of the fault.
 async fn break_clean_up(worker: &mut Worker, by: CleanUpBy) -> Result<String> {
     let mut fault = json!({"service": "ec2", "action": "DescribeInstances", "caller": "clean-up",
         "code": "UnauthorizedOperation", "status": 403, "times": null});
-    // The event names the execution by its ARN, the state machine by its name.
+    // The event contains the ARN of the execution, the state machine passes its name.
     fault["invocation"] = json!(match by {
         CleanUpBy::StateMachine => format!("\"execution\": \"{}-", worker.cache),
         CleanUpBy::StatusEvent => format!("execution:prepull-build:{}-", worker.cache),
@@ -407,17 +410,20 @@ async fn break_clean_up(worker: &mut Worker, by: CleanUpBy) -> Result<String> {
     worker.inject(fault).await
 }
 
-/// Waits until clean-up has failed of a fault, so that it was not this way that cleaned up.
-async fn is_broken(worker: &Worker, fault: &str) -> Result<()> {
+/// Waits until `fault` has made clean-up fail, which proves that this caller did not clean up.
+async fn await_clean_up_failure(worker: &Worker, fault: &str) -> Result<()> {
     let start = Instant::now();
     while worker.hits(fault).await? == 0 {
-        ensure!(start.elapsed() < WITHIN, "clean-up was not called this way");
+        ensure!(
+            start.elapsed() < TIME_LIMIT,
+            "this caller did not call clean-up"
+        );
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     Ok(())
 }
 
-/// A build that fails with its builder running.
+/// Runs a build that fails while its builder runs.
 async fn fails_to_pull(worker: &mut Worker) -> Result<()> {
     worker
         .inject(

@@ -1,11 +1,11 @@
-//! Any fault, at any call: nothing is left behind, and nothing wrong is published.
+//! The fault matrix: after any fault at any call, nothing is left behind and nothing incorrect is published.
 //!
-//! A clean build is recorded, and every AWS call that a function made in it is made to fail in every way that a call can
-//! fail ([`matrix`]); then come the faults that no call shows ([`domain`]). Each case is a build with one fault in it, on
-//! a cache of its own. After each, whatever became of the build, [`worker`] holds the world to the same few promises.
+//! The suite records a clean build. Then it makes each AWS call of its functions fail in every possible way
+//! ([`matrix`]). Other faults are not tied to a call ([`domain`]). Each case is a build with one fault, on its own
+//! cache. After each case [`worker`] checks the same invariants, whether the build succeeded or failed.
 //!
-//! Nodes are simulated and the waits of the state machine's retries are short, so that many builds run side by side: what
-//! is tried here is everything between the nodes.
+//! Nodes are simulated and the retries of the state machine wait only briefly, so that many builds run concurrently.
+//! The suite tests everything except the nodes.
 
 mod domain;
 mod matrix;
@@ -18,12 +18,13 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
 use prepull_tests::Environment;
+use prepull_tests::suite::report_as_ignored;
 use tokio::runtime::Runtime;
 
 use crate::report::Report;
-use crate::worker::{LANES, Worker, Workers};
+use crate::worker::{WORKERS, Worker, Workers};
 
-/// One build with one fault in it.
+/// A build with one fault.
 struct Case {
     name: String,
     run: CaseRun,
@@ -44,21 +45,22 @@ impl CaseRun {
     }
 }
 
-/// Where it is set, one of so many calls' cases is run, and none of those that wait for minutes. `cargo xtask test` sets
-/// it, unless it is told to run everything.
+/// Environment variable with a sampling step N. If it is set, the suite runs the cases of every Nth call and skips cases
+/// that wait for minutes. `cargo xtask test` sets it, except for a full run.
 const SAMPLE: &str = "PREPULL_FAULTS_SAMPLE";
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     let environment = match Environment::read() {
         Ok(environment) => environment,
-        // Plain `cargo test` comes by here too. `cargo xtask test` always sets what is missing.
+        // Plain `cargo test` also starts this suite. `cargo xtask test` sets the missing variables.
         Err(error) => {
             eprintln!("the fault matrix is skipped: {error}");
-            return ExitCode::SUCCESS;
+            // The cases are unknown before a clean build.
+            return report_as_ignored(&arguments, ["fault_matrix"]).exit_code();
         }
     };
-    let runtime = Arc::new(Runtime::new().expect("threads can be started"));
+    let runtime = Arc::new(Runtime::new().expect("the runtime can start its threads"));
     let (workers, cases) = match runtime.block_on(set_up(environment)) {
         Ok(set_up) => set_up,
         Err(error) => {
@@ -70,7 +72,7 @@ fn main() -> ExitCode {
     let trials = cases
         .into_iter()
         .map(|case| trial(case, &runtime, &workers, &report));
-    arguments.test_threads = Some(LANES);
+    arguments.test_threads = Some(WORKERS);
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     if let Err(error) = report.finish() {
         eprintln!("{error:#}");
@@ -83,13 +85,13 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// Starts the worlds and records a clean build, which says what the cases are.
+/// Starts the worlds and records a clean build, which determines the cases.
 async fn set_up(environment: Environment) -> Result<(Workers, Vec<Case>)> {
     let workers = Workers::open(&environment).await?;
     let calls = workers.record().await.context("the clean build")?;
     let step = std::env::var(SAMPLE).map_or(Ok(1), |step| {
         step.parse()
-            .with_context(|| format!("{SAMPLE}={step} is no number"))
+            .with_context(|| format!("{SAMPLE}={step} is not a number"))
     })?;
     let calls = matrix::cases(&calls);
     let domain = domain::Fault::all();

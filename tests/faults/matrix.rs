@@ -1,4 +1,4 @@
-//! Every call of a clean build, made to fail in every way.
+//! Call faults: each call of a clean build fails in every way.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,32 +10,32 @@ use serde_json::{Value, json};
 
 use crate::worker::{Expectation, Worker};
 
-/// How often a case is tried whose call does not come.
+/// Maximum attempts of a case in which the build never makes the call.
 const ATTEMPTS: usize = 3;
 
-/// How a call fails.
+/// The way in which a call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Effect {
-    /// Refused once, as too many: the SDK tries again.
+    /// Throttled once. The SDK retries.
     ThrottledOnce,
-    /// Refused as too many, whoever tries however often.
-    ThrottledForEver,
-    /// 5xx for as often as the SDK tries: the state machine calls the stage again.
+    /// Throttled for every caller and every attempt.
+    ThrottledAlways,
+    /// 5xx for every attempt of the SDK. The state machine calls the stage again.
     Unavailable,
-    /// IAM forbids it, as a boundary or a key policy may at any time.
+    /// Denied by IAM, as a permissions boundary or a key policy can do at any time.
     Denied,
-    /// Carried out, but the connection breaks before the answer.
+    /// Carried out, but the connection breaks before the answer arrives.
     AnswerLost,
-    /// Carried out, and then the function's process is gone.
+    /// Carried out, then the process of the function dies.
     Killed,
-    /// Carried out, and then the function's time is over.
+    /// Carried out, then the function times out.
     TimedOut,
 }
 
 impl Effect {
     pub const ALL: [Self; 7] = [
         Self::ThrottledOnce,
-        Self::ThrottledForEver,
+        Self::ThrottledAlways,
         Self::Unavailable,
         Self::Denied,
         Self::AnswerLost,
@@ -43,11 +43,11 @@ impl Effect {
         Self::TimedOut,
     ];
 
-    /// The fault as the local cloud takes it, in the words of the service.
+    /// Returns the fault in the local cloud's format, with the error code of the service.
     fn fault(self, service: &str) -> Value {
         let is_ec2 = service == "ec2";
         match self {
-            Self::ThrottledOnce | Self::ThrottledForEver => {
+            Self::ThrottledOnce | Self::ThrottledAlways => {
                 let code = if is_ec2 {
                     "RequestLimitExceeded"
                 } else {
@@ -80,7 +80,7 @@ impl fmt::Display for Effect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::ThrottledOnce => "throttled-once",
-            Self::ThrottledForEver => "throttled-for-ever",
+            Self::ThrottledAlways => "throttled-always",
             Self::Unavailable => "unavailable",
             Self::Denied => "denied",
             Self::AnswerLost => "answer-lost",
@@ -90,36 +90,36 @@ impl fmt::Display for Effect {
     }
 }
 
-/// A place in a build where a call is made.
+/// A call site in a build.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Site {
     stage: String,
     service: String,
     action: String,
-    /// What the call names, `{cache}` for the cache and `*` for what differs from build to build.
+    /// Resource in the call, with `{cache}` for the cache and `*` for parts that differ between builds.
     resource: Option<String>,
 }
 
-/// One call, failing in one way.
+/// One call that fails in one way.
 #[derive(Debug, Clone)]
 pub struct CallFault {
     site: Site,
-    /// So many calls at the same site go well before.
+    /// Number of successful calls at the same site before the fault.
     skip: usize,
     effect: Effect,
 }
 
-/// How a build with the fault in it is to end.
+/// Expected end of a build with the fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
     Succeeds,
     Fails(&'static str),
-    /// No build was started, and the event lies where an operator finds it.
-    Buried,
+    /// No build was started, and the event is in the dead-letter queue.
+    DeadLetter,
 }
 
-/// The cases that a recorded build yields: each site in each way. Where a stage comes back to a site after other calls,
-/// the second time is a site of its own; waiting makes the later times vary from build to build.
+/// Returns the cases of a recorded build: each call site with each effect. If a stage returns to a site after other
+/// calls, the second visit is a separate site. Later visits are ignored, because polling makes them vary between builds.
 pub fn cases(calls: &[Call]) -> Vec<CallFault> {
     let mut sites: BTreeMap<Site, Vec<usize>> = BTreeMap::new();
     let mut seen: BTreeMap<Site, usize> = BTreeMap::new();
@@ -157,20 +157,20 @@ pub fn cases(calls: &[Call]) -> Vec<CallFault> {
 impl CallFault {
     pub async fn run(&self, worker: &mut Worker) -> Result<Expectation> {
         worker.prepare().await?;
-        // What clean-up was to remove another worker's sweep may have removed a moment before.
+        // The sweep of another worker may already have removed the resources that this clean-up should remove.
         for _ in 0..ATTEMPTS {
             if self.hits(worker).await? {
-                return Ok(if self.stage_is("clean-up") && self.is_for_ever() {
+                return Ok(if self.stage_is("clean-up") && self.is_permanent() {
                     Expectation::Swept
                 } else {
                     Expectation::Clean
                 });
             }
         }
-        bail!("the build never came to this call")
+        bail!("the build never made this call")
     }
 
-    /// Runs a build with the fault in it, and tells whether the fault came up.
+    /// Runs a build with the fault, and returns whether the fault hit a call.
     async fn hits(&self, worker: &mut Worker) -> Result<bool> {
         worker.push().await?;
         let mut fault = self.effect.fault(&self.site.service);
@@ -186,13 +186,13 @@ impl CallFault {
         let outcome = match self.ending() {
             Ending::Succeeds => worker.publishes(&execution).await,
             Ending::Fails(error) => worker.fails(&execution, &[error]).await.map(drop),
-            Ending::Buried => worker.is_buried(&execution).await,
+            Ending::DeadLetter => worker.ends_in_dead_letter_queue(&execution).await,
         };
-        if worker.lift(&fault).await? == 0 {
+        if worker.remove_fault(&fault).await? == 0 {
             worker
                 .publishes(&execution)
                 .await
-                .context("a build in which the fault did not come up")?;
+                .context("a build in which the fault hit no call")?;
             return Ok(false);
         }
         outcome.map(|()| true)
@@ -202,32 +202,32 @@ impl CallFault {
         self.site.stage == stage
     }
 
-    fn is_for_ever(&self) -> bool {
-        matches!(self.effect, Effect::ThrottledForEver | Effect::Denied)
+    fn is_permanent(&self) -> bool {
+        matches!(self.effect, Effect::ThrottledAlways | Effect::Denied)
     }
 
-    /// What passes by itself is survived; what does not ends the build with the error of the call, unless the stage can do
-    /// without it.
+    /// Returns the expected end: a build survives a temporary fault. A permanent fault fails the build with the error of
+    /// the call, unless the stage does not need the call.
     fn ending(&self) -> Ending {
-        if !self.is_for_ever() {
+        if !self.is_permanent() {
             return Ending::Succeeds;
         }
         match self.site.stage.as_str() {
-            "start-build" => Ending::Buried,
-            // The sweep does what it could not.
+            "start-build" => Ending::DeadLetter,
+            // The sweep removes the rest.
             "clean-up" => Ending::Succeeds,
-            // Nodes use the snapshot by then: what is denied only tells of it.
+            // The snapshot is already published. The denied call is only a notification.
             "publish-snapshot"
                 if self.effect == Effect::Denied
                     && ["CreateTags", "PutEvents"].contains(&self.site.action.as_str()) =>
             {
                 Ending::Succeeds
             }
-            // A registry that denies an image has an error of its own, which tells whose policy to look at.
+            // A registry that denies an image has its own error, which shows the policy to check.
             "plan-build" if self.site.service == "ecr" && self.effect == Effect::Denied => {
                 Ending::Fails("RegistryDenied")
             }
-            _ if self.effect == Effect::ThrottledForEver => Ending::Fails("Throttled"),
+            _ if self.effect == Effect::ThrottledAlways => Ending::Fails("Throttled"),
             _ => Ending::Fails("AccessDenied"),
         }
     }
@@ -243,7 +243,7 @@ impl fmt::Display for CallFault {
         } = &self.site;
         write!(f, "{stage}/{service}:{action}")?;
         if let Some(resource) = resource {
-            // Of an ARN the last part says enough.
+            // The last part of an ARN is enough.
             write!(f, "({})", resource.rsplit(':').next().unwrap_or_default())?;
         }
         if self.skip > 0 {

@@ -1,4 +1,4 @@
-//! How many cases of each kind passed, as a table.
+//! A table of passed cases by kind.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use anyhow::Result;
 
 use crate::matrix::Effect;
 
-/// The results so far.
+/// Results so far.
 pub struct Report {
     start: Instant,
     results: Mutex<BTreeMap<String, Result<(), String>>>,
@@ -30,18 +30,24 @@ impl Report {
         let result = match result {
             Ok(()) => Ok(()),
             Err(error) => {
-                // At once, for who watches: the harness tells at the end.
+                // Reports the failure immediately, because the harness prints failures only at the end.
                 eprintln!("{case}: {error:#}");
                 Err(format!("{error:#}"))
             }
         };
-        let mut results = self.results.lock().expect("nobody panics with the report");
+        let mut results = self
+            .results
+            .lock()
+            .expect("no thread panics while it holds the report");
         results.insert(case.to_owned(), result);
     }
 
-    /// Prints the table, and writes it with every case into a file, whose path it prints.
+    /// Prints the table, writes it with every case to a file, and prints the path of the file.
     pub fn finish(&self) -> Result<()> {
-        let results = self.results.lock().expect("nobody panics with the report");
+        let results = self
+            .results
+            .lock()
+            .expect("no thread panics while it holds the report");
         let failed: Vec<_> = results
             .iter()
             .filter_map(|(case, result)| Some((case, result.as_ref().err()?)))
@@ -69,7 +75,7 @@ impl Report {
     }
 }
 
-/// Stages down, effects across; the domain's own faults have one column.
+/// Returns the table: a row for each stage and a column for each effect. The domain faults have one column.
 fn table(results: &BTreeMap<String, Result<(), String>>) -> String {
     let effects: Vec<_> = Effect::ALL.iter().map(ToString::to_string).collect();
     let mut rows: BTreeMap<&str, BTreeMap<&str, (usize, usize)>> = BTreeMap::new();

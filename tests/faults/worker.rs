@@ -1,66 +1,60 @@
-//! A worker: one cache in one world, on which one case runs after the other, and what is promised of it after each.
+//! A worker: one cache in one local cloud. It runs one case after the other and checks the invariants after each.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
-use prepull_aws::ec2::types::{
-    Instance, InstanceStateName, Reservation, SnapshotState as EbsState,
-};
+use prepull_aws::ec2::types::{Instance, Reservation};
 use prepull_aws::sfn::types::ExecutionStatus;
-use prepull_aws::{AwsError as _, Clients, parameters, tag_filter, tag_value};
+use prepull_aws::{AwsError as _, Clients, tag_filter};
 use prepull_domain::{
-    Architecture, CacheName, Digest, ExecutionArn, ExecutionName, InstanceId, Manifest, RegionName,
-    SnapshotId, names,
+    Architecture, CacheName, Digest, ExecutionArn, InstanceId, RegionName, execution, names,
 };
 use prepull_tests::localcloud::Call;
 use prepull_tests::world::Outcome;
-use prepull_tests::{Environment, Image, Layer, World};
+use prepull_tests::{Environment, Image, Layer, World, invariants};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub const ARCHITECTURE: Architecture = Architecture::X86_64;
 
-/// The region that every snapshot is copied to.
-const ELSEWHERE: &str = "eu-central-1";
+/// Region that every snapshot is copied to.
+const COPY_REGION: &str = "eu-central-1";
 
-/// What encrypts the snapshots. AWS's own key would not let them be shared.
+/// Customer-managed key of the snapshots. Snapshots under an AWS managed key cannot be shared.
 const KEY: &str = "arn:aws:kms:eu-west-1:123456789012:key/mrk-0123456789abcdef0123456789abcdef";
 
-/// Each world is one process that answers one call at a time.
+/// Number of local clouds. Each is one process that answers one call at a time.
 const WORLDS: usize = 2;
 
-/// Builds wait most of their time.
-const LANES_IN_A_WORLD: usize = 8;
+/// Number of workers per local cloud. Builds spend most of their time waiting.
+const WORKERS_PER_WORLD: usize = 8;
 
-/// As many images as a cache may have, but for the one that all workers share. Each role may read the declared repositories
-/// and no others.
-const MOST_LANES: usize = 49;
+/// Maximum number of workers: the maximum images of a cache, minus the image that all workers share. One declared cache
+/// lists the images of all workers, because each role may read only declared repositories.
+const MAX_WORKERS: usize = 49;
 
-/// Triggers within so many seconds become one build.
+/// Debounce window.
 const DEBOUNCE: SignedDuration = SignedDuration::from_secs(1);
 
-/// How much faster than they are declared the waits of a Retry pass.
+/// Speed-up factor of the state machine's retry intervals.
 const RETRY_SPEED: u32 = 30;
 
-/// How long what is just ending may take to be gone.
-const GONE_WITHIN: Duration = Duration::from_secs(25);
+/// Time limit from a trigger to an execution or a dead letter. It covers three attempts of start-build.
+const START_TIME_LIMIT: Duration = Duration::from_mins(4);
 
-/// How long a trigger may take to become an execution, or a dead letter: three attempts of start-build.
-const TRIGGERED_WITHIN: Duration = Duration::from_mins(4);
+/// Time limit of a build: the longest wait for a builder plus a margin.
+const BUILD_TIME_LIMIT: Duration = Duration::from_mins(15);
 
-/// How long a build may take: the longest that a builder is waited for, and then some.
-const ENDED_WITHIN: Duration = Duration::from_mins(15);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-const PAUSE: Duration = Duration::from_secs(1);
+/// Number of cases that run concurrently.
+pub const WORKERS: usize = WORLDS * WORKERS_PER_WORLD;
 
-/// So many cases run at once.
-pub const LANES: usize = WORLDS * LANES_IN_A_WORLD;
-
-/// The worlds, and the workers in them that no case runs on.
+/// The local clouds and their idle workers.
 pub struct Workers {
     worlds: Vec<Arc<World>>,
     idle: Mutex<Vec<Worker>>,
@@ -68,18 +62,18 @@ pub struct Workers {
     _state: TempDir,
 }
 
-/// The name of a worker's cache.
+/// Returns the name of a worker's cache.
 fn name(number: usize) -> String {
     format!("worker-{number:02}")
 }
 
-/// The repository that a cache's own image lies in.
+/// Returns the repository of the cache's own image.
 fn repository(cache: &str) -> String {
     format!("matrix/{cache}")
 }
 
 impl Workers {
-    /// Starts the worlds. Workers are opened when they are first taken.
+    /// Starts the local clouds. Each worker is prepared when a case first takes it.
     pub async fn open(environment: &Environment) -> Result<Self> {
         let state = tempfile::Builder::new()
             .prefix("prepull-faults-")
@@ -89,7 +83,7 @@ impl Workers {
             let state = state.path().join(number.to_string());
             let world = World::start(environment.clone(), &state, 1, |cloud| {
                 let registries = &cloud.ready.registries;
-                let images: Vec<_> = (0..MOST_LANES)
+                let images: Vec<_> = (0..MAX_WORKERS)
                     .map(|number| format!("{}/{}:v1", registries.ecr.host, repository(&name(number))))
                     .chain([format!("{}/tools/report:v1", registries.private.host)])
                     .collect();
@@ -99,26 +93,28 @@ impl Workers {
                     "volume": {"size_gib": 4, "kms_key_id": KEY},
                     "builder": {"instance_types": {"x86_64": ["m7i.xlarge", "m6i.xlarge"]}},
                     "registry_credentials": {&registries.private.host: {"parameter_name": "/team/registry"}},
-                    "publication": {"copy_to_regions": [ELSEWHERE], "share_with_accounts": ["210987654321"]},
+                    "publication": {"copy_to_regions": [COPY_REGION], "share_with_accounts": ["210987654321"]},
                     "retain_snapshots": 1,
                     "schedule": {"enabled": false},
-                    // The workers tell start-build of their pushes themselves.
+                    // The workers send their push events to start-build themselves.
                     "rebuild_on_push": false,
                 }})
             })
             .await?;
             worlds.push(Arc::new(world));
         }
-        // Terraform waits more than it works.
+        // Terraform spends most of its time waiting.
         tokio::task::block_in_place(|| {
             std::thread::scope(|scope| {
                 let applied: Vec<_> = worlds
                     .iter()
                     .map(|world| scope.spawn(|| world.deployment.apply()))
                     .collect();
-                applied
-                    .into_iter()
-                    .try_for_each(|applied| applied.join().expect("apply does not panic"))
+                applied.into_iter().try_for_each(|applied| {
+                    applied
+                        .join()
+                        .expect("the thread that applies does not panic")
+                })
             })
         })?;
         for world in &worlds {
@@ -138,7 +134,7 @@ impl Workers {
                 .await?;
         }
         let opened = AtomicUsize::new(0);
-        let idle = (0..LANES_IN_A_WORLD)
+        let idle = (0..WORKERS_PER_WORLD)
             .flat_map(|_| &worlds)
             .map(|world| Worker::new(world, &opened))
             .collect();
@@ -150,24 +146,31 @@ impl Workers {
         })
     }
 
-    /// A worker for one case.
+    /// Takes a worker for one case.
     pub fn take(&self) -> Worker {
-        let mut idle = self.idle.lock().expect("nobody panics with the workers");
-        idle.pop().expect("there are as many workers as threads")
+        let mut idle = self
+            .idle
+            .lock()
+            .expect("no thread panics while it holds the workers");
+        idle.pop()
+            .expect("there is one worker for each test thread")
     }
 
-    /// Gives a worker back. Where a promise was broken on it, the next case gets a new one.
-    pub fn give_back(&self, worker: Worker, is_sound: bool) {
-        let worker = if is_sound {
+    /// Returns a worker to the pool. If an invariant was violated on it, a new worker replaces it.
+    pub fn give_back(&self, worker: Worker, holds_invariants: bool) {
+        let worker = if holds_invariants {
             worker
         } else {
             Worker::new(&worker.world, &self.opened)
         };
-        let mut idle = self.idle.lock().expect("nobody panics with the workers");
+        let mut idle = self
+            .idle
+            .lock()
+            .expect("no thread panics while it holds the workers");
         idle.push(worker);
     }
 
-    /// Every call of a function in a clean build: one that starts from a base, and replaces what was published before.
+    /// Returns every call of a function in a clean build, which starts from a base and replaces a published snapshot.
     pub async fn record(&self) -> Result<Vec<Call>> {
         let mut worker = self.take();
         worker.prepare().await?;
@@ -184,7 +187,7 @@ impl Workers {
         Ok(recorded)
     }
 
-    /// Ends the worlds; each says so where it cannot end well.
+    /// Stops the local clouds. Fails if one cannot stop.
     pub async fn close(&self) -> Result<()> {
         for world in &self.worlds {
             world.nothing_is_left().await?;
@@ -194,11 +197,11 @@ impl Workers {
     }
 }
 
-/// One cache in one world.
+/// One cache in one local cloud.
 pub struct Worker {
     pub world: Arc<World>,
     pub cache: String,
-    /// What is pushed but perhaps not published yet: the number and the digest.
+    /// Number and digest of the last push, which may not be published yet.
     version: u32,
     pushed: Option<Digest>,
     faults: Vec<String>,
@@ -208,14 +211,14 @@ impl Worker {
     fn new(world: &Arc<World>, opened: &AtomicUsize) -> Self {
         Self {
             world: Arc::clone(world),
-            cache: name(opened.fetch_add(1, Ordering::Relaxed) % MOST_LANES),
+            cache: name(opened.fetch_add(1, Ordering::Relaxed) % MAX_WORKERS),
             version: 0,
             pushed: None,
             faults: Vec::new(),
         }
     }
 
-    /// Declares the cache and builds it once, unless that was done.
+    /// Declares the cache and builds it once, if this is its first case.
     pub async fn prepare(&mut self) -> Result<()> {
         if self.pushed.is_some() {
             return Ok(());
@@ -229,7 +232,7 @@ impl Worker {
         self.succeeds(&execution).await
     }
 
-    /// Declares the cache as every case finds it, but for one change.
+    /// Declares the cache with the configuration of every case, modified by `change`.
     pub async fn configure(&mut self, change: impl FnOnce(&mut Value)) -> Result<()> {
         let mut config = self.world.stored_config("template").await?;
         config["images"] = json!([self.image(), self.report()]);
@@ -238,9 +241,9 @@ impl Worker {
         self.world.store_config(&self.cache, &config).await
     }
 
-    /// What a case promises when it is over: nothing is left, the pointer is sound, and the next build succeeds.
+    /// Checks the invariants after a case: nothing is left behind, the pointer is valid, and the next build succeeds.
     pub async fn check_invariants(&mut self, after: Expectation) -> Result<()> {
-        self.lift_all().await?;
+        self.remove_all_faults().await?;
         if after == Expectation::Swept {
             self.world
                 .invoke(
@@ -250,12 +253,12 @@ impl Worker {
                 .await?;
         }
         self.nothing_is_left().await?;
-        self.pointer_is_sound().await?;
+        self.pointer_is_valid().await?;
         if !self.last_push_is_published().await? {
             let execution = self.world.start_build(&self.cache).await?;
             self.succeeds(&execution).await.context("the next build")?;
             self.nothing_is_left().await.context("the next build")?;
-            self.pointer_is_sound().await.context("the next build")?;
+            self.pointer_is_valid().await.context("the next build")?;
             ensure!(
                 self.last_push_is_published().await?,
                 "the next build succeeded, but the last push is not published"
@@ -264,7 +267,7 @@ impl Worker {
         Ok(())
     }
 
-    /// The host and name of the image that every case pushes anew.
+    /// Returns the reference of the image that every case pushes.
     fn image(&self) -> String {
         let host = &self.world.cloud.ready.registries.ecr.host;
         format!("{host}/{}:v1", repository(&self.cache))
@@ -275,12 +278,12 @@ impl Worker {
         format!("{host}/tools/report:v1")
     }
 
-    /// What the input of every invocation for this cache contains, and of none for another.
+    /// Returns a text that is part of the input of every invocation for this cache, and of no other.
     pub fn matcher(&self) -> String {
         format!("{}\"", self.cache)
     }
 
-    /// Pushes another image under the same tag.
+    /// Pushes new content to the same tag.
     pub async fn push(&mut self) -> Result<()> {
         self.version += 1;
         let layers = [Layer::filler("matrix", 0)?];
@@ -294,7 +297,7 @@ impl Worker {
         Ok(())
     }
 
-    /// What ECR says of the push, and the execution that is to follow from it.
+    /// Returns ECR's event for the last push, and the execution that it should start.
     pub fn event(&self) -> Result<(Value, ExecutionArn)> {
         let now = Timestamp::now();
         let at = Timestamp::from_second(now.as_second())?;
@@ -311,22 +314,22 @@ impl Worker {
         Ok((event, format!("{machine}:{name}").parse()?))
     }
 
-    /// Tells start-build of the push, as EventBridge does, which waits for no answer.
+    /// Sends the push event to start-build asynchronously, as EventBridge does.
     pub async fn trigger(&self) -> Result<ExecutionArn> {
         let (event, execution) = self.event()?;
         self.world.send_event("start-build", &event).await?;
         Ok(execution)
     }
 
-    /// Waits for the end of an execution that starts in a moment.
+    /// Waits until an execution has started and ended.
     pub async fn end(&self, execution: &ExecutionArn) -> Result<Outcome> {
         let start = Instant::now();
         while !self.is_started(execution).await? {
-            ensure!(start.elapsed() < TRIGGERED_WITHIN, "no build was started");
-            tokio::time::sleep(PAUSE).await;
+            ensure!(start.elapsed() < START_TIME_LIMIT, "no build was started");
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         self.world
-            .await_end_within(execution, ENDED_WITHIN, PAUSE)
+            .await_end_within(execution, BUILD_TIME_LIMIT, POLL_INTERVAL)
             .await
     }
 
@@ -346,12 +349,12 @@ impl Worker {
         }
     }
 
-    /// Asserts that an execution succeeds, with one builder at most.
+    /// Asserts that an execution succeeds with at most one builder.
     pub async fn succeeds(&self, execution: &ExecutionArn) -> Result<()> {
         let outcome = self.end(execution).await?;
         ensure!(
             outcome.status == ExecutionStatus::Succeeded,
-            "the build ended {}: {}: {}",
+            "the build ended with {}: {}: {}",
             outcome.status,
             outcome.error,
             outcome.cause
@@ -359,7 +362,7 @@ impl Worker {
         self.builders_at_most(1, execution).await
     }
 
-    /// Asserts that an execution succeeds and publishes what was pushed last.
+    /// Asserts that an execution succeeds and publishes the last push.
     pub async fn publishes(&self, execution: &ExecutionArn) -> Result<()> {
         self.succeeds(execution).await?;
         ensure!(
@@ -369,19 +372,19 @@ impl Worker {
         Ok(())
     }
 
-    /// Asserts that an execution fails with one of `errors`, with one builder at most, or two where it is tried once more
-    /// without its base.
+    /// Asserts that an execution fails with one of `errors`. It may launch one builder, or two if it is retried without its
+    /// base.
     pub async fn fails(&self, execution: &ExecutionArn, errors: &[&str]) -> Result<Outcome> {
         let outcome = self.end(execution).await?;
         ensure!(
             outcome.status == ExecutionStatus::Failed,
-            "the build ended {} and did not fail with {errors:?}: {}",
+            "the build ended with {}, expected one of {errors:?}: {}",
             outcome.status,
             outcome.output
         );
         ensure!(
             errors.contains(&outcome.error.as_str()),
-            "the build failed with {} and not with {errors:?}: {}",
+            "the build failed with {}, expected one of {errors:?}: {}",
             outcome.error,
             outcome.cause
         );
@@ -389,26 +392,26 @@ impl Worker {
         let without_base = ["DiskFull", "VerifyFailed"].contains(&outcome.error.as_str());
         self.builders_at_most(if without_base { 2 } else { 1 }, execution)
             .await?;
-        self.is_announced(execution).await?;
+        self.emits_event(execution).await?;
         Ok(outcome)
     }
 
-    /// Waits until an execution that ended badly is announced, which clean-up does when it is told of its end.
-    pub async fn is_announced(&self, execution: &ExecutionArn) -> Result<()> {
+    /// Waits until clean-up has emitted the event for an execution that did not succeed.
+    pub async fn emits_event(&self, execution: &ExecutionArn) -> Result<()> {
         let start = Instant::now();
         loop {
             let calls = self.world.cloud.calls_for(execution.as_str()).await?;
-            let is_announced = calls
+            let emits_event = calls
                 .iter()
                 .any(|call| call.resource.as_deref() == Some(names::EVENT_FAILED));
-            if is_announced {
+            if emits_event {
                 return Ok(());
             }
             ensure!(
-                start.elapsed() < TRIGGERED_WITHIN,
-                "nobody was told of the build's end"
+                start.elapsed() < START_TIME_LIMIT,
+                "no event reports the end of the build"
             );
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -428,16 +431,12 @@ impl Worker {
         Ok(())
     }
 
-    /// Asserts that the trigger of the last push ends in the queue of dead letters and starts nothing.
-    pub async fn is_buried(&self, execution: &ExecutionArn) -> Result<()> {
+    /// Asserts that the event of the last push ends in the dead-letter queue and starts nothing.
+    pub async fn ends_in_dead_letter_queue(&self, execution: &ExecutionArn) -> Result<()> {
         let start = Instant::now();
         let queue = self.dead_letter_queue()?;
-        // Of all that was buried of this worker, only this push's.
-        let pushed = self
-            .pushed
-            .as_ref()
-            .context("something was pushed")?
-            .as_str();
+        // Earlier dead letters of this worker do not count.
+        let pushed = self.pushed.as_ref().context("nothing was pushed")?.as_str();
         while !self
             .world
             .cloud
@@ -447,14 +446,14 @@ impl Worker {
             .any(|message| message.contains(pushed))
         {
             ensure!(
-                start.elapsed() < TRIGGERED_WITHIN,
-                "the event neither started a build nor became a dead letter"
+                start.elapsed() < START_TIME_LIMIT,
+                "the event is not in the dead-letter queue"
             );
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         ensure!(
             !self.is_started(execution).await?,
-            "a build was started, and the event is a dead letter all the same"
+            "a build was started although the event is a dead letter"
         );
         Ok(())
     }
@@ -462,10 +461,12 @@ impl Worker {
     fn dead_letter_queue(&self) -> Result<String> {
         let outputs = self.world.deployment.outputs()?;
         let queue = outputs["dead_letter_queue_url"]["value"].as_str();
-        Ok(queue.context("the module has this output")?.to_owned())
+        Ok(queue
+            .context("the module does not have this output")?
+            .to_owned())
     }
 
-    /// Makes calls fail in the invocations for this cache alone.
+    /// Adds a fault that affects only the invocations for this cache.
     pub async fn inject(&mut self, mut fault: Value) -> Result<String> {
         if fault.get("invocation").is_none() {
             fault["invocation"] = json!(self.matcher());
@@ -475,25 +476,25 @@ impl Worker {
         Ok(id)
     }
 
-    /// How many calls a fault has hit.
+    /// Returns the number of calls that a fault has hit.
     pub async fn hits(&self, fault: &str) -> Result<u64> {
         self.world.cloud.fault_hits(fault).await
     }
 
-    /// Takes a fault back, and tells how many calls it has hit.
-    pub async fn lift(&mut self, fault: &str) -> Result<u64> {
+    /// Removes a fault, and returns the number of calls that it has hit.
+    pub async fn remove_fault(&mut self, fault: &str) -> Result<u64> {
         let hits = self.hits(fault).await?;
         self.faults.retain(|other| other != fault);
         self.world.cloud.remove_fault(fault).await?;
         Ok(hits)
     }
 
-    /// Changes settings for this cache's builders alone.
+    /// Changes settings for the builders of this cache only.
     pub async fn set(&self, settings: Value) -> Result<()> {
         self.world.cloud.set_for(&self.cache, settings).await
     }
 
-    async fn lift_all(&mut self) -> Result<()> {
+    async fn remove_all_faults(&mut self) -> Result<()> {
         for fault in std::mem::take(&mut self.faults) {
             self.world.cloud.remove_fault(&fault).await?;
         }
@@ -501,13 +502,13 @@ impl Worker {
         self.configure(|_| ()).await
     }
 
-    /// The instances of an execution, whatever their state: EC2 shows those that ended for a while.
+    /// Returns the instances of an execution in any state. EC2 lists terminated instances for a while.
     pub async fn builders(&self, execution: &ExecutionArn) -> Result<Vec<Instance>> {
         self.instances(names::TAG_EXECUTION, execution.name().as_str())
             .await
     }
 
-    /// The builder of an execution, as soon as there is one.
+    /// Waits for the builder of an execution.
     pub async fn builder(&self, execution: &ExecutionArn) -> Result<InstanceId> {
         let start = Instant::now();
         loop {
@@ -515,8 +516,11 @@ impl Worker {
             if let Some(id) = builders.first().and_then(Instance::instance_id) {
                 return Ok(id.parse()?);
             }
-            ensure!(start.elapsed() < TRIGGERED_WITHIN, "no builder comes");
-            tokio::time::sleep(PAUSE).await;
+            ensure!(
+                start.elapsed() < START_TIME_LIMIT,
+                "no builder was launched"
+            );
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -524,7 +528,7 @@ impl Worker {
         let builders = self.builders(execution).await?;
         ensure!(
             builders.len() <= most,
-            "{} builders were started",
+            "{} builders were launched",
             builders.len()
         );
         Ok(())
@@ -548,116 +552,39 @@ impl Worker {
     }
 
     fn regions(&self) -> Result<[Clients; 2]> {
-        let elsewhere: RegionName = ELSEWHERE.parse()?;
+        let elsewhere: RegionName = COPY_REGION.parse()?;
         Ok([
             self.world.clients.clone(),
             self.world.clients.in_region(&elsewhere),
         ])
     }
 
-    /// Waits until no instance, no volume and no unfinished snapshot of the cache is there.
+    /// Waits until the cache has no instance, no volume and no unusable snapshot.
     pub async fn nothing_is_left(&self) -> Result<()> {
-        let start = Instant::now();
-        loop {
-            let left = self.leftovers().await?;
-            if left.is_empty() {
-                return Ok(());
-            }
-            if start.elapsed() > GONE_WITHIN {
-                bail!("left behind: {left:?}");
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
+        invariants::cache_leaves_nothing_behind(&self.regions()?, &self.cache).await
     }
 
-    pub async fn leftovers(&self) -> Result<BTreeSet<String>> {
-        let instances = self.instances(names::TAG_CACHE, &self.cache).await?;
-        let mut left: BTreeSet<_> = instances
-            .iter()
-            .filter(|instance| {
-                instance.state().and_then(|state| state.name())
-                    != Some(&InstanceStateName::Terminated)
-            })
-            .filter_map(|instance| instance.instance_id().map(str::to_owned))
-            .collect();
-        for clients in self.regions()? {
-            let of_cache = tag_filter(names::TAG_CACHE, &self.cache);
-            let volumes = clients
-                .ec2
-                .describe_volumes()
-                .filters(of_cache.clone())
-                .send()
-                .await?;
-            left.extend(
-                volumes
-                    .volumes()
-                    .iter()
-                    .filter_map(|volume| volume.volume_id().map(str::to_owned)),
-            );
-            let snapshots = clients
-                .ec2
-                .describe_snapshots()
-                .owner_ids("self")
-                .filters(of_cache)
-                .send()
-                .await?;
-            left.extend(snapshots.snapshots().iter().filter_map(|snapshot| {
-                let state = tag_value(snapshot.tags(), names::TAG_STATE);
-                let is_usable = matches!(state, Some("verified" | "published"))
-                    && snapshot.state() == Some(&EbsState::Completed);
-                (!is_usable)
-                    .then(|| format!("{} ({state:?})", snapshot.snapshot_id().unwrap_or_default()))
-            }));
-        }
-        Ok(left)
+    pub async fn remaining_resources(&self) -> Result<BTreeSet<String>> {
+        invariants::remaining_resources(&self.regions()?, &self.cache).await
     }
 
-    /// In every region the pointer names a snapshot that exists, is complete and was verified, and whose manifest says
-    /// what it holds.
-    async fn pointer_is_sound(&self) -> Result<()> {
+    /// Asserts that in every region the pointer holds a complete and verified snapshot that has a manifest.
+    async fn pointer_is_valid(&self) -> Result<()> {
+        let cache: CacheName = self.cache.parse()?;
         for clients in self.regions()? {
-            let region = clients.region().context("clients have a region")?;
-            let (id, _) = self
-                .published(&clients)
+            let region = clients.region().context("the clients have no region")?;
+            invariants::pointer_is_valid(&clients, &cache, ARCHITECTURE)
                 .await
                 .with_context(|| format!("in {region}"))?;
-            let described = clients
-                .ec2
-                .describe_snapshots()
-                .snapshot_ids(id.as_str())
-                .send()
-                .await
-                .with_context(|| format!("{id}, which the pointer names in {region}"))?;
-            let snapshot = described.snapshots().first().context("it was described")?;
-            let state = tag_value(snapshot.tags(), names::TAG_STATE);
-            ensure!(
-                matches!(state, Some("verified" | "published"))
-                    && snapshot.state() == Some(&EbsState::Completed),
-                "the pointer in {region} names {id}, whose state is {state:?}, {:?}",
-                snapshot.state()
-            );
         }
         Ok(())
     }
 
-    async fn published(&self, clients: &Clients) -> Result<(SnapshotId, Manifest)> {
-        let cache: CacheName = self.cache.parse()?;
-        let pointer = names::pointer_parameter(&cache, ARCHITECTURE);
-        let id: SnapshotId = parameters::get(clients, &pointer)
-            .await?
-            .context("there is no pointer any more")?
-            .parse()?;
-        let manifest = names::manifest_parameter(&cache, ARCHITECTURE, &id);
-        let manifest = parameters::get(clients, &manifest)
-            .await?
-            .with_context(|| format!("{id} is published and has no manifest"))?;
-        Ok((id, serde_json::from_str(&manifest)?))
-    }
-
-    /// Whether nodes in every region get what was pushed last.
+    /// Returns whether the published snapshot of every region contains the last push.
     pub async fn last_push_is_published(&self) -> Result<bool> {
+        let cache: CacheName = self.cache.parse()?;
         for clients in self.regions()? {
-            let (_, manifest) = self.published(&clients).await?;
+            let (_, manifest) = invariants::published(&clients, &cache, ARCHITECTURE).await?;
             let holds = manifest
                 .images
                 .iter()
@@ -670,11 +597,11 @@ impl Worker {
     }
 }
 
-/// What it takes until a case has left nothing.
+/// The clean-up that a case needs before its invariants hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expectation {
-    /// Nothing.
+    /// The build itself cleans up.
     Clean,
-    /// The hourly sweep: clean-up itself was what failed.
+    /// The hourly sweep must clean up, because clean-up was the failing stage.
     Swept,
 }

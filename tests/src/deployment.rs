@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{Environment, LocalCloud};
 
-/// A deployment. Its state lies beside the local cloud's, so that nothing is written into the repository.
+/// A deployment. Its state is next to the local cloud's state, so Terraform writes nothing into the repository.
 #[derive(Debug)]
 pub struct Deployment {
     terraform: PathBuf,
@@ -18,20 +18,20 @@ pub struct Deployment {
     variables: PathBuf,
 }
 
-/// What a plan found.
+/// Result of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Changes {
-    /// What is deployed is what is declared.
+    /// The deployment matches the declaration.
     None,
     /// Applying would change something.
     Some,
 }
 
 impl Deployment {
-    /// Prepares a deployment of `caches`, in the form of the module's variable, to `cloud`.
+    /// Prepares a deployment of `caches`, which has the form of the module's variable, to `cloud`.
     ///
     /// # Errors
-    /// Where Terraform's providers cannot be had.
+    /// Fails if Terraform cannot download its providers.
     pub fn prepare(
         environment: &Environment,
         cloud: &LocalCloud,
@@ -59,10 +59,10 @@ impl Deployment {
         Ok(deployment)
     }
 
-    /// Declares other caches than before, without applying.
+    /// Replaces the declared caches without applying them.
     ///
     /// # Errors
-    /// Where the variables cannot be written.
+    /// Fails if the variables cannot be written.
     pub fn declare(&self, caches: &Value) -> Result<()> {
         let mut values: Value = serde_json::from_slice(&std::fs::read(&self.variables)?)?;
         values["caches"] = caches.clone();
@@ -72,19 +72,19 @@ impl Deployment {
         )?)
     }
 
-    /// Applies what is declared.
+    /// Applies the declared caches.
     ///
     /// # Errors
-    /// With Terraform's own output, where it fails.
+    /// Fails with Terraform's own output.
     pub fn apply(&self) -> Result<()> {
         self.run_with_state(&["apply", "-auto-approve", "-input=false"])
             .map(drop)
     }
 
-    /// Plans, and tells whether anything would change.
+    /// Plans, and returns whether anything would change, with Terraform's output.
     ///
     /// # Errors
-    /// With Terraform's own output, where it fails.
+    /// Fails with Terraform's own output.
     pub fn plan(&self) -> Result<(Changes, String)> {
         let output = self
             .command(&["plan", "-detailed-exitcode", "-input=false"], true)
@@ -100,24 +100,24 @@ impl Deployment {
     /// Destroys everything.
     ///
     /// # Errors
-    /// With Terraform's own output, where it fails.
+    /// Fails with Terraform's own output.
     pub fn destroy(&self) -> Result<()> {
         self.run_with_state(&["destroy", "-auto-approve", "-input=false"])
             .map(drop)
     }
 
-    /// The outputs of the module.
+    /// Returns the outputs of the module.
     ///
     /// # Errors
-    /// Where nothing is applied.
+    /// Fails if nothing is applied.
     pub fn outputs(&self) -> Result<Value> {
         Ok(self.applied()?["outputs"].clone())
     }
 
-    /// The memory of each stage's function, in MB.
+    /// Returns the memory of each stage's function, in MB.
     ///
     /// # Errors
-    /// Where nothing is applied.
+    /// Fails if nothing is applied.
     pub fn function_memory(&self) -> Result<BTreeMap<String, u32>> {
         let applied = self.applied()?;
         let resources = applied["resources"].as_array().into_iter().flatten();
@@ -130,30 +130,33 @@ impl Deployment {
                 let stage = function["index_key"].as_str();
                 let memory = function["attributes"]["memory_size"].as_u64();
                 Ok((
-                    stage.context("functions are made by stage")?.to_owned(),
+                    stage
+                        .context("a function has no stage as its index")?
+                        .to_owned(),
                     memory
                         .and_then(|memory| memory.try_into().ok())
-                        .context("every function has a memory")?,
+                        .context("a function has no memory size")?,
                 ))
             })
             .collect()
     }
 
-    /// The ARN of the state machine.
+    /// Returns the ARN of the state machine.
     ///
     /// # Errors
-    /// Where nothing is applied.
+    /// Fails if nothing is applied.
     pub fn state_machine_arn(&self) -> Result<String> {
         Ok(self.outputs()?["state_machine_arn"]["value"]
             .as_str()
-            .context("the module has this output")?
+            .context("the module does not have this output")?
             .to_owned())
     }
 
-    /// Terraform's own record of what there is.
+    /// Reads Terraform's state.
     fn applied(&self) -> Result<Value> {
         let path = self.state.join("terraform.tfstate");
-        let json = std::fs::read(path).context("nothing is applied")?;
+        let json = std::fs::read(path)
+            .context("reading Terraform's state failed. Apply the module first")?;
         Ok(serde_json::from_slice(&json)?)
     }
 

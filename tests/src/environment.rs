@@ -1,34 +1,34 @@
-//! What `cargo xtask` prepared before it starts anything of this crate.
+//! Programs and files that `cargo xtask` prepares before it starts anything in this crate.
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
-/// Where the programs and files lie that a local cloud needs. `cargo xtask` sets the variables.
+/// Paths of the programs and files that a local cloud needs. `cargo xtask` passes them in variables.
 #[derive(Debug, Clone)]
 pub struct Environment {
-    /// The Python interpreter that has localcloud's requirements.
+    /// The Python interpreter with the requirements of localcloud.
     pub python: PathBuf,
     /// `terraform` or `tofu`.
     pub terraform: PathBuf,
-    /// The directory of the functions' zips.
+    /// The directory with the zip files of the functions.
     pub functions: PathBuf,
-    /// The command `prepull`.
+    /// The `prepull` command.
     pub cli: PathBuf,
     /// The root of the repository.
     pub repository: PathBuf,
 }
 
 impl Environment {
-    /// Reads what `cargo xtask` set.
+    /// Reads the variables that `cargo xtask` sets.
     ///
     /// # Errors
-    /// Where a variable is missing: this was not started by `cargo xtask`.
+    /// Fails if a variable is missing because `cargo xtask` did not start this process.
     pub fn read() -> Result<Self> {
         let path = |name: &str| {
             std::env::var_os(name).map(PathBuf::from).with_context(|| {
                 format!(
-                    "{name} is not set: start this through `cargo xtask demo` or `cargo xtask test`"
+                    "{name} is not set. Start this with `cargo xtask demo` or `cargo xtask test`"
                 )
             })
         };

@@ -1,4 +1,4 @@
-//! Container images made here, without a network and without Docker.
+//! Generated container images. Neither a network nor Docker is needed.
 
 use std::io::Write;
 use std::path::Path;
@@ -24,15 +24,15 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// A static busybox, so that a container can print and exit.
+    /// Returns a layer with a static busybox, so that a container can print and exit.
     ///
     /// # Errors
-    /// Where this machine has none: it is Debian's package `busybox-static`.
+    /// Fails if busybox is not installed. On Debian it is in the package `busybox-static`.
     pub fn busybox() -> Result<Self> {
         let path = ["/bin/busybox", "/usr/bin/busybox"]
             .into_iter()
             .find(|path| Path::new(path).exists())
-            .context("no busybox: install the package busybox-static")?;
+            .context("reading busybox failed. Install the package busybox-static")?;
         let busybox = std::fs::read(path)?;
         Self::of(&[
             ("bin/busybox", 0o755, &busybox),
@@ -40,11 +40,11 @@ impl Layer {
         ])
     }
 
-    /// `megabytes` of data that is the same for the same `name`. Every other block repeats, so that it compresses to
-    /// about half, as programs do.
+    /// Returns a layer with `megabytes` of data that depends only on `name`. Every other block repeats, so the data
+    /// compresses to about half its size, as programs do.
     ///
     /// # Errors
-    /// Never in practice: it writes to memory.
+    /// Never in practice, because it writes to memory.
     pub fn filler(name: &str, megabytes: usize) -> Result<Self> {
         const BLOCK: usize = 4096;
         let mut data = Vec::with_capacity(megabytes << 20);
@@ -59,11 +59,12 @@ impl Layer {
         Self::of(&[(&format!("data/{name}"), 0o644, &data)])
     }
 
-    /// A tree of files as programs bring them, `megabytes` (10^6 bytes) of it after compression and the same for the same
-    /// `name`. Most files are text, which compresses to a third or so; every eighth is random, as what is compressed already.
+    /// Returns a layer with a realistic tree of files that depends only on `name`. Its compressed size is `megabytes`
+    /// (10^6 bytes). Most files are text, which compresses to about a third. Every eighth is random, like a compressed
+    /// file.
     ///
     /// # Errors
-    /// Never in practice: it writes to memory.
+    /// Never in practice, because it writes to memory.
     pub fn files(name: &str, megabytes: usize) -> Result<Self> {
         let mut random = Random::of(name);
         let words: Vec<Vec<u8>> = (0..4096).map(|_| random.word()).collect();
@@ -82,12 +83,12 @@ impl Layer {
         archive.into_inner()?.finish()
     }
 
-    /// A layer that says it is compressed and is not.
+    /// Returns a layer with a media type for compressed data whose content is not compressed.
     #[must_use]
     pub fn corrupt() -> Self {
         Self {
-            compressed: b"this is no gzip".to_vec(),
-            diff_id: sha256(b"whatever it should have been"),
+            compressed: b"not a gzip file".to_vec(),
+            diff_id: sha256(b"the expected content"),
         }
     }
 
@@ -107,7 +108,7 @@ fn append(archive: &mut tar::Builder<Packer>, path: &str, mode: u32, content: &[
     Ok(archive.append_data(&mut header, path, content)?)
 }
 
-/// Compresses an archive while it is written, and hashes what goes in: the plain archive is never held in memory.
+/// Compresses and hashes an archive while it is written, so that the plain archive is never in memory.
 struct Packer {
     encoder: GzEncoder<Vec<u8>>,
     diff_id: Sha256,
@@ -123,7 +124,7 @@ impl Default for Packer {
 }
 
 impl Packer {
-    /// What has come out so far.
+    /// Returns the size of the compressed data so far.
     fn compressed_bytes(&self) -> usize {
         self.encoder.get_ref().len()
     }
@@ -148,14 +149,14 @@ impl Write for Packer {
     }
 }
 
-/// Numbers that are the same for the same name: xorshift64*, because these are many and nothing hangs on them.
+/// Pseudo-random numbers that depend only on a name. xorshift64* is fast, and its quality is sufficient here.
 struct Random(u64);
 
 impl Random {
     fn of(name: &str) -> Self {
         let seed = Sha256::digest(name.as_bytes());
         let seed: [u8; 8] = std::array::from_fn(|index| seed[index]);
-        // Zero alone would stay zero.
+        // xorshift of zero is always zero.
         Self(u64::from_le_bytes(seed) | 1)
     }
 
@@ -179,7 +180,7 @@ impl Random {
         word
     }
 
-    /// From one byte to two hundred kilobytes, small files more often than large ones.
+    /// Returns a file size from one byte to 200 kilobytes. Small sizes are more frequent.
     fn length(&mut self) -> usize {
         let limit = 1 + self.below(200_000);
         1 + self.below(limit)
@@ -205,7 +206,7 @@ impl Random {
         let length = self.length();
         let mut bytes = Vec::with_capacity(length + 8);
         while bytes.len() < length {
-            // Of the eight bytes of a number the upper two are zero.
+            // The upper two of the eight bytes of a number are zero.
             bytes.extend_from_slice(&self.next().to_le_bytes()[..6]);
         }
         bytes
@@ -222,10 +223,10 @@ pub struct Image {
 }
 
 impl Image {
-    /// An image whose containers print `message`.
+    /// Returns an image whose containers print `message`.
     ///
     /// # Errors
-    /// Never in practice: it serializes to memory.
+    /// Never in practice, because it serializes to memory.
     pub fn new(architecture: Architecture, layers: &[Layer], message: &str) -> Result<Self> {
         let config = serde_json::to_vec(&json!({
             "architecture": architecture.oci_name(),
@@ -256,22 +257,22 @@ impl Image {
         })
     }
 
-    /// The compressed size of its layers.
+    /// Returns the compressed size of its layers.
     #[must_use]
     pub fn size(&self) -> Bytes {
         let sizes = self.layers.iter().map(|layer| layer.compressed.len());
         sizes.map(|size| Bytes(size as u64)).sum()
     }
 
-    /// The digest of its manifest.
+    /// Returns the digest of its manifest.
     ///
     /// # Panics
-    /// Never: a SHA-256 is a digest.
+    /// Never panics, because a SHA-256 hash is a valid digest.
     #[must_use]
     pub fn digest(&self) -> Digest {
         sha256(&self.manifest)
             .parse()
-            .expect("a SHA-256 is a digest")
+            .expect("a SHA-256 hash is a valid digest")
     }
 }
 
@@ -282,10 +283,10 @@ pub struct Pusher {
 }
 
 impl Pusher {
-    /// A pusher to `registry`, whose certificate is signed by `authority`.
+    /// Returns a pusher to `registry`, whose certificate is signed by `authority`.
     ///
     /// # Errors
-    /// Where the authority's certificate cannot be read.
+    /// Fails if the authority's certificate cannot be read.
     pub fn new(registry: &Registry, authority: &Path) -> Result<Self> {
         let certificate = Certificate {
             encoding: CertificateEncoding::Pem,
@@ -301,10 +302,10 @@ impl Pusher {
         })
     }
 
-    /// Pushes one platform's image as `repository:tag` and returns the reference that pods would use.
+    /// Pushes the image of one platform as `repository:tag` and returns the reference that pods would use.
     ///
     /// # Errors
-    /// Where the registry refuses.
+    /// Fails if the registry refuses.
     pub async fn push(&self, repository: &str, tag: &str, image: &Image) -> Result<String> {
         self.push_blobs(repository, image).await?;
         self.push_manifest(repository, tag, OCI_IMAGE_MEDIA_TYPE, &image.manifest)
@@ -312,13 +313,13 @@ impl Pusher {
         Ok(format!("{}/{repository}:{tag}", self.registry.host))
     }
 
-    /// Pushes an image of several platforms as `repository:tag`; returns the reference and the digest of the index.
+    /// Pushes an image of several platforms as `repository:tag`. Returns the reference and the digest of the index.
     ///
     /// # Errors
-    /// Where the registry refuses.
+    /// Fails if the registry refuses.
     ///
     /// # Panics
-    /// Never: a SHA-256 is a digest.
+    /// Never panics, because a SHA-256 hash is a valid digest.
     pub async fn push_index(
         &self,
         repository: &str,
@@ -347,7 +348,9 @@ impl Pusher {
         }))?;
         self.push_manifest(repository, tag, OCI_IMAGE_INDEX_MEDIA_TYPE, &index)
             .await?;
-        let digest = sha256(&index).parse().expect("a SHA-256 is a digest");
+        let digest = sha256(&index)
+            .parse()
+            .expect("a SHA-256 hash is a valid digest");
         Ok((format!("{}/{repository}:{tag}", self.registry.host), digest))
     }
 
@@ -394,7 +397,7 @@ impl Pusher {
         media_type: &str,
         manifest: &[u8],
     ) -> Result<()> {
-        // What the client would serialize anew could have another digest: the bytes are pushed as they are.
+        // Pushes the bytes unchanged. If the client serialized them again, their digest could change.
         debug_assert!(serde_json::from_slice::<OciManifest>(manifest).is_ok());
         let reference = self.authorized(repository, name).await?;
         self.client
@@ -423,7 +426,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn layers_of_one_name_are_the_same_and_have_the_size_that_was_asked_for() {
+    fn layers_depend_on_their_name_and_have_the_requested_size() {
         let layer = Layer::files("a", 1).unwrap();
         assert_eq!(layer.compressed, Layer::files("a", 1).unwrap().compressed);
         assert_ne!(layer.diff_id, Layer::files("b", 1).unwrap().diff_id);

@@ -1,11 +1,13 @@
-//! What the demonstration, the end-to-end tests and the benchmarks share: a local cloud, the module deployed to it, images
-//! to put into its registries, and helpers that act and look as a user would. [`benchmark`] is what is made of measurements.
+//! Shared code of the demo, the end-to-end tests and the benchmarks: a local cloud, the deployed module, images for the
+//! registries, and helpers that act as a user would. [`benchmark`] turns measurements into reports.
 
 pub mod benchmark;
 pub mod deployment;
 pub mod environment;
 pub mod images;
+pub mod invariants;
 pub mod localcloud;
+pub mod suite;
 pub mod world;
 
 pub use deployment::Deployment;

@@ -1,4 +1,4 @@
-//! The local cloud: its process and its control routes.
+//! The process of the local cloud, and its control API.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
@@ -15,24 +15,24 @@ use serde_json::{Value, json};
 
 use crate::Environment;
 
-/// A running local cloud. It ends, with all that runs in it, when this is dropped.
+/// A running local cloud. Dropping it stops the process and everything in it.
 #[derive(Debug)]
 pub struct LocalCloud {
     /// The URL of every AWS API.
     pub endpoint: String,
-    /// What it said of itself when it was ready.
+    /// Its description, printed when it became ready.
     pub ready: Ready,
     process: Mutex<Child>,
     log: PathBuf,
     http: reqwest::Client,
 }
 
-/// What a local cloud says of itself.
+/// Description of a local cloud.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Ready {
     /// Whether nodes run a real containerd.
     pub nodes: Nodes,
-    /// Why nodes are simulated, where they are.
+    /// The reason if nodes are simulated.
     #[serde(default)]
     pub why: String,
     /// The certificate authority of the registries.
@@ -41,63 +41,62 @@ pub struct Ready {
     pub registries: Registries,
 }
 
-/// How nodes are made.
+/// The kind of nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Nodes {
-    /// Each runs its own containerd on an XFS volume.
+    /// Each node runs its own containerd on an XFS volume.
     Real,
-    /// Each is a directory, because there is no root or no loop device.
+    /// Each node is a directory, because the machine lacks root or loop devices.
     Simulated,
 }
 
 /// The registries of a local cloud.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Registries {
-    /// What private ECR stores its images in.
+    /// Storage of private ECR.
     pub ecr: Registry,
-    /// A registry that wants a user name and a password.
+    /// Registry that requires a user name and a password.
     pub private: Registry,
 }
 
-/// A registry: the name that references use, and the address that it really has.
+/// A registry: its host in references, and its real address.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Registry {
-    /// The host as references name it.
+    /// Host in references.
     pub host: String,
-    /// Where it listens.
+    /// Address it listens on.
     pub address: String,
-    /// Its user.
+    /// User name.
     pub username: String,
-    /// The user's password.
+    /// Password.
     pub password: String,
 }
 
 /// A call of an AWS API.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Call {
-    /// `ec2`.
+    /// Service, for example `ec2`.
     pub service: String,
-    /// `RunInstances`.
+    /// Action, for example `RunInstances`.
     pub action: String,
-    /// The role's name for functions, nodes and state machines, else the access key.
+    /// Role name of a function, node or state machine; otherwise the access key.
     pub caller: String,
-    /// What the call names, where it names one thing.
+    /// Resource in the call, if it has exactly one.
     pub resource: Option<String>,
-    /// The ID of the Lambda invocation that made the call, where one did.
+    /// ID of the Lambda invocation, if a function made the call.
     pub invocation: Option<String>,
 }
 
 impl Call {
-    /// The stage whose function made the call.
+    /// Returns the stage whose function made the call.
     #[must_use]
     pub fn stage(&self) -> Option<&str> {
         let role = self.caller.strip_prefix("prepull-")?;
         role.strip_suffix(&format!("-{}", crate::world::REGION))
     }
 
-    /// The same call as any build of any cache makes it: `{cache}` for `cache`, and `*` for IDs and for the names of its
-    /// executions.
+    /// Makes the call independent of its build: replaces `cache` by `{cache}`, and IDs and execution names by `*`.
     #[must_use]
     pub fn in_terms_of(mut self, cache: &str) -> Self {
         let executions = format!("{cache}-");
@@ -125,16 +124,16 @@ impl Call {
     }
 }
 
-/// Credentials of a role, as a function of it has them.
+/// Credentials of a role, as its function receives them.
 #[derive(Debug, Clone, Deserialize)]
 pub struct RoleCredentials {
-    /// The access key.
+    /// Access key ID.
     #[serde(rename = "AWS_ACCESS_KEY_ID")]
     pub access_key_id: String,
-    /// Its secret part.
+    /// Secret access key.
     #[serde(rename = "AWS_SECRET_ACCESS_KEY")]
     pub secret_access_key: String,
-    /// The session's token.
+    /// Session token.
     #[serde(rename = "AWS_SESSION_TOKEN")]
     pub session_token: String,
 }
@@ -142,41 +141,41 @@ pub struct RoleCredentials {
 /// One action of one statement in a role's policies.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Grant {
-    /// The role's name.
+    /// Role name.
     pub role: String,
-    /// The statement's ID.
+    /// Statement ID.
     pub statement: String,
-    /// The action, `ec2:RunInstances`.
+    /// Action, for example `ec2:RunInstances`.
     pub action: String,
-    /// How many calls it allowed.
+    /// Number of calls that it allowed.
     pub calls: u64,
 }
 
-/// A call that a role's policies did not allow.
+/// A call that the policies of a role did not allow.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Denial {
-    /// The role's name.
+    /// Role name.
     pub role: String,
-    /// The action, `ec2:RunInstances`.
+    /// Action, for example `ec2:RunInstances`.
     pub action: String,
-    /// What AWS says to it.
+    /// Error message of AWS.
     pub message: String,
-    /// The session of the caller's credentials.
+    /// Session name of the caller's credentials.
     pub session: String,
 }
 
 impl Denial {
-    /// Whether the call was made with [`LocalCloud::credentials`], and not by a function or a service.
+    /// Returns whether a test made the call with [`LocalCloud::credentials`], not a function or a service.
     #[must_use]
     pub fn is_of_a_test(&self) -> bool {
         self.session == "handed-out"
     }
 }
 
-/// How a container started on a node.
+/// Start of a container on a node.
 #[derive(Debug, Clone, Deserialize)]
 pub struct ContainerRun {
-    /// Whether the image was there before.
+    /// Whether the image was on the node before.
     pub present: bool,
     /// Bytes that the registries sent for it.
     pub pulled_bytes: u64,
@@ -184,27 +183,27 @@ pub struct ContainerRun {
     pub requests: u64,
     /// Seconds from the request until the container ran.
     pub seconds: f64,
-    /// When it ran.
+    /// Time when it ran.
     pub running_at: Timestamp,
-    /// What the container printed.
+    /// Output of the container.
     pub output: String,
-    /// The container's exit code.
+    /// Exit code of the container.
     pub exit_code: i32,
     /// Whether the node only simulates containers.
     pub simulated: bool,
 }
 
-/// What the registries have answered since the start.
+/// Answers of the registries since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub struct Traffic {
-    /// How many requests.
+    /// Number of requests.
     pub requests: u64,
-    /// With how many bytes.
+    /// Number of bytes.
     pub bytes: u64,
 }
 
 impl Traffic {
-    /// What came between `earlier` and this.
+    /// Returns the difference to `earlier`.
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {
         Self {
@@ -215,10 +214,10 @@ impl Traffic {
 }
 
 impl LocalCloud {
-    /// Starts a local cloud that keeps its state in `state`, and waits until it can be used.
+    /// Starts a local cloud with its state in `state`, and waits until it is ready.
     ///
     /// # Errors
-    /// Where it does not start; the message names its log.
+    /// Fails if it does not start. The message contains the path of its log.
     pub fn start(environment: &Environment, state: &Path) -> Result<Self> {
         std::fs::create_dir_all(state)?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -238,9 +237,9 @@ impl LocalCloud {
         let Ok(message) = serde_json::from_str::<ReadyMessage>(&line) else {
             let _ = process.kill();
             let _ = process.wait();
-            bail!("localcloud did not start: see {}\n{line}", log.display());
+            bail!("localcloud did not start: {line}\nSee {}.", log.display());
         };
-        // Whatever it prints later belongs to its log; an unread pipe would stop it.
+        // Copies all later output to its log, because the process blocks when the pipe is full.
         std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
         Ok(Self {
             endpoint: format!("http://127.0.0.1:{port}"),
@@ -251,49 +250,52 @@ impl LocalCloud {
         })
     }
 
-    /// The file that the local cloud logs to.
+    /// Returns the path of the local cloud's log.
     #[must_use]
     pub fn log(&self) -> &Path {
         &self.log
     }
 
-    /// The ID of its process.
+    /// Returns its process ID.
     ///
     /// # Panics
-    /// Where another thread panicked while it held the process.
+    /// Panics if another thread panicked while it held the process.
     #[must_use]
     pub fn process_id(&self) -> u32 {
         self.process
             .lock()
-            .expect("nobody panics with the process")
+            .expect("no thread panics while it holds the process")
             .id()
     }
 
-    /// Ends the local cloud and all that runs in it.
+    /// Stops the local cloud and everything in it.
     ///
     /// # Errors
-    /// Where its process cannot be reached or ends badly.
+    /// Fails if the process cannot be signalled or exits with an error.
     ///
     /// # Panics
-    /// Where another thread panicked while it held the process.
+    /// Panics if another thread panicked while it held the process.
     pub fn stop(&self) -> Result<()> {
-        let mut process = self.process.lock().expect("nobody panics with the process");
+        let mut process = self
+            .process
+            .lock()
+            .expect("no thread panics while it holds the process");
         if let Some(status) = process.try_wait()? {
             ensure!(
                 status.success(),
-                "localcloud ended early with {status}: see {}",
+                "localcloud exited early with {status}. See {}",
                 self.log.display()
             );
             return Ok(());
         }
-        // `Child::kill` would be SIGKILL, which leaves it no time to stop its nodes.
+        // `Child::kill` sends SIGKILL, which would give it no time to stop its nodes.
         Command::new("kill")
             .args(["-TERM", &process.id().to_string()])
             .status()?;
         let status = process.wait()?;
         ensure!(
             status.success(),
-            "localcloud ended with {status}: see {}",
+            "localcloud failed with {status}. See {}",
             self.log.display()
         );
         Ok(())
@@ -322,10 +324,10 @@ impl LocalCloud {
             .with_context(|| format!("localcloud answered {text} to {route}"))
     }
 
-    /// Makes calls of an API fail, in the form of its README, and returns the fault's ID.
+    /// Adds a fault that makes API calls fail, and returns its ID. The README of localcloud describes the format.
     ///
     /// # Errors
-    /// Where the local cloud refuses.
+    /// Fails if the local cloud refuses.
     pub async fn add_fault(&self, fault: Value) -> Result<String> {
         let fault: Fault = self
             .control(reqwest::Method::POST, "faults", Some(fault))
@@ -333,10 +335,10 @@ impl LocalCloud {
         Ok(fault.id)
     }
 
-    /// How many calls a fault has met.
+    /// Returns the number of calls that a fault has hit.
     ///
     /// # Errors
-    /// Where there is no such fault.
+    /// Fails if the fault does not exist.
     pub async fn fault_hits(&self, fault: &str) -> Result<u64> {
         let fault: Fault = self
             .control(reqwest::Method::GET, &format!("faults/{fault}"), None)
@@ -344,10 +346,10 @@ impl LocalCloud {
         Ok(fault.hits)
     }
 
-    /// Takes a fault back.
+    /// Removes a fault.
     ///
     /// # Errors
-    /// Where there is no such fault.
+    /// Fails if the fault does not exist.
     pub async fn remove_fault(&self, fault: &str) -> Result<()> {
         self.control::<Value>(reqwest::Method::DELETE, &format!("faults/{fault}"), None)
             .await
@@ -357,7 +359,7 @@ impl LocalCloud {
     /// Changes settings for the builders of one cache.
     ///
     /// # Errors
-    /// Where the local cloud refuses.
+    /// Fails if the local cloud refuses.
     pub async fn set_for(&self, cache: &str, settings: Value) -> Result<()> {
         let route = format!("settings?cache={cache}");
         self.control::<Value>(reqwest::Method::POST, &route, Some(settings))
@@ -365,10 +367,10 @@ impl LocalCloud {
             .map(drop)
     }
 
-    /// Takes back what was set for one cache.
+    /// Removes the settings for one cache.
     ///
     /// # Errors
-    /// Where the local cloud does not answer.
+    /// Fails if the local cloud does not answer.
     pub async fn unset_for(&self, cache: &str) -> Result<()> {
         let route = format!("settings?cache={cache}");
         self.control::<Value>(reqwest::Method::DELETE, &route, None)
@@ -376,10 +378,10 @@ impl LocalCloud {
             .map(drop)
     }
 
-    /// Lets the registry that wants a password break off after so many more bytes of a repository, or work again.
+    /// Makes the password-protected registry fail after `after_bytes` more bytes of a repository, or work again if `None`.
     ///
     /// # Errors
-    /// Where the local cloud refuses.
+    /// Fails if the local cloud refuses.
     pub async fn break_registry(&self, repository: &str, after_bytes: Option<u64>) -> Result<()> {
         let body = json!({"fail_after_bytes": after_bytes, "repositories": repository});
         self.control::<Value>(reqwest::Method::POST, "registries/private", Some(body))
@@ -387,57 +389,57 @@ impl LocalCloud {
             .map(drop)
     }
 
-    /// Changes settings: timings and the speed of the schedules' clock.
+    /// Changes settings, such as delays and the speed of the schedules' clock.
     ///
     /// # Errors
-    /// Where the local cloud refuses.
+    /// Fails if the local cloud refuses.
     pub async fn set(&self, settings: Value) -> Result<()> {
         self.control::<Value>(reqwest::Method::POST, "settings", Some(settings))
             .await
             .map(drop)
     }
 
-    /// The settings that hold now, by the names of its README.
+    /// Returns the current settings. The README of localcloud describes them.
     ///
     /// # Errors
-    /// Where the local cloud does not answer.
+    /// Fails if the local cloud does not answer.
     pub async fn settings(&self) -> Result<Value> {
         self.control(reqwest::Method::GET, "settings", None).await
     }
 
-    /// What the registries have answered so far.
+    /// Returns the registries' traffic so far.
     ///
     /// # Errors
-    /// Where the local cloud does not answer.
+    /// Fails if the local cloud does not answer.
     pub async fn traffic(&self) -> Result<Traffic> {
         self.control(reqwest::Method::GET, "registries/traffic", None)
             .await
     }
 
-    /// Takes back every fault and every changed setting, and forgets the calls.
+    /// Removes every fault and changed setting, and clears the log of calls.
     ///
     /// # Errors
-    /// Where the local cloud refuses.
+    /// Fails if the local cloud refuses.
     pub async fn reset(&self) -> Result<()> {
         self.control::<Value>(reqwest::Method::POST, "reset", None)
             .await
             .map(drop)
     }
 
-    /// Calls a Lambda function and waits for its answer, which may be an error: `{"errorType", "errorMessage"}`.
+    /// Calls a Lambda function and returns its answer. A failure is also an answer: `{"errorType", "errorMessage"}`.
     ///
     /// # Errors
-    /// Where there is no such function.
+    /// Fails if the function does not exist.
     pub async fn invoke(&self, function: &str, payload: &Value) -> Result<Value> {
         let request = self.invocation(function, "RequestResponse", payload);
         let text = request.send().await?.text().await?;
         serde_json::from_str(&text).with_context(|| format!("{function} answered {text}"))
     }
 
-    /// Calls a Lambda function and waits for nothing, as EventBridge does.
+    /// Calls a Lambda function asynchronously, as EventBridge does.
     ///
     /// # Errors
-    /// Where there is no such function.
+    /// Fails if the function does not exist.
     pub async fn send_event(&self, function: &str, payload: &Value) -> Result<()> {
         let request = self.invocation(function, "Event", payload);
         request.send().await?.error_for_status()?;
@@ -451,10 +453,10 @@ impl LocalCloud {
             .json(payload)
     }
 
-    /// The messages of a queue, as many as SQS shows at once. They stay there.
+    /// Returns the messages of a queue, up to the limit of one SQS call. The messages stay in the queue.
     ///
     /// # Errors
-    /// Where there is no such queue.
+    /// Fails if the queue does not exist.
     pub async fn messages(&self, queue: &str) -> Result<Vec<String>> {
         let request = self
             .signed("sqs", "")
@@ -470,10 +472,10 @@ impl LocalCloud {
             .collect())
     }
 
-    /// Calls a Lambda function with credentials of a role, and returns the code by which that is refused.
+    /// Calls a Lambda function with the credentials of a role, and returns the error code of the refusal.
     ///
     /// # Errors
-    /// Where it is not refused.
+    /// Fails if the call is not refused.
     pub async fn refused_invocation(
         &self,
         function: &str,
@@ -489,10 +491,10 @@ impl LocalCloud {
             .to_owned())
     }
 
-    /// Calls an action of IAM, for which prepull has no client.
+    /// Calls an action of IAM. prepull has no client for IAM.
     ///
     /// # Errors
-    /// Where IAM refuses.
+    /// Fails if IAM refuses.
     pub async fn iam(&self, action: &str, parameters: &[(&str, &str)]) -> Result<()> {
         let mut form = vec![("Action", action), ("Version", "2010-05-08")];
         form.extend(parameters);
@@ -503,13 +505,13 @@ impl LocalCloud {
         Ok(())
     }
 
-    /// A call of a service for which prepull has no client.
+    /// Returns a signed request to a service for which prepull has no client.
     fn signed(&self, service: &str, route: &str) -> reqwest::RequestBuilder {
         self.signed_by("localcloud", service, route)
     }
 
     fn signed_by(&self, access_key: &str, service: &str, route: &str) -> reqwest::RequestBuilder {
-        // The local cloud tells services apart by the scope of the signature, which it does not check.
+        // The local cloud routes by the scope of the signature and does not verify the signature.
         let signature = format!(
             "AWS4-HMAC-SHA256 Credential={access_key}/20260101/eu-west-1/{service}/aws4_request, \
              SignedHeaders=host, Signature=none"
@@ -519,18 +521,18 @@ impl LocalCloud {
             .header("authorization", signature)
     }
 
-    /// Every AWS call since the last [`LocalCloud::forget_calls`].
+    /// Returns every AWS call since the last [`LocalCloud::forget_calls`].
     ///
     /// # Errors
-    /// Where the local cloud does not answer.
+    /// Fails if the local cloud does not answer.
     pub async fn calls(&self) -> Result<Vec<Call>> {
         self.control(reqwest::Method::GET, "calls", None).await
     }
 
-    /// Those calls that were made by invocations of functions whose input contains `text`.
+    /// Returns the calls of function invocations whose input contains `text`.
     ///
     /// # Errors
-    /// Where the local cloud does not answer.
+    /// Fails if the local cloud does not answer.
     pub async fn calls_for(&self, text: &str) -> Result<Vec<Call>> {
         let text = text.replace('"', "%22");
         self.control(
@@ -541,53 +543,53 @@ impl LocalCloud {
         .await
     }
 
-    /// Empties the log of calls.
+    /// Clears the log of calls.
     ///
     /// # Errors
-    /// Where the local cloud does not answer.
+    /// Fails if the local cloud does not answer.
     pub async fn forget_calls(&self) -> Result<()> {
         self.control::<Value>(reqwest::Method::DELETE, "calls", None)
             .await
             .map(drop)
     }
 
-    /// Credentials of a role.
+    /// Returns credentials of a role.
     ///
     /// # Errors
-    /// Where there is no such role.
+    /// Fails if the role does not exist.
     pub async fn credentials(&self, role: &str) -> Result<RoleCredentials> {
         self.control(reqwest::Method::GET, &format!("credentials/{role}"), None)
             .await
     }
 
-    /// What the policies of all roles allow, and how often that was used since the start.
+    /// Returns the grants of all roles, and their number of uses since the start.
     ///
     /// # Errors
-    /// Where the local cloud does not answer.
+    /// Fails if the local cloud does not answer.
     pub async fn grants(&self) -> Result<Vec<Grant>> {
         self.control(reqwest::Method::GET, "grants", None).await
     }
 
-    /// Every call since the start that its caller's policies did not allow.
+    /// Returns every call since the start that the caller's policies did not allow.
     ///
     /// # Errors
-    /// Where the local cloud does not answer.
+    /// Fails if the local cloud does not answer.
     pub async fn denials(&self) -> Result<Vec<Denial>> {
         self.control(reqwest::Method::GET, "denials", None).await
     }
 
-    /// Instances, volumes, pending snapshots, processes, mounts and loop devices that are there now, by kind.
+    /// Returns the current instances, volumes, pending snapshots, processes, mounts and loop devices, by kind.
     ///
     /// # Errors
-    /// Where the local cloud does not answer.
+    /// Fails if the local cloud does not answer.
     pub async fn leftovers(&self) -> Result<Value> {
         self.control(reqwest::Method::GET, "leftovers", None).await
     }
 
-    /// Starts a container from `reference` on a node as a kubelet would: pulls the image only when it is absent.
+    /// Starts a container from `reference` on a node. Like a kubelet, pulls the image only if it is absent.
     ///
     /// # Errors
-    /// Where the image cannot be pulled or the container not be started.
+    /// Fails if the image cannot be pulled or the container cannot be started.
     pub async fn run_container(&self, node: &InstanceId, reference: &str) -> Result<ContainerRun> {
         self.control(
             reqwest::Method::POST,
@@ -600,7 +602,7 @@ impl LocalCloud {
     /// Cuts a node's power.
     ///
     /// # Errors
-    /// Where there is no such node.
+    /// Fails if the node does not exist.
     pub async fn cut_power(&self, node: &InstanceId) -> Result<()> {
         self.control::<Value>(
             reqwest::Method::POST,
@@ -611,11 +613,11 @@ impl LocalCloud {
         .map(drop)
     }
 
-    /// How many blocks of 512 KiB of a snapshot differ from those of `base`, or from zeros: what EBS would store. None on
-    /// simulated nodes, whose volumes have no blocks.
+    /// Returns the number of 512 KiB blocks that differ from `base`, or from zeros if there is no base. EBS would store
+    /// these blocks. Returns `None` on simulated nodes, because their volumes have no blocks.
     ///
     /// # Errors
-    /// Where there is no such snapshot.
+    /// Fails if the snapshot does not exist.
     pub async fn changed_blocks(
         &self,
         snapshot: &SnapshotId,
@@ -633,10 +635,10 @@ impl LocalCloud {
             .blocks)
     }
 
-    /// The files on a snapshot's volume below `directory`.
+    /// Returns the files below `directory` on the volume of a snapshot.
     ///
     /// # Errors
-    /// Where there is no such snapshot.
+    /// Fails if the snapshot does not exist.
     pub async fn snapshot_files(
         &self,
         snapshot: &SnapshotId,
@@ -653,16 +655,16 @@ impl LocalCloud {
             .files)
     }
 
-    /// Damages a snapshot: removes the file on its volume whose path ends with `name`.
+    /// Damages a snapshot: deletes the file on its volume whose path ends with `name`.
     ///
     /// # Errors
-    /// Where there is no such file.
+    /// Fails if the file does not exist.
     pub async fn damage_snapshot(&self, snapshot: &SnapshotId, name: &str) -> Result<()> {
         let files = self.snapshot_files(snapshot, "/local").await?;
         let path = files
             .iter()
             .find(|path| path.ends_with(name))
-            .with_context(|| format!("{snapshot} has no file {name}"))?;
+            .with_context(|| format!("{snapshot} does not contain the file {name}"))?;
         let route = format!("snapshots/{snapshot}/files?path={path}");
         self.control::<Value>(reqwest::Method::DELETE, &route, None)
             .await

@@ -1,10 +1,10 @@
-//! A local cloud with the module deployed to it, and what a user does there: push, build, look, start nodes.
+//! A local cloud with the module deployed to it, and the actions of a user: push, build, inspect, start nodes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use prepull_aws::ec2::types::{
@@ -22,50 +22,50 @@ use crate::images::Pusher;
 use crate::localcloud::ContainerRun;
 use crate::{Deployment, Environment, LocalCloud};
 
-/// The region that the local cloud plays.
+/// Region of the local cloud.
 pub const REGION: &str = "eu-west-1";
 
-/// How long a build may take here before something is wrong.
+/// Time limit of a build in the local cloud.
 const BUILD_TIME_OUT: Duration = Duration::from_secs(240);
 
 /// A local cloud and the module deployed to it.
 pub struct World {
-    /// What `cargo xtask` prepared.
+    /// Programs and files that `cargo xtask` prepared.
     pub environment: Environment,
     /// The local cloud.
     pub cloud: LocalCloud,
-    /// The module.
+    /// The deployed module.
     pub deployment: Deployment,
-    /// Clients of the local cloud, with no limit to what they may do.
+    /// Clients of the local cloud, with unrestricted permissions.
     pub clients: Clients,
     /// Pushes to private ECR.
     pub ecr: Pusher,
-    /// Pushes to the registry that wants a password.
+    /// Pushes to the registry that requires a password.
     pub private: Pusher,
 }
 
-/// How an execution ended.
+/// The result of an execution.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     /// Its status.
     pub status: ExecutionStatus,
-    /// Its output, where it succeeded.
+    /// Its output, if it succeeded.
     pub output: Value,
-    /// The name of its error, where it failed.
+    /// The name of its error, if it failed.
     pub error: String,
     /// The error's cause.
     pub cause: String,
 }
 
 impl World {
-    /// Starts a local cloud below `state`, and prepares the deployment of what `caches` declares once the registries are
-    /// known. Nothing is applied yet.
+    /// Starts a local cloud with its state in `state`. Once the registries are known, prepares a deployment of `caches`
+    /// but does not apply it.
     ///
     /// # Errors
-    /// Where the local cloud does not start or Terraform cannot be initialized.
+    /// Fails if the local cloud does not start or Terraform cannot be initialized.
     ///
     /// # Panics
-    /// Never: the region is one.
+    /// Never panics: the region is valid.
     pub async fn start(
         environment: Environment,
         state: &Path,
@@ -81,8 +81,11 @@ impl World {
             &caches,
             debounce_seconds,
         )?;
-        let clients =
-            Clients::at_endpoint(&cloud.endpoint, &REGION.parse().expect("this is a region")).await;
+        let clients = Clients::at_endpoint(
+            &cloud.endpoint,
+            &REGION.parse().expect("the region is valid"),
+        )
+        .await;
         let ecr = Pusher::new(&cloud.ready.registries.ecr, &cloud.ready.ca_certificate)?;
         let private = Pusher::new(&cloud.ready.registries.private, &cloud.ready.ca_certificate)?;
         Ok(Self {
@@ -95,7 +98,7 @@ impl World {
         })
     }
 
-    /// The command `prepull`, aimed at this world.
+    /// Returns the `prepull` command, configured for this local cloud.
     #[must_use]
     pub fn cli(&self) -> std::process::Command {
         let mut command = std::process::Command::new(&self.environment.cli);
@@ -107,10 +110,10 @@ impl World {
         command
     }
 
-    /// Makes a repository in private ECR.
+    /// Creates a repository in private ECR. An existing one is no error.
     ///
     /// # Errors
-    /// Where ECR refuses for another reason than that it exists.
+    /// Fails if ECR refuses.
     pub async fn create_repository(&self, name: &str) -> Result<()> {
         match self
             .clients
@@ -127,10 +130,10 @@ impl World {
         }
     }
 
-    /// Stores the password of the private registry where caches can name it, and returns the parameter's name.
+    /// Stores the credentials of the private registry in a parameter for caches, and returns the parameter's name.
     ///
     /// # Errors
-    /// Where Systems Manager refuses.
+    /// Fails if Systems Manager refuses.
     pub async fn store_credentials(&self, parameter: &str, password: &str) -> Result<String> {
         let value =
             json!({"username": self.cloud.ready.registries.private.username, "password": password});
@@ -146,22 +149,22 @@ impl World {
         Ok(parameter.to_owned())
     }
 
-    /// The configuration that Terraform stored for `cache`, to be changed and stored under another name.
+    /// Returns the configuration that Terraform stored for `cache`. Tests change it and store it under another name.
     ///
     /// # Errors
-    /// Where there is no such cache.
+    /// Fails if the cache does not exist.
     pub async fn stored_config(&self, cache: &str) -> Result<Value> {
         let json =
             parameters::get(&self.clients, &format!("{}/{cache}", names::CONFIG_PATH)).await?;
-        Ok(serde_json::from_str(
-            &json.with_context(|| format!("no cache {cache}"))?,
-        )?)
+        Ok(serde_json::from_str(&json.with_context(|| {
+            format!("cache {cache} is not declared")
+        })?)?)
     }
 
-    /// Stores `config` as the cache `name`, as if Terraform had declared it, however wrong it is.
+    /// Stores `config`, valid or not, as the cache `name`, as Terraform would.
     ///
     /// # Errors
-    /// Where Systems Manager refuses.
+    /// Fails if Systems Manager refuses.
     pub async fn store_config(&self, name: &str, config: &Value) -> Result<()> {
         Ok(parameters::put(
             &self.clients,
@@ -171,10 +174,10 @@ impl World {
         .await?)
     }
 
-    /// Starts a build as a user does who knows nothing but the state machine.
+    /// Starts a build through the state machine only.
     ///
     /// # Errors
-    /// Where Step Functions refuses.
+    /// Fails if Step Functions refuses.
     pub async fn start_build(&self, cache: &str) -> Result<ExecutionArn> {
         let machine = self.deployment.state_machine_arn()?;
         let input = json!({ "cache": cache }).to_string();
@@ -192,16 +195,16 @@ impl World {
     /// Starts a build and waits for its end.
     ///
     /// # Errors
-    /// Where it cannot be started or does not end.
+    /// Fails if it cannot be started or does not end in time.
     pub async fn build(&self, cache: &str) -> Result<Outcome> {
         let execution = self.start_build(cache).await?;
         self.await_end(&execution).await
     }
 
-    /// Stops a build, as an operator does.
+    /// Stops a build, as an operator would.
     ///
     /// # Errors
-    /// Where Step Functions refuses.
+    /// Fails if Step Functions refuses.
     pub async fn stop_build(&self, execution: &ExecutionArn) -> Result<()> {
         self.clients
             .sfn
@@ -212,10 +215,10 @@ impl World {
         Ok(())
     }
 
-    /// Every event of an execution, in order.
+    /// Returns every event of an execution, in order.
     ///
     /// # Errors
-    /// Where Step Functions does not answer.
+    /// Fails if Step Functions does not answer.
     pub async fn history(&self, execution: &ExecutionArn) -> Result<Vec<HistoryEvent>> {
         let history = self.clients.sfn.get_execution_history();
         let history = history.execution_arn(execution.as_str());
@@ -227,20 +230,20 @@ impl World {
         Ok(events)
     }
 
-    /// Waits for an execution's end.
+    /// Waits for the end of an execution.
     ///
     /// # Errors
-    /// Where it does not end in time.
+    /// Fails if it does not end in time.
     pub async fn await_end(&self, execution: &ExecutionArn) -> Result<Outcome> {
         let pause = Duration::from_millis(200);
         self.await_end_within(execution, BUILD_TIME_OUT, pause)
             .await
     }
 
-    /// Waits for an execution's end no longer than `limit`, and looks every `pause`.
+    /// Waits at most `limit` for the end of an execution, polling every `pause`.
     ///
     /// # Errors
-    /// Where it does not end in time.
+    /// Fails if it does not end in time.
     pub async fn await_end_within(
         &self,
         execution: &ExecutionArn,
@@ -274,10 +277,10 @@ impl World {
         }
     }
 
-    /// The executions of `cache` so far, the newest first.
+    /// Returns the executions of `cache`, newest first.
     ///
     /// # Errors
-    /// Where Step Functions does not answer.
+    /// Fails if Step Functions does not answer.
     pub async fn executions(&self, cache: &str) -> Result<Vec<ExecutionArn>> {
         let machine = self.deployment.state_machine_arn()?;
         let listed = self
@@ -307,10 +310,10 @@ impl World {
         Ok(found.into_iter().map(|(_, arn)| arn).collect())
     }
 
-    /// Waits until more than `before` executions of `cache` were started, and returns the newest.
+    /// Waits until `cache` has more than `before` executions, and returns the newest.
     ///
     /// # Errors
-    /// Where none starts in time.
+    /// Fails if none starts in time.
     pub async fn await_start(&self, cache: &str, before: usize) -> Result<ExecutionArn> {
         let start = Instant::now();
         loop {
@@ -320,16 +323,16 @@ impl World {
             }
             ensure!(
                 start.elapsed() < Duration::from_secs(60),
-                "no build of {cache} was started within a minute"
+                "no build of {cache} started within a minute"
             );
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 
-    /// The snapshot that the pointer of `cache` names.
+    /// Returns the snapshot that the pointer of `cache` holds, or `None` if there is no pointer.
     ///
     /// # Errors
-    /// Where the pointer cannot be read or names no snapshot.
+    /// Fails if the pointer cannot be read or does not hold a snapshot ID.
     pub async fn published(
         &self,
         cache: &str,
@@ -344,10 +347,10 @@ impl World {
         pointer.map(|id| Ok(id.parse()?)).transpose()
     }
 
-    /// The manifest of a snapshot.
+    /// Returns the manifest of a snapshot.
     ///
     /// # Errors
-    /// Where there is none.
+    /// Fails if the manifest does not exist.
     pub async fn manifest(
         &self,
         cache: &str,
@@ -357,14 +360,14 @@ impl World {
         let name = names::manifest_parameter(&cache.parse()?, architecture, snapshot);
         let json = parameters::get(&self.clients, &name)
             .await?
-            .with_context(|| format!("no parameter {name}"))?;
+            .with_context(|| format!("parameter {name} does not exist"))?;
         Ok(serde_json::from_str(&json)?)
     }
 
-    /// Starts a node as Karpenter would, its data volume empty or from `snapshot`, and waits until it runs.
+    /// Starts a node as Karpenter would, with an empty data volume or one from `snapshot`, and waits until it runs.
     ///
     /// # Errors
-    /// Where it does not come to run.
+    /// Fails if it does not run in time.
     pub async fn start_node(
         &self,
         snapshot: Option<&SnapshotId>,
@@ -376,13 +379,13 @@ impl World {
         Ok(node)
     }
 
-    /// The same without waiting, with more of Bottlerocket's settings than a node needs.
+    /// Starts a node like [`Self::start_node`], without waiting, and with additional Bottlerocket settings.
     ///
     /// # Errors
-    /// Where EC2 refuses.
+    /// Fails if EC2 refuses.
     ///
     /// # Panics
-    /// Never: the specifications below are complete.
+    /// Never panics: the specifications below are complete.
     pub async fn launch_node(
         &self,
         snapshot: Option<&SnapshotId>,
@@ -395,7 +398,7 @@ impl World {
             &format!("/aws/service/bottlerocket/aws-k8s-1.33/{architecture}/latest/image_id"),
         )
         .await?
-        .context("localcloud knows Bottlerocket's AMIs")?;
+        .context("the local cloud does not have the AMI of Bottlerocket")?;
         let instance_type = match architecture {
             Architecture::X86_64 => InstanceType::M6iXlarge,
             Architecture::Arm64 => InstanceType::M6gXlarge,
@@ -406,7 +409,7 @@ impl World {
             .set_snapshot_id(snapshot.map(ToString::to_string))
             .delete_on_termination(true)
             .build();
-        // The registry's password reaches a kubelet through image pull secrets; here the node itself knows it.
+        // A kubelet gets the registry's password from image pull secrets. Here the node's settings contain it.
         let private = &self.cloud.ready.registries.private;
         let user_data = format!(
             "[settings.kubernetes]\nhostname-override = \"node\"\n\n[[settings.container-registry.credentials]]\n\
@@ -445,14 +448,14 @@ impl World {
             .await?;
         Ok(run.instances()[0]
             .instance_id()
-            .context("every instance has an ID")?
+            .context("EC2 returned an instance without an ID")?
             .parse()?)
     }
 
-    /// Starts a container of each image on a node, one after the other, and tells how by the image's reference.
+    /// Starts a container of each image on a node, one after the other, and returns the runs by image reference.
     ///
     /// # Errors
-    /// Where a container does not start, or ends badly.
+    /// Fails if a container does not start or exits with an error.
     pub async fn run_containers(
         &self,
         node: &InstanceId,
@@ -469,16 +472,16 @@ impl World {
     /// Runs one container on a node.
     ///
     /// # Errors
-    /// Where the image cannot be pulled, or the container does not end well.
+    /// Fails if the image cannot be pulled, or the container exits with an error.
     pub async fn run_container(&self, node: &InstanceId, reference: &str) -> Result<ContainerRun> {
         let run = self.cloud.run_container(node, reference).await?;
         ensure!(
             run.exit_code == 0,
-            "{reference} ended with {}: {}",
+            "container of {reference} failed with exit code {}: {}",
             run.exit_code,
             run.output
         );
-        // What the registries answered is counted a moment later than it was answered.
+        // The registries count an answer shortly after they send it.
         tokio::time::sleep(Duration::from_millis(100)).await;
         Ok(run)
     }
@@ -486,7 +489,7 @@ impl World {
     /// Terminates a node and waits until it is gone.
     ///
     /// # Errors
-    /// Where it does not go.
+    /// Fails if it does not terminate in time.
     pub async fn terminate_node(&self, node: &InstanceId) -> Result<()> {
         self.clients
             .ec2
@@ -500,7 +503,7 @@ impl World {
     /// Waits until a node runs.
     ///
     /// # Errors
-    /// Where it does not.
+    /// Fails if it does not run in time.
     pub async fn await_running(&self, node: &InstanceId) -> Result<()> {
         self.await_state(node, &InstanceStateName::Running).await
     }
@@ -526,36 +529,36 @@ impl World {
             }
             ensure!(
                 start.elapsed() < Duration::from_secs(60),
-                "{node} is {state:?} and not {wanted:?}"
+                "the state of {node} is {state:?}, expected {wanted:?}"
             );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
-    /// Calls the function of a stage and returns its answer, which may be an error: `{"errorType", "errorMessage"}`.
+    /// Calls the function of a stage and returns its answer. A failure is also an answer: `{"errorType", "errorMessage"}`.
     ///
     /// # Errors
-    /// Where there is no such function.
+    /// Fails if the function does not exist.
     pub async fn invoke(&self, stage: &str, payload: &Value) -> Result<Value> {
         self.cloud
             .invoke(&format!("prepull-{stage}"), payload)
             .await
     }
 
-    /// Calls the function of a stage as `EventBridge` does, which waits for no answer.
+    /// Calls the function of a stage asynchronously, as `EventBridge` does.
     ///
     /// # Errors
-    /// Where there is no such function.
+    /// Fails if the function does not exist.
     pub async fn send_event(&self, stage: &str, payload: &Value) -> Result<()> {
         self.cloud
             .send_event(&format!("prepull-{stage}"), payload)
             .await
     }
 
-    /// The instances of a cache's builders that are not terminated.
+    /// Returns the builders of a cache that are not terminated.
     ///
     /// # Errors
-    /// Where EC2 does not answer.
+    /// Fails if EC2 does not answer.
     pub async fn builders(
         &self,
         cache: &str,
@@ -587,62 +590,16 @@ impl World {
             .map(|instance| {
                 Ok(instance
                     .instance_id()
-                    .context("every instance has an ID")?
+                    .context("EC2 returned an instance without an ID")?
                     .parse()?)
             })
             .collect()
     }
 
-    /// Waits a moment for what is just ending, then asserts that no instance, volume, unfinished snapshot, node process,
-    /// mount or loop device is left.
+    /// Counts the calls of an action since the log of calls was last cleared.
     ///
     /// # Errors
-    /// With what is left.
-    pub async fn nothing_is_left(&self) -> Result<()> {
-        let start = Instant::now();
-        loop {
-            let left = self.cloud.leftovers().await?;
-            let all = left.as_object().context("leftovers are told by kind")?;
-            if all
-                .values()
-                .all(|kind| kind.as_array().is_some_and(Vec::is_empty))
-            {
-                break;
-            }
-            if start.elapsed() > Duration::from_secs(20) {
-                bail!("something is left: {left}");
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        self.every_snapshot_is_usable().await
-    }
-
-    /// Asserts that each of our snapshots bears the state `verified` or `published`.
-    async fn every_snapshot_is_usable(&self) -> Result<()> {
-        let described = self
-            .clients
-            .ec2
-            .describe_snapshots()
-            .owner_ids("self")
-            .send()
-            .await?;
-        for snapshot in described.snapshots() {
-            if prepull_aws::tag_value(snapshot.tags(), names::TAG_CACHE).is_some() {
-                let state = prepull_aws::tag_value(snapshot.tags(), names::TAG_STATE);
-                let id = snapshot.snapshot_id().unwrap_or_default();
-                ensure!(
-                    matches!(state, Some("verified" | "published")),
-                    "snapshot {id} is left with state {state:?}"
-                );
-            }
-        }
-        Ok(())
-    }
-
-    /// How often an action was called since the calls were last forgotten.
-    ///
-    /// # Errors
-    /// Where the local cloud does not answer.
+    /// Fails if the local cloud does not answer.
     pub async fn count_calls(&self, action: &str) -> Result<usize> {
         Ok(self
             .cloud
@@ -653,7 +610,7 @@ impl World {
             .count())
     }
 
-    /// Where the local cloud logs to.
+    /// Returns the path of the local cloud's log.
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.cloud.log().to_owned()

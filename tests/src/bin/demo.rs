@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: from a push to the first pod that starts without pulling, on one machine.
+//! `cargo xtask demo`: from an image push to containers that start without pulling, on one machine.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -16,13 +16,13 @@ const CACHE: &str = "demo";
 const VOLUME: GiB = GiB(10);
 const X86: Architecture = Architecture::X86_64;
 
-/// Triggers within so many seconds become one build.
+/// Debounce window, in seconds.
 const DEBOUNCE_SECONDS: u32 = 3;
 
 fn main() -> ExitCode {
     let (interrupt, interrupted) = mpsc::channel();
     ctrlc::set_handler(move || {
-        // Nobody listens any more when the demonstration is over anyway.
+        // If the demo is already over, no receiver is left and the error does not matter.
         let _ = interrupt.send(());
     })
     .expect("no other handler is set");
@@ -30,17 +30,17 @@ fn main() -> ExitCode {
         .worker_threads(2)
         .enable_all()
         .build()
-        .expect("threads can be started");
+        .expect("the runtime can start its threads");
     let result = runtime.block_on(async {
         let state = tempfile::Builder::new().prefix("prepull-demo-").tempdir()?;
         let interruption = tokio::task::spawn_blocking(move || interrupted.recv());
         tokio::select! {
             result = demo(state.path()) => result,
-            // Dropping the demonstration's future stops the local cloud and waits until it has.
+            // Dropping the demo's future stops the local cloud and waits until it has stopped.
             Ok(Ok(())) = interruption => bail!("interrupted"),
         }
     });
-    // The thread that waits for Ctrl-C never ends by itself.
+    // The thread that waits for Ctrl-C never ends, so the process exits explicitly.
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -51,11 +51,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// A heading with the time since the start.
-struct Clock(Instant);
+/// Prints headings with the time since the start.
+struct Headings(Instant);
 
-impl Clock {
-    fn say(&self, text: &str) {
+impl Headings {
+    fn print_heading(&self, text: &str) {
         println!(
             "\n\x1b[1m[{:>4} s] {text}\x1b[0m",
             self.0.elapsed().as_secs()
@@ -65,8 +65,8 @@ impl Clock {
 }
 
 async fn demo(state: &std::path::Path) -> Result<()> {
-    let clock = Clock(Instant::now());
-    clock.say("Starting AWS on this machine");
+    let headings = Headings(Instant::now());
+    headings.print_heading("Start the local cloud");
     let world = World::start(Environment::read()?, state, DEBOUNCE_SECONDS, |cloud| {
         let registries = &cloud.ready.registries;
         json!({CACHE: {
@@ -83,14 +83,16 @@ async fn demo(state: &std::path::Path) -> Result<()> {
     })
     .await?;
     match world.cloud.ready.nodes {
-        Nodes::Real => println!("Nodes are real: each runs its own containerd on an XFS volume."),
+        Nodes::Real => println!("Real nodes: each runs its own containerd on an XFS volume."),
         Nodes::Simulated => println!(
-            "Nodes are SIMULATED, no container really runs: {}",
+            "SIMULATED nodes: no container runs. Reason: {}",
             world.cloud.ready.why
         ),
     }
 
-    clock.say("Pushing three images that share a base: two to private ECR, one to a registry with a password");
+    headings.print_heading(
+        "Push three images: two to private ECR, one to a password-protected registry",
+    );
     let images = Images::make()?;
     for repository in ["team/api", "team/worker", "team/web"] {
         world.create_repository(repository).await?;
@@ -104,16 +106,16 @@ async fn demo(state: &std::path::Path) -> Result<()> {
     let password = &world.cloud.ready.registries.private.password;
     world.store_credentials("/team/registry", password).await?;
 
-    clock.say("terraform apply");
-    // Terraform is waited for on a thread of its own, so that Ctrl-C is heard meanwhile.
+    headings.print_heading("Deploy: terraform apply");
+    // `block_in_place` lets another thread handle Ctrl-C while Terraform runs.
     tokio::task::block_in_place(|| world.deployment.apply())?;
-    println!("Deployed. The cache `{CACHE}` names four images; team/worker:v1 is not pushed yet.");
+    println!("Cache `{CACHE}` contains four images. team/worker:v1 is not pushed yet.");
 
-    clock.say("Pushing team/worker:v1 to ECR: the push starts a build");
+    headings.print_heading("First build: push team/worker:v1 to ECR");
     world.ecr.push("team/worker", "v1", &images.worker).await?;
     let first = build_after_push(&world, 0).await?;
 
-    clock.say("Starting the images on an empty node and on a node from the snapshot");
+    headings.print_heading("Compare: start the images on an empty node and on a cached node");
     let references = images_of_cache(&world).await?;
     let empty = world.start_node(None, X86, VOLUME).await?;
     let cached = world.start_node(Some(&first), X86, VOLUME).await?;
@@ -125,10 +127,10 @@ async fn demo(state: &std::path::Path) -> Result<()> {
     let pulled: u64 = on_cached.values().map(|run| run.pulled_bytes).sum();
     ensure!(
         pulled == 0,
-        "the cached node pulled {pulled} bytes: the snapshot lacks something"
+        "the cached node pulled {pulled} bytes, so the snapshot is incomplete"
     );
 
-    clock.say("Pushing a new team/api:v1, one layer of it changed");
+    headings.print_heading("Refresh: push team/api:v1 with one changed layer");
     let before = world.executions(CACHE).await?.len();
     world
         .ecr
@@ -140,7 +142,7 @@ async fn demo(state: &std::path::Path) -> Result<()> {
         "the second build published the same snapshot again"
     );
 
-    clock.say("Triggering a third build, with nothing changed: prepull build demo");
+    headings.print_heading("Unchanged cache: prepull build demo");
     world.cloud.forget_calls().await?;
     run_cli(&world, &["build", CACHE])?;
     let launched = world.count_calls("RunInstances").await?;
@@ -148,21 +150,21 @@ async fn demo(state: &std::path::Path) -> Result<()> {
         launched == 0,
         "an unchanged cache launched {launched} builders"
     );
-    println!("No builder was launched, and {second} stays published.");
+    println!("No builder was launched. The pointer still holds {second}.");
 
-    clock.say("What an operator sees: prepull snapshots demo; prepull nodeclass demo");
+    headings.print_heading("Inspect: prepull snapshots demo; prepull nodeclass demo");
     run_cli(&world, &["snapshots", CACHE])?;
     run_cli(&world, &["nodeclass", CACHE])?;
 
-    clock.say("terraform destroy");
+    headings.print_heading("Remove: terraform destroy");
     world.nothing_is_left().await?;
     tokio::task::block_in_place(|| world.deployment.destroy())?;
     world.cloud.stop()?;
-    clock.say("Done: every image started on the cached node with 0 bytes pulled, and nothing is left running");
+    headings.print_heading("Done: the cached node pulled 0 bytes, and nothing is left running");
     Ok(())
 }
 
-/// The demonstration's images.
+/// The images of the demo.
 struct Images {
     api: Image,
     api_changed: Image,
@@ -190,11 +192,11 @@ impl Images {
     }
 }
 
-/// Follows the build that a push started, and returns the snapshot that it published.
+/// Follows the build that a push started, and returns its published snapshot.
 async fn build_after_push(world: &World, before: usize) -> Result<SnapshotId> {
     let execution = world.await_start(CACHE, before).await?;
     println!(
-        "Execution {} was started by the push. prepull follow {CACHE}:",
+        "The push started execution {}. Output of prepull follow {CACHE}:",
         execution.name()
     );
     run_cli(world, &["follow", CACHE])?;
@@ -208,14 +210,14 @@ async fn build_after_push(world: &World, before: usize) -> Result<SnapshotId> {
     world
         .published(CACHE, X86)
         .await?
-        .context("the build published a snapshot")
+        .context("the build published no snapshot")
 }
 
 fn run_cli(world: &World, arguments: &[&str]) -> Result<()> {
     let status = tokio::task::block_in_place(|| world.cli().args(arguments).status())?;
     ensure!(
         status.success(),
-        "prepull {} ended with {status}",
+        "prepull {} failed with {status}",
         arguments.join(" ")
     );
     Ok(())
@@ -223,7 +225,9 @@ fn run_cli(world: &World, arguments: &[&str]) -> Result<()> {
 
 async fn images_of_cache(world: &World) -> Result<Vec<String>> {
     let config = world.stored_config(CACHE).await?;
-    let images = config["images"].as_array().context("a cache has images")?;
+    let images = config["images"]
+        .as_array()
+        .context("the configuration has no images")?;
     Ok(images
         .iter()
         .filter_map(Value::as_str)

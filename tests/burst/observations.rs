@@ -1,4 +1,4 @@
-//! What is found when the burst is over: read from AWS's own records, as an auditor would.
+//! Observations after the burst, read from the records of AWS.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,80 +8,81 @@ use jiff::{SignedDuration, Timestamp};
 use prepull_aws::ec2::types::Reservation;
 use prepull_aws::sfn::types::{ExecutionListItem, ExecutionStatus, HistoryEvent};
 use prepull_aws::{tag_filter, timestamp};
-use prepull_domain::{Digest, ExecutionName, Manifest, names};
-use prepull_tests::World;
+use prepull_domain::{Digest, ExecutionName, SnapshotId, names};
+use prepull_tests::{World, invariants};
 use serde_json::Value;
 
 use crate::burst::{self, ARCHITECTURE, Burst, IMAGES};
 
-/// Everything that the tests and the report look at.
-pub struct Expectation {
-    /// Until the registry had taken the last push.
-    pub burst_took: Duration,
-    /// Until ECR had announced the last push: here it learns of pushes from the registry, on AWS it is the registry.
-    pub announced_within: SignedDuration,
-    /// How often start-build asked for an execution.
-    pub answered_pushes: usize,
+/// Input of the tests and of the report.
+pub struct Observations {
+    /// Time from the first push until the registry accepted the last one.
+    pub push_duration: Duration,
+    /// Time from the first push until ECR sent the event of the last one. The local ECR learns of pushes from its registry;
+    /// on AWS, ECR is the registry.
+    pub event_duration: SignedDuration,
+    /// Number of `StartExecution` calls of start-build.
+    pub handled_pushes: usize,
     pub executions: Vec<Execution>,
     pub caches: Vec<Cache>,
     pub dead_letters: Vec<String>,
-    /// What is left, where something is.
+    /// Remaining resources, if there are any.
     pub left_behind: Option<String>,
 }
 
-/// An execution that a push started.
+/// An execution that was started by a push.
 pub struct Execution {
     pub cache: String,
     pub name: ExecutionName,
     pub status: ExecutionStatus,
     pub cause: String,
-    /// The end that its output tells: `published`, `up-to-date`, `superseded`.
+    /// Result in its output: `published`, `up-to-date` or `superseded`.
     pub outcome: String,
-    /// When it had waited for the pushes of its window.
+    /// End of its debounce window.
     pub debounce_ends_at: Timestamp,
     pub ended_at: Timestamp,
-    /// Where it launched one.
+    /// Its builder, if it launched one.
     pub builder: Option<Builder>,
 }
 
 /// The builder of an execution.
 pub struct Builder {
-    /// When the stage that launches it began.
+    /// Start of launch-builder.
     pub launched_at: Timestamp,
-    /// When the stage ended that waits until it is terminated.
-    pub gone_at: Timestamp,
-    /// How many instances bear the execution's name.
+    /// End of clean-up, which waits until the builder is terminated.
+    pub terminated_at: Timestamp,
+    /// Number of instances with the execution's tag.
     pub instances: usize,
 }
 
 /// A cache after the burst.
 pub struct Cache {
     pub name: String,
-    /// The last content of each image that the burst pushed.
+    /// Last pushed digest of each image.
     pub pushed: BTreeSet<Digest>,
-    /// What the published snapshot holds.
-    pub held: BTreeSet<Digest>,
-    /// By ECR's clock.
+    /// Digests in the published snapshot.
+    pub published: BTreeSet<Digest>,
+    /// Time of the last push by ECR's clock.
     pub last_push_at: Timestamp,
-    /// Every snapshot that the pointer ever named, the oldest first.
+    /// Every snapshot that the pointer has held, oldest first.
     pub publications: Vec<Publication>,
 }
 
-/// A moment at which the pointer changed.
+/// A change of the pointer.
 pub struct Publication {
     pub at: Timestamp,
     pub planned_at: Timestamp,
     pub execution: ExecutionName,
 }
 
-/// How long a cache's last push took to reach its nodes, and with what.
+/// Time from a cache's last push to the pointer, by part.
 #[derive(Clone, Copy)]
 pub struct Delay {
-    /// From ECR to start-build, and waiting for other pushes of the same window.
+    /// From ECR to start-build, plus the debounce window.
     pub debouncing: SignedDuration,
-    /// Waiting for an older build of the cache.
+    /// In the queue behind an older build of the cache.
     pub queueing: SignedDuration,
-    /// Planning, building, publishing.
+    /// Plan, build and publication.
     pub building: SignedDuration,
 }
 
@@ -91,7 +92,7 @@ impl Delay {
     }
 }
 
-impl Expectation {
+impl Observations {
     pub async fn read(world: &World, burst: Burst) -> Result<Self> {
         let left_behind = world.nothing_is_left().await.err();
         let mut caches = Vec::new();
@@ -99,15 +100,15 @@ impl Expectation {
             let pushed = pushed.into_values().collect();
             caches.push(Cache::read(world, name, pushed).await?);
         }
-        let announced_at = caches.iter().map(|cache| cache.last_push_at).max();
-        let announced_at = announced_at.context("there are caches")?;
+        let last_push_at = caches.iter().map(|cache| cache.last_push_at).max();
+        let last_push_at = last_push_at.context("there are no caches")?;
         let outputs = world.deployment.outputs()?;
         let queue = outputs["dead_letter_queue_url"]["value"].as_str();
-        let queue = queue.context("the module has this output")?;
+        let queue = queue.context("the module does not have this output")?;
         Ok(Self {
-            burst_took: burst.took,
-            announced_within: announced_at.duration_since(burst.began_at),
-            answered_pushes: burst::answered_pushes(world).await?,
+            push_duration: burst.duration,
+            event_duration: last_push_at.duration_since(burst.began_at),
+            handled_pushes: burst::handled_pushes(world).await?,
             executions: executions(world, &caches).await?,
             caches,
             dead_letters: world.cloud.messages(queue).await?,
@@ -115,22 +116,22 @@ impl Expectation {
         })
     }
 
-    /// The executions that launched a builder.
+    /// Returns the executions that launched a builder.
     pub fn builds(&self) -> impl Iterator<Item = (&Execution, &Builder)> {
         let executions = self.executions.iter();
         executions.filter_map(|execution| Some((execution, execution.builder.as_ref()?)))
     }
 
-    /// How long the last push of each cache took, where it was published.
+    /// Returns the delay of the last push of each cache, if it was published.
     pub fn delays(&self) -> Vec<Delay> {
         self.caches
             .iter()
-            .filter(|cache| cache.held == cache.pushed)
+            .filter(|cache| cache.published == cache.pushed)
             .filter_map(|cache| {
                 let last = cache.publications.last()?;
                 let mut executions = self.executions.iter();
                 let execution = executions.find(|execution| execution.name == last.execution)?;
-                // A push that came while the execution queued already was not kept waiting by its window.
+                // The debounce window did not delay a push that arrived when the execution was already in the queue.
                 let debounce_ends_at = execution.debounce_ends_at.max(cache.last_push_at);
                 Some(Delay {
                     debouncing: debounce_ends_at.duration_since(cache.last_push_at),
@@ -145,30 +146,35 @@ impl Expectation {
 impl Cache {
     async fn read(world: &World, name: String, pushed: BTreeSet<Digest>) -> Result<Self> {
         let mut publications = Vec::new();
-        let mut newest: Option<Manifest> = None;
+        let mut newest: Option<SnapshotId> = None;
         let pointer = names::pointer_parameter(&name.parse()?, ARCHITECTURE);
         let history = world.clients.ssm.get_parameter_history().name(pointer);
         let mut pages = history.into_paginator().send();
         while let Some(page) = pages.next().await {
             for version in page?.parameters.unwrap_or_default() {
-                let snapshot = version.value().context("a pointer has a value")?.parse()?;
+                let snapshot = version
+                    .value()
+                    .context("the pointer has no value")?
+                    .parse()?;
                 let manifest = world.manifest(&name, ARCHITECTURE, &snapshot).await?;
-                // A stage that is called again may write what is there.
-                if newest.as_ref().map(|newest| &newest.snapshot_id) == Some(&snapshot) {
+                // A stage that is called again may write the same value again.
+                if newest.as_ref() == Some(&snapshot) {
                     continue;
                 }
                 publications.push(Publication {
                     at: timestamp(version.last_modified_date()),
                     planned_at: manifest.planned_at,
-                    execution: manifest.execution.clone(),
+                    execution: manifest.execution,
                 });
-                newest = Some(manifest);
+                newest = Some(snapshot);
             }
         }
-        let newest = newest.with_context(|| format!("{name} published nothing"))?;
+        let clients = &world.clients;
+        let (_, published) =
+            invariants::pointer_is_valid(clients, &name.parse()?, ARCHITECTURE).await?;
         Ok(Self {
             pushed,
-            held: newest
+            published: published
                 .images
                 .into_iter()
                 .map(|image| image.digest)
@@ -180,7 +186,7 @@ impl Cache {
     }
 }
 
-/// When ECR took the last push of any of a cache's images.
+/// Returns the time when ECR accepted the last push to any image of a cache.
 async fn last_push_at(world: &World, cache: &str) -> Result<Timestamp> {
     let mut last = Timestamp::MIN;
     for image in IMAGES {
@@ -196,7 +202,7 @@ async fn last_push_at(world: &World, cache: &str) -> Result<Timestamp> {
     Ok(last)
 }
 
-/// The executions that pushes started: they bear the name of their cache, which the first builds do not.
+/// Returns the executions that were started by pushes. Their names contain the cache; those of the first builds do not.
 async fn executions(world: &World, caches: &[Cache]) -> Result<Vec<Execution>> {
     let mut found = Vec::new();
     let list = world.clients.sfn.list_executions();
@@ -241,7 +247,7 @@ async fn execution(world: &World, cache: &str, listed: &ExecutionListItem) -> Re
     let builder = match entered("launch-builder") {
         Some(launched_at) => Some(Builder {
             launched_at,
-            gone_at: exited("clean-up").unwrap_or(ended_at),
+            terminated_at: exited("CleanUp").unwrap_or(ended_at),
             instances: instances(world, &listed.name).await?,
         }),
         None => None,
@@ -258,7 +264,7 @@ async fn execution(world: &World, cache: &str, listed: &ExecutionListItem) -> Re
     })
 }
 
-/// How many instances an execution launched, whatever became of them: EC2 shows those that ended for a while.
+/// Counts the instances that an execution launched, in any state. EC2 lists terminated instances for a while.
 async fn instances(world: &World, execution: &str) -> Result<usize> {
     let described = world
         .clients
