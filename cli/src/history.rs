@@ -184,8 +184,8 @@ pub enum BuildEvent {
     Began(Stage),
     /// It was decided what to build.
     Planned(Plan),
-    /// A stage is on its way and says how far.
-    Progress(Stage, String),
+    /// A call of a stage ended before the stage did, and reported its progress.
+    Progress(Stage, StageProgress),
     /// A call of a stage failed: what comes next is another call, or the end of the target.
     CallFailed {
         /// The stage.
@@ -206,6 +206,33 @@ pub enum BuildEvent {
     },
     /// The build ended, well or not.
     Ended,
+}
+
+/// Progress of a running stage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StageProgress {
+    /// Counts of images, from pull-images.
+    Images(prepull_domain::PullProgress),
+    /// Any other text, shown as it is.
+    Text(String),
+}
+
+impl StageProgress {
+    /// Parses the message of a `StillRunning`. An unknown wording stays text: the functions may be of another version.
+    fn new(message: &str) -> Self {
+        let text = message.strip_prefix("not done yet: ").unwrap_or(message);
+        text.parse()
+            .map_or_else(|_| Self::Text(text.to_owned()), Self::Images)
+    }
+}
+
+impl std::fmt::Display for StageProgress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Images(progress) => progress.fmt(f),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
 }
 
 impl Build {
@@ -343,8 +370,7 @@ impl Build {
         );
         run.error = Some(error.to_owned());
         Some(if error == "StillRunning" {
-            let progress = cause.strip_prefix("not done yet: ").unwrap_or(&cause);
-            BuildEvent::Progress(run.stage, progress.to_owned())
+            BuildEvent::Progress(run.stage, StageProgress::new(&cause))
         } else {
             BuildEvent::CallFailed {
                 stage: run.stage,

@@ -192,10 +192,12 @@ impl TargetBars {
                     self.images.set_position(0);
                 }
             }
-            BuildEvent::Progress(Stage::PullImages, progress) => {
-                if let Some(pulled) = images_pulled(progress) {
-                    self.images.set_position(pulled);
-                }
+            BuildEvent::Progress(
+                Stage::PullImages,
+                crate::history::StageProgress::Images(progress),
+            ) => {
+                self.images.set_length(progress.total as u64);
+                self.images.set_position(progress.pulled as u64);
             }
             BuildEvent::Finished { stage, .. } => {
                 self.stages.inc(1);
@@ -217,11 +219,78 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the templates above are well-formed")
 }
 
-/// The first number in `3 of 8 images`, wherever that stands in what pull-images says.
-fn images_pulled(progress: &str) -> Option<u64> {
-    let words: Vec<_> = progress.split_whitespace().collect();
-    words.windows(4).find_map(|words| match words {
-        [pulled, "of", _, images] if images.starts_with("image") => pulled.parse().ok(),
-        _ => None,
-    })
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::Build;
+    use aws_smithy_mocks::mock;
+    use prepull_aws::sfn;
+    use prepull_aws::smithy::client::orchestrator::HttpResponse;
+    use prepull_domain::{PullProgress, StageError};
+    use prepull_testing::Mocks;
+    use serde_json::{Value, json};
+
+    const HISTORY: &str = include_str!("../tests/histories/one_of_two_architectures_fails.json");
+    const EXECUTION: &str = "arn:aws:states:eu-west-1:123456789012:execution:prepull-build:web-1";
+
+    /// Returns the message with which pull-images reports `progress`.
+    fn message(progress: &impl ToString) -> String {
+        StageError::StillRunning(progress.to_string()).to_string()
+    }
+
+    /// Returns the updates of the recorded build, in which pull-images reports `progress` on arm64.
+    async fn updates(progress: &impl ToString) -> Vec<Update> {
+        let recorded = message(&PullProgress {
+            pulled: 1,
+            total: 2,
+        });
+        assert_eq!(HISTORY.matches(&recorded).count(), 1);
+        let history = HISTORY.replace(&recorded, &message(progress));
+        let events: Value = serde_json::from_str(&history).unwrap();
+        let page = json!({ "events": events }).to_string();
+        let rule = mock!(sfn::Client::get_execution_history).then_http_response(move || {
+            HttpResponse::new(200.try_into().unwrap(), page.clone().into())
+        });
+        let clients = Mocks::new().sfn([rule]).clients();
+        let request = clients.sfn.get_execution_history().execution_arn(EXECUTION);
+        let events = request.send().await.unwrap().events;
+        let mut build = Build::new("web".parse().unwrap(), EXECUTION.parse().unwrap());
+        events
+            .iter()
+            .filter_map(|event| build.apply(event))
+            .collect()
+    }
+
+    /// Returns each position and length of arm64's image bar, in order.
+    fn image_bar(updates: &[Update]) -> Vec<(u64, Option<u64>)> {
+        let mut bars = Bars::new(ProgressDrawTarget::hidden());
+        let mut seen = Vec::new();
+        for update in updates {
+            bars.show(update);
+            if let Some(bars) = bars.targets.get(&Architecture::Arm64) {
+                seen.push((bars.images.position(), bars.images.length()));
+            }
+        }
+        seen.dedup();
+        seen
+    }
+
+    #[tokio::test]
+    async fn image_bar_moves_with_the_pull_progress() {
+        let updates = updates(&PullProgress {
+            pulled: 5,
+            total: 8,
+        })
+        .await;
+        assert_eq!(image_bar(&updates), [(0, Some(2)), (5, Some(8))]);
+    }
+
+    #[tokio::test]
+    async fn unknown_pull_progress_is_shown_as_text() {
+        let updates = updates(&"5 images, 3 to go").await;
+        assert_eq!(image_bar(&updates), [(0, Some(2))]);
+        let lines: Vec<_> = updates.iter().flat_map(lines).collect();
+        let shown = |line: &String| line.ends_with("arm64   pull-images: 5 images, 3 to go");
+        assert!(lines.iter().any(shown), "{lines:#?}");
+    }
 }

@@ -17,6 +17,7 @@ pub mod manifest;
 pub mod names;
 pub mod node;
 pub mod prices;
+pub mod pull_progress;
 pub mod queue;
 pub mod size;
 pub mod stage;
@@ -35,6 +36,7 @@ pub use ids::{
 };
 pub use image::{Digest, ImageReference};
 pub use manifest::Manifest;
+pub use pull_progress::PullProgress;
 pub use size::{Bytes, GiB};
 pub use stage::Stage;
 pub use variant::{BottlerocketVersion, Variant};

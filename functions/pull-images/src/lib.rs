@@ -87,8 +87,8 @@ pub async fn handle(
                     .await?;
                 last.of(changes, &output)?;
             }
-            Next::Wait(how_far) => {
-                progress = how_far;
+            Next::Wait(pulls) => {
+                progress = pulls.to_string();
                 deadline.pause(PAUSE, &progress).await?;
             }
         }

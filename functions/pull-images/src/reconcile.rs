@@ -5,7 +5,7 @@ use std::fmt;
 
 use prepull_domain::node::{Disk, ImageName, ImageStatus, NameRecord, PullState, Usable};
 use prepull_domain::stages::{Base, Pinning, PlannedImage, Target};
-use prepull_domain::{Bytes, Digest, StageError};
+use prepull_domain::{Bytes, Digest, PullProgress, StageError};
 
 /// What a full disk says, through every layer of software above it.
 const NO_SPACE: &str = "no space left on device";
@@ -17,8 +17,8 @@ pub(crate) enum Next {
     Done,
     /// Make these changes.
     Change(Vec<Change>),
-    /// Pulls run: this is how far they are.
-    Wait(String),
+    /// Pulls are running: wait for them.
+    Wait(PullProgress),
 }
 
 /// One change, in the words of the document `pull-images`.
@@ -149,11 +149,10 @@ pub(crate) fn next(target: &Target, status: &ImageStatus) -> Result<Next, StageE
         return Ok(Next::Change(changes));
     }
     if !missing.is_empty() {
-        return Ok(Next::Wait(format!(
-            "the images to be pulled: {} of {} are there",
-            planned.len() - missing.len(),
-            planned.len()
-        )));
+        return Ok(Next::Wait(PullProgress {
+            pulled: planned.len() - missing.len(),
+            total: planned.len(),
+        }));
     }
 
     // Not before everything is there: an image that goes takes the layers along that only the missing ones share.

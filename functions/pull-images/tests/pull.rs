@@ -10,8 +10,8 @@ use prepull_aws::ssm::Client;
 use prepull_aws::ssm::operation::get_command_invocation::GetCommandInvocationOutput;
 use prepull_aws::ssm::operation::send_command::SendCommandOutput;
 use prepull_aws::ssm::types::{Command, CommandInvocationStatus};
-use prepull_domain::StageError;
 use prepull_domain::stages::{BuilderInput, Pulled, Target};
+use prepull_domain::{PullProgress, StageError};
 use prepull_testing::{Mocks, builder, described, ec2_instance, target};
 use pull_images::{Settings, handle};
 
@@ -130,6 +130,23 @@ async fn pulls_that_take_longer_than_the_function_are_left_running() {
     let error = pull(mocks).await.unwrap_err();
     assert_eq!(error.name(), "StillRunning");
     assert!(error.to_string().contains("0 of 2"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn still_running_holds_the_pull_progress() {
+    let half = format!(
+        "UNIT 0 active exited\nUNIT 1 active running\n{}",
+        complete().lines().take(2).collect::<Vec<_>>().join("\n")
+    );
+    let (mocks, _) = node(vec![half]);
+    let StageError::StillRunning(text) = pull(mocks).await.unwrap_err() else {
+        panic!("the pulls are still running");
+    };
+    let progress = PullProgress {
+        pulled: 1,
+        total: 2,
+    };
+    assert_eq!(text.parse(), Ok(progress));
 }
 
 #[tokio::test(start_paused = true)]
