@@ -11,7 +11,7 @@ use prepull_aws::ec2::types::{Instance, Reservation};
 use prepull_aws::sfn::types::ExecutionStatus;
 use prepull_aws::{AwsError as _, Clients, tag_filter};
 use prepull_domain::{
-    Architecture, CacheName, Digest, ExecutionArn, InstanceId, RegionName, execution, names,
+    Architecture, CacheName, Digest, ExecutionArn, ExecutionName, InstanceId, RegionName, names,
 };
 use prepull_tests::localcloud::Call;
 use prepull_tests::world::Outcome;
