@@ -1,4 +1,4 @@
-//! The benchmarks, and their results in README.md.
+//! The benchmarks, and their results in docs/benchmarks.md.
 
 use std::fs;
 
@@ -18,7 +18,7 @@ pub struct Options {
     runs: u32,
     /// Only try whether the benchmark works: one run with small images and functions that are not optimized, on simulated
     /// nodes too.
-    #[arg(long, conflicts_with_all = ["runs", "large", "write_readme"])]
+    #[arg(long, conflicts_with_all = ["runs", "large", "write"])]
     quick: bool,
     /// Start an image of 3 GB on nodes besides, which takes 40 GB of disk.
     #[arg(long)]
@@ -26,9 +26,9 @@ pub struct Options {
     /// How often the procedure by hand looks at what it waits for. `aws-samples`' script does so every five seconds.
     #[arg(long, default_value_t = 1)]
     poll_seconds: u32,
-    /// Put the results into README.md.
+    /// Put the results into docs/benchmarks.md.
     #[arg(long)]
-    write_readme: bool,
+    write: bool,
 }
 
 /// Measures.
@@ -57,26 +57,26 @@ pub fn run(options: &Options) -> Result<()> {
     .args(arguments)
     .envs(built.environment(&tools))
     .run()?;
-    if options.write_readme {
-        write_readme()?;
+    if options.write {
+        write()?;
     }
     Ok(())
 }
 
-/// Cargo's directory for what tests and benchmarks write lies in the target directory.
-fn write_readme() -> Result<()> {
+/// Copies the results, which the benchmarks write into the target directory, into the page.
+fn write() -> Result<()> {
     let results = target()?.join("tmp");
     let table = fs::read_to_string(results.join("benchmarks.md"))?;
-    let path = repository().join("README.md");
+    let path = repository().join("docs/benchmarks.md");
     let old = fs::read_to_string(&path)?;
     let Some((before, rest)) = old.split_once(BEGIN) else {
-        bail!("README.md has no place for the benchmarks")
+        bail!("docs/benchmarks.md has no begin marker for the results")
     };
     let (_, after) = rest
         .split_once(END)
-        .context("README.md has no end of the benchmarks' place")?;
-    let chart = "docs/benchmarks.svg";
-    fs::copy(results.join("benchmarks.svg"), repository().join(chart))?;
+        .context("docs/benchmarks.md has no end marker for the results")?;
+    let chart = "benchmarks.svg";
+    fs::copy(results.join(chart), repository().join("docs").join(chart))?;
     let new = format!(
         "{before}{BEGIN}![Wall time by hand, of a first build, of a refresh, and where nothing changed]({chart})\n\n{table}{END}{after}"
     );

@@ -24,7 +24,7 @@ enum Arguments {
     Test(test::Options),
     /// Measure what snapshots take, by hand and by prepull, and what they save nodes.
     Bench(bench::Options),
-    /// Draw the state machine into README.md.
+    /// Draw the state machine into docs/architecture.md.
     Picture,
     /// Only install what a local cloud needs, and build the functions' zips.
     Setup,

@@ -1,5 +1,6 @@
 //! Every check and every test, in the order in which they fail fastest.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -58,6 +59,7 @@ pub fn run(options: &Options) -> Result<()> {
     let tools = setup::local_cloud()?;
     setup::checks()?;
     let (mut failed, mut unchecked) = (Vec::new(), Vec::new());
+    let mut table = "suite          minutes  result\n".to_owned();
     for suite in Suite::value_variants() {
         let is_wanted = match options.only[..] {
             [] => *suite != Suite::Burst || options.full,
@@ -81,14 +83,18 @@ pub fn run(options: &Options) -> Result<()> {
             Suite::Burst => burst(&tools),
         };
         let seconds = start.elapsed().as_secs_f64();
+        let verdict = if result.is_ok() { "passed" } else { "FAILED" };
+        let name = format!("{suite:?}");
+        writeln!(table, "{name:<14} {:>7.1}  {verdict}", seconds / 60.0)?;
         match result {
             Ok(()) => eprintln!("=== {suite:?} passed in {seconds:.0} s"),
             Err(error) => {
                 eprintln!("=== {suite:?} FAILED in {seconds:.0} s: {error:#}");
-                failed.push(format!("{suite:?}"));
+                failed.push(name);
             }
         }
     }
+    eprintln!("\n{table}");
     for what in unchecked {
         eprintln!("=== NOT CHECKED: {what}");
     }
