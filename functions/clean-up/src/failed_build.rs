@@ -1,4 +1,4 @@
-//! Telling that a build failed.
+//! Announces a failed build.
 
 use jiff::Timestamp;
 use prepull_aws::{Clients, emit_event};
@@ -7,9 +7,8 @@ use serde_json::json;
 
 use crate::input::EndedExecution;
 
-/// Emits `Build Failed`, and logs the same in the one line of level error that a build leaves here. Both tell of every
-/// failure with what to do about it. They may come twice, as all that is delivered at least once; the execution's name
-/// tells so.
+/// Emits `Build Failed`, and logs the same content once at level error. Both contain every failure with its remedy. They
+/// can arrive twice, because delivery is at least once. The name of the execution identifies duplicates.
 pub(crate) async fn announce(
     clients: &Clients,
     execution: &EndedExecution,

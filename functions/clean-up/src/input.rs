@@ -1,4 +1,4 @@
-//! What clean-up is called with.
+//! The input of clean-up.
 
 use aws_lambda_events::eventbridge::EventBridgeEvent;
 use jiff::SignedDuration;
@@ -10,18 +10,18 @@ use serde_json::Value;
 
 const DETAIL_TYPE: &str = "Step Functions Execution Status Change";
 
-/// One of the three calls.
+/// One of the three kinds of calls.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// A target of a running execution is at its end.
+    /// A target of a running execution has ended.
     Target(Box<Target>),
     /// An execution failed, timed out or was aborted.
     Ended(Box<EndedExecution>),
-    /// It is time to look for what nobody owns any more and what is at least so old.
+    /// The sweep: remove orphans of at least this age.
     Sweep(SignedDuration),
 }
 
-/// The detail of the status change.
+/// The detail of the status change event.
 ///
 /// Source: Step Functions developer guide, "Event payload".
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,17 +29,16 @@ pub(crate) enum Input {
 pub(crate) struct EndedExecution {
     execution_arn: ExecutionArn,
     pub(crate) status: String,
-    /// In milliseconds since the epoch, as are all its times.
+    /// Milliseconds since the epoch, as for all times of the event.
     pub(crate) start_date: Option<i64>,
     pub(crate) stop_date: Option<i64>,
-    /// Missing where it is too large for an event.
+    /// Missing if it is too large for an event.
     input: Option<String>,
     pub(crate) error: Option<String>,
     pub(crate) cause: Option<String>,
 }
 
-/// How old a thing must be before the sweep takes it for left, where the call does not say. Step Functions and EC2 tell
-/// of what is new with delay.
+/// Default minimum age of an orphan. Step Functions and EC2 list new executions and resources with a delay.
 const LEAST_AGE: SignedDuration = SignedDuration::from_mins(5);
 
 #[derive(Debug, Deserialize)]
@@ -55,7 +54,7 @@ impl EndedExecution {
         self.execution_arn.name()
     }
 
-    /// The cache that it was started for, as whoever started it named it.
+    /// The cache of the execution, as its input gives it.
     pub(crate) fn cache(&self) -> Option<String> {
         ExecutionInput::cache_in(self.input.as_deref()?)
     }
@@ -77,7 +76,7 @@ impl Input {
                     ))
                 })?;
             let execution = event.detail;
-            // A running execution's builders are not to be touched, whatever a rule lets through.
+            // The builders of a running execution stay, even if a rule delivers such an event.
             return match execution.status.as_str() {
                 "FAILED" | "TIMED_OUT" | "ABORTED" => Ok(Self::Ended(Box::new(execution))),
                 status => Err(invalid(format!(

@@ -1,4 +1,4 @@
-//! What an execution leaves: its builders, their volumes, and snapshots that nobody verified.
+//! The resources of an execution: its builders, their volumes, and unverified snapshots.
 
 use std::time::Duration;
 
@@ -13,17 +13,18 @@ use prepull_domain::{Architecture, CacheName, ExecutionName, StageError, VolumeI
 
 use crate::{Removed, removal};
 
-/// How often an instance that ends is looked after.
+/// Poll interval for instances that terminate.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long an instance may be launched and not be listed yet, where none is listed at all: one that has ended is, for an
-/// hour. An answer to `RunInstances` may have been lost, and a function goes on for a moment after its execution was stopped.
+/// Time during which a launched instance may be missing from the list. It applies only if EC2 lists no instance of the
+/// execution, because EC2 lists a terminated instance for an hour. The response of `RunInstances` may have been lost, and
+/// a function can run for a moment after its execution was stopped.
 const LISTED_WITHIN: Duration = Duration::from_secs(10);
 
-/// Whose things they are.
+/// The owner of the resources.
 pub(crate) struct Owner {
     pub(crate) execution: ExecutionName,
-    /// One target's; the whole execution's where there is none.
+    /// The target, or `None` for the whole execution.
     pub(crate) architecture: Option<Architecture>,
 }
 
@@ -42,7 +43,7 @@ impl Owner {
     }
 }
 
-/// The filter for everything that prepull made.
+/// Returns the filter for all resources of prepull.
 pub(crate) fn ours() -> Filter {
     Filter::builder()
         .name("tag-key")
@@ -50,7 +51,8 @@ pub(crate) fn ours() -> Filter {
         .build()
 }
 
-/// Removes what `owner` left, and waits until its instances have ended: until then they cost money and hold volumes.
+/// Removes the resources of `owner` and waits until its instances have terminated. Until then they cost money and hold
+/// volumes.
 pub(crate) async fn remove(
     clients: &Clients,
     owner: &Owner,
@@ -78,7 +80,7 @@ pub(crate) async fn remove(
             Ok(done.then_some(()))
         })
         .await?;
-    // A builder's volumes go with it. These are of instances that were launched and never had them attached.
+    // A builder's volumes go with it. These volumes belong to launches that never attached them.
     for volume in free_volumes(clients, owner.filters()).await? {
         removal::delete_volume(clients, volume.id, removed).await?;
     }
@@ -94,7 +96,7 @@ pub(crate) fn has_state(instance: &Instance, state: &InstanceStateName) -> bool 
     instance.state().and_then(|current| current.name()) == Some(state)
 }
 
-/// The instances that have not ended.
+/// Returns the instances that have not terminated.
 pub(crate) async fn instances(
     clients: &Clients,
     filters: Vec<Filter>,
@@ -127,7 +129,7 @@ async fn all_instances(
     Ok(instances)
 }
 
-/// A volume that no instance uses.
+/// A volume that is not attached to an instance.
 pub(crate) struct FreeVolume {
     pub(crate) id: VolumeId,
     pub(crate) created_at: Timestamp,
@@ -172,7 +174,7 @@ pub(crate) struct TaggedSnapshot {
 }
 
 impl TaggedSnapshot {
-    /// The cache and architecture that it was made for.
+    /// The cache and the architecture of the snapshot.
     pub(crate) fn target(&self) -> Option<(CacheName, Architecture)> {
         let cache = tag_value(&self.tags, names::TAG_CACHE)?.parse().ok()?;
         let architecture = tag_value(&self.tags, names::TAG_ARCHITECTURE)?
@@ -181,7 +183,8 @@ impl TaggedSnapshot {
         Some((cache, architecture))
     }
 
-    /// Whether the pointer names it. Nodes start from it then, whatever its tags say: it stays until another is published.
+    /// Whether the pointer refers to the snapshot. Nodes then start from it, so it stays until another is published, whatever
+    /// its tags are.
     pub(crate) async fn is_published(&self, clients: &Clients) -> Result<bool, StageError> {
         let Some((cache, architecture)) = self.target() else {
             return Ok(false);
@@ -201,7 +204,7 @@ impl TaggedSnapshot {
         ]
         .into_iter()
         .find(|state| tag == Some(state.as_str()));
-        // A copy is tagged before it is made, and may fail.
+        // A copy has tags before it is complete, and it may fail.
         let state = match snapshot.state() {
             Some(EbsState::Error) => Some(SnapshotState::Rejected),
             _ => state,
@@ -217,7 +220,7 @@ impl TaggedSnapshot {
     }
 }
 
-/// The account's own snapshots that match.
+/// Returns the account's own snapshots that match.
 pub(crate) async fn snapshots(
     clients: &Clients,
     filters: Vec<Filter>,

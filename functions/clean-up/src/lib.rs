@@ -1,21 +1,21 @@
-//! clean-up: removes what builds leave behind, and snapshots that are beyond retention.
+//! clean-up removes the resources of builds and the snapshots beyond retention.
 //!
-//! It is called in three ways, each of which is enough for a build to leave nothing:
-//! - by the state machine, at the end of a target, however that ended: the target's builder, volumes and unfinished
-//!   snapshots go, and so do old snapshots of its cache and architecture;
-//! - by `EventBridge`, when an execution failed, timed out or was aborted: the same for the whole execution, which may
-//!   have ended without running any `Catch`; then the event `Build Failed` is emitted;
-//! - by a schedule, as a sweep: the same for every execution that does not run any more, for all caches.
+//! It has three callers. Each one alone is enough to remove everything that a build leaves:
+//! - The state machine calls it when a target has ended, with success or failure. It removes the target's builder, volumes
+//!   and unfinished snapshots, and old snapshots of the same cache and architecture.
+//! - `EventBridge` calls it when an execution has failed, timed out or been aborted. It does the same for the whole
+//!   execution, which may have ended without any `Catch`. It then emits the event `Build Failed`.
+//! - A schedule calls it as a sweep. It does the same for every execution that has ended, for all caches.
 //!
-//! **Before:** nothing. Whatever is to go bears the tag `prepull:cache`; what does not bear it is never touched.
+//! **Before:** nothing. Every resource that it may delete has the tag `prepull:cache`. It never touches other resources.
 //!
-//! **After:** no instance, no volume and no unfinished snapshot of the target or execution is left. What the pointer names
-//! is kept; of the verified snapshots, what a machine image or a launch template names, and the newest of each cache and
-//! architecture.
+//! **After:** the target or execution has no instance, no volume and no unfinished snapshot. clean-up keeps the snapshot
+//! that the pointer refers to. It also keeps the newest verified snapshots of each cache and architecture, and those that a
+//! machine image or a launch template uses.
 //!
-//! **Called again:** it removes what is left, and nothing else.
+//! **Called again:** it removes only resources that still exist.
 //!
-//! **Errors:** `StillRunning` while instances end; `InvalidEvent` for an input that is none of the three.
+//! **Errors:** `StillRunning` while instances terminate; `InvalidEvent` for any other input.
 
 mod failed_build;
 mod input;
@@ -32,7 +32,7 @@ use serde_json::Value;
 use crate::input::Input;
 use crate::leftovers::Owner;
 
-/// What was removed.
+/// The removed resources.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Removed {
     /// Instances.
@@ -78,15 +78,15 @@ pub async fn handle(
                 execution: execution.name(),
                 architecture: None,
             };
-            // The event names them elsewhere than the other inputs do.
+            // The event has these fields in other places than the other inputs.
             tracing::Span::current()
                 .record("execution", owner.execution.as_str())
                 .record("cache", execution.cache());
             let result = leftovers::remove(clients, &owner, &mut removed, deadline).await;
-            // Whatever became of the clean-up: who waits for the build must hear that it failed.
+            // The failure is announced even if the clean-up itself fails.
             failed_build::announce(clients, &execution).await?;
             match result {
-                // Lambda would call again and announce again; the sweep sees to what is still ending.
+                // With an error, Lambda would call again and announce twice. The sweep removes instances that still terminate.
                 Err(StageError::StillRunning(what)) => tracing::info!("left to the sweep: {what}"),
                 other => other?,
             }

@@ -1,11 +1,11 @@
-//! Removing one thing. What is gone already is no error, and is not counted.
+//! Removes single resources. A resource that no longer exists is not an error and does not count.
 
 use prepull_aws::{AwsError, Clients, parameters};
 use prepull_domain::{InstanceId, SnapshotId, StageError, VolumeId};
 
 use crate::Removed;
 
-/// Terminates an instance. Its volumes go with it, once it has ended.
+/// Terminates an instance. EC2 deletes its volumes when it has terminated.
 pub(crate) async fn terminate(
     clients: &Clients,
     id: InstanceId,
@@ -20,7 +20,7 @@ pub(crate) async fn terminate(
     Ok(())
 }
 
-/// Deletes a volume, unless something was faster and uses it.
+/// Deletes a volume, unless an instance has attached it in the meantime.
 pub(crate) async fn delete_volume(
     clients: &Clients,
     id: VolumeId,
@@ -39,7 +39,7 @@ pub(crate) async fn delete_volume(
     Ok(())
 }
 
-/// Deletes a snapshot, unless a machine image uses it, and tells whether it is gone.
+/// Deletes a snapshot, unless a machine image uses it. Returns whether the snapshot no longer exists.
 pub(crate) async fn delete_snapshot(
     clients: &Clients,
     id: SnapshotId,

@@ -1,4 +1,4 @@
-//! Old snapshots: which go, and what still names them.
+//! Retention: selects old snapshots and keeps those that are still in use.
 
 use std::collections::BTreeSet;
 
@@ -10,9 +10,8 @@ use prepull_domain::{Architecture, CacheName, RegionName, SnapshotId, StageError
 
 use crate::{Removed, leftovers, removal};
 
-/// Removes the snapshots of one cache and architecture that are beyond the newest `retain`, with their manifests, here
-/// and in the regions that they are copied to. What cannot be removed keeps it from nothing else; the first such failure is
-/// how it ends.
+/// Removes the snapshots of one cache and architecture beyond the newest `retain`, with their manifests, in this Region and
+/// in the Regions of their copies. A failed deletion does not stop the others. The first error is returned at the end.
 pub(crate) async fn apply(
     clients: &Clients,
     cache: &CacheName,
@@ -51,14 +50,14 @@ async fn apply_here(
         .map(|found| found.id.clone());
     let mut candidates = beyond_retention(&snapshots, retain, &BTreeSet::new());
     candidates.extend(rejected.clone());
-    // Who names a snapshot is only asked where one would go.
+    // Looks up references only if there is something to delete.
     if candidates.is_empty() {
         return Ok(());
     }
     let in_use = in_use(clients, cache, architecture, &candidates).await?;
     let mut going = beyond_retention(&snapshots, retain, &in_use);
     going.extend(rejected.filter(|id| !in_use.contains(id)));
-    // One that cannot be deleted, a locked one for example, keeps no other from it.
+    // A snapshot that cannot be deleted, for example a locked one, does not stop the others.
     let mut result = Ok(());
     for id in going {
         result = result.and(remove(clients, cache, architecture, id, removed).await);
@@ -81,7 +80,7 @@ async fn remove(
     Ok(())
 }
 
-/// Those of `snapshots` that something names.
+/// Returns those of `snapshots` that are still referenced.
 async fn in_use(
     clients: &Clients,
     cache: &CacheName,
@@ -96,7 +95,7 @@ async fn in_use(
     Ok(named.iter().filter_map(|id| id.parse().ok()).collect())
 }
 
-/// Those of `snapshots` that the account's own machine images are made of.
+/// Returns those of `snapshots` that the account's own machine images use.
 async fn named_by_images(
     clients: &Clients,
     snapshots: &[SnapshotId],
@@ -120,11 +119,11 @@ async fn named_by_images(
     Ok(named)
 }
 
-/// Every snapshot that a version of a launch template names.
+/// Returns every snapshot that a version of a launch template uses.
 async fn named_by_launch_templates(clients: &Clients) -> Result<Vec<String>, StageError> {
     let latest = versions(clients, None).await?;
     let mut named: Vec<_> = latest.iter().flat_map(named_by).collect();
-    // The other versions cannot be asked for across templates. A node group may be fixed to any of them.
+    // Other versions need one request per template. A node group may use any of them.
     let templates: BTreeSet<_> = latest
         .iter()
         .filter(|version| version.version_number() > Some(1))
@@ -137,7 +136,7 @@ async fn named_by_launch_templates(clients: &Clients) -> Result<Vec<String>, Sta
     Ok(named)
 }
 
-/// All versions of one launch template, or the latest and the default ones of all.
+/// Returns all versions of one launch template, or the latest and default versions of all templates.
 async fn versions(
     clients: &Clients,
     template: Option<&str>,

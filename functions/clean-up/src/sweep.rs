@@ -1,4 +1,4 @@
-//! The sweep: what is left of executions that do not run any more, whatever became of them.
+//! The sweep removes the orphans of executions that have ended, for any reason.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -11,10 +11,10 @@ use prepull_domain::{Architecture, CacheName, ExecutionName, SnapshotId, StageEr
 use crate::leftovers::{self, TaggedSnapshot};
 use crate::{Removed, removal, retention};
 
-/// Removes everything of ours that is at least `least_age` old and whose execution does not run, and what is beyond retention.
+/// Removes every orphan of at least `least_age`, and every snapshot beyond retention.
 ///
-/// It does not wait for instances to end: the next sweep sees what is left of them. What cannot be removed keeps it from
-/// nothing else; the first such failure is how it ends.
+/// It does not wait for instances to terminate. The next sweep removes the rest. A failed deletion does not stop the sweep.
+/// The first error is returned at the end.
 pub(crate) async fn sweep(
     clients: &Clients,
     state_machine_arn: &str,
@@ -44,29 +44,29 @@ struct Sweep<'a> {
     state_machine_arn: &'a str,
     now: Timestamp,
     least_age: SignedDuration,
-    /// Whether an execution runs, by its name.
+    /// Whether an execution still runs, by its name.
     running: HashMap<ExecutionName, bool>,
     removed: &'a mut Removed,
-    /// The first removal that failed.
+    /// The first failed removal.
     failure: Result<(), StageError>,
 }
 
 impl Sweep<'_> {
-    /// Removes what builds left, and returns every manifest and snapshot that it found.
+    /// Removes orphans, and returns every manifest and snapshot that it found.
     async fn orphans(
         &mut self,
     ) -> Result<(BTreeMap<String, SnapshotId>, Vec<TaggedSnapshot>), StageError> {
         self.instances().await?;
         self.volumes().await?;
-        // Manifests before snapshots: one that is published meanwhile has its snapshot among those that are found.
+        // Manifests come before snapshots, so the list of snapshots includes each one published in the meantime.
         let manifests = manifests(self.clients).await?;
         let snapshots = leftovers::snapshots(self.clients, vec![leftovers::ours()]).await?;
         self.unfinished_snapshots(&snapshots).await?;
         Ok((manifests, snapshots))
     }
 
-    /// Says what builds had left, if anything: every build is to clean up after itself, so somebody should find out why one
-    /// did not. A metric filter of the Terraform module reads `message` and `orphans`.
+    /// Logs the removed orphans, if there are any. Every build cleans up after itself, so an orphan has a cause that an operator
+    /// should find. A metric filter of the Terraform module reads `message` and `orphans`.
     fn tell(&self) {
         let Removed {
             terminated,
@@ -145,8 +145,8 @@ impl Sweep<'_> {
         }
     }
 
-    /// Retention for every cache that is declared. A cache that is not any more keeps its snapshots: nodes may use them,
-    /// and nothing says how many to keep.
+    /// Applies retention to every declared cache. A removed cache keeps its snapshots, because nodes may use them and no setting
+    /// says how many to keep.
     async fn old_snapshots(
         &mut self,
         snapshots: &[TaggedSnapshot],
@@ -177,7 +177,7 @@ impl Sweep<'_> {
         Ok(())
     }
 
-    /// Goes on after a failure, and remembers the first.
+    /// Continues after a failure, and keeps the first one.
     fn note(&mut self, result: Result<(), StageError>) {
         if let Err(error) = result {
             tracing::error!(error = error.name(), "{error}");
@@ -187,8 +187,8 @@ impl Sweep<'_> {
         }
     }
 
-    /// Whether a thing of ours belongs to an execution that does not run. One without a name of an execution was tagged
-    /// by somebody else, and stays.
+    /// Whether a resource belongs to an execution that has ended. A resource without an execution tag was tagged by someone
+    /// else, and stays.
     async fn is_left(&mut self, tags: &[Tag], since: Timestamp) -> Result<bool, StageError> {
         let is_ours = tag_value(tags, names::TAG_CACHE).is_some();
         let execution = tag_value(tags, names::TAG_EXECUTION).and_then(|name| name.parse().ok());
@@ -225,7 +225,7 @@ impl Sweep<'_> {
     }
 }
 
-/// Every manifest's parameter with the snapshot that it describes.
+/// Returns the parameter of every manifest with the snapshot that it describes.
 async fn manifests(clients: &Clients) -> Result<BTreeMap<String, SnapshotId>, StageError> {
     let parameters = parameters::below(clients, "/prepull").await?;
     Ok(parameters

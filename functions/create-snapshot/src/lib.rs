@@ -1,22 +1,22 @@
-//! Makes a snapshot of a builder's data volume.
+//! Creates a snapshot of a builder's data volume.
 //!
-//! **Before:** the builder runs, and its volume was verified to hold what the plan wants.
-//! **After:** the builder is off, and one complete snapshot of its data volume bears this execution's tags and the state
-//! `verified`. No secret and no identity of the builder is in it.
-//! **Called again:** goes on with what is there: a snapshot of this execution, else a builder that is off, else one
-//! that was told to power off. Of two snapshots, which two calls at the same time can make, all calls take the older one
-//! and reject the other, unless one of them was vouched for already: nodes may use that.
+//! **Before:** the builder runs, and pull-images has verified its volume.
+//! **After:** the builder is stopped. One complete snapshot of its data volume has this execution's tags and the state
+//! `verified`. It contains no secret and no identity of the builder.
+//! **Called again:** continues from the current state: a snapshot of this execution, a stopped builder, or a builder that
+//! was told to power off. Two concurrent calls can create two snapshots. All calls then use the verified one, or the older
+//! one if neither is verified, and reject the other.
 //! **Errors:** `SnapshotFailed`, `BuilderLost`.
 //!
-//! The builder stays until the snapshot is complete. That costs nothing but its volumes, since it is off.
+//! The builder stays until the snapshot is complete. A stopped builder costs only its volumes.
 //!
-//! # Why no volume is snapshotted that was not scrubbed
-//! The document `power-off` starts a unit whose steps are: stop whatever writes, remove the secrets, sync, power off.
-//! systemd takes each step only after the one before it succeeded. So the builder's operating system powers the machine
-//! off only once the volume is clean, and EC2 tells that apart from every other end: the state's reason is then
-//! `Client.InstanceInitiatedShutdown`, while a stop through the API, a failing host or a power cut bear others. This
-//! stage snapshots only what bears that reason, after it has itself asked for the power-off, and never stops an instance
-//! by the API: that would make a builder whose scrub failed look like one whose scrub is merely slow.
+//! # Why every snapshot is scrubbed
+//! The document `power-off` starts a unit with these steps: stop all writers, remove the secrets, sync, power off. systemd
+//! runs a step only if the previous one succeeded, so the operating system powers off only after the volume is clean. EC2
+//! reports this case with its own state reason, `Client.InstanceInitiatedShutdown`. A stop through the API, a failed host
+//! or a power cut has another reason. This stage snapshots only builders with that reason, and only after it has requested
+//! the power-off itself. It never stops an instance through the API, because a builder with a failed scrub would then look
+//! like one with a slow scrub.
 
 mod power_off;
 
@@ -30,13 +30,13 @@ use prepull_aws::{
 use prepull_domain::stages::{BuilderInput, Snapshot, SnapshotState, Target};
 use prepull_domain::{GiB, SnapshotId, StageError, VolumeId, names};
 
-/// How often EC2 is asked whether the builder is off, and whether the snapshot is complete.
+/// Poll interval for the power-off and for the snapshot.
 const POLL: Duration = Duration::from_secs(1);
 
-/// What the function is deployed with.
+/// The settings of the function.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// What the names of the documents begin with.
+    /// Prefix of the names of the SSM documents.
     pub name: String,
 }
 
@@ -57,8 +57,7 @@ pub async fn handle(
     completed(clients, &input, deadline).await
 }
 
-/// The snapshots of the target that this execution made and that are not rejected: those first that were vouched for, and
-/// then the oldest first.
+/// Returns this execution's snapshots of the target that are not rejected: verified ones first, then oldest first.
 async fn find(clients: &Clients, target: &Target) -> Result<Vec<Ec2Snapshot>, StageError> {
     let answer = clients
         .ec2
@@ -113,7 +112,7 @@ async fn create(clients: &Clients, target: &Target, volume: &VolumeId) -> Result
     Ok(())
 }
 
-/// Waits until the snapshot is complete and says so in its tags.
+/// Waits until the snapshot is complete and sets its tags.
 async fn completed(
     clients: &Clients,
     input: &BuilderInput,
@@ -122,7 +121,7 @@ async fn completed(
     deadline
         .poll(POLL, "the snapshot to be complete", async || {
             let found = find(clients, &input.target).await?;
-            // A new snapshot is listed a moment later than it was made.
+            // EC2 lists a new snapshot with a short delay.
             let Some((ours, doubles)) = found.split_first() else {
                 return Ok(None);
             };
@@ -131,7 +130,7 @@ async fn completed(
             }
             match ours.state() {
                 Some(Ec2State::Completed) => {
-                    // A snapshot that is published already stays so.
+                    // A snapshot that is already published stays published.
                     if state_tag(ours).is_none() {
                         mark(clients, ours, SnapshotState::Verified).await?;
                     }

@@ -1,4 +1,4 @@
-//! From a running builder to a data volume that is scrubbed, written and quiet.
+//! Turns a running builder into a stopped one with a scrubbed data volume.
 
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::builder::{BuilderInstance, not_known};
@@ -10,14 +10,14 @@ use prepull_domain::{StageError, VolumeId};
 
 use crate::{POLL, Settings, failed};
 
-/// How long a builder may go on running after it was told to power off. Stopping containers takes at most 60 s
-/// (`TimeoutStopSec` of Bottlerocket's host containers) and any other unit 90 s (systemd's default).
+/// Maximum time for a builder to power off after the request. Stopping containers takes at most 60 s (`TimeoutStopSec` of
+/// Bottlerocket's host containers) and any other unit 90 s (systemd's default).
 const OFF_WITHIN: SignedDuration = SignedDuration::from_mins(3);
 
-/// How often the builder is told to power off when the command ends badly.
+/// Maximum number of power-off commands if the command fails.
 const ATTEMPTS: usize = 3;
 
-/// Powers the builder off and returns its data volume. Why that is scrubbed, the crate's documentation tells.
+/// Powers the builder off and returns its data volume. The crate's documentation explains why the volume is scrubbed.
 pub(crate) async fn scrubbed_volume(
     clients: &Clients,
     settings: &Settings,
@@ -32,7 +32,7 @@ pub(crate) async fn scrubbed_volume(
                 return Err(not_known(id));
             };
             match builder.state {
-                // Where its agent is gone, it cannot even be told to power off.
+                // Without its agent, the builder cannot receive the command.
                 InstanceStateName::Running | InstanceStateName::Stopping
                     if Timestamp::now() > input.target.give_up_at =>
                 {
@@ -75,7 +75,7 @@ pub(crate) async fn scrubbed_volume(
         .await
 }
 
-/// Whether a running builder must be told to power off (again), with the commands that it was sent, the latest first.
+/// Whether a running builder needs a (further) power-off command. `sent` has the commands so far, latest first.
 fn must_send(
     input: &BuilderInput,
     sent: &[SentCommand],
@@ -94,7 +94,7 @@ fn must_send(
             format!("the builder did not power itself off, so its scrub did not end well {said}"),
         ));
     }
-    // The agent is stopped by the very unit that the command starts, so its report may be lost: after a few attempts all
-    // that counts is whether the builder powers off.
+    // The command starts a unit that stops the agent, so the report may be lost. After a few attempts, only the power-off
+    // itself counts.
     Ok(matches!(last.standing, CommandStatus::Bad(_)) && sent.len() < ATTEMPTS)
 }

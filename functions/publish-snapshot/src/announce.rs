@@ -1,4 +1,4 @@
-//! Telling that a snapshot is published: the event, and the tags that people see in the console.
+//! Announces a published snapshot: the event, and the tags that the console shows.
 
 use prepull_aws::{AwsError, StageResult, emit_event, tag, tag_filter};
 use prepull_domain::stages::{PublishInput, SnapshotState};
@@ -7,13 +7,14 @@ use serde_json::json;
 
 use crate::copies::RegionalSnapshot;
 
-/// Emits the event and sets the tags, here and where the copies lie. `before` is what the pointer named until now.
+/// Emits the event and sets the tags, at home and in the Regions of the copies. `before` is the previous value of the
+/// pointer.
 ///
-/// The tag at home comes last, since it tells a repeated call that the event went out.
+/// The tag at home comes last, because it shows a repeated call that the event was sent.
 ///
 /// # Errors
-/// [`StageError::Throttled`], so that it is tried again. Anything else is logged: nodes use the snapshot already, and a
-/// failed build would say that they do not.
+/// [`StageError::Throttled`], so that the state machine retries. Other errors are only logged: nodes already use the
+/// snapshot, and a failed build would say the opposite.
 pub(crate) async fn announce(
     home: &RegionalSnapshot<'_>,
     copies: &[RegionalSnapshot<'_>],
@@ -40,7 +41,7 @@ async fn tell(
     before: Option<SnapshotId>,
 ) -> Result<(), StageError> {
     let replaced = replaced(home, input).await?;
-    // A repeated call finds its own snapshot in the pointer; the tags still tell which one was before.
+    // A repeated call finds its own snapshot in the pointer. The tags still show the previous one.
     let previous = before
         .filter(|before| *before != home.snapshot)
         .or_else(|| replaced.first().cloned());
@@ -54,7 +55,7 @@ async fn tell(
     Ok(())
 }
 
-/// The other snapshots of the target that are tagged as published.
+/// Returns the other snapshots of the target with the tag `published`.
 async fn replaced(
     place: &RegionalSnapshot<'_>,
     input: &PublishInput,
@@ -119,7 +120,7 @@ async fn set_state(
         .send()
         .await;
     match answer {
-        // Retention was faster.
+        // Retention has already deleted it.
         Err(error) if error.aws_code() == Some("InvalidSnapshot.NotFound") => Ok(()),
         other => other.map(drop).or_stage_error("ec2:CreateTags"),
     }

@@ -1,4 +1,4 @@
-//! A region in which the snapshot lies: home, where it was made, or one that it is copied to.
+//! The snapshot in one Region: at home, where it was made, or as a copy.
 
 use std::time::Duration;
 
@@ -15,18 +15,18 @@ use prepull_domain::{Manifest, RegionName, SnapshotId, StageError, names};
 
 use crate::{publish_failed, refused};
 
-/// How often an unfinished copy is looked after. Copies between regions take minutes.
+/// Poll interval for unfinished copies. Copies between Regions take minutes.
 const INTERVAL: Duration = Duration::from_secs(3);
 
-/// How often a copy is asked for that EBS refuses, because too many are under way to its region. They take minutes.
+/// Retry interval for a copy that EBS refuses because too many are in progress to its Region.
 const ROOM_INTERVAL: Duration = Duration::from_secs(15);
 
-/// EC2's code where an account has as many copies of snapshots under way to a region as it may have, which is 20.
+/// EC2's error code for too many snapshot copies in progress to one Region. The quota is 20 per account.
 ///
 /// Source: EC2 API reference, "Error codes"; AWS General Reference, "Amazon EBS endpoints and quotas".
 const TOO_MANY_COPIES: &str = "ResourceLimitExceeded";
 
-/// A snapshot in one region.
+/// A snapshot in one Region.
 pub(crate) struct RegionalSnapshot<'a> {
     pub(crate) clients: Clients,
     pub(crate) region: &'a RegionName,
@@ -34,7 +34,7 @@ pub(crate) struct RegionalSnapshot<'a> {
 }
 
 impl RegionalSnapshot<'_> {
-    /// Lets the accounts that the cache names create volumes from the snapshot.
+    /// Allows the accounts of the cache to create volumes from the snapshot.
     pub(crate) async fn share(&self, input: &PublishInput) -> Result<(), StageError> {
         let accounts = &input.target.publication.share_with_accounts;
         if accounts.is_empty() {
@@ -71,7 +71,7 @@ impl RegionalSnapshot<'_> {
         Ok(())
     }
 
-    /// Writes the manifest, then the pointer: nobody finds a snapshot that is not described.
+    /// Writes the manifest, then the pointer, so that a reader never finds a snapshot without a manifest.
     pub(crate) async fn point(&self, input: &PublishInput) -> Result<(), StageError> {
         let (cache, architecture) = (&input.target.cache, input.target.architecture);
         let manifest = Manifest {
@@ -81,7 +81,7 @@ impl RegionalSnapshot<'_> {
         let json = serde_json::to_string(&manifest).expect("strings and numbers always serialize");
         let parameter = names::manifest_parameter(cache, architecture, &self.snapshot);
         let pointer = names::pointer_parameter(cache, architecture);
-        // The pointer last: what it names always has a manifest.
+        // The pointer comes last, so its snapshot always has a manifest.
         for (name, value) in [
             (&parameter, json.as_str()),
             (&pointer, self.snapshot.as_str()),
@@ -96,7 +96,7 @@ impl RegionalSnapshot<'_> {
     }
 }
 
-/// The snapshot `id`; none where it is gone.
+/// Returns the snapshot `id`, or `None` if it no longer exists.
 pub(crate) async fn find(
     clients: &Clients,
     id: &SnapshotId,
@@ -114,7 +114,7 @@ pub(crate) async fn find(
     }
 }
 
-/// A completed copy of the snapshot in `region`: the one that is there, or a new one.
+/// Returns a completed copy of the snapshot in `region`. It reuses an existing copy.
 pub(crate) async fn copy<'a>(
     home: &RegionalSnapshot<'_>,
     region: &'a RegionName,
@@ -171,7 +171,8 @@ pub(crate) async fn copy<'a>(
     })
 }
 
-/// The copy that this execution made: `CopySnapshot` takes no client token, so its tags tell. Of two, the older.
+/// Returns the copy that this execution made, found by its tags because `CopySnapshot` has no client token. Of two copies,
+/// it returns the older.
 async fn existing_copy(
     clients: &Clients,
     input: &PublishInput,
@@ -199,7 +200,7 @@ async fn existing_copy(
     }))
 }
 
-/// Starts a copy, unless there is no room for one now.
+/// Starts a copy, unless too many are in progress.
 async fn start_copy(
     clients: &Clients,
     home: &RegionalSnapshot<'_>,
@@ -250,8 +251,8 @@ async fn start_copy(
     }
 }
 
-/// The replica in `region` of a multi-Region key, whose ID is the same everywhere. Other keys know their own region only,
-/// and a copy is then encrypted with that region's default key for EBS.
+/// Returns the replica in `region` of a multi-Region key, which has the same ID everywhere. Other keys exist only in their
+/// own Region. A copy is then encrypted with the default EBS key of its Region.
 fn replica(key_arn: &str, region: &RegionName) -> Option<String> {
     let mut parts: Vec<_> = key_arn.split(':').collect();
     if parts.len() != 6 || !parts[5].starts_with("key/mrk-") {

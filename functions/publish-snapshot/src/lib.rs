@@ -1,20 +1,19 @@
-//! publish-snapshot: makes a verified snapshot the one that nodes use.
+//! publish-snapshot makes a verified snapshot the one that nodes use.
 //!
-//! **Before:** the snapshot is complete and bears the tag `prepull:state` = `verified`.
+//! **Before:** the snapshot is complete and has the tag `prepull:state` = `verified`.
 //!
-//! **After:** the pointer names the snapshot, here and in every region that the cache copies to, whose pointers name the
-//! copies; the manifests tell what they hold; the accounts that the cache shares with may use them; the tag says
-//! `published`, and `verified` on the one before; the event `Snapshot Published` was emitted. Or a snapshot of a later
-//! plan was published meanwhile: then everything stays as it is.
+//! **After:** the pointer refers to the snapshot. In every Region that the cache copies to, the pointer refers to the copy.
+//! The manifests describe the content, and the accounts of the cache may use the snapshots. The tag is `published`, and
+//! `verified` on the previous snapshot. The event `Snapshot Published` was emitted. If a snapshot of a later plan was
+//! published in the meantime, everything stays unchanged.
 //!
-//! The pointer at home is written last of all that nodes depend on, so that whoever follows it finds everything else in
-//! place. What comes after it only tells of it: where that fails for good the snapshot is published all the same, which
-//! is logged and not reported as a failure.
+//! The pointer at home is the last write that nodes depend on, so a node that follows it finds everything else in place.
+//! Later steps are notifications. If they fail, the failure is logged and the snapshot still counts as published.
 //!
-//! **Called again:** what was done is found and not done again. The event comes a second time only where the function
-//! ended between emitting it and setting the tag.
+//! **Called again:** it finds the completed steps and does only the missing ones. The event repeats only if the function
+//! ended between the event and the tag.
 //!
-//! **Errors:** `PublishFailed` with the step; `StillRunning` while copies are made.
+//! **Errors:** `PublishFailed` with the step; `StillRunning` while copies are in progress.
 
 mod announce;
 mod copies;
@@ -27,7 +26,7 @@ use prepull_domain::{Manifest, RegionName, SnapshotId, StageError, names, queue}
 
 use crate::copies::RegionalSnapshot;
 
-/// Publishes one snapshot. `home` is the region that it lies in.
+/// Publishes one snapshot. `home` is the Region of the snapshot.
 ///
 /// # Errors
 /// See the module's documentation.
@@ -56,7 +55,7 @@ pub async fn handle(
     for place in copies.iter().chain([&here]) {
         place.share(&input).await?;
     }
-    // Copies take long enough for another build to have published.
+    // A copy takes long enough for another build to publish.
     if superseded(clients, &input).await? {
         return Ok(published(&input, PublishOutcome::Superseded));
     }
@@ -78,7 +77,7 @@ fn published(input: &PublishInput, outcome: PublishOutcome) -> Published {
     }
 }
 
-/// Ends with an error where nodes must not use the snapshot.
+/// Returns an error if nodes must not use the snapshot.
 async fn check(clients: &Clients, input: &PublishInput) -> Result<SnapshotState, StageError> {
     let id = &input.snapshot.snapshot_id;
     let failed = |problem: String| StageError::PublishFailed {
@@ -103,7 +102,7 @@ async fn check(clients: &Clients, input: &PublishInput) -> Result<SnapshotState,
     }
 }
 
-/// The snapshot that the pointer names.
+/// Returns the snapshot that the pointer refers to.
 async fn pointer(
     clients: &Clients,
     input: &PublishInput,
@@ -113,10 +112,10 @@ async fn pointer(
     Ok(value.and_then(|id| id.parse().ok()))
 }
 
-/// Whether nodes use a snapshot whose plan is younger than this one's.
+/// Whether nodes use a snapshot whose plan is newer than this one.
 ///
-/// Systems Manager cannot compare and set, so two publications in the same instant could still pass each other. One
-/// build of a cache at a time makes that need an execution that plan-build did not see.
+/// Systems Manager has no compare-and-set, so two publications at the same moment could still overwrite each other. Builds
+/// of a cache never overlap, so this needs an execution that plan-build did not see.
 async fn superseded(clients: &Clients, input: &PublishInput) -> Result<bool, StageError> {
     let target = &input.target;
     let current = match pointer(clients, input).await? {
@@ -135,7 +134,7 @@ async fn superseded(clients: &Clients, input: &PublishInput) -> Result<bool, Sta
     Ok(true)
 }
 
-/// The error of a call that this snapshot's publication needs.
+/// Returns the error of a call that publication depends on.
 fn refused<E: AwsError>(
     input: &PublishInput,
     call: &'static str,
@@ -145,7 +144,7 @@ fn refused<E: AwsError>(
     publish_failed(input, advice, error.into_stage_error(call))
 }
 
-/// An error as this snapshot's publication puts it: what will pass by itself stays what it is.
+/// Converts an error into `PublishFailed`. Retryable errors stay as they are.
 fn publish_failed(input: &PublishInput, advice: &str, error: StageError) -> StageError {
     match error {
         StageError::AwsFailed { .. } => StageError::PublishFailed {

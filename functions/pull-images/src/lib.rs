@@ -1,10 +1,10 @@
-//! Brings the images of a target onto its builder and verifies them.
+//! Pulls the images of a target on its builder and verifies them.
 //!
 //! **Before:** the builder is ready.
-//! **After:** the builder holds every image of the plan by digest and by tag, complete and unpacked, and no other image
-//! but the node's own; the data volume is below its fill limit.
-//! **Called again:** looks at what is there and goes on. A pull is a systemd unit of its own that outlives the stage's
-//! calls and is started once.
+//! **After:** the builder holds every planned image by digest and by tag, complete and unpacked. Of other images it holds
+//! only the node's own. The data volume is below its usage limit.
+//! **Called again:** inspects the builder and does the missing steps. Each pull is a systemd unit, which outlives the calls
+//! of the stage and starts once.
 //! **Errors:** `PullFailed`, `DiskFull`, `VerifyFailed`, `BuilderLost`.
 
 mod reconcile;
@@ -21,20 +21,20 @@ use prepull_domain::stages::{BuilderInput, Pulled};
 
 use reconcile::Next;
 
-/// How long after an answer the builder is asked again.
+/// Interval between two requests for the builder's status.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// How often the same may be tried in a row before it counts as impossible.
+/// Maximum number of times in a row that the stage tries the same changes.
 const PATIENCE: u32 = 4;
 
-/// What the function is deployed with.
+/// The settings of the function.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// What the names of the documents begin with.
+    /// Prefix of the names of the SSM documents.
     pub name: String,
 }
 
-/// Pulls what the builder of `input` lacks, removes what it has too much, and verifies the rest.
+/// Pulls the missing images, removes the stale ones, and verifies the rest.
 ///
 /// # Errors
 /// See the crate's documentation.
@@ -56,7 +56,7 @@ pub async fn handle(
     let mut last = Repetition::default();
     loop {
         let status = builder.status().await.map_err(|error| match error {
-            // How far the pulls are tells more than that an answer was due.
+            // The progress of the pulls explains more than a timeout of the status.
             StageError::StillRunning(_) => StageError::StillRunning(progress.clone()),
             error => error,
         })?;
@@ -96,7 +96,7 @@ pub async fn handle(
     }
 }
 
-/// A builder and what is needed to talk to it.
+/// A builder, with the clients to send it commands.
 struct Node<'a> {
     clients: &'a Clients,
     settings: &'a Settings,
@@ -115,8 +115,8 @@ impl Node<'_> {
         run_document(self.clients, id, &document, parameters, self.deadline).await
     }
 
-    /// What is on the builder. A busy host drops `apiclient`'s connection now and then, so an answer that is cut short is
-    /// asked for again.
+    /// Returns the builder's status. A busy host sometimes drops the connection of `apiclient`, so an incomplete answer is
+    /// requested again.
     async fn status(&self) -> Result<ImageStatus, StageError> {
         let names = reconcile::names(&self.input.target).join(" ");
         let mut problem = String::new();
@@ -138,7 +138,7 @@ impl Node<'_> {
     }
 }
 
-/// Keeps a change that has no effect from being tried for ever.
+/// Limits the attempts at a change that has no effect.
 #[derive(Default)]
 struct Repetition {
     changes: String,

@@ -1,4 +1,4 @@
-//! What to do next on a builder, decided from what it says and from nothing else.
+//! Decides the next step on a builder from the builder's status alone.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,27 +7,27 @@ use prepull_domain::node::{Disk, ImageName, ImageStatus, NameRecord, PullState, 
 use prepull_domain::stages::{Base, Pinning, PlannedImage, Target};
 use prepull_domain::{Bytes, Digest, PullProgress, StageError};
 
-/// What a full disk says, through every layer of software above it.
+/// Text in the error of a full disk. Every layer of software passes it on.
 const NO_SPACE: &str = "no space left on device";
 
-/// What to do next.
+/// The next step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Everything is as planned.
+    /// The builder matches the plan.
     Done,
     /// Make these changes.
     Change(Vec<Change>),
-    /// Pulls are running: wait for them.
+    /// Wait for the running pulls.
     Wait(PullProgress),
 }
 
-/// One change, in the words of the document `pull-images`.
+/// One change, as the document `pull-images` expects it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
     Pull {
         /// The image's position in the plan.
         position: usize,
-        /// Its name by digest: a tag may have moved since it was planned.
+        /// The image's name by digest. The tag may have moved since the plan.
         by_digest: String,
         pinning: Pinning,
     },
@@ -44,7 +44,7 @@ pub(crate) enum Change {
 }
 
 impl Change {
-    /// The image that the change removes a name of.
+    /// Returns the image that loses a name through this change.
     pub(crate) fn removes(&self) -> Option<&Digest> {
         match self {
             Self::Remove { digest, .. } => Some(digest),
@@ -75,7 +75,7 @@ impl fmt::Display for Change {
     }
 }
 
-/// The names that the builder is asked for, in the order of the plan.
+/// Returns the names to request from the builder, in the order of the plan.
 pub(crate) fn names(target: &Target) -> Vec<String> {
     target
         .images
@@ -84,11 +84,11 @@ pub(crate) fn names(target: &Target) -> Vec<String> {
         .collect()
 }
 
-/// An image of the plan and what the builder has of it.
+/// A planned image and its names on the builder.
 struct Planned<'a> {
     position: usize,
     image: &'a PlannedImage,
-    /// Its name by digest first, as [`prepull_domain::ImageReference::names_on_node`] gives them.
+    /// Its names in the order of [`prepull_domain::ImageReference::names_on_node`], the name by digest first.
     names: Vec<(String, Option<&'a NameRecord>)>,
     pull: Option<PullState>,
 }
@@ -123,16 +123,16 @@ impl<'a> Planned<'a> {
         record.is_some_and(|found| found.digest == self.image.digest && found.usable == Usable::Yes)
     }
 
-    /// Whether the image itself is there, complete and unpacked.
+    /// Whether the image is complete and unpacked.
     fn is_present(&self) -> bool {
         self.is_right(self.names[0].1)
     }
 }
 
-/// Decides what to do next.
+/// Decides the next step.
 ///
 /// # Errors
-/// `PullFailed`, `DiskFull` or `VerifyFailed` where nothing that could be done would help.
+/// `PullFailed`, `DiskFull` or `VerifyFailed` if no further step can help.
 pub(crate) fn next(target: &Target, status: &ImageStatus) -> Result<Next, StageError> {
     let planned = Planned::all(target, status);
     let missing: Vec<_> = planned.iter().filter(|image| !image.is_present()).collect();
@@ -155,7 +155,7 @@ pub(crate) fn next(target: &Target, status: &ImageStatus) -> Result<Next, StageE
         }));
     }
 
-    // Not before everything is there: an image that goes takes the layers along that only the missing ones share.
+    // Stale images go last. An image that goes earlier takes layers with it that missing images share.
     let stale = stale(status);
     if !stale.is_empty() {
         return Ok(Next::Change(stale));
@@ -172,11 +172,11 @@ pub(crate) fn next(target: &Target, status: &ImageStatus) -> Result<Next, StageE
     Ok(Next::Done)
 }
 
-/// The pulls to start: as many as may run at once, the largest first, so that none is left to run alone in the end, but
-/// none before the image that brings what both begin with.
+/// Returns the pulls to start, up to the limit. The largest image comes first, so that no large pull runs alone at the
+/// end. An image waits for the image that brings the layers both begin with.
 ///
-/// A pull unpacks one layer after the other, on one vCPU. By default one more runs than there are vCPUs: where one ends, its
-/// vCPU would idle until the builder is looked at again and the next is started.
+/// A pull unpacks one layer after the other on one vCPU. By default, one more pull runs than there are vCPUs. Otherwise, a
+/// vCPU would idle between the end of a pull and the next status.
 fn pulls(target: &Target, cpus: usize, missing: &[&Planned<'_>]) -> Vec<Change> {
     let width = target
         .parallel_pulls
@@ -193,7 +193,7 @@ fn pulls(target: &Target, cpus: usize, missing: &[&Planned<'_>]) -> Vec<Change> 
         .filter(|image| image.pull.is_none() && !image.image.after.is_some_and(is_missing))
         .collect();
     waiting.sort_by_key(|image| std::cmp::Reverse(image.image.size));
-    // Two references to one image are one pull; the second is there when the first is.
+    // Two references to one image need one pull. The second exists as soon as the first does.
     let mut started: BTreeSet<_> = missing
         .iter()
         .filter(|image| image.pull.is_some())
@@ -211,7 +211,7 @@ fn pulls(target: &Target, cpus: usize, missing: &[&Planned<'_>]) -> Vec<Change> 
         .collect()
 }
 
-/// What is missing from an image that is there: its tag, and whether it is pinned.
+/// Returns the changes that a pulled image still needs: its tag and its pin.
 fn names_and_pins(image: &Planned<'_>, pinning: Pinning) -> Vec<Change> {
     let mut changes = Vec::new();
     for (name, record) in &image.names {
@@ -221,7 +221,7 @@ fn names_and_pins(image: &Planned<'_>, pinning: Pinning) -> Vec<Change> {
                 (Pinning::Unpinned, true) => changes.push(Change::Unpin(name.clone())),
                 _ => {}
             },
-            // There is none, or it stands for what it stood for in the base.
+            // The tag is missing, or it still refers to the image of the base.
             _ => changes.push(Change::Tag {
                 by_digest: image.by_digest().to_owned(),
                 name: name.clone(),
@@ -231,8 +231,8 @@ fn names_and_pins(image: &Planned<'_>, pinning: Pinning) -> Vec<Change> {
     changes
 }
 
-/// Names of images that are neither planned nor the node's own. The builder does not even tell of the further names that
-/// containerd keeps for planned images.
+/// Returns the images that neither the plan nor the node itself needs. The builder's status leaves out the further names
+/// that containerd keeps for planned images.
 fn stale(status: &ImageStatus) -> Vec<Change> {
     let sandboxes: BTreeSet<_> = status
         .others
@@ -254,8 +254,8 @@ fn stale(status: &ImageStatus) -> Vec<Change> {
         .collect()
 }
 
-/// Ends the stage where an image came with the base and is not whole, though it was when the base was published: what else
-/// is wrong with that volume, nothing here would tell.
+/// Fails the stage if an image of the base is incomplete, although it was complete when the base was published. Other
+/// damage to that volume cannot be detected here.
 fn check_base(
     image: &Planned<'_>,
     target: &Target,
@@ -278,7 +278,7 @@ fn check_base(
     )))
 }
 
-/// What is wrong with an image that is not whole.
+/// Returns the defect of an incomplete image.
 fn lack(usable: Option<Usable>) -> &'static str {
     match usable {
         None => "not listed",
@@ -287,7 +287,7 @@ fn lack(usable: Option<Usable>) -> &'static str {
     }
 }
 
-/// Ends the stage where the pull of a missing image has ended and left it missing.
+/// Fails the stage if the pull of a missing image has ended and the image is still missing.
 fn check_pull(
     image: &Planned<'_>,
     status: &ImageStatus,
@@ -323,7 +323,7 @@ fn disk_full(disk: Disk, missing: Bytes) -> StageError {
     }
 }
 
-/// Why a pull failed, from what the puller said last, and what can be done where that is plain.
+/// Returns the cause of a failed pull from the puller's last output, with a remedy if the cause is known.
 fn problem(words: &[String]) -> String {
     let said = words
         .iter()
@@ -357,7 +357,7 @@ fn problem(words: &[String]) -> String {
     format!("{said}{advice}")
 }
 
-/// The message in a line of `host-ctr`'s log, which has the form `time="…" level=fatal msg="…"`, where it tells a failure.
+/// Returns the message of a failure in `host-ctr`'s log. A line has the form `time="…" level=fatal msg="…"`.
 fn message(line: &str) -> Option<String> {
     let fields = ["level=fatal", "level=error", "level=warning"];
     if !fields.iter().any(|level| line.contains(level)) {
@@ -376,11 +376,11 @@ fn message(line: &str) -> Option<String> {
     }
 }
 
-/// The error when the build's time is over and images are still missing.
+/// Returns the error of a build that has reached its deadline with images missing.
 pub(crate) fn out_of_time(target: &Target, status: &ImageStatus) -> StageError {
     let planned = Planned::all(target, status);
     let missing: Vec<_> = planned.iter().filter(|image| !image.is_present()).collect();
-    // The one that is being pulled tells more than one that waits its turn.
+    // A running pull explains more than one that is queued.
     let named = missing
         .iter()
         .find(|image| image.pull.is_some())
@@ -407,7 +407,7 @@ mod tests {
     use prepull_domain::stages::DiskUsage;
     use prepull_testing::target;
 
-    /// A status of the builder of [`target`]: its images' names are 0 and 1 (nginx), 2 and 3 (api).
+    /// A status of the builder of [`target`]. Names 0 and 1 belong to nginx, 2 and 3 to api.
     fn status(lines: &str) -> ImageStatus {
         format!("{lines}\nDISK 1000 300\nCPUS 8\nEND")
             .parse()
@@ -420,14 +420,14 @@ mod tests {
 
     const GOOD: &str = "complete unpacked unpinned";
 
-    /// Every image by digest and by tag.
+    /// Every image has its digest and its tag.
     fn complete() -> String {
         [(0, "a"), (1, "a"), (2, "d"), (3, "d")]
             .map(|(position, digit)| name(position, digit, GOOD))
             .concat()
     }
 
-    /// What is done next, in the words of the document.
+    /// The next step, as the document expects it.
     fn does(target: &Target, lines: &str) -> String {
         match next(target, &status(lines)).unwrap() {
             Next::Done => "done".to_owned(),
@@ -566,7 +566,7 @@ mod tests {
             ),
             "{error}"
         );
-        // One that is being pulled is listed before it is whole.
+        // containerd lists an image during its pull, before it is complete.
         let pulled = format!("{broken}UNIT 0 active running\nUNIT 1 active running");
         assert_eq!(does(&refresh, &pulled), "wait");
     }
