@@ -51,7 +51,7 @@ pub const FOREIGN_ERRORS: [(&str, &str); 5] = [
     ),
     (
         "Lambda.",
-        "Start the build again. If it fails again, check the state of the function and the Lambda concurrency of the account",
+        "Start the build again; if it fails again, check the function's state and the Lambda concurrency of the account",
     ),
 ];
 

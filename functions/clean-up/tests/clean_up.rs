@@ -411,7 +411,7 @@ async fn an_aborted_execution_is_cleaned_up_in_all_its_architectures_and_announc
                 "error": "Stopped",
                 "message": "by a person",
                 "image": null,
-                "remedy": "Start the build again, unless it was stopped for good"
+                "remedy": "Start the build again, unless it was stopped on purpose"
             }],
             "started_at": "1970-01-01T00:00:00Z",
             "stopped_at": "1970-01-01T00:00:01Z"
