@@ -1,4 +1,4 @@
-//! `prepull build` and `prepull follow`: starts a build, or finds the newest, and follows it to its end.
+//! `prepull build` and `prepull follow`: start a build or find the newest one, and follow it to its end.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,17 +17,13 @@ use crate::progress::Progress;
 use crate::render::{clock, table};
 use crate::{Answer, Error, Exit, Output, StateMachine};
 
-/// How often the history is asked for: what a person takes for at once, and far below the API's rate.
+/// Poll interval for the history. It feels immediate, and it is far below the API's rate limit.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Starts a build of `cache`, after a look at its configuration: a mistake in it is told here, before anything is
-/// started.
+/// Starts a build of `cache`. It checks the cache's configuration first, so an invalid one starts nothing.
 ///
 /// # Errors
-/// Where there is no such cache, its configuration is wrong, or AWS refuses.
-///
-/// # Panics
-/// Never: a cache's name and a number make the name of an execution.
+/// If the cache does not exist, its configuration is invalid, or AWS refuses a call.
 pub async fn start(
     clients: &Clients,
     machine: &StateMachine,
@@ -39,10 +35,10 @@ pub async fn start(
     machine.start(clients, cache, &name, now).await
 }
 
-/// The newest build of `cache`.
+/// Returns the newest build of `cache`.
 ///
 /// # Errors
-/// Where there is none, or AWS refuses.
+/// If the cache has no build, or AWS refuses a call.
 pub async fn newest(
     clients: &Clients,
     machine: &StateMachine,
@@ -57,10 +53,10 @@ pub async fn newest(
     }
 }
 
-/// Follows an execution until it ends or `interrupted` does, and tells what is known of it then.
+/// Follows an execution until it ends or `interrupted` resolves, and returns its known state.
 ///
 /// # Errors
-/// Where AWS does not answer. The build goes on all the same.
+/// If AWS does not answer. The build continues in that case.
 pub async fn follow(
     clients: &Clients,
     cache: &CacheName,
@@ -89,8 +85,8 @@ pub async fn follow(
     Ok(build)
 }
 
-/// The events of an execution after the one numbered `seen`, the oldest first. Read from the end, so that a long
-/// history is not read again and again.
+/// Returns the events of an execution after the event `seen`, oldest first. It reads backwards from the end, so it does not
+/// read a long history repeatedly.
 async fn events_after(
     clients: &Clients,
     execution: &ExecutionArn,
@@ -116,7 +112,7 @@ async fn events_after(
     Ok(events)
 }
 
-/// What is printed of a build at the end of the command.
+/// The final output of the command.
 #[must_use]
 pub fn answer(build: Build, output: Output, no_follow: bool) -> Answer {
     let exit = match build.outcome {
@@ -130,7 +126,7 @@ pub fn answer(build: Build, output: Output, no_follow: bool) -> Answer {
     Answer::new(&Report(build), output, exit)
 }
 
-/// A build, as it is printed.
+/// A build in its printed form.
 #[derive(Serialize)]
 #[serde(transparent)]
 struct Report(Build);
@@ -168,7 +164,7 @@ impl fmt::Display for Report {
             }
             Outcome::Failed { error, cause } => {
                 writeln!(f, "Build {name} failed{took} with {error}")?;
-                // The targets below say the same of each.
+                // The targets below show the same for each architecture.
                 if build.targets.is_empty() {
                     for failure in failures(error, cause) {
                         writeln!(f, "  {}", failure.message)?;
@@ -190,7 +186,7 @@ impl fmt::Display for Report {
             .collect();
         f.write_str(&table("  ", &rows))?;
         if let Outcome::Failed { error, cause } = &build.outcome {
-            // Two architectures often fail in the same.
+            // Two architectures often fail for the same reason.
             let remedies: BTreeSet<_> = failures(error, cause)
                 .iter()
                 .map(|failure| failure.remedy)

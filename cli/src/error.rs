@@ -1,19 +1,19 @@
-//! The ways in which a command ends.
+//! The errors and exit codes of commands.
 
 use std::process::ExitCode;
 
 use prepull_domain::StageError;
 
-/// How a command ends: its exit code.
+/// The exit code of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// It did what it was asked.
+    /// Success.
     Done = 0,
-    /// The build failed, or AWS did not do what was asked.
+    /// The build failed, or AWS refused a call.
     Failed = 1,
-    /// What was asked makes no sense here.
+    /// The request is invalid.
     Usage = 2,
-    /// Ctrl-C, by the convention of shells: 128 and the signal's number.
+    /// Ctrl-C. By the convention of shells, 128 plus the signal's number.
     Interrupted = 130,
 }
 
@@ -23,21 +23,21 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command has no answer.
+/// The error of a command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The state machine, the cache or its configuration is not as it must be.
+    /// The state machine, the cache or its configuration is missing or invalid.
     #[error("{0}")]
     Usage(String),
-    /// The command needs something that no build has made yet.
+    /// The command needs the result of a build, and no build has succeeded yet.
     #[error("{0}")]
     Missing(String),
-    /// What AWS answered is not what prepull writes there.
+    /// AWS returned content that prepull does not write.
     #[error("{place} is malformed: {problem}")]
     Malformed {
-        /// A parameter, an execution.
+        /// The parameter or execution.
         place: String,
-        /// What is wrong.
+        /// The defect.
         problem: String,
     },
     /// The credentials do not allow a call.
@@ -48,18 +48,18 @@ pub enum Error {
         /// AWS's message.
         message: String,
     },
-    /// An AWS call failed, or no answer came.
+    /// An AWS call failed or timed out.
     #[error("{call} failed: {message}")]
     Aws {
         /// Service and action.
         call: &'static str,
-        /// AWS's code and message, or why there was none.
+        /// AWS's code and message, or the reason for the missing answer.
         message: String,
     },
 }
 
 impl Error {
-    /// How a command ends with this error.
+    /// Returns the exit code of this error.
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
@@ -70,7 +70,7 @@ impl Error {
 }
 
 impl From<StageError> for Error {
-    /// A stage's words are for whoever runs the functions; here the same failure is the operator's.
+    /// The message of a stage error addresses the operator of the functions. Here the operator is the user.
     fn from(error: StageError) -> Self {
         match error {
             StageError::AccessDenied { call, message } => Self::Denied { call, message },

@@ -1,5 +1,5 @@
-//! `prepull estimate`: what builds of a cache take and cost, and what it takes and costs nodes to load its snapshots, by
-//! the model of [`prepull_domain::estimate`] from the sizes in the published manifests.
+//! `prepull estimate`: time and cost of builds, and of loading snapshots on nodes. It applies the model of
+//! [`prepull_domain::estimate`] to the sizes in the published manifests.
 
 use std::fmt;
 
@@ -15,64 +15,64 @@ use serde::Serialize;
 use crate::render::{clock, count, table};
 use crate::{Error, store};
 
-/// What the model says of a cache.
+/// The estimate of a cache.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EstimateReport {
     /// The cache.
     pub cache: CacheName,
-    /// A build that finds everything up to date, whatever the architectures.
+    /// A build without changes, for all architectures.
     pub unchanged: Estimate,
-    /// The architectures for which a snapshot is published.
+    /// The architectures with a published snapshot.
     pub targets: Vec<TargetEstimate>,
-    /// The architectures for which none is: there are no sizes to go by.
+    /// The architectures without a published snapshot, and so without sizes.
     pub unpublished: Vec<Architecture>,
 }
 
-/// What the model says of one architecture.
+/// The estimate of one architecture.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TargetEstimate {
     /// The architecture.
     pub architecture: Architecture,
-    /// The published snapshot, whose sizes these are.
+    /// The published snapshot that the sizes come from.
     pub snapshot_id: SnapshotId,
     /// The number of its images.
     pub images: usize,
-    /// The compressed size of their layers, each counted once: what a cold build pulls.
+    /// The compressed size of its layers, each counted once: the bytes that a cold build pulls.
     pub packed: Bytes,
     /// Bytes in use on its volume.
     pub used: Bytes,
-    /// The builders: those that the cache names first.
+    /// The builders, those of the cache first.
     pub builders: Vec<BuilderEstimate>,
-    /// The instance types of the cache whose vCPUs the model cannot tell.
+    /// The instance types of the cache with unknown vCPUs.
     pub unknown_instance_types: Vec<String>,
-    /// The cheapest builder of those that take at most a tenth longer than the fastest for a cold build.
+    /// The cheapest builder among those within a tenth of the fastest cold build.
     pub recommended_instance_type: Option<String>,
-    /// What loading the snapshot takes and costs nodes.
+    /// Time and cost of loading the snapshot on nodes.
     pub hydration: Hydration,
 }
 
-/// What builds take and cost on an instance type.
+/// Time and cost of builds on an instance type.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BuilderEstimate {
     /// The instance type.
     pub instance_type: String,
     /// Its vCPUs.
     pub vcpus: u32,
-    /// Whether the cache names it.
+    /// Whether the cache lists this type.
     pub configured: bool,
     /// A build from an empty volume.
     pub cold: Estimate,
-    /// A build on the published snapshot in which nothing of the largest image is as it was.
+    /// A refresh in which the largest image has changed completely.
     pub largest_changed: Estimate,
-    /// The same of the image of median size.
+    /// The same for the image of median size.
     pub median_changed: Estimate,
 }
 
-/// The estimates of `cache`: for `architecture`, or for all that it declares; for builders of the type `beside` too.
+/// Estimates `cache` for `architecture`, or for all its architectures, and also for builders of the type `beside`.
 ///
 /// # Errors
-/// Where there is no such cache, it does not declare the architecture, `beside` is no type for it, nothing is published,
-/// or AWS refuses.
+/// If the cache does not exist, does not declare the architecture, or has no published snapshot. Also if `beside` does not
+/// fit the architecture, or AWS refuses a call.
 pub async fn report(
     clients: &Clients,
     cache: &CacheName,
@@ -209,7 +209,7 @@ fn target(
     }
 }
 
-/// As much of `whole` as `part` is of `sum`.
+/// Returns the share of `whole` that `part` is of `sum`.
 fn part(whole: Bytes, part: Bytes, sum: Bytes) -> Bytes {
     let part = u128::from(whole.0) * u128::from(part.0.min(sum.0)) / u128::from(sum.0.max(1));
     Bytes(u64::try_from(part).unwrap_or(whole.0))
@@ -410,7 +410,7 @@ fn takes_and_costs(estimate: &Estimate) -> String {
     }
 }
 
-/// Seconds in the unit in which a person would say them.
+/// Formats seconds in the unit that suits their size.
 fn minutes(seconds: u32) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
@@ -419,7 +419,7 @@ fn minutes(seconds: u32) -> String {
     }
 }
 
-/// Dollars to a tenth of a cent, where they are few.
+/// Formats dollars, small amounts to a tenth of a cent.
 fn dollars(dollars: f64) -> String {
     if dollars < 0.001 {
         "less than $0.001".to_owned()

@@ -11,24 +11,23 @@ use prepull_domain::{CacheName, ExecutionArn, ExecutionName};
 
 use crate::Error;
 
-/// How many executions are looked at for the newest one of a cache. An execution tells its cache only when it is
-/// described, which is one call each.
+/// Number of executions to search for the newest one of a cache. Reading the cache of an execution takes one call.
 const LOOK_BACK: usize = 200;
 
-/// How many executions are described at once, far below the API's burst of hundreds.
+/// Number of concurrent `DescribeExecution` calls, far below the API's burst limit of hundreds.
 const DESCRIBED_AT_ONCE: usize = 8;
 
-/// The state machine to talk to.
+/// The state machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StateMachine {
-    /// By its ARN.
+    /// Known by its ARN.
     Arn(String),
-    /// By its name, among those of the account and region.
+    /// Known by its name in the account and Region.
     Name(String),
 }
 
 impl StateMachine {
-    /// The state machine `arn`, or the one of the installation called `name` where there is none.
+    /// Returns the state machine `arn`, or the one of the installation `name` if `arn` is `None`.
     #[must_use]
     pub fn named(name: &str, arn: Option<&str>) -> Self {
         match arn {
@@ -66,7 +65,7 @@ impl StateMachine {
     /// Starts an execution that builds `cache`.
     ///
     /// # Panics
-    /// Never: its input can always be written as JSON.
+    /// Never. The input always serializes to JSON.
     pub async fn start(
         &self,
         clients: &Clients,
@@ -97,7 +96,7 @@ impl StateMachine {
         parse(&started.execution_arn)
     }
 
-    /// The newest execution of each of `caches`, as far as the last [`LOOK_BACK`] executions hold one.
+    /// Returns the newest execution of each of `caches` among the last [`LOOK_BACK`] executions.
     pub async fn newest(
         &self,
         clients: &Clients,
@@ -152,12 +151,12 @@ async fn describe(clients: &Clients, arn: String) -> Result<DescribeExecutionOut
     Ok(described.or_stage_error("states:DescribeExecution")?)
 }
 
-/// The cache that an execution's input names; none where it is no input of ours.
+/// Returns the cache in an execution's input, or `None` if the input is not prepull's.
 fn cache_of(execution: &DescribeExecutionOutput) -> Option<CacheName> {
     ExecutionInput::cache_in(execution.input()?)?.parse().ok()
 }
 
-/// The ARN of an execution as AWS gave it.
+/// Parses an execution ARN from AWS.
 pub fn parse(arn: &str) -> Result<ExecutionArn, Error> {
     arn.parse()
         .map_err(|error: prepull_domain::ids::InvalidId| Error::Malformed {

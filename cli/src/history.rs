@@ -1,8 +1,7 @@
-//! A build, as the history of its execution tells it.
+//! A build, read from the history of its execution.
 //!
-//! The history of an execution is one list of events, though the architectures of a build are built side by side. Every
-//! event names the one that led to it; along that chain back lies the start of the Map's iteration, and with it the
-//! architecture.
+//! The history is one list of events, although the architectures of a build run in parallel. Every event refers to the event
+//! that caused it. This chain leads back to the start of a Map iteration, which determines the architecture.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,66 +15,66 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// What is known of a build so far.
+/// The known state of a build.
 #[derive(Debug, Clone, Serialize)]
 pub struct Build {
     /// Its cache.
     pub cache: CacheName,
     /// Its execution.
     pub execution: ExecutionArn,
-    /// What it ended in.
+    /// The outcome.
     #[serde(flatten)]
     pub outcome: Outcome,
-    /// What became of each architecture that was built.
+    /// The outcome of each architecture.
     pub targets: BTreeMap<Architecture, TargetOutcome>,
-    /// The stages in the order in which they began.
+    /// The stages, in the order of their start.
     pub stages: Vec<StageRun>,
-    /// When it was started.
+    /// The start time.
     pub started_at: Option<Timestamp>,
-    /// When it ended.
+    /// The end time.
     pub ended_at: Option<Timestamp>,
     #[serde(skip)]
     iterations: MapIterations,
 }
 
-/// What a build ended in. What the state machine puts out reads the same.
+/// The outcome of a build. The output of the state machine has the same form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "kebab-case")]
 pub enum Outcome {
-    /// Nothing yet.
+    /// The build has not ended.
     Running,
     /// Nodes use the new snapshots.
     Published {
         /// The snapshot of each architecture that was built.
         snapshots: BTreeMap<Architecture, SnapshotId>,
     },
-    /// The published snapshots held already what the cache wants.
+    /// The published snapshots already held every image of the cache.
     UpToDate {
         /// The published snapshot of each architecture.
         snapshots: BTreeMap<Architecture, SnapshotId>,
     },
-    /// A newer build of the cache does what this one would have.
+    /// A newer build of the cache does the work of this one.
     Superseded {
         /// Its execution.
         superseded_by: ExecutionName,
     },
-    /// At least one architecture has no new snapshot, or nothing could be planned.
+    /// At least one architecture has no new snapshot, or planning failed.
     Failed {
         /// The name of the first error.
         error: String,
-        /// What happened, for a person.
+        /// The error message.
         cause: String,
     },
-    /// Somebody stopped the execution.
+    /// The execution was stopped.
     Aborted {
-        /// Why, where a reason was given.
+        /// The reason, if one was given.
         cause: String,
     },
-    /// The execution took longer than it may.
+    /// The execution exceeded its timeout.
     TimedOut,
 }
 
-/// What became of one architecture.
+/// The outcome of one architecture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "kebab-case")]
 pub enum TargetOutcome {
@@ -84,48 +83,48 @@ pub enum TargetOutcome {
         /// The snapshot.
         snapshot_id: SnapshotId,
     },
-    /// A snapshot of a later plan was published meanwhile.
+    /// A snapshot of a later plan was published first.
     Superseded {
         /// This build's snapshot, which nodes do not use.
         snapshot_id: SnapshotId,
     },
-    /// There is no new snapshot.
+    /// The architecture has no new snapshot.
     Failed {
         /// The stage that failed.
         stage: String,
         /// The error's name.
         error: String,
-        /// What happened, for a person.
+        /// The error message.
         cause: String,
     },
 }
 
-/// One stage of a build, for one architecture where it has one.
+/// One run of a stage, for one architecture if the stage belongs to a target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StageRun {
     /// The stage.
     pub stage: Stage,
-    /// The architecture; none while the build is planned.
+    /// The architecture. `None` for plan-build.
     pub architecture: Option<Architecture>,
-    /// When it began.
+    /// The start time.
     pub started_at: Timestamp,
-    /// When it ended, well or not.
+    /// The end time, after success or failure.
     pub ended_at: Option<Timestamp>,
-    /// The name of the error that it ended in, or that its last call met so far.
+    /// The name of the error that ended the stage, or of the last failed call so far.
     pub error: Option<String>,
-    /// What it did, for a person.
+    /// The result, as text.
     pub did: Option<String>,
 }
 
 impl StageRun {
-    /// How long it took, where it has ended.
+    /// Returns the duration, or `None` if the stage still runs.
     #[must_use]
     pub fn took(&self) -> Option<SignedDuration> {
         Some(self.ended_at?.duration_since(self.started_at))
     }
 }
 
-/// What the stage did, from the output of its function.
+/// Returns the result of a stage as text, from the output of its function.
 fn did(stage: Stage, output: Value) -> Option<String> {
     match stage {
         Stage::StartBuild | Stage::PlanBuild | Stage::CleanUp => None,
@@ -164,47 +163,47 @@ fn did(stage: Stage, output: Value) -> Option<String> {
     }
 }
 
-/// Something that happened in a build.
+/// An event of a build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Update {
-    /// How long after the build was started.
+    /// Time since the start of the build.
     pub after: SignedDuration,
-    /// The architecture it happened to; none where it happened to the whole build.
+    /// The architecture, or `None` for an event of the whole build.
     pub architecture: Option<Architecture>,
-    /// What happened.
+    /// The event.
     pub news: BuildEvent,
 }
 
-/// What happened.
+/// The kinds of events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BuildEvent {
-    /// The build waits for other triggers that it answers too.
+    /// The build waits for further triggers.
     Gathering,
-    /// A stage began.
+    /// A stage has started.
     Began(Stage),
-    /// It was decided what to build.
+    /// plan-build has decided what to build.
     Planned(Plan),
     /// A call of a stage ended before the stage did, and reported its progress.
     Progress(Stage, StageProgress),
-    /// A call of a stage failed: what comes next is another call, or the end of the target.
+    /// A call of a stage has failed. Either the state machine retries it or the target ends.
     CallFailed {
         /// The stage.
         stage: Stage,
         /// The error's name.
         error: String,
-        /// What happened, for a person.
+        /// The error message.
         cause: String,
     },
-    /// A stage ended well.
+    /// A stage has succeeded.
     Finished {
         /// The stage.
         stage: Stage,
-        /// How long it took.
+        /// The duration.
         took: SignedDuration,
-        /// What it did, for a person.
+        /// The result, as text.
         did: Option<String>,
     },
-    /// The build ended, well or not.
+    /// The build has ended, with success or failure.
     Ended,
 }
 
@@ -236,7 +235,7 @@ impl std::fmt::Display for StageProgress {
 }
 
 impl Build {
-    /// A build of which only the execution is known.
+    /// Returns a build of which only the execution is known.
     #[must_use]
     pub fn new(cache: CacheName, execution: ExecutionArn) -> Self {
         Self {
@@ -251,7 +250,7 @@ impl Build {
         }
     }
 
-    /// Takes in the next event of the history, and tells what happened, if it is of interest.
+    /// Processes the next event of the history. Returns an update if the event matters to a person.
     pub fn apply(&mut self, event: &HistoryEvent) -> Option<Update> {
         let at = prepull_aws::timestamp(Some(event.timestamp()));
         let started_at = *self.started_at.get_or_insert(at);
@@ -274,7 +273,7 @@ impl Build {
         at: Timestamp,
         architecture: Option<Architecture>,
     ) -> Option<BuildEvent> {
-        /// The input of an execution that answers a trigger which others may follow.
+        /// The input of an execution that start-build started.
         #[derive(Deserialize)]
         struct Wait {
             debounce_seconds: u64,
@@ -297,7 +296,7 @@ impl Build {
                 });
                 Some(BuildEvent::Began(stage))
             }
-            // Another call of the same stage: what the one before met is over.
+            // A new call of the same stage. The error of the previous call no longer counts.
             Type::TaskScheduled => {
                 self.running(architecture)?.error = None;
                 None
@@ -317,7 +316,7 @@ impl Build {
             Type::TaskSucceeded => {
                 let output = event.task_succeeded_event_details()?.output()?;
                 let mut output: Value = serde_json::from_str(output).ok()?;
-                // The answer of Lambda's Invoke around the answer of the function.
+                // Lambda's Invoke wraps the output of the function.
                 let payload = output.get_mut("Payload")?.take();
                 let run = self.running(architecture)?;
                 run.did = did(run.stage, payload.clone());
@@ -350,7 +349,7 @@ impl Build {
         }
     }
 
-    /// The stage that `architecture` is in.
+    /// Returns the running stage of `architecture`.
     fn running(&mut self, architecture: Option<Architecture>) -> Option<&mut StageRun> {
         self.stages
             .iter_mut()
@@ -383,7 +382,7 @@ impl Build {
     fn finish(&mut self, architecture: Option<Architecture>, at: Timestamp) -> Option<BuildEvent> {
         let run = self.running(architecture)?;
         run.ended_at = Some(at);
-        // What it failed in was told when it did.
+        // The error was reported when it happened.
         run.error.is_none().then(|| BuildEvent::Finished {
             stage: run.stage,
             took: at.duration_since(run.started_at),
@@ -391,7 +390,7 @@ impl Build {
         })
     }
 
-    /// Every target's last state puts out what became of it.
+    /// Reads the outcome of a target from the output of the target's last state.
     fn take_outcome(&mut self, event: &HistoryEvent) {
         #[derive(Deserialize)]
         struct Target {
@@ -409,7 +408,7 @@ impl Build {
 }
 
 impl Outcome {
-    /// What an execution that succeeded put out.
+    /// Parses the output of a successful execution.
     #[must_use]
     pub fn of_success(output: &str) -> Self {
         serde_json::from_str(output).unwrap_or_else(|error| Self::Failed {
@@ -436,7 +435,7 @@ fn outcome(event: &HistoryEvent) -> Outcome {
     }
 }
 
-/// A function's own message within the JSON that Step Functions gives as a cause; other causes are text already.
+/// Returns the message inside the JSON that Step Functions gives as the cause of a failed function. Other causes are text.
 fn message(cause: &str) -> String {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -453,7 +452,7 @@ fn parse<T: DeserializeOwned>(output: Value) -> Option<T> {
     serde_json::from_value(output).ok()
 }
 
-/// Which iteration of the Map each event belongs to.
+/// The Map iteration of each event.
 #[derive(Debug, Clone, Default)]
 struct MapIterations {
     of_event: HashMap<i64, Option<i32>>,
@@ -467,7 +466,7 @@ impl MapIterations {
             Type::MapIterationStarted => event
                 .map_iteration_started_event_details()
                 .map(MapIterationEventDetails::index),
-            // It follows upon the iteration that ended last, and ends them all.
+            // This event follows the iteration that ended last, and belongs to none.
             Type::MapStateSucceeded | Type::MapStateFailed | Type::MapStateAborted => None,
             _ => self
                 .of_event

@@ -1,4 +1,4 @@
-//! The operator's command of prepull.
+//! prepull's command-line tool.
 
 use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
@@ -29,19 +29,19 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Ends at the first Ctrl-C. The signal is taken over only once this is waited for, so that it ends every command
-/// which does not wait.
+/// Resolves at the first Ctrl-C. It installs the signal handler when it is first polled, so that Ctrl-C still ends every
+/// command that does not wait for it.
 async fn interrupt() {
     let (sender, mut receiver) = mpsc::unbounded();
     let taken = ctrlc::set_handler(move || {
-        // Nobody listens any more only when the process is about to end anyway.
+        // The receiver is gone only if the process is about to end.
         let _ = sender.unbounded_send(());
     });
     match taken {
         Ok(()) => {
             receiver.next().await;
         }
-        // Ctrl-C then ends the process as it would any other, which stops following just as well.
+        // Without a handler, Ctrl-C ends the process, which also stops following.
         Err(_) => std::future::pending().await,
     }
 }

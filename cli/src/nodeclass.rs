@@ -1,4 +1,4 @@
-//! `prepull nodeclass`: the `EC2NodeClass` that has Karpenter start nodes from the published snapshot.
+//! `prepull nodeclass`: an `EC2NodeClass` with which Karpenter starts nodes from the published snapshot.
 
 use std::fmt;
 
@@ -20,10 +20,10 @@ struct NodeClass {
     manifest: Manifest,
 }
 
-/// The node classes of `cache`: of `architecture`, or of all that the cache declares.
+/// Returns the node classes of `cache` for `architecture`, or for all its architectures.
 ///
 /// # Errors
-/// Where there is no such cache, it does not declare the architecture, nothing is published for it, or AWS refuses.
+/// If the cache does not exist, does not declare the architecture, has no published snapshot, or AWS refuses a call.
 pub async fn report(
     clients: &Clients,
     cache: &CacheName,
@@ -53,7 +53,7 @@ pub async fn report(
 }
 
 impl NodeClass {
-    /// Kubernetes' names have no `_`, so the architecture is called as Kubernetes calls it.
+    /// Kubernetes forbids `_` in names, so the name has Kubernetes' word for the architecture.
     fn name(&self) -> String {
         format!(
             "{}-{}",
@@ -62,7 +62,7 @@ impl NodeClass {
         )
     }
 
-    /// The AMI: by alias, or by its public parameter where no alias leads to it.
+    /// The AMI: an alias, or a public parameter if the AMI has no alias.
     fn ami(&self) -> (&'static str, String) {
         let Manifest {
             variant,
@@ -83,7 +83,7 @@ impl NodeClass {
 }
 
 impl Serialize for NodeClasses {
-    /// The objects as Kubernetes takes them, as a list where there are several.
+    /// Returns the objects for Kubernetes, as a list if there are several.
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let items: Vec<Value> = self.0.iter().map(NodeClass::object).collect();
         match &items[..] {

@@ -1,5 +1,4 @@
-//! What is shown of a build while it is followed, on standard error: bars on a terminal, plain lines elsewhere, nothing
-//! where only the result is wanted.
+//! The progress of a build on standard error: bars on a terminal, plain lines elsewhere, nothing with `--output json`.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
@@ -13,19 +12,19 @@ use crate::Output;
 use crate::history::{BuildEvent, Update};
 use crate::render::{clock, count, short};
 
-/// Where and how progress is shown.
+/// The form of the progress.
 #[derive(Debug)]
 pub enum Progress {
-    /// Nowhere.
+    /// No progress.
     Hidden,
-    /// Line by line on standard error.
+    /// Lines on standard error.
     Lines,
-    /// Lines above bars that move.
+    /// Lines above moving bars.
     Bars(Bars),
 }
 
 impl Progress {
-    /// As suits standard error and the wanted output.
+    /// Returns the form that suits standard error and the output format.
     #[must_use]
     pub fn on_stderr(output: Output) -> Self {
         match output {
@@ -37,7 +36,7 @@ impl Progress {
         }
     }
 
-    /// Shows what happened.
+    /// Shows an update.
     pub fn show(&mut self, update: &Update) {
         match self {
             Self::Hidden => {}
@@ -47,7 +46,7 @@ impl Progress {
     }
 }
 
-/// What happened, in lines that each stand for themselves.
+/// Returns the lines for an update. Each line can be read alone.
 #[must_use]
 pub fn lines(update: &Update) -> Vec<String> {
     let head = match update.architecture {
@@ -107,7 +106,7 @@ fn planned(head: &str, target: &Target) -> Vec<String> {
     lines
 }
 
-/// Bars on a terminal: for each architecture one over its stages, and one over its images while they are pulled.
+/// Bars on a terminal. Each architecture has one for its stages and, during the pull, one for its images.
 #[derive(Debug)]
 pub struct Bars {
     all: MultiProgress,
@@ -122,7 +121,7 @@ struct TargetBars {
 }
 
 impl Bars {
-    /// No bars yet, to be drawn on `target`.
+    /// Creates the bars, to be drawn on `target`.
     #[must_use]
     pub fn new(target: ProgressDrawTarget) -> Self {
         let all = MultiProgress::with_draw_target(target);
@@ -140,7 +139,7 @@ impl Bars {
 
     fn show(&mut self, update: &Update) {
         for line in lines(update) {
-            // A terminal that is gone takes the process with it.
+            // If the terminal is gone, the process ends with it.
             let _ = self.all.println(line);
         }
         match (&update.news, update.architecture) {
@@ -153,7 +152,7 @@ impl Bars {
                 }
             }
             (BuildEvent::Ended, _) => {
-                // Whatever clearing fails on, the result is printed next.
+                // If clearing fails, the result is still printed next.
                 let _ = self.all.clear();
             }
             (news, Some(architecture)) => {

@@ -1,12 +1,12 @@
-//! Texts that several commands print.
+//! Text formats that several commands share.
 
 use std::fmt::Write as _;
 
 use jiff::{SignedDuration, Timestamp};
 use prepull_domain::Digest;
 
-/// The cells of a table, in columns as wide as their widest cell. Every line is indented by `indent` and ends with its
-/// last cell.
+/// Formats the cells of a table. Each column is as wide as its widest cell. Every line starts with `indent` and ends with
+/// its last cell.
 pub fn table(indent: &str, rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let widths: Vec<usize> = (0..columns)
@@ -28,7 +28,7 @@ pub fn table(indent: &str, rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A duration as one reads a clock: `0:07`, `12:34`, `1:02:03`.
+/// Formats a duration as on a clock: `0:07`, `12:34`, `1:02:03`.
 pub fn clock(duration: SignedDuration) -> String {
     let seconds = duration.as_secs().max(0);
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
@@ -39,7 +39,7 @@ pub fn clock(duration: SignedDuration) -> String {
     }
 }
 
-/// How long before `now` something was, in its largest unit: `3 h ago`.
+/// Formats an age before `now` in its largest unit: `3 h ago`.
 pub fn ago(then: Timestamp, now: Timestamp) -> String {
     let seconds = now.duration_since(then).as_secs().max(0);
     match seconds {
@@ -50,13 +50,13 @@ pub fn ago(then: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// A number of things: `1 image`, `2 images`.
+/// Formats a count: `1 image`, `2 images`.
 pub fn count(number: usize, thing: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {thing}{plural}")
 }
 
-/// As much of a digest as tells it from others: `sha256:0123456789ab`.
+/// Shortens a digest: `sha256:0123456789ab`.
 pub fn short(digest: &Digest) -> &str {
     const SHOWN: usize = "sha256:".len() + 12;
     let digest = digest.as_str();

@@ -1,4 +1,4 @@
-//! `prepull snapshots`: what each snapshot of a cache holds, and which one nodes use.
+//! `prepull snapshots`: the content of each snapshot of a cache, and the one that nodes use.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,20 +18,20 @@ use crate::{Error, store};
 pub struct SnapshotsReport {
     /// The cache.
     pub cache: CacheName,
-    /// Its snapshots, by architecture, the newest first.
+    /// Its snapshots, by architecture, newest first.
     pub snapshots: Vec<SnapshotReport>,
-    /// What the text tells of each beyond its line.
+    /// The details in the text output.
     #[serde(skip)]
     details: Details,
 }
 
-/// What is told of a snapshot beyond its line.
+/// The details of a snapshot in the text output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::Args)]
 pub struct Details {
-    /// Name every image with its digest and size.
+    /// List every image with its digest and size.
     #[arg(long)]
     pub images: bool,
-    /// Tell where the time of each build went.
+    /// Show the time that each step of the build took.
     #[arg(long)]
     pub timeline: bool,
 }
@@ -45,26 +45,26 @@ pub struct SnapshotReport {
     pub architecture: String,
     /// Whether nodes use it.
     pub published: bool,
-    /// What it may be used for: the tag `prepull:state`.
+    /// Its state: the tag `prepull:state`.
     pub state: Option<String>,
-    /// How far EBS is with it: `pending`, `completed`, `error`.
+    /// Its status in EBS: `pending`, `completed`, `error`.
     pub ebs_state: String,
     /// EBS's progress while it is pending.
     pub progress: Option<String>,
-    /// When EBS started it.
+    /// Its start time in EBS.
     pub started_at: Timestamp,
     /// The size of its volume in GiB.
     pub volume_size: i32,
-    /// What it holds, from its manifest; none where it was never published.
+    /// Its content, from its manifest. `None` if it was never published.
     pub manifest: Option<Manifest>,
-    /// Where the time of its build went.
+    /// The time that each step of its build took.
     pub timeline: Option<[Step; 6]>,
 }
 
-/// The snapshots of `cache`.
+/// Returns the snapshots of `cache`.
 ///
 /// # Errors
-/// Where there is no such cache, or AWS refuses.
+/// If the cache does not exist, or AWS refuses a call.
 pub async fn report(
     clients: &Clients,
     cache: &CacheName,
@@ -82,7 +82,7 @@ pub async fn report(
         .await
         .or_stage_error("ec2:DescribeSnapshots")?;
     if found.is_empty() {
-        // Tells an unknown cache from one without snapshots.
+        // Distinguishes an unknown cache from one without snapshots.
         parameters::cache(clients, cache.as_str()).await?;
     }
     let mut published = Vec::new();
@@ -165,7 +165,7 @@ impl SnapshotReport {
     }
 }
 
-/// A line of a timeline: when, how long, and for what the build waited.
+/// Returns a line of the timeline: start, duration, and the resource that the build waited for.
 fn step(step: &Step) -> Vec<String> {
     vec![
         step.started_at.strftime("%H:%M:%SZ").to_string(),

@@ -1,5 +1,4 @@
-//! `prepull status`: what is published for each cache, whether it is what the cache declares, and how the last build
-//! went.
+//! `prepull status`: the published snapshot of each cache, its differences from the declaration, and the last build.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -19,10 +18,10 @@ use crate::history::Outcome;
 use crate::render::{ago, count, table};
 use crate::{Error, StateMachine, executions, store};
 
-/// The states of an instance that is not gone yet.
+/// States of an instance that has not terminated.
 const ALIVE: [&str; 5] = ["pending", "running", "stopping", "stopped", "shutting-down"];
 
-/// What there is, at one moment.
+/// The state at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StatusReport {
     /// The moment.
@@ -31,27 +30,27 @@ pub struct StatusReport {
     pub caches: Vec<CacheStatus>,
 }
 
-/// What there is of one cache.
+/// The state of one cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CacheStatus {
     /// The cache.
     pub cache: CacheName,
-    /// What is wrong with its configuration.
+    /// The errors in its configuration.
     pub problem: Option<String>,
     /// Each architecture that it declares.
     pub targets: Vec<TargetStatus>,
     /// The newest build.
     pub last_build: Option<LastBuild>,
-    /// The instances that builds use, or left.
+    /// The instances of its builds, orphans included.
     pub builders: Vec<BuilderStatus>,
 }
 
-/// What there is of one architecture.
+/// The state of one architecture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TargetStatus {
     /// The architecture.
     pub architecture: Architecture,
-    /// What nodes use.
+    /// The snapshot that nodes use.
     pub published: Option<PublishedStatus>,
 }
 
@@ -60,16 +59,16 @@ pub struct TargetStatus {
 pub struct PublishedStatus {
     /// The snapshot.
     pub snapshot_id: SnapshotId,
-    /// Its state in EC2; none where EC2 has no such snapshot, and nodes cannot start from it.
+    /// Its state in EC2. `None` if EC2 has no such snapshot, so nodes cannot start from it.
     pub state: Option<String>,
-    /// What it holds; none where its manifest is missing.
+    /// Its content. `None` if its manifest is missing.
     pub content: Option<Content>,
 }
 
-/// What a snapshot holds.
+/// The content of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Content {
-    /// When it was complete.
+    /// The time of its completion.
     pub completed_at: Timestamp,
     /// The number of its images.
     pub images: usize,
@@ -77,7 +76,7 @@ pub struct Content {
     pub used: Bytes,
     /// The size of its volume.
     pub volume_size: GiB,
-    /// How it differs from what the cache declares now. Whether a tag has moved since, only a build finds out.
+    /// Its differences from the cache's declaration. Only a build detects that a tag has moved.
     pub differences: Vec<String>,
 }
 
@@ -86,11 +85,11 @@ pub struct Content {
 pub struct LastBuild {
     /// Its execution.
     pub execution: ExecutionName,
-    /// When it was started.
+    /// The start time.
     pub started_at: Timestamp,
-    /// When it ended.
+    /// The end time.
     pub ended_at: Option<Timestamp>,
-    /// What it ended in.
+    /// The outcome.
     #[serde(flatten)]
     pub outcome: Outcome,
 }
@@ -104,14 +103,14 @@ pub struct BuilderStatus {
     pub state: String,
     /// Its architecture.
     pub architecture: Option<String>,
-    /// The build that it belongs to.
+    /// Its build.
     pub execution: Option<String>,
 }
 
-/// The status of `cache`, or of all caches where there is none.
+/// Returns the status of `cache`, or of all caches if it is `None`.
 ///
 /// # Errors
-/// Where there is no such cache, or AWS refuses.
+/// If the cache does not exist, or AWS refuses a call.
 pub async fn report(
     clients: &Clients,
     machine: &StateMachine,

@@ -1,11 +1,11 @@
-//! What builds leave in the Parameter Store.
+//! Reads prepull's parameters.
 
 use prepull_aws::{Clients, parameters};
 use prepull_domain::{Architecture, CacheConfig, CacheName, Manifest, SnapshotId, names};
 
 use crate::Error;
 
-/// The architectures that were asked for: `only` that, or all that the cache declares.
+/// Returns the requested architectures: `only`, or all that the cache declares.
 pub fn architectures(
     cache: &CacheName,
     config: &CacheConfig,
@@ -22,7 +22,7 @@ pub fn architectures(
     }
 }
 
-/// The snapshot that nodes of `cache` and `architecture` use, where one was ever published.
+/// Returns the snapshot that nodes of `cache` and `architecture` use, if one was ever published.
 pub async fn published(
     clients: &Clients,
     cache: &CacheName,
@@ -38,7 +38,7 @@ pub async fn published(
         })
 }
 
-/// The manifest of a snapshot, where there is one.
+/// Returns the manifest of a snapshot, if it exists.
 pub async fn manifest(
     clients: &Clients,
     cache: &CacheName,
@@ -50,7 +50,7 @@ pub async fn manifest(
     json.map(|json| parse_manifest(&place, &json)).transpose()
 }
 
-/// The manifests of all snapshots of `cache` and `architecture`.
+/// Returns the manifests of all snapshots of `cache` and `architecture`.
 pub async fn manifests(
     clients: &Clients,
     cache: &CacheName,
