@@ -6,7 +6,7 @@ locals {
       description = "Starts a build for a push to ECR or for a schedule"
       timeout     = 60
       environment = {
-        PREPULL_DEBOUNCE_SECONDS    = var.debounce_seconds
+        PREPULL_DEBOUNCE_SECONDS  = var.debounce_seconds
         PREPULL_STATE_MACHINE_ARN = local.state_machine_arn
       }
     }

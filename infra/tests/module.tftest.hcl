@@ -195,7 +195,7 @@ run "the_environment_of_functions_is_the_users_and_the_modules" {
     condition = aws_lambda_function.stage["start-build"].environment[0].variables == tomap({
       RUST_LOG                  = "debug"
       HTTPS_PROXY               = "http://proxy.example.com:3128"
-      PREPULL_DEBOUNCE_SECONDS    = "60"
+      PREPULL_DEBOUNCE_SECONDS  = "60"
       PREPULL_STATE_MACHINE_ARN = "arn:aws:states:eu-west-1:123456789012:stateMachine:prepull-build"
     })
     error_message = jsonencode(aws_lambda_function.stage["start-build"].environment[0].variables)

@@ -34,7 +34,7 @@ module "prepull" {
   functions_directory   = var.functions_directory
   function_architecture = "x86_64"
   function_environment  = var.function_environment
-  debounce_seconds        = var.debounce_seconds
+  debounce_seconds      = var.debounce_seconds
   # Nobody listens: the alarms are there to be seen deployed.
   alarm_actions = ["arn:aws:sns:eu-west-1:123456789012:operators"]
 }

@@ -22,7 +22,7 @@ module "prepull" {
   function_architecture = "arm64"
   function_environment  = { RUST_LOG = "info,prepull=debug" }
   log_retention_days    = 90
-  debounce_seconds        = 120
+  debounce_seconds      = 120
 
   subnet_ids         = aws_subnet.builders[*].id
   egress_cidr_blocks = ["0.0.0.0/0"]
