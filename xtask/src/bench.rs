@@ -1,4 +1,4 @@
-//! The benchmarks, and their results in docs/benchmarks.md.
+//! The benchmarks. Their results go into docs/benchmarks.md.
 
 use std::fs;
 
@@ -10,28 +10,27 @@ use crate::{functions, setup};
 const BEGIN: &str = "<!-- benchmark -->\n";
 const END: &str = "<!-- end of benchmark -->";
 
-/// What to measure.
+/// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
 pub struct Options {
-    /// How often to measure everything; one run takes some minutes.
+    /// Number of runs; one run takes some minutes.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// Only try whether the benchmark works: one run with small images and functions that are not optimized, on simulated
-    /// nodes too.
+    /// Only check that the benchmark works: one run, small images.
     #[arg(long, conflicts_with_all = ["runs", "large", "write"])]
     quick: bool,
-    /// Start an image of 3 GB on nodes besides, which takes 40 GB of disk.
+    /// Also start an image of 3 GB on nodes; needs 40 GB of disk.
     #[arg(long)]
     large: bool,
-    /// How often the procedure by hand looks at what it waits for. `aws-samples`' script does so every five seconds.
+    /// Poll interval of the procedure by hand; `aws-samples` uses 5 s.
     #[arg(long, default_value_t = 1)]
     poll_seconds: u32,
-    /// Put the results into docs/benchmarks.md.
+    /// Write the results into docs/benchmarks.md.
     #[arg(long)]
     write: bool,
 }
 
-/// Measures.
+/// Runs the benchmarks.
 pub fn run(options: &Options) -> Result<()> {
     let tools = setup::local_cloud()?;
     let (built, runs) = if options.quick {

@@ -1,4 +1,4 @@
-//! Building the workspace and packing the functions as Lambda wants them.
+//! Builds the workspace and packs the functions for Lambda.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,19 +8,19 @@ use anyhow::{Context as _, Result};
 use crate::run::{Step, repository, scratch, target};
 use crate::setup::Tools;
 
-/// A workspace that is built and packed.
+/// A built workspace with its packed functions.
 pub struct Built {
     binaries: PathBuf,
     zips: PathBuf,
 }
 
 impl Built {
-    /// A program of the workspace.
+    /// Returns the path of a program of the workspace.
     pub fn binary(&self, name: &str) -> PathBuf {
         self.binaries.join(name)
     }
 
-    /// What the demonstration and the end-to-end tests are told.
+    /// Returns the environment of the demo and the end-to-end tests.
     pub fn environment(&self, tools: &Tools) -> Vec<(&'static str, PathBuf)> {
         let mut environment = vec![
             ("PREPULL_PYTHON", tools.python.clone()),
@@ -34,7 +34,7 @@ impl Built {
     }
 }
 
-/// The names of the functions: the folders of `functions/`.
+/// Returns the names of the functions, which are the folders of `functions/`.
 pub fn names() -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(repository().join("functions"))? {
@@ -49,9 +49,9 @@ pub fn names() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Builds the workspace for tests, and packs its functions.
+/// Builds the workspace for tests and packs its functions.
 pub fn build(tools: &Tools) -> Result<Built> {
-    // With all targets, tests too: the features of the SDK are then the same for every command, and it is built once.
+    // It builds all targets, so every command has the same SDK features and the SDK compiles once.
     Step::words(
         "cargo build",
         "cargo build --locked --workspace --all-targets",
@@ -63,7 +63,7 @@ pub fn build(tools: &Tools) -> Result<Built> {
     Ok(Built { binaries, zips })
 }
 
-/// The same with functions of the profile that is deployed, for this machine.
+/// Does the same with the release profile of a deployment, for this machine.
 pub fn build_optimized(tools: &Tools) -> Result<Built> {
     let built = build(tools)?;
     let mut packages = Vec::new();
@@ -99,7 +99,7 @@ fn pack(tools: &Tools, binary: &Path, zip: &Path) -> Result<()> {
         .args([&stripped, &binary.to_owned()])
         .output()?;
     let unfinished = directory.join("bootstrap.zip.unfinished");
-    // Python's module keeps the file's mode, without which Lambda could not execute it.
+    // Python's module keeps the mode of the file. Lambda needs the executable bit.
     Step::new("zip", &tools.python)
         .args(["-m", "zipfile", "--create"])
         .args([&unfinished])

@@ -1,4 +1,4 @@
-//! The repository's own commands. Each does all of its own set-up.
+//! The repository's own commands. Each one does its own set-up.
 
 mod bench;
 mod functions;
@@ -14,19 +14,19 @@ use clap::Parser;
 
 use crate::run::Step;
 
-/// prepull's repository: see it work, test it.
+/// Try and test prepull from its repository.
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
 enum Arguments {
-    /// Deploy to a local cloud on this machine, push images, and watch a build from the push to the first cached pod.
+    /// Deploy to a local cloud, push images, build, start nodes.
     Demo,
     /// Run every check and every test.
     Test(test::Options),
-    /// Measure what snapshots take, by hand and by prepull, and what they save nodes.
+    /// Measure builds by hand and by prepull, and the gain of nodes.
     Bench(bench::Options),
     /// Draw the state machine into docs/architecture.md.
     Picture,
-    /// Only install what a local cloud needs, and build the functions' zips.
+    /// Install the local cloud's tools and build the functions' zips.
     Setup,
 }
 

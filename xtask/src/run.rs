@@ -1,4 +1,4 @@
-//! Running other programs, loudly where they fail.
+//! Runs other programs and reports their failures.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
-/// The root of the repository.
+/// Returns the root of the repository.
 pub fn repository() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     manifest
@@ -16,7 +16,7 @@ pub fn repository() -> PathBuf {
         .to_owned()
 }
 
-/// Cargo's target directory: where this very program lies, two folders up.
+/// Returns Cargo's target directory, two folders above this program.
 pub fn target() -> Result<PathBuf> {
     let this = std::env::current_exe()?;
     Ok(this
@@ -26,21 +26,21 @@ pub fn target() -> Result<PathBuf> {
         .to_owned())
 }
 
-/// Where our own files lie below the target directory: nothing is written into the repository.
+/// Returns the folder for generated files. It is below the target directory, outside of the repository.
 pub fn scratch() -> Result<PathBuf> {
     let scratch = target()?.join("prepull");
     std::fs::create_dir_all(&scratch)?;
     Ok(scratch)
 }
 
-/// One program to run, with a name for people.
+/// A program to run, with a name for messages.
 pub struct Step {
     name: String,
     command: Command,
 }
 
 impl Step {
-    /// `program` with no arguments, in the root of the repository.
+    /// Creates a step that runs `program` in the root of the repository.
     pub fn new(name: impl Into<String>, program: impl Into<OsString>) -> Self {
         let mut command = Command::new(program.into());
         command.current_dir(repository());
@@ -50,7 +50,7 @@ impl Step {
         }
     }
 
-    /// A program with its arguments in one text, split at blanks.
+    /// Creates a step from a command line without quotes.
     pub fn words(name: impl Into<String>, words: &str) -> Self {
         let mut words = words.split_whitespace();
         Self::new(name, words.next().unwrap_or_default()).args(words)
@@ -78,7 +78,7 @@ impl Step {
         self
     }
 
-    /// Runs it with our own input and output.
+    /// Runs the step with this process's input and output.
     pub fn run(mut self) -> Result<()> {
         let status = self
             .command
@@ -88,7 +88,7 @@ impl Step {
         Ok(())
     }
 
-    /// Runs it, names it and its time, and shows its output only where it fails.
+    /// Runs the step and prints its name and time. It prints the output only on failure.
     pub fn quiet(mut self) -> Result<()> {
         let start = Instant::now();
         let output = self
@@ -112,7 +112,7 @@ impl Step {
         anyhow::bail!("{} failed with {}", self.name, output.status);
     }
 
-    /// Runs it and returns what it prints.
+    /// Runs the step and returns its output.
     pub fn output(mut self) -> Result<String> {
         let output = self
             .command
@@ -128,10 +128,10 @@ impl Step {
     }
 }
 
-/// The first directory of `PATH` that has `program`, with it.
+/// Returns the path of `program` in the first directory of `PATH` that has it.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    // Debian keeps what administrators run out of users' paths.
+    // Debian keeps the programs of administrators out of a user's path.
     let directories = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
     directories
         .map(|directory| directory.join(program))

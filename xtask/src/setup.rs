@@ -1,4 +1,4 @@
-//! Installing what localcloud and the checks need: nothing of it goes into the repository.
+//! Installs the tools of the local cloud and the checks. It writes nothing into the repository.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::run::{Step, find, repository, scratch};
 
-/// Programs that a local cloud runs, and the Debian and Ubuntu packages that bring them.
+/// Programs that the local cloud runs, with their Debian and Ubuntu packages.
 const LOCAL_CLOUD_PACKAGES: [(&str, &str); 8] = [
     ("containerd", "containerd"),
     ("runc", "runc"),
@@ -20,15 +20,15 @@ const LOCAL_CLOUD_PACKAGES: [(&str, &str); 8] = [
     ("mount", "mount"),
 ];
 
-/// Programs that only the checks run.
+/// Programs that only the checks run, with their packages.
 const CHECK_PACKAGES: [(&str, &str); 2] = [("shellcheck", "shellcheck"), ("npm", "npm")];
 
-/// A Python environment: its name and the files that say what is in it, each release by its number.
+/// A Python environment: its name, and its requirements files with pinned versions.
 pub type Environment = (&'static str, &'static [&'static str]);
 
-/// What localcloud runs on.
+/// The environment of localcloud.
 const LOCALCLOUD: Environment = ("localcloud", &["localcloud/requirements.txt"]);
-/// The same with what its own tests need.
+/// The same, with the tools for localcloud's tests.
 pub const LOCALCLOUD_DEV: Environment = (
     "localcloud-dev",
     &[
@@ -36,20 +36,20 @@ pub const LOCALCLOUD_DEV: Environment = (
         "localcloud/requirements-dev.txt",
     ],
 );
-/// What checks the Terraform code.
+/// The environment that checks the Terraform code.
 pub const CHECKOV: Environment = ("checkov", &["infra/requirements-checkov.txt"]);
 
-/// The programs that are not Rust's.
+/// Tools outside of Rust's toolchain.
 pub struct Tools {
-    /// Python with localcloud's requirements.
+    /// Python with the requirements of localcloud.
     pub python: PathBuf,
     /// Terraform or OpenTofu.
     pub terraform: PathBuf,
-    /// Variables for every run of Terraform.
+    /// Environment variables for every run of Terraform.
     pub terraform_environment: Vec<(&'static str, PathBuf)>,
 }
 
-/// What a local cloud needs.
+/// Installs and returns the tools of a local cloud.
 pub fn local_cloud() -> Result<Tools> {
     packages(&LOCAL_CLOUD_PACKAGES)?;
     let python = virtual_environment(LOCALCLOUD)?;
@@ -64,12 +64,12 @@ pub fn local_cloud() -> Result<Tools> {
     })
 }
 
-/// What the checks need besides.
+/// Installs the further tools of the checks.
 pub fn checks() -> Result<()> {
     packages(&CHECK_PACKAGES)
 }
 
-/// Installs the packages whose programs are missing, where that is possible.
+/// Installs the packages of missing programs, if the machine allows it.
 fn packages(wanted: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<_> = wanted
         .iter()
@@ -101,7 +101,7 @@ fn is_root() -> Result<bool> {
     Ok(Step::words("id", "id -u").output()?.trim() == "0")
 }
 
-/// A Python environment, made anew when its files change. Returns its interpreter.
+/// Creates a Python environment, again if its requirements change. Returns its interpreter.
 pub fn virtual_environment((name, requirements): Environment) -> Result<PathBuf> {
     let mut hash = Sha256::new();
     for file in requirements {
@@ -140,7 +140,7 @@ pub fn virtual_environment((name, requirements): Environment) -> Result<PathBuf>
     Ok(python)
 }
 
-/// Debian keeps the part of Python that makes environments in a package of its own.
+/// Whether Python can create environments. Debian packages this part separately.
 fn can_make_environments() -> bool {
     Step::words("python3", "python3 -c")
         .args(["import ensurepip, venv"])
@@ -148,7 +148,8 @@ fn can_make_environments() -> bool {
         .is_ok()
 }
 
-/// Terraform's provider comes from the registry, once for all runs, or from a mirror on this machine where there is one.
+/// Returns Terraform's settings. The provider comes from a mirror on this machine if there is one, otherwise once from the
+/// registry.
 fn terraform_environment() -> Result<Vec<(&'static str, PathBuf)>> {
     let cache = scratch()?.join("terraform-plugins");
     fs::create_dir_all(&cache)?;
@@ -160,7 +161,7 @@ fn terraform_environment() -> Result<Vec<(&'static str, PathBuf)>> {
     let config = scratch()?.join("terraform.rc");
     let text = match provider_mirror() {
         Some(mirror) => {
-            // With a mirror the provider needs no cache: Terraform links it from there.
+            // A mirror needs no plugin cache, because Terraform links the provider from there.
             environment.clear();
             format!(
                 "provider_installation {{\n  filesystem_mirror {{\n    path = \"{}\"\n  }}\n}}\n",
@@ -174,7 +175,7 @@ fn terraform_environment() -> Result<Vec<(&'static str, PathBuf)>> {
     Ok(environment)
 }
 
-/// A directory in Terraform's mirror layout that holds the AWS provider, below the places where systems keep such things.
+/// Returns a directory in Terraform's mirror layout with the AWS provider, if one is in a usual place.
 fn provider_mirror() -> Option<PathBuf> {
     let children = |directory: &Path| {
         fs::read_dir(directory)
@@ -194,7 +195,7 @@ fn provider_mirror() -> Option<PathBuf> {
         })
 }
 
-/// A command of the npm package that `directory` names and locks, installed once with all that it needs.
+/// Returns a command of the npm package in `directory`. It installs the locked dependencies once.
 pub fn npm_command(directory: &str, command: &str) -> Result<PathBuf> {
     let source = repository().join(directory);
     let installed = scratch()?.join("npm");
@@ -218,13 +219,13 @@ pub fn npm_command(directory: &str, command: &str) -> Result<PathBuf> {
     Ok(installed.join("node_modules/.bin").join(command))
 }
 
-/// A cargo command of crates.io, built once with the dependencies that its authors locked.
+/// Returns a cargo command from crates.io. It builds the command once, with the dependencies that its authors locked.
 pub fn cargo_command(name: &str, version: &str) -> Result<PathBuf> {
     let root = scratch()?.join(format!("{name}-{version}"));
     let command = root.join("bin").join(name);
     if !command.exists() {
         let build = root.join("build");
-        // Without optimization it is built in a minute, and what it does takes seconds anyway.
+        // An unoptimized build takes a minute. The command itself runs for seconds.
         Step::words(
             format!("cargo install {name}"),
             "cargo install --locked --debug --no-track",

@@ -1,4 +1,4 @@
-//! What others wrote: deny.toml says what may be built in, and whatever is installed is installed by its number.
+//! Checks dependencies: deny.toml lists the allowed crates, and every installed package has a pinned version.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,19 +9,19 @@ use anyhow::{Result, ensure};
 use crate::run::{Step, repository};
 use crate::setup::{self, Environment};
 
-/// Checks it, and adds to `unchecked` what could not be checked here.
+/// Runs the checks. It adds each check that this machine cannot run to `unchecked`.
 pub fn check(unchecked: &mut Vec<String>) -> Result<()> {
     let deny = setup::cargo_command("cargo-deny", "0.20.2")?;
     let check = |what: &[&str]| {
         Step::new(format!("cargo deny check {}", what.join(" ")), &deny)
             .args(["--locked", "check", "--hide-inclusion-graph"])
-            // An exception that is not needed any more would hide the next one that is.
+            // An exception that is no longer needed could hide a later finding.
             .args(["--deny=unmatched-skip", "--deny=unnecessary-skip"])
             .args(what.iter().copied())
             .quiet()
     };
     check(&["bans", "licenses", "sources"])?;
-    // The database lies on GitHub, which not every machine reaches that builds.
+    // The advisory database is on GitHub, which some build machines cannot reach.
     match Step::new("fetching RustSec's advisories", &deny)
         .args(["fetch", "db"])
         .output()
@@ -37,7 +37,7 @@ pub fn check(unchecked: &mut Vec<String>) -> Result<()> {
     pinned(setup::CHECKOV)
 }
 
-/// Fails where pip chose a release by itself: another day it would choose another one.
+/// Fails if pip chose a version itself, because it could choose another one later.
 fn pinned(environment: Environment) -> Result<()> {
     let python = setup::virtual_environment(environment)?;
     let installed = Step::new("pip freeze", python)
@@ -57,7 +57,7 @@ fn pinned(environment: Environment) -> Result<()> {
     Ok(())
 }
 
-/// The lines that name a release, with the name as `PyPI` compares it.
+/// Returns the lines with a pinned version, and the name as `PyPI` compares it.
 fn releases(requirements: &str) -> BTreeSet<String> {
     requirements
         .lines()

@@ -1,4 +1,4 @@
-//! Every check and every test, in the order in which they fail fastest.
+//! Every check and every test, the fastest to fail first.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,49 +12,49 @@ use crate::run::{Step, find, repository, scratch};
 use crate::setup::Tools;
 use crate::{functions, picture, setup, supply_chain};
 
-/// A part of the checks.
+/// A test suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Suite {
-    /// Formatting and lints of the Rust code.
+    /// Check the format of the Rust code and run clippy.
     Lint,
-    /// What others wrote and is built in or installed: licences, sources, versions, known faults.
+    /// Check licences, sources, versions and advisories of dependencies.
     SupplyChain,
-    /// The definition of the state machine and its picture.
+    /// Check the state machine and its picture.
     StateMachine,
-    /// The scripts that run on nodes, and all others.
+    /// Run shellcheck on all scripts, including those for nodes.
     Scripts,
-    /// The local cloud's own lints and tests.
+    /// Lint and test the local cloud.
     Localcloud,
-    /// The Terraform module.
+    /// Check and test the Terraform module.
     Terraform,
-    /// Unit tests and tests of the stages against mocked AWS.
+    /// Run unit tests, and the stages against mocked AWS.
     Unit,
-    /// Everything a user does, against a local cloud.
+    /// Test everything a user does against a local cloud.
     EndToEnd,
-    /// Every call of a build failing in every way, and every fault of machines and people: a sample, unless told otherwise.
+    /// Run the fault matrix: a sample, or everything with `--full`.
     Faults,
-    /// A thousand pushes within a minute: only where it is asked for.
+    /// Send a thousand pushes within a minute. Runs only on request.
     Burst,
 }
 
-/// What to run.
+/// Options of `cargo xtask test`.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Run these alone.
+    /// Run only these suites.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Suite>,
-    /// Of the end-to-end tests and the faults, run those alone whose name contains this.
+    /// Run only end-to-end tests and faults whose name contains this.
     #[arg(long)]
     filter: Option<String>,
-    /// Run the whole fault matrix and the burst too, which takes an hour more.
+    /// Run the whole fault matrix and the burst, one hour more.
     #[arg(long)]
     full: bool,
 }
 
-/// Where the matrix is sampled: every so manyth call. It has seven effects for each call, so that all of them come up.
+/// Sample of the fault matrix: every fifth case. Each call has seven effects, so the sample covers all effects.
 const SAMPLE: &str = "5";
 
-/// Runs the suites. Later ones run even where an earlier one failed.
+/// Runs the suites. A failed suite does not stop the later ones.
 pub fn run(options: &Options) -> Result<()> {
     let tools = setup::local_cloud()?;
     setup::checks()?;
@@ -150,7 +150,7 @@ fn scripts(tools: &Tools) -> Result<()> {
         .quiet()
 }
 
-/// The scripts of the SSM documents, each in a file of its own.
+/// Writes the script of each SSM document into its own file.
 fn document_scripts(tools: &Tools) -> Result<Vec<PathBuf>> {
     let directory = scratch()?.join("documents");
     fs::create_dir_all(&directory)?;
@@ -168,7 +168,7 @@ fn document_scripts(tools: &Tools) -> Result<Vec<PathBuf>> {
         let file = directory
             .join(document.file_name().unwrap_or_default())
             .with_extension("sh");
-        // SSM puts a parameter's value in its place before any shell reads the script: to the checker it is a word.
+        // SSM inserts the value of a parameter before a shell reads the script. For shellcheck it becomes a word.
         fs::write(&file, script.replace("{{ ", "parameter").replace(" }}", ""))?;
         scripts.push(file);
     }
@@ -256,7 +256,7 @@ fn faults(tools: &Tools, options: &Options) -> Result<()> {
     )
     .args(&options.filter)
     .envs(built.environment(tools))
-    // Many builds run side by side, most of them only to fail between the nodes.
+    // Many builds run in parallel, and most fail between the nodes, so simulated nodes are enough.
     .envs([("PREPULL_NODES", "simulated")].into_iter().chain(sample))
     .run()
 }
@@ -268,7 +268,7 @@ fn burst(tools: &Tools) -> Result<()> {
         "cargo test --locked --workspace --test burst --",
     )
     .envs(built.environment(tools))
-    // A build for each cache runs at once.
+    // Every cache builds at the same time.
     .envs([("PREPULL_NODES", "simulated")])
     .run()
 }
