@@ -1,4 +1,4 @@
-//! A build of prepull, measured from what AWS records of it.
+//! Measures a build of prepull from the records of AWS.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,17 +18,17 @@ use crate::{ARCHITECTURE, Cache};
 const TIME_OUT: Duration = Duration::from_secs(1_200);
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// What the registries answered is counted a moment later than it was answered.
+/// Delay until the registries' counters include a request.
 pub const COUNTED: Duration = Duration::from_millis(300);
 
-/// A build and what came of it.
+/// A measured build.
 pub struct Build {
     pub measurement: Measurement,
-    /// The snapshot and what it was built from. None where nothing was built.
+    /// The snapshot and its base. `None` without a snapshot.
     pub published: Option<(SnapshotId, Base)>,
 }
 
-/// Builds `cache` and waits until that is cleaned up.
+/// Builds `cache` and waits until clean-up has ended.
 pub async fn measure(world: &World, cache: &Cache) -> Result<Build> {
     let before = world.published(&cache.name, ARCHITECTURE).await?;
     world.cloud.forget_calls().await?;
@@ -89,7 +89,7 @@ pub async fn measure(world: &World, cache: &Cache) -> Result<Build> {
     })
 }
 
-/// How often each action was called, of those calls that count.
+/// Returns the number of calls of each action.
 pub fn count(calls: Vec<Call>, counts: impl Fn(&Call) -> bool) -> BTreeMap<String, u64> {
     let mut actions = BTreeMap::new();
     for call in calls.into_iter().filter(counts) {
@@ -100,13 +100,13 @@ pub fn count(calls: Vec<Call>, counts: impl Fn(&Call) -> bool) -> BTreeMap<Strin
     actions
 }
 
-/// What an execution's history tells. Only of caches with one architecture, whose states come one after the other.
+/// The times in an execution's history. It supports only caches with one architecture, whose states run in sequence.
 struct History {
     started_at: Timestamp,
     ended_at: Timestamp,
-    /// When each state was entered and left, by its name.
+    /// Entry and exit time of each state, by name.
     states: BTreeMap<String, (Timestamp, Timestamp)>,
-    /// The state of each invocation of a function, with its seconds.
+    /// The state and the seconds of each function invocation.
     invocations: Vec<(String, f64)>,
     transitions: u64,
 }
@@ -174,7 +174,7 @@ impl History {
             };
             let mut begins_at = *entered_at;
             if let (Stage::Snapshot, Some(manifest)) = (stage, manifest) {
-                // EBS's clock may show whole seconds only.
+                // EBS may report whole seconds only.
                 begins_at = manifest.snapshot_started_at.clamp(*entered_at, *left_at);
                 stages.insert(Stage::Stop, seconds(*entered_at, begins_at));
             }
@@ -187,10 +187,10 @@ impl History {
         let invocations = self.invocations.iter();
         invocations
             .map(|(state, seconds)| {
-                let function = function(state);
+                // A state has the name of its function.
                 let megabytes = memory
-                    .get(&function)
-                    .with_context(|| format!("Terraform deployed no {function}"))?;
+                    .get(state)
+                    .with_context(|| format!("Terraform deployed no {state}"))?;
                 Ok(seconds * f64::from(*megabytes) / 1_024.0)
             })
             .sum()
@@ -206,16 +206,4 @@ impl History {
 
 fn seconds(from: Timestamp, to: Timestamp) -> f64 {
     to.duration_since(from).as_secs_f64()
-}
-
-/// The function of a state: `plan-build` of `PlanBuild`.
-fn function(state: &str) -> String {
-    let mut name = String::new();
-    for letter in state.chars() {
-        if letter.is_ascii_uppercase() && !name.is_empty() {
-            name.push('-');
-        }
-        name.push(letter.to_ascii_lowercase());
-    }
-    name
 }

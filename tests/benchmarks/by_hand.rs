@@ -1,7 +1,7 @@
-//! A snapshot as it is usually made: what a person types, or a script that asks AWS as a person would.
+//! Creates a snapshot by hand, as a person or a script would.
 //!
-//! It follows the steps of aws-samples' `bottlerocket-images-cache`, which README.md lists: launch, wait for the agent, stop
-//! the kubelet, remove what is there, pull one image after the other with a command each, stop, snapshot, terminate.
+//! It follows the steps of aws-samples' `bottlerocket-images-cache`: launch, wait for the agent, stop the kubelet, remove
+//! the existing images, pull each image with one command, stop, snapshot, terminate.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -24,13 +24,13 @@ const CALLER: &str = "localcloud";
 
 const TIME_OUT: Duration = Duration::from_secs(1_200);
 
-/// Commands reach the host through the admin container, which is off unless it is asked for.
+/// Enables the admin container, through which commands reach the host.
 const SETTINGS: &str = "\n[settings.host-containers.admin]\nenabled = true\n";
 
 const HOST: &str = "apiclient exec -T admin sheltie";
 const CTR: &str = "ctr --address=/run/containerd/containerd.sock --namespace=k8s.io";
 
-/// Makes a snapshot with `images`, and looks every `poll` at what it waits for.
+/// Creates a snapshot with `images`, with the poll interval `poll`.
 pub async fn measure(
     world: &World,
     images: &[String],
@@ -54,7 +54,7 @@ pub async fn measure(
         poll,
     };
     person.wait(async || person.is_online().await).await?;
-    // The agent may be there before the container in which commands reach the host.
+    // The agent may be ready before the admin container.
     let stop_kubelet = format!("{HOST} systemctl stop kubelet.service");
     person
         .wait(async || {
@@ -109,7 +109,7 @@ pub async fn measure(
     Ok((measurement, snapshot))
 }
 
-/// Takes the time of each stage.
+/// Measures the time of each stage.
 struct Clock {
     last: Instant,
     stages: BTreeMap<Stage, f64>,
@@ -129,7 +129,7 @@ impl Clock {
     }
 }
 
-/// Somebody with an instance.
+/// A person with an instance.
 struct Person<'a> {
     world: &'a World,
     instance: InstanceId,
@@ -137,7 +137,7 @@ struct Person<'a> {
 }
 
 impl Person<'_> {
-    /// Looks until it is so.
+    /// Polls until the check succeeds.
     async fn wait(&self, mut is_so: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
         let start = Instant::now();
         while !is_so().await? {
@@ -191,7 +191,7 @@ impl Person<'_> {
                 .details(true)
                 .send()
                 .await?;
-            // A command is listed a moment after it was sent.
+            // SSM lists a new command with a short delay.
             let status = listed.command_invocations().first();
             ended = status.and_then(|invocation| invocation.status()).cloned();
             ended = ended.take().filter(|status| {

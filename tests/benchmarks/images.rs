@@ -1,4 +1,4 @@
-//! The images: the same in every run of every benchmark, with layers that compress as real ones do.
+//! The images, which are the same in every run. Their layers compress like real ones.
 
 use anyhow::Result;
 use prepull_domain::Bytes;
@@ -21,7 +21,7 @@ const SERVICES: [(&str, &str); 8] = [
     ("billing", "python"),
 ];
 
-/// Which of them changes.
+/// The service that changes.
 const CHANGING: usize = 0;
 
 /// Megabytes (10^6 bytes) of layers, compressed.
@@ -33,7 +33,7 @@ struct Sizes {
 
 pub struct Images {
     sizes: Sizes,
-    /// The images that containers are started from on nodes, megabytes each.
+    /// The images of the containers on nodes, in megabytes.
     starting: Vec<usize>,
 }
 
@@ -93,7 +93,7 @@ impl Images {
         services.chain(self.starting.iter().copied().map(starting))
     }
 
-    /// The images that are built into snapshots, by their references.
+    /// Returns the images for snapshots, by reference.
     pub fn of_builds(world: &World) -> Vec<String> {
         let host = &world.cloud.ready.registries.ecr.host;
         let services = SERVICES
@@ -102,7 +102,7 @@ impl Images {
         services.collect()
     }
 
-    /// The images that are started on nodes, by their references, with their sizes.
+    /// Returns the images for nodes, by reference, with their sizes.
     pub fn of_nodes(&self, world: &World) -> Vec<(String, Bytes)> {
         let host = &world.cloud.ready.registries.ecr.host;
         let sizes = self.starting.iter().copied();
@@ -124,7 +124,7 @@ impl Images {
         for megabytes in &self.starting {
             let name = starting(*megabytes);
             let mut layers = vec![Layer::busybox()?];
-            // Large images are many layers, and a pull takes several of them at once.
+            // Large images have many layers, and a pull fetches several at once.
             let parts = megabytes.div_ceil(100).max(4);
             for part in 0..parts {
                 layers.push(Layer::files(&format!("{name}-{part}"), megabytes / parts)?);
@@ -135,7 +135,7 @@ impl Images {
         Ok(())
     }
 
-    /// Pushes one service anew, with another program in its top layer.
+    /// Pushes one service again, with another program in its top layer.
     pub async fn push_change(&self, world: &World, run: u32) -> Result<()> {
         let (name, base) = SERVICES[CHANGING];
         let layers = [Layer::busybox()?, Layer::files(base, self.sizes.base)?];

@@ -1,11 +1,10 @@
-//! How fast a function starts, what memory it takes and how large it is.
+//! Measures the start time, the memory and the size of each function.
 //!
-//! Each start is a new process against a Runtime API of our own, as Lambda starts one for a new execution environment.
-//! What is measured is the program alone: fetching the zip and starting the virtual machine, which come before it on
-//! Lambda, are Lambda's affair. The file lies in the page cache, because one start goes before those that count.
+//! Each start is a new process against a Runtime API of the benchmark, as in a new execution environment of Lambda. It
+//! measures the program alone, without the download of the zip and the start of the virtual machine. The file is in the page
+//! cache, because one uncounted start comes first.
 //!
-//! The invocation is an input that every function refuses before its first AWS call, so neither the time nor the memory
-//! holds a TLS handshake.
+//! Every function rejects the input before its first AWS call, so time and memory contain no TLS handshake.
 //!
 //! Source of the protocol: Lambda developer guide, "Using the Lambda runtime API for custom runtimes".
 
@@ -41,19 +40,19 @@ const AIM_MEMORY: Bytes = Bytes(30_000_000);
 /// The zip.
 const AIM_ZIP: Bytes = Bytes(4_000_000);
 
-/// What every function refuses without a call to AWS.
+/// An input that every function rejects without an AWS call.
 const MALFORMED: &str = "{}";
 
-/// How long a start may take before it counts as failed: the worst machine and a build without optimization included.
+/// Timeout of a start. It allows for slow machines and unoptimized builds.
 const TIME_OUT: Duration = Duration::from_secs(30);
 
-/// How often each function is started.
+/// Number of starts of each function.
 const STARTS: usize = 20;
 
-/// The starts of all functions, as a part of the benchmark's report.
+/// Returns the starts of all functions, as a part of the report.
 ///
 /// # Errors
-/// Where one of them does not start.
+/// If a function does not start.
 pub fn section(environment: &Environment, options: &Options) -> Result<Section> {
     let (profile, starts) = if options.quick {
         ("dev", 1)
@@ -68,20 +67,20 @@ pub fn section(environment: &Environment, options: &Options) -> Result<Section> 
     })
 }
 
-/// What was measured.
+/// The measurements.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// The profile that the functions were built with.
     pub profile: &'static str,
-    /// How often each function was started.
+    /// Number of starts of each function.
     pub starts: usize,
-    /// What is aimed at.
+    /// The goals.
     pub aims: Aims,
-    /// By the function's name.
+    /// The functions, by name.
     pub functions: BTreeMap<String, Function>,
 }
 
-/// What is aimed at, for an optimized build.
+/// The goals for an optimized build.
 #[derive(Debug, Serialize)]
 pub struct Aims {
     /// From the start of the process to its first answer, in milliseconds.
@@ -109,7 +108,7 @@ pub struct Function {
 
 /// Measures every function.
 ///
-/// The functions take turns, so that whatever else the machine does meanwhile falls on all of them alike.
+/// The functions take turns, so that other load on the machine affects all of them.
 fn measure(environment: &Environment, profile: &'static str, starts: usize) -> Result<Report> {
     let unpacked = TempDir::with_prefix("prepull-lambda-")?;
     let mut found = Vec::new();
@@ -149,7 +148,7 @@ fn measure(environment: &Environment, profile: &'static str, starts: usize) -> R
 }
 
 impl Report {
-    /// The report as Markdown: a sentence that says what was measured, and a table.
+    /// Returns the report as Markdown: one sentence about the conditions, and a table.
     pub fn markdown(&self) -> String {
         let Aims {
             answer_ms,
@@ -219,7 +218,7 @@ struct Packed {
 }
 
 impl Packed {
-    /// The zip in `place`, and what is in it, which is put into `directory`.
+    /// Extracts the zip in `place` into `directory`.
     fn unpack(place: &Path, directory: &Path, python: &Path) -> Result<Self> {
         let zip = place.join("bootstrap.zip");
         let done = Command::new(python)
@@ -232,7 +231,7 @@ impl Packed {
             zip.display()
         );
         let executable = directory.join("bootstrap");
-        // Python's module forgets the mode that the zip holds.
+        // Python's module drops the mode of the file in the zip.
         fs::set_permissions(&executable, fs::Permissions::from_mode(0o755))?;
         Ok(Self { executable, zip })
     }
@@ -246,7 +245,7 @@ struct Start {
     memory: Bytes,
 }
 
-/// Starts the function, has it answer once, and ends it.
+/// Starts the function, lets it answer once, and ends it.
 fn start(executable: &Path) -> Result<Start> {
     let (api, events) = RuntimeApi::serve()?;
     let log = tempfile::NamedTempFile::new()?;
@@ -265,12 +264,12 @@ fn start(executable: &Path) -> Result<Start> {
     })
 }
 
-/// A process that does not outlive whoever started it.
+/// A process that ends with its owner.
 struct Ended(Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        // It may have ended by itself, which is what is wanted.
+        // The process may already have ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -292,7 +291,7 @@ fn follow(events: &Receiver<Event>, began: Instant, process: &mut Child) -> Resu
     })
 }
 
-/// The next event, unless the function ends or takes too long.
+/// Returns the next event, unless the function ends or the timeout passes.
 fn next(events: &Receiver<Event>, process: &mut Child) -> Result<Event> {
     let until = Instant::now() + TIME_OUT;
     loop {
@@ -310,7 +309,7 @@ fn next(events: &Receiver<Event>, process: &mut Child) -> Result<Event> {
     }
 }
 
-/// The peak of a process' resident memory, as Linux counts it.
+/// Returns the peak resident memory of a process, as Linux reports it.
 fn peak_memory(process: u32) -> Result<Bytes> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
     let kibibytes: u64 = status
@@ -322,7 +321,7 @@ fn peak_memory(process: u32) -> Result<Bytes> {
     Ok(Bytes(kibibytes * 1024))
 }
 
-/// What Lambda and the Terraform module set for the functions, for all of them alike.
+/// Environment that Lambda and the Terraform module set for every function.
 fn environment(runtime_api: &str) -> BTreeMap<&'static str, &str> {
     BTreeMap::from([
         ("AWS_LAMBDA_RUNTIME_API", runtime_api),
@@ -349,7 +348,7 @@ fn environment(runtime_api: &str) -> BTreeMap<&'static str, &str> {
     ])
 }
 
-/// What the function did, and when that was known here.
+/// An action of the function, with its time.
 enum Event {
     /// It asked for an invocation for the first time.
     Asked(Instant),
@@ -369,8 +368,8 @@ impl fmt::Display for Event {
     }
 }
 
-/// The Runtime API of one function: it hands out one invocation and takes the answer. A second invocation never comes,
-/// so who asks for it waits until it is ended.
+/// The Runtime API of one function. It hands out one invocation and accepts the answer. It never hands out a second one, so
+/// the function waits until it is ended.
 struct RuntimeApi {
     address: SocketAddr,
     stop: Arc<AtomicBool>,
@@ -392,7 +391,7 @@ impl RuntimeApi {
                     return;
                 }
                 let (asked, seen) = (asked.clone(), seen.clone());
-                // It ends when the function's end closes the connection; whoever listened for events is gone then.
+                // The thread ends when the function closes the connection. The receiver is gone by then.
                 thread::spawn(move || converse(connection, &asked, &seen));
             }
         });
@@ -403,12 +402,12 @@ impl RuntimeApi {
 impl Drop for RuntimeApi {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // Wakes the thread that waits for a connection. Where that fails, it is gone already.
+        // Wakes the thread that waits for a connection. On failure, the thread has already ended.
         let _ = TcpStream::connect(self.address);
     }
 }
 
-/// Answers what comes over one connection, until the function closes it or asks for a second invocation.
+/// Answers the requests of one connection until the function closes it or requests a second invocation.
 fn converse(connection: TcpStream, asked: &AtomicBool, seen: &Sender<Event>) -> Result<()> {
     connection.set_nodelay(true)?;
     let mut answers = connection.try_clone()?;
@@ -418,7 +417,7 @@ fn converse(connection: TcpStream, asked: &AtomicBool, seen: &Sender<Event>) -> 
         let path = request.strip_suffix(" HTTP/1.1").unwrap_or(&request);
         if path == "GET /2018-06-01/runtime/invocation/next" {
             if asked.swap(true, Ordering::Relaxed) {
-                // Nothing more comes but the end of the connection.
+                // Only the end of the connection can follow.
                 requests.read_to_end(&mut Vec::new())?;
                 return Ok(());
             }
@@ -437,7 +436,7 @@ fn converse(connection: TcpStream, asked: &AtomicBool, seen: &Sender<Event>) -> 
     Ok(())
 }
 
-/// Reads one request to its end and returns its first line; none where there are no more.
+/// Reads one request and returns its first line, or `None` at the end of the connection.
 fn read_request(requests: &mut impl BufRead) -> Result<Option<String>> {
     let mut line = String::new();
     if requests.read_line(&mut line)? == 0 {
@@ -465,7 +464,7 @@ fn read_request(requests: &mut impl BufRead) -> Result<Option<String>> {
         let mut size = String::new();
         requests.read_line(&mut size)?;
         let size = usize::from_str_radix(size.trim(), 16)?;
-        // With the line's end after it.
+        // Includes the line ending.
         requests.read_exact(&mut vec![0; size + 2])?;
         if size == 0 {
             return Ok(Some(request));

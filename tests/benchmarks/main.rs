@@ -1,7 +1,7 @@
-//! What a snapshot takes: by hand, by a first build, by a refresh, and where nothing has changed; and what it saves a node.
+//! Measures snapshots by hand, by a cold build, by a refresh and without changes, and the gain of nodes.
 //!
-//! All of it is measured in one go, on one local cloud with one deployment. Every run goes through all ways, one after the
-//! other, so that what disturbs the machine disturbs them alike. `cargo xtask bench` starts it.
+//! One local cloud with one deployment serves all measurements. Every run measures all ways in sequence, so that noise
+//! affects them alike. `cargo xtask bench` starts it.
 
 mod builds;
 mod by_hand;
@@ -29,16 +29,16 @@ use crate::options::Options;
 
 const ARCHITECTURE: Architecture = Architecture::X86_64;
 
-/// What Terraform declares, for its policies and as a pattern; every run has a cache of its own.
+/// The cache that Terraform declares. It provides the policies and a template; every run has its own cache.
 const PATTERN: &str = "bench";
 
-/// The default of the module's `debounce_seconds` is a minute, which every build would wait here.
+/// Debounce of the benchmark. The module's default is a minute, which every build would wait.
 const DEBOUNCE_SECONDS: u32 = 2;
 
 fn main() -> ExitCode {
     let environment = match Environment::read() {
         Ok(environment) => environment,
-        // `cargo test --all-targets` comes by here too.
+        // `cargo test --all-targets` runs this program too.
         Err(error) => {
             eprintln!("the benchmarks are skipped: {error}");
             return ExitCode::SUCCESS;
@@ -74,7 +74,7 @@ async fn measure(environment: Environment, options: &Options) -> Result<Report> 
     let setting = setting(&world, &images).await?;
     let environment = world.environment.clone();
     world.cloud.stop()?;
-    // When nothing else runs any more.
+    // Functions are measured when nothing else runs.
     let functions = lambda::section(&environment, options)?;
     Ok(Report {
         command: options.command(),
@@ -104,7 +104,7 @@ async fn deploy(
             "variant": "aws-k8s-1.33",
             "volume": {"size_gib": options.volume},
             "schedule": {"enabled": false},
-            // Only what is measured is built.
+            // Only the measured builds run.
             "rebuild_on_push": false,
         }})
     })
@@ -127,7 +127,7 @@ async fn deploy(
     Ok(world)
 }
 
-/// All ways, once.
+/// Measures all ways once.
 async fn run(
     world: &World,
     images: &Images,
@@ -190,7 +190,7 @@ pub struct Cache {
     volume: VolumeConfig,
 }
 
-/// Declares a cache that nothing was built of.
+/// Declares a cache without builds.
 async fn declare(world: &World, name: &str, references: &[String]) -> Result<Cache> {
     let mut config = world.stored_config(PATTERN).await?;
     config["images"] = json!(references);
@@ -202,14 +202,14 @@ async fn declare(world: &World, name: &str, references: &[String]) -> Result<Cac
     })
 }
 
-/// Snapshots are whole copies here: those of many runs would not fit on the disk.
+/// Deletes snapshots, which are full copies here. Those of many runs would not fit on the disk.
 async fn discard(world: &World, snapshot: &SnapshotId) -> Result<()> {
     let delete = world.clients.ec2.delete_snapshot();
     delete.snapshot_id(snapshot.as_str()).send().await?;
     Ok(())
 }
 
-/// What the report says of the machine, the images and the cloud.
+/// Returns the sentences about the machine, the images and the cloud.
 async fn setting(world: &World, images: &Images) -> Result<Vec<String>> {
     let settings = world.cloud.settings().await?;
     let seconds = |name: &str| settings[name].as_f64().unwrap_or_default();
@@ -259,7 +259,7 @@ fn write(report: &Report) -> Result<()> {
     Ok(())
 }
 
-/// What is free on the disk of `directory`.
+/// Returns the free bytes on the disk of `directory`.
 fn free_bytes(directory: &Path) -> Result<u64> {
     let df = Command::new("df")
         .args(["--output=avail", "--block-size=1"])

@@ -1,4 +1,4 @@
-//! What a snapshot saves a node: the time from its launch until a container runs.
+//! Measures the gain of a node: the time from its launch until a container runs.
 
 use anyhow::{Context as _, Result, ensure};
 use jiff::{Timestamp, Unit};
@@ -10,7 +10,7 @@ use crate::images::Images;
 use crate::options::Options;
 use crate::{ARCHITECTURE, PATTERN, builds, declare, discard};
 
-/// Starts a container of every image on an empty node and on one from a snapshot, as often as builds were measured.
+/// Starts a container of every image on an empty node and on a node from a snapshot, once for each run.
 pub async fn measure(
     world: &World,
     images: &Images,
@@ -43,7 +43,7 @@ pub async fn measure(
     Ok(measured)
 }
 
-/// Starts a container on a node of its own.
+/// Starts a container on a new node.
 async fn start(
     world: &World,
     snapshot: Option<&SnapshotId>,
@@ -53,7 +53,7 @@ async fn start(
     let node = world
         .launch_node(snapshot, ARCHITECTURE, options.volume, "")
         .await?;
-    // Not before: the local cloud copies the snapshot first, where EBS loads blocks as they are read.
+    // The clock starts here, because the local cloud first copies the snapshot. EBS loads blocks when they are read.
     let launched = Timestamp::now();
     world.await_running(&node).await?;
     let run = world.run_container(&node, reference).await?;

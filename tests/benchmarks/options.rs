@@ -1,4 +1,4 @@
-//! What `cargo xtask bench` asks for. It checks what a person types; this only reads it.
+//! The options of `cargo xtask bench`, which has validated them.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -7,14 +7,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use prepull_domain::{Bytes, GiB};
 
 pub struct Options {
-    /// How often everything is measured.
+    /// Number of runs.
     pub runs: u32,
-    /// Small images and functions that are not optimized, and simulated nodes will do: whether the benchmark works, not what
-    /// it measures.
+    /// Small images and unoptimized functions, on simulated nodes if necessary. It checks the benchmark, not prepull.
     pub quick: bool,
-    /// An image of 3 GB besides.
+    /// Also an image of 3 GB.
     pub large: bool,
-    /// How often the procedure by hand looks at what it waits for.
+    /// Poll interval of the procedure by hand.
     pub poll: Duration,
     /// The data volumes.
     pub volume: GiB,
@@ -48,13 +47,13 @@ impl Options {
         }
         ensure!(options.runs > 0, "nothing is measured in no run");
         if options.large {
-            // Unpacked its images are more than twice as large, and builds fail where they fill four fifths.
+            // Unpacked, the images are more than twice as large, and builds fail if images fill four fifths of the volume.
             options.volume = GiB(30);
         }
         Ok(options)
     }
 
-    /// The command that asked for this.
+    /// Returns the command for these options.
     pub fn command(&self) -> String {
         // Writing to a string cannot fail.
         let mut command = "cargo xtask bench".to_owned();
@@ -72,8 +71,8 @@ impl Options {
         command
     }
 
-    /// The images lie in the registry, in a snapshot, and on the volume of a builder or node. Unpacked they are more than twice
-    /// as large, and both forms are kept.
+    /// Disk space for the images in the registry, in a snapshot, and on the volume of a builder or node. Unpacked, they are more
+    /// than twice as large, and nodes keep both forms.
     pub fn check_space(&self, free: u64) -> Result<()> {
         let needed = match (self.quick, self.large) {
             (_, true) => Bytes(40_000_000_000),

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use crate::benchmark::{Report, Spread, Stage, Way};
 
 const WIDTH: f64 = 840.0;
-/// Where bars begin: left of it stand their names.
+/// Left edge of the bars. Their labels are on its left.
 const LEFT: f64 = 190.0;
-/// What is kept for the time at a bar's end.
+/// Space for the time at the end of a bar.
 const RIGHT: f64 = 70.0;
 const TOP: f64 = 40.0;
 const ROW: f64 = 46.0;
@@ -15,7 +15,7 @@ const BAR: f64 = 26.0;
 const LEGEND_COLUMNS: usize = 5;
 const LEGEND_ROW: f64 = 22.0;
 
-/// Colours that differ for most of the colour-blind, and from white and from black. After Okabe and Ito,
+/// Colours that most colour-blind people can distinguish, also from white and black. Source: Okabe and Ito,
 /// <https://jfly.uni-koeln.de/color/>.
 fn colour(stage: Stage) -> &'static str {
     match stage {
@@ -31,8 +31,8 @@ fn colour(stage: Stage) -> &'static str {
     }
 }
 
-/// The wall time of each way by stage. Medians of stages do not add up to the median of the whole, so a bar is as long as
-/// that median, and its stages have their shares of it.
+/// Draws the wall time of each way by stage. The medians of the stages do not add up to the median of the whole. The bar
+/// has the length of the latter, and each stage has its share.
 #[must_use]
 pub fn svg(report: &Report) -> String {
     let ways: Vec<_> = Way::ALL
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn the_longest_bar_fills_the_width_and_the_others_are_in_proportion() {
         let drawn = svg(&report());
-        // By hand 60 s, all of it pulling; the first build 20 s.
+        // By hand takes 60 s, all in the pull. The cold build takes 20 s.
         assert!(drawn.contains("width=\"580.0\""), "{drawn}");
         assert!(drawn.contains("width=\"193.3\""), "{drawn}");
         assert!(drawn.contains(">60.0 s</text>"), "{drawn}");

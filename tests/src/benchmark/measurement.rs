@@ -1,4 +1,4 @@
-//! What is measured.
+//! The types of the measurements.
 
 use std::collections::BTreeMap;
 
@@ -6,25 +6,25 @@ use prepull_domain::Bytes;
 use prepull_domain::config::VolumeConfig;
 use serde::Serialize;
 
-/// A way to come to a snapshot.
+/// A way to create a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Way {
     /// A person's procedure, one step after the other.
     ByHand,
-    /// prepull, where no snapshot is published yet.
+    /// prepull, without a published snapshot.
     Cold,
     /// prepull, after one image has changed.
     Refresh,
-    /// prepull, where nothing has changed.
+    /// prepull, without a change.
     Unchanged,
 }
 
 impl Way {
-    /// All of them, in the order in which each run goes through them.
+    /// All ways, in the order of a run.
     pub const ALL: [Self; 4] = [Self::ByHand, Self::Cold, Self::Refresh, Self::Unchanged];
 
-    /// What a table calls it.
+    /// Returns its label in tables.
     #[must_use]
     pub fn title(self) -> &'static str {
         match self {
@@ -36,32 +36,32 @@ impl Way {
     }
 }
 
-/// What the time of every way is divided into. By hand there is no state machine that would wait or publish.
+/// The parts of a way's time. By hand has no debounce and no publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
     /// Waiting for other triggers.
     Debounce,
-    /// What to build, on which image.
+    /// Decide what to build, on which AMI.
     Plan,
-    /// Until EC2 has taken the launch.
+    /// Until EC2 accepts the launch.
     Launch,
-    /// Until the instance takes commands and the kubelet is off.
+    /// Until the instance accepts commands and the kubelet is off.
     Ready,
-    /// Until every image is there.
+    /// Until the node has every image.
     Pull,
     /// Until the instance has stopped.
     Stop,
     /// Until EBS has completed the snapshot.
     Snapshot,
-    /// Until nodes are told of it.
+    /// Until the pointer is written.
     Publish,
-    /// Until the instance is gone.
+    /// Until the instance has terminated.
     CleanUp,
 }
 
 impl Stage {
-    /// All of them, in the order in which they come.
+    /// All stages, in order.
     pub const ALL: [Self; 9] = [
         Self::Debounce,
         Self::Plan,
@@ -74,7 +74,7 @@ impl Stage {
         Self::CleanUp,
     ];
 
-    /// What a table calls it.
+    /// Returns its label in tables.
     #[must_use]
     pub fn title(self) -> &'static str {
         match self {
@@ -91,21 +91,21 @@ impl Stage {
     }
 }
 
-/// One way, gone once.
+/// One measurement of one way.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Measurement {
-    /// From the order until everything is cleaned up.
+    /// Seconds from the start until clean-up has ended.
     pub seconds: f64,
-    /// The same by stage.
+    /// The same, by stage.
     pub stages: BTreeMap<Stage, f64>,
-    /// What the registries sent.
+    /// Bytes that the registries sent.
     pub pulled: Bytes,
-    /// How many requests they answered.
+    /// Number of requests that the registries answered.
     pub registry_requests: u64,
-    /// How many blocks of 512 KiB EBS stores for the snapshot: those that differ from its base, or from zeros. None where
-    /// no snapshot was made, or where nodes are simulated.
+    /// Number of 512 KiB blocks that EBS stores for the snapshot, which are those that differ from its base or from zeros.
+    /// `None` without a snapshot, or with simulated nodes.
     pub blocks: Option<u64>,
-    /// How often each action was called, by `service:Action`: by prepull's functions, or by the person's tools.
+    /// Number of calls by `service:Action`, from prepull's functions or from the person's tools.
     pub calls: BTreeMap<String, u64>,
     /// State transitions, retries included.
     pub transitions: u64,
@@ -113,23 +113,23 @@ pub struct Measurement {
     pub invocations: u64,
     /// Their memory × duration.
     pub lambda_gb_seconds: f64,
-    /// How many instances were launched.
+    /// Number of launched instances.
     pub instances: u64,
-    /// How long the instance lived.
+    /// Lifetime of the instance in seconds.
     pub instance_seconds: f64,
     /// Its data volume.
     pub volume: VolumeConfig,
 }
 
 impl Measurement {
-    /// How many calls there were of all actions.
+    /// Returns the number of calls of all actions.
     #[must_use]
     pub fn all_calls(&self) -> u64 {
         self.calls.values().sum()
     }
 }
 
-/// How containers of one image started, each on a node of its own.
+/// Start times of the containers of one image, each on its own node.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ContainerStarts {
     /// The compressed size of the image.
@@ -140,13 +140,13 @@ pub struct ContainerStarts {
     pub cached: Vec<ContainerStart>,
 }
 
-/// How one container started.
+/// The start of one container.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ContainerStart {
-    /// Seconds from EC2's answer to the node's launch until the container ran.
+    /// Seconds from EC2's answer to the launch of the node until the container ran.
     pub since_launch: f64,
-    /// Seconds from the request for the container, on the node that was up by then, until it ran.
+    /// Seconds from the request for the container, on a running node, until it ran.
     pub since_request: f64,
-    /// What the node pulled for it.
+    /// Bytes that the node pulled.
     pub pulled: Bytes,
 }

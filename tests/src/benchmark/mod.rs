@@ -1,4 +1,4 @@
-//! What is made of measurements: medians, prices, tables, a chart. It measures nothing itself.
+//! Turns measurements into medians, prices, tables and a chart.
 
 mod chart;
 mod measurement;

@@ -1,7 +1,7 @@
-//! What a measurement would cost on AWS, by [`prepull_domain::prices`].
+//! The price of a measurement on AWS, by [`prepull_domain::prices`].
 //!
-//! Durations are those that were measured on the local cloud, where instances start and snapshots complete within
-//! seconds. EC2's least charge of a minute is left out: no build on AWS is shorter than that.
+//! The durations come from the local cloud, where instances start and snapshots complete within seconds. EC2's minimum
+//! charge of one minute is left out, because every build on AWS takes longer.
 
 use prepull_domain::Bytes;
 use prepull_domain::estimate::InstanceType;
@@ -11,16 +11,16 @@ use prepull_domain::prices::{
 
 use crate::benchmark::Measurement;
 
-/// The first of the module's instance types.
+/// The first instance type of the module's default.
 const INSTANCE_TYPE: &str = "m7i.2xlarge";
 
-/// The size of the blocks in which EBS stores snapshots.
+/// Size of the blocks in which EBS stores snapshots.
 const BLOCK_BYTES: u64 = 512 << 10;
 
-/// What making it costs.
+/// Returns the cost of the build.
 ///
 /// # Panics
-/// Never: the default instance type has a price.
+/// Never. The default instance type has a price.
 #[must_use]
 #[expect(
     clippy::cast_precision_loss,
@@ -35,7 +35,7 @@ pub fn dollars(measurement: &Measurement) -> f64 {
         + measurement.invocations as f64 * LAMBDA_INVOCATION
 }
 
-/// What keeping its snapshot costs a month, beside the snapshots before it.
+/// Returns the monthly cost of the snapshot in addition to the earlier snapshots.
 #[must_use]
 pub fn dollars_a_month(measurement: &Measurement) -> Option<f64> {
     let blocks = measurement.blocks?;

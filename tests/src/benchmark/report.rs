@@ -8,47 +8,47 @@ use serde_json::{Value, json};
 
 use crate::benchmark::{ContainerStart, ContainerStarts, Measurement, Spread, Stage, Way, prices};
 
-/// Everything that was measured.
+/// All measurements.
 #[derive(Debug, Clone)]
 pub struct Report {
     /// The command that measured it.
     pub command: String,
     /// The day.
     pub date: String,
-    /// What was measured on what, a sentence each.
+    /// The conditions of the measurement, one sentence each.
     pub setting: Vec<String>,
-    /// Every run goes through all ways once.
+    /// The runs. Each one measures every way once.
     pub runs: Vec<BTreeMap<Way, Measurement>>,
-    /// How containers started, the smallest image first.
+    /// The starts of containers, smallest image first.
     pub starts: Vec<ContainerStarts>,
-    /// What else was measured.
+    /// Further measurements.
     pub sections: Vec<Section>,
 }
 
-/// Measurements that are neither of builds nor of nodes.
+/// A measurement of neither builds nor nodes.
 #[derive(Debug, Clone)]
 pub struct Section {
     /// Its key in the JSON.
     pub name: &'static str,
-    /// What people are shown.
+    /// The text for people.
     pub markdown: String,
-    /// What programs are given.
+    /// The data for programs.
     pub data: Value,
 }
 
-/// What the benchmark is to show.
+/// A goal of the benchmark.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Goal {
     /// A ratio of two ways.
     pub what: &'static str,
-    /// The least that it is to be.
+    /// The minimum.
     pub wanted: f64,
-    /// What it was in the runs. None where it could not be measured.
+    /// The measured ratio. `None` if it could not be measured.
     pub measured: Option<Spread>,
 }
 
 impl Goal {
-    /// By how much it is met or missed, for people.
+    /// Returns the margin by which the goal is met or missed, as text.
     #[must_use]
     pub fn verdict(&self) -> String {
         let Some(measured) = self.measured else {
@@ -66,7 +66,7 @@ impl Goal {
 type Measure = fn(&Measurement) -> Option<f64>;
 
 impl Report {
-    /// What `measure` says of a way over all runs. None where no run went it.
+    /// Returns `measure` of a way over all runs. `None` if no run measured the way.
     pub fn spread(&self, way: Way, measure: impl Fn(&Measurement) -> f64) -> Option<Spread> {
         self.spread_of(way, |measurement| Some(measure(measurement)))
     }
@@ -76,7 +76,7 @@ impl Report {
         Spread::of(measured.filter_map(measure))
     }
 
-    /// How much more of something one way takes than another, run by run: what disturbs a run disturbs both.
+    /// Returns the ratio of two ways, run by run, because noise in a run affects both.
     fn ratio(&self, more: Way, less: Way, measure: Measure) -> Option<Spread> {
         Spread::of(self.runs.iter().filter_map(|run| {
             let (more, less) = (measure(run.get(&more)?)?, measure(run.get(&less)?)?);
@@ -84,7 +84,7 @@ impl Report {
         }))
     }
 
-    /// The goals that are ratios.
+    /// Returns the goals that are ratios.
     #[must_use]
     pub fn goals(&self) -> Vec<Goal> {
         let seconds: Measure = |measured| Some(measured.seconds);
@@ -125,14 +125,14 @@ impl Report {
         ]
     }
 
-    /// How many instances the builds launched that had nothing to do. The goal is none.
+    /// Returns the number of instances that builds without changes launched. The goal is zero.
     #[must_use]
     pub fn instances_without_need(&self) -> u64 {
         let unchanged = self.runs.iter().filter_map(|run| run.get(&Way::Unchanged));
         unchanged.map(|measured| measured.instances).sum()
     }
 
-    /// For README.md.
+    /// Returns the tables for docs/benchmarks.md.
     #[must_use]
     pub fn markdown(&self) -> String {
         let mut text = format!(
@@ -255,7 +255,7 @@ impl Report {
         table
     }
 
-    /// How often each way called each action of AWS, in the middle of the runs: too long for README.md.
+    /// Returns the median number of calls of each action for each way. It is too long for docs/benchmarks.md.
     #[must_use]
     pub fn calls(&self) -> String {
         let ways = self.runs.iter().flat_map(BTreeMap::values);
@@ -278,7 +278,7 @@ impl Report {
         table
     }
 
-    /// Everything, each run by itself.
+    /// Returns every run as JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         let runs = self.runs.iter().map(|run| {
@@ -365,7 +365,7 @@ pub(super) mod tests {
     use super::*;
     use crate::benchmark::prices::tests::nothing;
 
-    /// One run, in which everything but pulling takes no time.
+    /// A run in which only the pull takes time.
     pub fn report() -> Report {
         let measured = |seconds, pulled, blocks, instances| Measurement {
             seconds,

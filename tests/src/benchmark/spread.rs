@@ -1,20 +1,20 @@
-//! Several measurements of the same.
+//! The spread of repeated measurements.
 
 use serde::Serialize;
 
-/// The median with the least and the greatest beside it.
+/// A median with its minimum and maximum.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Spread {
-    /// The one in the middle, or half-way between the two there.
+    /// The median. For an even count, the mean of the two in the middle.
     pub median: f64,
-    /// The least.
+    /// The minimum.
     pub min: f64,
-    /// The greatest.
+    /// The maximum.
     pub max: f64,
 }
 
 impl Spread {
-    /// Of nothing there is none.
+    /// Returns `None` for no measurements.
     #[must_use]
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().collect();
@@ -29,7 +29,7 @@ impl Spread {
         Some(Self { median, min, max })
     }
 
-    /// `median (min–max)`, each as `show` writes it, and the median alone where all are written alike.
+    /// Formats as `median (min–max)` with `show`, or as the median alone if all look the same.
     pub fn show(self, show: impl Fn(f64) -> String) -> String {
         let (median, min, max) = (show(self.median), show(self.min), show(self.max));
         if min == max {
