@@ -1,4 +1,4 @@
-//! What the tests of the stages share: SDK clients that answer by rule, and a target to work on.
+//! Helpers that the tests of the stages share: SDK clients that answer by rule, and a target.
 
 mod parameters;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 pub use parameters::ParameterStore;
 
-/// The rules by which mocked clients answer. A call that no rule of its service matches fails the test.
+/// Rules for the answers of mocked clients. A call without a matching rule fails the test.
 #[derive(Debug, Default)]
 pub struct Mocks {
     ec2: Vec<Rule>,
@@ -21,7 +21,7 @@ pub struct Mocks {
     ssm: Vec<Rule>,
 }
 
-/// A client of one service that answers by rules, any that matches, in any order.
+/// A client of one service. Any matching rule answers, in any order.
 macro_rules! client {
     ($service:ident, $rules:expr) => {{
         let mut interceptor = MockResponseInterceptor::new().rule_mode(RuleMode::MatchAny);
@@ -61,7 +61,7 @@ macro_rules! services {
 services!(ec2, ecr, events, secrets, sfn, ssm);
 
 impl Mocks {
-    /// No rules: every call fails the test.
+    /// Creates mocks without rules, so every call fails the test.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -81,11 +81,11 @@ impl Mocks {
     }
 }
 
-/// The architecture `x86_64` of a cache `web` with two images, planned at [`planned_at`], to be given up long after any
-/// test ends.
+/// Returns the `x86_64` target of a cache `web` with two images, planned at [`planned_at`]. Its deadline is long after the
+/// test.
 ///
 /// # Panics
-/// Never: the JSON below is a target.
+/// Never. The JSON below is a target.
 #[must_use]
 pub fn target() -> Target {
     let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
@@ -123,7 +123,7 @@ pub fn target() -> Target {
     .expect("this is a target")
 }
 
-/// The configuration of [`target`]'s cache, as its parameter holds it.
+/// Returns the configuration of [`target`]'s cache, as its parameter holds it.
 #[must_use]
 pub fn configuration() -> Value {
     json!({
@@ -147,7 +147,7 @@ pub fn configuration() -> Value {
     })
 }
 
-/// When [`target`] was planned.
+/// Returns the time of [`target`]'s plan.
 ///
 /// # Panics
 /// Never: this is a timestamp.
@@ -156,7 +156,7 @@ pub fn planned_at() -> Timestamp {
     "2026-01-02T03:04:05Z".parse().expect("this is a timestamp")
 }
 
-/// The builder of [`target`].
+/// Returns the builder of [`target`].
 ///
 /// # Panics
 /// Never: the JSON below is a builder.
@@ -170,7 +170,7 @@ pub fn builder() -> Builder {
     .expect("this is a builder")
 }
 
-/// The instance of [`builder`] in `state`, as EC2 describes it.
+/// Returns the instance of [`builder`] in `state`, as EC2 describes it.
 #[must_use]
 pub fn ec2_instance(state: ec2::types::InstanceStateName) -> ec2::types::Instance {
     use ec2::types::{EbsInstanceBlockDevice, Instance, InstanceBlockDeviceMapping, InstanceState};
@@ -195,7 +195,7 @@ pub fn ec2_instance(state: ec2::types::InstanceStateName) -> ec2::types::Instanc
         .build()
 }
 
-/// EC2's answer that describes `instances`.
+/// Returns EC2's answer with `instances`.
 #[must_use]
 pub fn described(
     instances: impl IntoIterator<Item = ec2::types::Instance>,

@@ -1,14 +1,13 @@
 //! Launches the builder of a target.
 //!
 //! **Before:** the target is planned.
-//! **After:** exactly one instance of the target runs that bears this execution's tags, with the data volume that the
-//! plan wants, and it will register with Systems Manager.
-//! **Called again:** finds the instance by its tags and starts none. Where an answer of EC2 was lost or tags are not
-//! visible yet, the client token, which is made of nothing but the plan, keeps EC2 from starting a second one. Of two
-//! that calls at the same time started in different places, all go on with the older one, and the younger is ended.
-//! **Errors:** `CapacityUnavailable` when no instance type in no subnet can be had, `QuotaExceeded`, `InvalidConfig`
-//! for what EC2 refuses or credentials that cannot be read, `BuilderLost` when the launch ends without a running
-//! instance.
+//! **After:** exactly one instance with this execution's tags runs for the target. It has the planned data volume, and it
+//! will register with Systems Manager.
+//! **Called again:** it finds the instance by its tags and launches none. If an answer of EC2 was lost, or tags are not
+//! visible yet, the client token prevents a second launch. The token depends only on the plan. Concurrent calls may launch
+//! in different capacity pools. All of them continue with the oldest builder, and the younger ones are terminated.
+//! **Errors:** `CapacityUnavailable` if no instance type has capacity in any subnet; `QuotaExceeded`; `InvalidConfig` if EC2
+//! rejects the request or credentials cannot be read; `BuilderLost` if the launch ends without a running instance.
 
 mod request;
 mod user_data;
@@ -21,27 +20,27 @@ use prepull_aws::{AwsError, Clients, Deadline, StageResult};
 use prepull_domain::stages::{Base, Builder, LaunchInput, Target};
 use prepull_domain::{InstanceId, StageError, SubnetId};
 
-/// How often EC2 is asked whether the instance runs. It takes about 16 s.
+/// Poll interval for the instance state. A launch takes about 16 s.
 const POLL: Duration = Duration::from_secs(1);
 
-/// How long an instance that EC2 says it has launched may stay out of its lists.
+/// Time during which EC2 may not list an instance that it has launched.
 const VISIBLE_WITHIN: Duration = Duration::from_secs(30);
 
-/// What the function is deployed with.
+/// The settings of the function.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The instance profile that lets a builder register with Systems Manager and pull from ECR.
     pub instance_profile_arn: String,
 }
 
-/// One place to launch a builder: an instance type in a subnet.
+/// A capacity pool: an instance type in a subnet.
 #[derive(Debug, Clone, Copy)]
 struct CapacityPool<'a> {
     instance_type: &'a str,
     subnet: &'a SubnetId,
 }
 
-/// Launches the builder of `input.target`, unless it is there, and waits until it runs.
+/// Launches the builder of `input.target`, unless it exists, and waits until it runs.
 ///
 /// # Errors
 /// See the crate's documentation.
@@ -68,7 +67,7 @@ pub async fn handle(
     }
 }
 
-/// The oldest builder of `target` that starts or runs.
+/// Returns the oldest builder of `target` that is pending or running.
 async fn oldest(clients: &Clients, target: &Target) -> Result<Option<InstanceId>, StageError> {
     let alive = [InstanceStateName::Pending, InstanceStateName::Running];
     let found = BuilderInstance::find(clients, target, &alive).await?;
@@ -78,9 +77,8 @@ async fn oldest(clients: &Clients, target: &Target) -> Result<Option<InstanceId>
         .map(|found| found.builder.instance_id))
 }
 
-/// Ends a builder that was launched while another call of this stage launched one elsewhere: a place may have capacity for
-/// the one call and not for the other, and then their client tokens differ. All calls go on with the oldest, which they
-/// agree on, and each ends its own.
+/// Terminates a duplicate builder. A capacity pool may have capacity for one concurrent call and not for another, and their
+/// client tokens then differ. All calls agree on the oldest builder, and each terminates its own duplicate.
 async fn end_younger(clients: &Clients, id: &InstanceId) -> Result<(), StageError> {
     tracing::warn!(%id, "ends it: another call launched one before");
     clients
@@ -93,7 +91,7 @@ async fn end_younger(clients: &Clients, id: &InstanceId) -> Result<(), StageErro
     Ok(())
 }
 
-/// Tries every instance type, the most wanted first, in every subnet.
+/// Tries every instance type in every subnet, the preferred type first.
 async fn launch(
     clients: &Clients,
     settings: &Settings,
@@ -126,7 +124,7 @@ async fn launch(
     })
 }
 
-/// How an attempt to launch ended that did not end the search.
+/// The result of a failed launch after which the search continues.
 enum Attempt {
     Launched(InstanceId),
     /// EC2's code.
@@ -157,8 +155,8 @@ async fn try_place(
     };
     match error.aws_code() {
         Some(code) if is_lack_of_capacity(code) => Ok(Attempt::NoCapacity(code.to_owned())),
-        // An earlier call with this token went through: with other user data, since credentials were changed meanwhile, or
-        // its instance has ended already.
+        // An earlier call with this token succeeded. Either the user data has changed since then, because of new credentials, or
+        // the instance has already terminated.
         Some("IdempotentParameterMismatch" | "IdempotentInstanceTerminated") => {
             launched_before(clients, target, deadline)
                 .await
@@ -179,10 +177,10 @@ async fn try_place(
     }
 }
 
-/// The codes that mean: not here, but perhaps of another type or in another subnet.
+/// Error codes after which another instance type or subnet may succeed.
 ///
-/// Source: EC2 API reference, "Error codes". `Unsupported` is the answer where an availability zone does not have the
-/// instance type at all.
+/// Source: EC2 API reference, "Error codes". EC2 returns `Unsupported` if an availability zone does not offer the instance
+/// type.
 fn is_lack_of_capacity(code: &str) -> bool {
     matches!(
         code,
@@ -194,7 +192,7 @@ fn is_lack_of_capacity(code: &str) -> bool {
     )
 }
 
-/// The codes by which the account's quotas forbid an instance or its volumes, wherever it is launched.
+/// Error codes of account quotas for instances or volumes. They apply to every capacity pool.
 fn is_quota(code: &str) -> bool {
     matches!(
         code,
@@ -205,7 +203,7 @@ fn is_quota(code: &str) -> bool {
     )
 }
 
-/// EC2 refuses the request itself: something that the cache's configuration names.
+/// Returns the error for a request that EC2 rejects because of the cache's configuration.
 fn refused(target: &Target, place: CapacityPool<'_>, answer: &str) -> StageError {
     let problem = match &target.base {
         Base::Snapshot { snapshot_id, .. } if answer.contains("smaller than snapshot") => format!(
@@ -225,7 +223,7 @@ fn refused(target: &Target, place: CapacityPool<'_>, answer: &str) -> StageError
     }
 }
 
-/// The instance that EC2 has launched for this target before, as it says.
+/// Returns the instance of an earlier launch for this target.
 async fn launched_before(
     clients: &Clients,
     target: &Target,
@@ -243,7 +241,7 @@ async fn launched_before(
         .sooner(VISIBLE_WITHIN)
         .poll(POLL, "the instance of an earlier launch", async || {
             let found = BuilderInstance::find(clients, target, &states).await?;
-            // The youngest: an older one may be left of an attempt on a base that turned out broken.
+            // The youngest, because an older one may belong to an attempt on a defective base.
             Ok(found
                 .into_iter()
                 .next_back()
@@ -269,7 +267,7 @@ async fn running(
     deadline
         .poll(POLL, "the builder to run", async || {
             let Some(found) = BuilderInstance::look(clients, id).await? else {
-                // A new instance is known a moment later than it was launched.
+                // EC2 lists a new instance with a short delay.
                 visible.check("the builder").map_err(|_| not_known(id))?;
                 return Ok(None);
             };

@@ -16,10 +16,10 @@ use sha2::{Digest, Sha256};
 
 use crate::{CapacityPool, Settings};
 
-/// The device of Bottlerocket's own partitions.
+/// Device of Bottlerocket's OS volume.
 const SYSTEM_DEVICE: &str = "/dev/xvda";
 
-/// Asks EC2 for one instance of `target` in `place`.
+/// Requests one instance of `target` in `place`.
 pub(crate) async fn send(
     clients: &Clients,
     settings: &Settings,
@@ -53,20 +53,20 @@ pub(crate) async fn send(
             InstanceMetadataOptionsRequest::builder()
                 .http_endpoint(InstanceMetadataEndpointState::Enabled)
                 .http_tokens(HttpTokensState::Required)
-                // Host containers share the host's network, so the agent is one hop away; no pod ever runs here.
+                // Host containers share the host's network, so the agent is one hop away. No pod runs on a builder.
                 .http_put_response_hop_limit(1)
                 .build(),
         )
-        // The builder powers itself off when its volume is ready to be snapshotted. It must not vanish then.
+        // The builder powers itself off before the snapshot and must not terminate then.
         .instance_initiated_shutdown_behavior(ShutdownBehavior::Stop)
-        // No size: the image's own, which differs between releases.
+        // No size: the AMI has its own, which differs between releases.
         .block_device_mappings(mapping(SYSTEM_DEVICE, volume(target)))
         .block_device_mappings(mapping(names::DATA_DEVICE, data_volume(target)))
         .tag_specifications(tag_specification(ResourceType::Instance, target))
         .tag_specifications(tag_specification(ResourceType::Volume, target))
         .tag_specifications(tag_specification(ResourceType::NetworkInterface, target))
         .customize()
-        // EC2 answers a lack of capacity with status 500, which the SDK would try again in the same place.
+        // EC2 reports missing capacity with status 500, and the SDK would retry in the same capacity pool.
         .config_override(Config::builder().retry_config(RetryConfig::disabled()))
         .send()
         .await
@@ -99,8 +99,8 @@ fn data_volume(target: &Target) -> EbsBlockDeviceBuilder {
     }
 }
 
-/// The client token of an attempt: the same for every call that means the same instance, and another for another place or
-/// another base, because EC2 refuses a token that comes again with other parameters.
+/// Returns the client token of an attempt. It is the same for every call for one instance, and differs for another capacity
+/// pool or base, because EC2 rejects a token with changed parameters.
 fn client_token(target: &Target, place: CapacityPool<'_>) -> String {
     let base = match &target.base {
         Base::Empty { .. } => "",
@@ -114,6 +114,6 @@ fn client_token(target: &Target, place: CapacityPool<'_>) -> String {
         place.instance_type,
         place.subnet.as_str(),
     ];
-    // 64 hexadecimal digits: the most that EC2 takes.
+    // 64 hexadecimal digits, the maximum length in EC2.
     format!("{:x}", Sha256::digest(attempt.join("/")))
 }

@@ -1,4 +1,4 @@
-//! The settings that a builder boots with.
+//! The boot settings of a builder.
 
 use std::collections::BTreeSet;
 
@@ -9,10 +9,10 @@ use prepull_domain::StageError;
 use prepull_domain::stages::Target;
 use serde::Serialize;
 
-/// Any name does: it is there to be set.
+/// Host name of a builder. Any value works.
 ///
-/// Without it Bottlerocket's `pluto` asks `ec2:DescribeInstances` for the host name, which a builder may not, and holds
-/// up the host containers, and with them the agent, for 300 s.
+/// Without it, Bottlerocket's `pluto` calls `ec2:DescribeInstances`, which a builder may not. That delays the host
+/// containers, and so the agent, for 300 s.
 const HOST_NAME: &str = "prepull-builder";
 
 #[derive(Serialize)]
@@ -59,16 +59,16 @@ impl ContainerRegistry {
 #[derive(Serialize)]
 struct Credential {
     registry: String,
-    /// User name and password in one, in base64: Bottlerocket writes the settings into a file without escaping them,
-    /// so a quotation mark in a password given by itself would break it.
+    /// User name and password together in base64. Bottlerocket writes the settings into a file without escaping, so a quotation
+    /// mark in a plain password would break the file.
     auth: String,
 }
 
-/// The user data of the builder of `target`, in base64 as EC2 takes it. It holds the credentials of the registries that
-/// the target's images lie in, and of no others.
+/// Returns the user data of the builder of `target` in base64, as EC2 expects it. It contains the credentials of the
+/// registries of the target's images, and no others.
 ///
 /// # Errors
-/// [`StageError::InvalidConfig`] where credentials cannot be read.
+/// [`StageError::InvalidConfig`] if credentials cannot be read.
 pub(crate) async fn for_target(clients: &Clients, target: &Target) -> Result<String, StageError> {
     let hosts: BTreeSet<_> = target
         .images

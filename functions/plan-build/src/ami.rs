@@ -1,10 +1,10 @@
-//! Which machine image a builder boots: AWS publishes Bottlerocket's in public parameters.
+//! Finds the builder's AMI. AWS publishes Bottlerocket's AMIs in public parameters.
 
 use prepull_aws::{Clients, parameters};
 use prepull_domain::stages::Ami;
 use prepull_domain::{Architecture, BottlerocketVersion, CacheConfig, StageError};
 
-/// The machine image of the wanted release, or what is wrong with wanting it.
+/// Returns the AMI of the requested release, or an error if it does not exist.
 pub(crate) async fn find(
     clients: &Clients,
     architecture: Architecture,

@@ -1,4 +1,4 @@
-//! The snapshot that nodes use now, and whether a builder's volume can start from it.
+//! Reads the published snapshot and decides whether a builder's volume can start from it.
 
 use prepull_aws::ec2::types::SnapshotState as EbsState;
 use prepull_aws::{AwsError, Clients, parameters, tag_value};
@@ -8,10 +8,10 @@ use prepull_domain::{
     StageError, Variant, names,
 };
 
-/// The snapshotter of every builder. A node with another one deletes what this one unpacked.
+/// Snapshotter of every builder. A node with another one deletes the unpacked images.
 const SNAPSHOTTER: &str = "overlayfs";
 
-/// The snapshot that the pointer names.
+/// The snapshot that the pointer refers to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PublishedSnapshot {
     pub(crate) id: SnapshotId,
@@ -19,7 +19,7 @@ pub(crate) struct PublishedSnapshot {
     pub(crate) volume_size: GiB,
 }
 
-/// The snapshot that nodes use, or why there is none to speak of.
+/// Returns the snapshot that nodes use, or the reason for its absence.
 pub(crate) async fn published(
     clients: &Clients,
     cache: &CacheName,
@@ -64,7 +64,7 @@ pub(crate) async fn published(
     }))
 }
 
-/// The manifest of a snapshot, or why it cannot be read.
+/// Returns the manifest of a snapshot, or the reason why it cannot be read.
 pub(crate) async fn manifest(
     clients: &Clients,
     cache: &CacheName,
@@ -82,7 +82,7 @@ pub(crate) async fn manifest(
     }))
 }
 
-/// Whether a builder of `variant` and `version` can start from the snapshot of `manifest`, or why not.
+/// Returns whether a builder of `variant` and `version` can start from the snapshot of `manifest`, or the reason against it.
 pub(crate) fn usable(
     manifest: &Manifest,
     variant: &Variant,
@@ -101,7 +101,7 @@ pub(crate) fn usable(
             manifest.node.snapshotter
         ));
     }
-    // An older kernel may not mount what a younger one's XFS wrote, nor an older containerd read its metadata.
+    // An older kernel may not mount the XFS of a newer one. An older containerd may not read the newer metadata.
     if manifest.node.bottlerocket_version > *version {
         return Err(format!(
             "snapshot {snapshot} was built on Bottlerocket {}, younger than {version}",

@@ -1,24 +1,24 @@
-//! Whether the images can fit at all: on the volume, and in the manifest.
+//! Checks whether the images fit on the volume and in the manifest.
 
 use prepull_domain::manifest::{MAX_PARAMETER_BYTES, ManifestImage};
 use prepull_domain::node::FILL_LIMIT;
 use prepull_domain::stages::PlannedImage;
 use prepull_domain::{Bytes, GiB};
 
-/// How much of the volume a layer takes at the least, in multiples of its compressed size: the layer as it was pulled,
-/// and unpacked, which is not smaller. containerd keeps both.
+/// Minimum space of a layer on the volume, in multiples of its compressed size. containerd keeps the compressed layer and
+/// the unpacked one, which is not smaller.
 ///
-/// This bound refuses only what cannot fit whatever is in the layers: weights of a model do not compress. What fits by
-/// this bound and not in truth ends in pull-images with `DiskFull`.
+/// This bound rejects only layers that can never fit. The weights of a model, for example, do not compress. If the images
+/// pass this bound and still do not fit, pull-images fails with `DiskFull`.
 const LEAST_EXPANSION: u64 = 2;
 
-/// The same for common layers: programs and libraries unpack to about three times their compressed size.
+/// The same for common layers. Programs and libraries unpack to about three times their compressed size.
 const USUAL_EXPANSION: u64 = 4;
 
-/// The bytes of a manifest beside its images, at the most.
+/// Maximum bytes of a manifest without its images.
 const MANIFEST_WITHOUT_IMAGES: usize = 1_800;
 
-/// Refuses a volume of `size` for layers of `packed` bytes that it cannot hold.
+/// Rejects a volume of `size` that cannot hold layers of `packed` bytes.
 pub(crate) fn on_volume(packed: Bytes, size: GiB) -> Result<(), String> {
     if size_for(packed, LEAST_EXPANSION) <= size {
         return Ok(());
@@ -31,14 +31,14 @@ pub(crate) fn on_volume(packed: Bytes, size: GiB) -> Result<(), String> {
     ))
 }
 
-/// The smallest volume on which layers of `packed` bytes that grow by `expansion` stay below the limit.
+/// Returns the smallest volume that stays below the limit with layers of `packed` bytes that grow by `expansion`.
 fn size_for(packed: Bytes, expansion: u64) -> GiB {
     let used = packed.0.saturating_mul(expansion);
     let size = used.saturating_mul(100).div_ceil(FILL_LIMIT);
     GiB(u32::try_from(size.div_ceil(1 << 30)).unwrap_or(u32::MAX))
 }
 
-/// Refuses images whose manifest no parameter could hold.
+/// Rejects images whose manifest does not fit into a parameter.
 pub(crate) fn in_manifest(images: &[PlannedImage]) -> Result<(), String> {
     let entries: Vec<_> = images.iter().map(ManifestImage::from).collect();
     let length = serde_json::to_vec(&entries)

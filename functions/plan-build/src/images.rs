@@ -1,4 +1,4 @@
-//! What the cache's references name at this moment.
+//! Resolves the references of a cache to digests.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,13 +10,13 @@ use prepull_domain::{Architecture, Bytes, CacheConfig, CacheName, ImageReference
 
 use crate::pull_order;
 
-/// How many images are looked up at once.
+/// Number of images that are resolved concurrently.
 const AT_ONCE: usize = 8;
 
-/// The cache's images, in the order in which it names them.
+/// The images of the cache, in its order.
 pub(crate) struct Images(Vec<(ImageReference, ResolvedImage)>);
 
-/// Resolves every image of a cache, once for all of its architectures.
+/// Resolves every image of a cache once for all architectures.
 pub(crate) async fn resolve(
     clients: &Clients,
     cache: &CacheName,
@@ -56,7 +56,7 @@ pub(crate) async fn resolve(
 }
 
 impl Images {
-    /// What a target of `architecture` is to hold.
+    /// Returns the images of a target of `architecture`.
     pub(crate) fn planned(&self, architecture: Architecture) -> Vec<PlannedImage> {
         let layers: Vec<_> = self
             .0
@@ -79,7 +79,7 @@ impl Images {
             .collect()
     }
 
-    /// The compressed size of all layers, each counted once.
+    /// Returns the compressed size of all layers, each counted once.
     pub(crate) fn size_on_the_wire(&self, architecture: Architecture) -> Bytes {
         let layers: BTreeSet<_> = self
             .0
@@ -90,8 +90,8 @@ impl Images {
     }
 }
 
-/// All problems of one kind as one error, so that they can be put right in one go. What will not pass by itself comes
-/// before what may.
+/// Combines all problems of one kind into one error, so that they can be fixed together. Permanent problems come before
+/// retryable ones.
 fn joined(mut errors: Vec<StageError>) -> Option<StageError> {
     errors.sort_by_key(|error| matches!(error, StageError::Throttled { .. }));
     let mut errors = errors.into_iter();

@@ -1,15 +1,15 @@
-//! plan-build: decides what an execution builds, and on what.
+//! plan-build decides what an execution builds, and on which base.
 //!
-//! **Before:** an execution runs for a cache, and whatever triggered it is past.
+//! **Before:** an execution of a cache runs, and its triggers have happened.
 //!
-//! **After:** nothing is changed. The answer is a [`Plan`]: a target for each architecture whose published snapshot does
-//! not hold what the cache's references name now; or that all do; or that a newer execution will plan instead.
+//! **After:** nothing has changed. The answer is a [`Plan`]. It has a target for each architecture whose published snapshot
+//! does not match the cache's references. Or it says that all match, or that a newer execution supersedes this one.
 //!
-//! **Called again:** it plans afresh, from what the references name then.
+//! **Called again:** it makes a new plan from the current references.
 //!
-//! **Errors:** `InvalidConfig` for a cache that does not exist, is misconfigured, wants a Bottlerocket that there is
-//! none of, or whose volume is too small; `ImageNotFound` and `RegistryDenied` for its images, all with the same name in
-//! one message. `StillRunning` while an older execution of the cache builds. No instance was launched in any case.
+//! **Errors:** `InvalidConfig` if the cache does not exist, is misconfigured, wants an unknown Bottlerocket release, or has
+//! too small a volume. `ImageNotFound` and `RegistryDenied` for its images, one message for all of the same kind.
+//! `StillRunning` while an older execution of the cache builds. No error leaves an instance.
 
 mod ami;
 mod base;
@@ -42,7 +42,7 @@ pub async fn handle(
     input: PlanInput,
     deadline: Deadline,
 ) -> Result<Plan, StageError> {
-    // Checked before the execution waits: who made the mistake should hear of it at once.
+    // Checks before the wait, so that a configuration error is reported at once.
     parameters::cache(clients, &input.cache).await?;
     if let Turn::Superseded { by } =
         queue::wait(clients, state_machine_arn, &input, deadline).await?
@@ -50,20 +50,20 @@ pub async fn handle(
         tracing::info!(%by, "a newer execution will plan instead");
         return Ok(Plan::Superseded { by });
     }
-    // Read again: it may have been changed while the execution waited.
+    // Reads again, because the configuration may have changed during the wait.
     let (cache, config) = parameters::cache(clients, &input.cache).await?;
     let planner = Planner {
         clients,
         cache,
         config,
         execution: input.execution.name(),
-        // Whatever is pushed from here on is not in this plan for certain.
+        // The plan may miss pushes from here on.
         planned_at: Timestamp::now(),
     };
     planner.plan().await
 }
 
-/// A cache whose turn it is.
+/// A cache whose build may proceed.
 struct Planner<'a> {
     clients: &'a Clients,
     cache: CacheName,
@@ -72,7 +72,7 @@ struct Planner<'a> {
     planned_at: Timestamp,
 }
 
-/// What is to be done for one architecture.
+/// The decision for one architecture.
 enum Decision {
     UpToDate(SnapshotId),
     Build(Box<Target>),
@@ -198,7 +198,7 @@ impl Planner<'_> {
         })
     }
 
-    /// A volume from a snapshot is at least as large as the one that the snapshot was made of.
+    /// A volume from a snapshot must be at least as large as the volume of the snapshot.
     fn check_not_shrunk(
         &self,
         architecture: Architecture,

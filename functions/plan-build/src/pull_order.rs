@@ -1,22 +1,22 @@
-//! Which image waits for which, so that no large layer is unpacked twice.
+//! Orders the pulls, so that no large layer is unpacked twice.
 //!
-//! `host-ctr` pulls through containerd's client library. Two such pulls side by side download a layer that both have once,
-//! but each unpacks it, and unpacking is what a pull's time is made of. containerd unpacks layers from the lowest up, so
-//! what two images share is what both begin with.
+//! `host-ctr` pulls through containerd's client library. Two concurrent pulls download a shared layer once, but both unpack
+//! it, and unpacking takes most of a pull's time. containerd unpacks layers from the lowest up, so two images share the
+//! layers that both begin with.
 
 use std::cmp::Reverse;
 
 use prepull_aws::resolve::Layer;
 use prepull_domain::Bytes;
 
-/// How much of an image must be shared for it to wait, in percent of its size. For a little, waiting costs more than to
-/// unpack it twice. Where that turns was not measured: this is an assumption.
+/// Minimum share of an image, in percent of its size, for which it waits. For less, waiting costs more than unpacking twice.
+/// The value is an assumption and was not measured.
 const WORTH_WAITING: u128 = 25;
 
-/// For each image, given by its layers, the position of the one that it waits for: of those that come before it, the one
-/// with which it shares most.
+/// Returns, for each image given by its layers, the position of the image it waits for. Of the images that come before it,
+/// this is the one that shares most with it.
 ///
-/// Smaller images come before larger ones, so that what is shared is there soon, and none waits in a circle.
+/// Smaller images come before larger ones. The shared layers then arrive early, and no cycle is possible.
 pub(crate) fn predecessors(images: &[&[Layer]]) -> Vec<Option<usize>> {
     let order = |position: usize| (size(images[position]), position);
     (0..images.len())
@@ -32,12 +32,12 @@ pub(crate) fn predecessors(images: &[&[Layer]]) -> Vec<Option<usize>> {
         .collect()
 }
 
-/// The compressed size of layers.
+/// Returns the compressed size of layers.
 pub(crate) fn size(layers: &[Layer]) -> Bytes {
     layers.iter().map(|layer| layer.size).sum()
 }
 
-/// The compressed size of the layers that both images begin with.
+/// Returns the compressed size of the layers that both images begin with.
 fn shared(one: &[Layer], other: &[Layer]) -> Bytes {
     one.iter()
         .zip(other)
@@ -50,7 +50,7 @@ fn shared(one: &[Layer], other: &[Layer]) -> Bytes {
 mod tests {
     use super::*;
 
-    /// The predecessors of images whose layers are given as `digest size`.
+    /// Returns the predecessors of images whose layers are written as `digest size`.
     fn of(images: &[&[(&str, u64)]]) -> Vec<Option<usize>> {
         let images: Vec<Vec<_>> = images
             .iter()

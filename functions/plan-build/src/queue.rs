@@ -1,4 +1,4 @@
-//! Waiting for the execution's turn among those of the same cache.
+//! Queues the execution behind others of the same cache.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,26 +11,25 @@ use prepull_domain::stages::PlanInput;
 use prepull_domain::trigger::ExecutionInput;
 use prepull_domain::{ExecutionArn, ExecutionName, StageError};
 
-/// After what time the older execution is looked after again at the least, and at the most.
+/// Minimum and maximum poll interval.
 ///
-/// Of each cache one execution may wait. Step Functions allows an account two calls of `ListExecutions` a second, in some
-/// regions five: at the longest interval that is enough for 60 caches.
+/// At most one execution of each cache waits. Step Functions allows two `ListExecutions` calls per second and account, in
+/// some Regions five. At the maximum interval this suffices for 60 caches.
 ///
 /// Source of the rate: Step Functions developer guide, "Quotas".
 const INTERVALS: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(30));
 
-/// Which part of the time that it has waited an execution waits until it looks again: who has waited for long can wait a
-/// little longer.
+/// Poll interval, as a fraction of the time already waited (back-off).
 const PART_OF_WAITED: u32 = 10;
 
-/// By which part of the interval executions differ, so that those that started at once do not ask at once for ever.
+/// Jitter, as a fraction of the interval, so that executions that started together do not poll together.
 const JITTER: u32 = 4;
 
-/// Waits until the execution builds or ends; never answers [`Turn::Wait`].
+/// Waits until the execution builds or ends. It never returns [`Turn::Wait`].
 ///
-/// Step Functions' list is eventually consistent: two executions that start within the same instant may each miss the
-/// other, and then both build. The state machine waits a moment before it comes here, so that this is rare. It costs a
-/// builder and breaks nothing, since publication never goes backwards.
+/// The list of Step Functions is eventually consistent. Two executions that start at the same instant may miss each other
+/// and both build. The state machine waits a moment first, so this is rare. It costs one builder and breaks nothing, because
+/// publication never goes back to an older plan.
 pub(crate) async fn wait(
     clients: &Clients,
     state_machine_arn: &str,
@@ -41,12 +40,12 @@ pub(crate) async fn wait(
         clients,
         state_machine_arn,
         cache: &input.cache,
-        // Its own need not be described twice.
+        // Its own description is already known.
         seen: HashMap::from([(input.execution.to_string(), true)]),
     };
     let own = queue.own(&input.execution).await?;
     loop {
-        // In a box for the same reason as in `Deadline::poll`.
+        // Boxed for the same reason as in `Deadline::poll`.
         match queue::turn(&own, &Box::pin(queue.running()).await?) {
             Turn::Wait { behind } => {
                 tracing::info!(%behind, "waiting");
@@ -61,8 +60,8 @@ pub(crate) async fn wait(
     }
 }
 
-/// After what time an execution that has waited for `waited` looks again. It is the same for every call that asks: chance
-/// is taken from its name.
+/// Returns the poll interval of an execution that has waited for `waited`. The jitter comes from the name, so every call
+/// returns the same.
 fn interval(name: &ExecutionName, waited: Duration) -> Duration {
     let (shortest, longest) = INTERVALS;
     let interval = (waited / PART_OF_WAITED).clamp(shortest, longest);
@@ -76,12 +75,12 @@ struct Queue<'a> {
     clients: &'a Clients,
     state_machine_arn: &'a str,
     cache: &'a str,
-    /// Whether an execution is of this cache, by its ARN. An execution's input never changes.
+    /// Whether each execution, by ARN, belongs to this cache. The input of an execution never changes.
     ///
-    /// Step Functions allows ten calls of `DescribeExecution` a second in an account, so those are not described whose name
-    /// tells that they are of another cache: where many caches build at once each would describe the builds of all.
+    /// Step Functions allows ten `DescribeExecution` calls per second and account. Executions whose name shows another cache are
+    /// therefore not described. Otherwise, many concurrent caches would describe each other's builds.
     ///
-    /// Source of the rate: Step Functions developer guide, "Quotas"; 15 in some regions.
+    /// Source of the rate: Step Functions developer guide, "Quotas"; 15 in some Regions.
     seen: HashMap<String, bool>,
 }
 
@@ -101,7 +100,7 @@ impl Queue<'_> {
         })
     }
 
-    /// The running executions of the cache. One that waits for its triggers to debounce is running too.
+    /// Returns the running executions of the cache, including those that debounce.
     async fn running(&mut self) -> Result<Vec<Queued>, StageError> {
         let mut pages = self
             .clients
@@ -115,7 +114,7 @@ impl Queue<'_> {
         while let Some(page) = pages.next().await {
             for found in page.or_stage_error("states:ListExecutions")?.executions {
                 let Ok(name) = found.name.parse::<ExecutionName>() else {
-                    // Step Functions takes more characters than we do; such a one cannot tag what it makes.
+                    // Step Functions accepts more characters than prepull. Such an execution cannot tag its resources.
                     tracing::warn!(
                         name = found.name,
                         "an execution has a name that no tag can hold"
@@ -145,7 +144,7 @@ impl Queue<'_> {
             .send()
             .await
             .or_stage_error("states:DescribeExecution")?;
-        // What is no input of ours fails in its own plan-build.
+        // An execution with foreign input fails in its own plan-build.
         let cache = ExecutionInput::cache_in(execution.input().unwrap_or_default());
         let is_ours = cache.as_deref() == Some(self.cache);
         self.seen.insert(arn.to_owned(), is_ours);

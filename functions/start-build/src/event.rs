@@ -1,4 +1,4 @@
-//! What start-build is called with.
+//! The input of start-build.
 
 use aws_lambda_events::eventbridge::EventBridgeEvent;
 use jiff::Timestamp;
@@ -17,16 +17,16 @@ pub(crate) enum Event {
     /// An image was pushed.
     Push {
         push: Push,
-        /// When, by ECR's clock; none where the event does not say.
+        /// The time of the push by ECR's clock. `None` if the event has no time.
         at: Option<Timestamp>,
     },
     /// A cache's schedule fired.
     Schedule { cache: String },
-    /// Somebody asked for a build of a cache.
+    /// A person or a tool requested a build of a cache.
     Manual { cache: String },
 }
 
-/// What a schedule sends, and what a person writes.
+/// The input from a schedule or a person.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Call {
@@ -135,7 +135,7 @@ fn invalid(problem: String) -> StageError {
     StageError::InvalidEvent(problem)
 }
 
-/// A value from outside, short enough for a message.
+/// Shortens a value from outside for a message.
 fn cut(value: &str) -> String {
     const MOST: usize = 200;
     match value.char_indices().nth(MOST) {
@@ -170,7 +170,7 @@ mod tests {
         })
     }
 
-    /// The message that refuses the push with the value at `pointer` replaced, or left out.
+    /// Returns the error for the push with the value at `pointer` replaced or removed.
     fn refusal(pointer: &str, value: Option<Value>) -> String {
         let mut event = push();
         let (parent, field) = pointer.rsplit_once('/').unwrap();

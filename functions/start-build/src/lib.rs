@@ -1,16 +1,16 @@
-//! start-build: turns a push to private ECR, a schedule or a call into an execution for every cache that it concerns.
+//! start-build turns a push to private ECR, a schedule or a call into an execution for every affected cache.
 //!
-//! **Before:** the caches' configurations lie in the Parameter Store, and the state machine exists.
+//! **Before:** the configurations of the caches are in the Parameter Store, and the state machine exists.
 //!
-//! **After:** for each cache that the trigger concerns an execution runs, or is about to run, whose plan will be younger
-//! than the trigger. Triggers of one cache within one window of `debounce` share an execution.
+//! **After:** each affected cache has an execution whose plan will be newer than the trigger. Triggers of one cache within
+//! one window of `debounce` share an execution.
 //!
-//! **Called again** with the same event: the execution is there already, and is joined.
+//! **Called again** with the same event: it joins the existing execution.
 //!
-//! **Errors:** `InvalidEvent` for what is no trigger: another action than a push, a push that failed or that bears no
-//! tag, a shape that is not ECR's. `InvalidConfig` where a schedule or a call names a cache that does not exist or is
-//! misconfigured. A push to a repository that no cache names is nobody's error: the answer says that it was ignored, and
-//! why. One misconfigured cache does not keep a push from starting the others.
+//! **Errors:** `InvalidEvent` for any event that is not a trigger: another action than a push, a failed push, a push without
+//! a tag, or an unknown shape. `InvalidConfig` if a schedule or a call refers to a missing or misconfigured cache. A push to
+//! a repository of no cache is not an error. The answer then gives the reason. One misconfigured cache does not stop a push
+//! from starting builds of the others.
 
 mod event;
 
@@ -26,23 +26,23 @@ use serde_json::Value;
 
 use crate::event::Event;
 
-/// What the deployment decides.
+/// The settings of the function.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The state machine that builds.
+    /// The build state machine.
     pub state_machine_arn: String,
-    /// How long triggers are gathered into one build.
+    /// The debounce.
     pub debounce: SignedDuration,
 }
 
-/// What became of a trigger.
+/// The result of a trigger.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Output {
     /// Executions that this trigger started.
     pub started: Vec<Build>,
     /// Executions that another trigger of the same window had started.
     pub joined: Vec<Build>,
-    /// Why nothing was started, where nothing was.
+    /// The reason, if the trigger started nothing.
     pub ignored: Option<String>,
 }
 
@@ -70,7 +70,7 @@ pub async fn handle(
     let now = Timestamp::now();
     match event {
         Event::Push { push, at } => {
-            // ECR's own time, so that a push that is announced twice falls into one window.
+            // ECR's own time, so that a push that is delivered twice stays in one window.
             let at = at.unwrap_or(now);
             let concerned = concerned_by(&push, &caches);
             if concerned.is_empty() {
@@ -134,7 +134,7 @@ fn concerned_by<'a>(push: &Push, caches: &'a Caches) -> Vec<&'a CacheName> {
         .collect()
 }
 
-/// The name of a cache that is declared and configured well.
+/// Returns the name of a declared and valid cache.
 fn declared<'a>(cache: &str, caches: &'a Caches) -> Result<&'a CacheName, StageError> {
     let invalid = |problem| StageError::InvalidConfig {
         cache: cache.to_owned(),
@@ -152,8 +152,8 @@ fn declared<'a>(cache: &str, caches: &'a Caches) -> Result<&'a CacheName, StageE
     }
 }
 
-/// Starts an execution for each cache. Where one cannot be started the others are all the same, and the call fails, so
-/// that it comes again.
+/// Starts an execution for each cache. If one start fails, the others still happen, and the call fails so that Lambda
+/// retries it.
 async fn start(
     clients: &Clients,
     settings: &Settings,

@@ -1,10 +1,10 @@
-//! Waits until a builder takes commands and can pull.
+//! Waits until a builder accepts commands and can pull.
 //!
 //! **Before:** the builder runs.
-//! **After:** its agent is online, its admin container and containerd answer, and its kubelet is kept off. What runs on
-//! the builder is known.
-//! **Called again:** asks the same questions; every one of them has no effect but to keep the kubelet off.
-//! **Errors:** `NeverReady` when that takes too long, `BuilderLost` when the builder does not run any more.
+//! **After:** the agent is online, the admin container and containerd answer, and the kubelet is masked. The versions on the
+//! builder are known.
+//! **Called again:** repeats the same checks. Their only effect is that the kubelet stays masked.
+//! **Errors:** `NeverReady` after the timeout; `BuilderLost` if the builder no longer runs.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -18,23 +18,23 @@ use prepull_domain::StageError;
 use prepull_domain::node::ReadyNode;
 use prepull_domain::stages::{BuilderInput, NodeInfo};
 
-/// How often Systems Manager is asked for the agent.
+/// Poll interval for the SSM agent.
 const POLL: Duration = Duration::from_secs(1);
 
-/// How long after its launch a builder may need.
+/// Maximum time from the launch until the builder is ready.
 ///
-/// It takes about a minute. Bottlerocket's own attempts to reach what it boots from, EC2's metadata and ECR above all,
-/// end after 300 s each: one such delay is borne, a second one means that it will not come.
+/// It usually takes about a minute. Bottlerocket gives up on EC2's metadata and on ECR after 300 s each. The limit allows
+/// for one such delay, but not for two.
 const READY_WITHIN: SignedDuration = SignedDuration::from_mins(10);
 
-/// What the function is deployed with.
+/// The settings of the function.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// What the names of the documents begin with.
+    /// Prefix of the names of the SSM documents.
     pub name: String,
 }
 
-/// Waits until the builder of `input` is ready and tells what runs on it.
+/// Waits until the builder of `input` is ready and returns the versions on it.
 ///
 /// # Errors
 /// See the crate's documentation.
@@ -44,7 +44,7 @@ pub async fn handle(
     input: BuilderInput,
     deadline: Deadline,
 ) -> Result<NodeInfo, StageError> {
-    // What came last of all that must come, for the message when the rest does not.
+    // The last completed check, for the error message.
     let waiting_for = RefCell::new("its SSM agent to register".to_owned());
     let node = deadline
         .poll(POLL, "the builder to be ready", async || {
@@ -68,10 +68,10 @@ pub async fn handle(
     })
 }
 
-/// What a look at the builder found.
+/// The result of a check.
 enum Ready {
     Yes(ReadyNode),
-    /// What it lacks.
+    /// The missing part.
     NotYet(String),
 }
 
@@ -117,7 +117,7 @@ async fn look(
     })
 }
 
-/// Ends the waiting when the builder has had its time.
+/// Fails when the builder has used its time.
 fn give_up(input: &BuilderInput, waiting_for: &str) -> Result<(), StageError> {
     let now = Timestamp::now();
     let waited = now.duration_since(input.builder.launched_at);
