@@ -1,4 +1,4 @@
-//! What EC2 says of a builder.
+//! Reads the state of a builder from EC2.
 
 use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName, Reservation};
 use prepull_domain::stages::{Builder, Target};
@@ -6,9 +6,9 @@ use prepull_domain::{InstanceId, StageError, VolumeId, names};
 
 use crate::{AwsError, Clients, StageResult, tag_filter, timestamp};
 
-/// The code of the state's reason when the operating system itself powered the instance off.
+/// Code of the state reason after the operating system has powered the instance off.
 ///
-/// Source: EC2 API reference, `StateReason`. A stop through the API bears `Client.UserInitiatedShutdown`.
+/// Source: EC2 API reference, `StateReason`. After a stop through the API the code is `Client.UserInitiatedShutdown`.
 const POWERED_ITSELF_OFF: &str = "Client.InstanceInitiatedShutdown";
 
 /// A builder as EC2 sees it.
@@ -18,19 +18,19 @@ pub struct BuilderInstance {
     pub builder: Builder,
     /// Its state.
     pub state: InstanceStateName,
-    /// The code of the reason for its state, where EC2 gives one.
+    /// The code of the state reason, if EC2 gives one.
     pub reason_code: Option<String>,
-    /// The reason for its state, where EC2 gives one.
+    /// The state reason, if EC2 gives one.
     pub reason: Option<String>,
-    /// The volume that Bottlerocket keeps its data on.
+    /// Bottlerocket's data volume.
     pub data_volume: Option<VolumeId>,
 }
 
 impl BuilderInstance {
-    /// Finds the builders of `target` in one of `states`, the oldest first, so that whoever asks takes the same one.
+    /// Returns the builders of `target` in one of `states`, oldest first, so that all callers choose the same one.
     ///
     /// # Errors
-    /// Where EC2 does not answer.
+    /// If EC2 does not answer.
     pub async fn find(
         clients: &Clients,
         target: &Target,
@@ -65,10 +65,10 @@ impl BuilderInstance {
         Ok(found)
     }
 
-    /// Looks at the instance `id`; none where EC2 does not know it (any more, or yet).
+    /// Returns the instance `id`, or `None` if EC2 does not list it (yet or any longer).
     ///
     /// # Errors
-    /// Where EC2 does not answer.
+    /// If EC2 does not answer.
     pub async fn look(clients: &Clients, id: &InstanceId) -> Result<Option<Self>, StageError> {
         let answer = clients
             .ec2
@@ -87,7 +87,7 @@ impl BuilderInstance {
         }
     }
 
-    /// What EC2's answer says of `instance`; none where it lacks an ID, which it never does.
+    /// Parses `instance`. `None` if it has no ID, which EC2 always sets.
     #[must_use]
     pub fn of(instance: &Instance) -> Option<Self> {
         let data_volume = instance
@@ -116,13 +116,13 @@ impl BuilderInstance {
         })
     }
 
-    /// Whether the instance's own operating system stopped it, and nobody through the API.
+    /// Whether the instance's own operating system stopped it, and not the API.
     #[must_use]
     pub fn powered_itself_off(&self) -> bool {
         self.reason_code.as_deref() == Some(POWERED_ITSELF_OFF)
     }
 
-    /// The error of a stage that needs the builder in another state than the one it is in.
+    /// Returns the error of a stage that needs the builder in another state.
     #[must_use]
     pub fn lost(&self) -> StageError {
         let reason = self
@@ -137,10 +137,10 @@ impl BuilderInstance {
     }
 }
 
-/// Makes sure that the builder `id` runs.
+/// Checks that the builder `id` runs.
 ///
 /// # Errors
-/// [`StageError::BuilderLost`] where it does not.
+/// [`StageError::BuilderLost`] if it does not.
 pub async fn ensure_running(clients: &Clients, id: &InstanceId) -> Result<(), StageError> {
     match BuilderInstance::look(clients, id).await? {
         Some(found) if found.state == InstanceStateName::Running => Ok(()),
@@ -149,7 +149,7 @@ pub async fn ensure_running(clients: &Clients, id: &InstanceId) -> Result<(), St
     }
 }
 
-/// The error of a stage whose builder EC2 does not know.
+/// Returns the error of a stage whose builder EC2 does not list.
 #[must_use]
 pub fn not_known(id: &InstanceId) -> StageError {
     StageError::BuilderLost {

@@ -13,11 +13,11 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use prepull_domain::RegionName;
 
-/// How often the SDK tries a call that is throttled or fails with 5xx, the first time included, before the stage ends
-/// with `Throttled` and the state machine tries the whole stage again.
+/// Maximum attempts of the SDK at a call that is throttled or fails with 5xx. After them the stage fails with `Throttled`,
+/// and the state machine retries the whole stage.
 pub const SDK_ATTEMPTS: u32 = 5;
 
-/// One client for each service, all of one region.
+/// One client for each service, all in one Region.
 #[derive(Debug, Clone)]
 pub struct Clients {
     /// EC2 and EBS.
@@ -36,7 +36,7 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// The clients of the region and with the credentials that the environment names, as every AWS tool finds them.
+    /// Creates clients with the Region and the credentials of the environment, like every AWS tool.
     pub async fn from_environment() -> Self {
         let config = defaults()
             .retry_config(RetryConfig::standard().with_max_attempts(SDK_ATTEMPTS))
@@ -45,7 +45,7 @@ impl Clients {
         Self::new(config)
     }
 
-    /// The clients of a cloud that is not AWS's own but answers like it at `endpoint`, and takes any credentials.
+    /// Creates clients for a stand-in of AWS at `endpoint`, which accepts any credentials.
     pub async fn at_endpoint(endpoint: &str, region: &RegionName) -> Self {
         let credentials =
             aws_sdk_ec2::config::Credentials::new("localcloud", "localcloud", None, None, "static");
@@ -70,7 +70,7 @@ impl Clients {
         }
     }
 
-    /// The clients of a test, which answer alike in every region.
+    /// Creates the clients of a test, which answer the same in every Region.
     #[must_use]
     pub fn for_tests(
         ec2: aws_sdk_ec2::Client,
@@ -91,7 +91,7 @@ impl Clients {
         }
     }
 
-    /// The same clients in another region.
+    /// Returns the same clients in another Region.
     #[must_use]
     pub fn in_region(&self, region: &RegionName) -> Self {
         match &self.config {
@@ -105,15 +105,15 @@ impl Clients {
         }
     }
 
-    /// The region of the clients, where the environment names one.
+    /// Returns the Region of the clients, if the environment sets one.
     #[must_use]
     pub fn region(&self) -> Option<RegionName> {
         self.config.as_ref()?.region()?.as_ref().parse().ok()
     }
 }
 
-/// The SDK's defaults, but one HTTP client for all services. Left alone, each service's client makes its own, and each of
-/// those parses all root certificates twice: when it is made, and at its first call.
+/// Returns the SDK's defaults with one HTTP client for all services. Otherwise, each service's client creates its own, which
+/// parses all root certificates twice: at its creation and at its first call.
 fn defaults() -> ConfigLoader {
     let hyper = Builder::new().build_with_connector_fn(|settings, components| {
         let mut connector = Connector::builder()
@@ -126,8 +126,8 @@ fn defaults() -> ConfigLoader {
     aws_config::defaults(BehaviorVersion::latest()).http_client(Unchecked(hyper))
 }
 
-/// An HTTP client that is not checked when a service's client is made. The check makes a connector, with all that it parses,
-/// and throws it away.
+/// An HTTP client without the check at the creation of a service's client. The check creates a complete connector and drops
+/// it.
 #[derive(Debug)]
 struct Unchecked(SharedHttpClient);
 

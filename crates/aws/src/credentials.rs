@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::{Clients, StageResult, parameters};
 
-/// A user name and a password for a registry. Its `Debug` shows no password.
+/// A user name and a password for a registry. `Debug` hides the password.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RegistryCredentials {
@@ -26,10 +26,10 @@ impl fmt::Debug for RegistryCredentials {
     }
 }
 
-/// The credentials of the registry `host`, from where the cache says they lie.
+/// Returns the credentials of the registry `host` from the source that the cache declares.
 ///
 /// # Errors
-/// [`StageError::InvalidConfig`] where there are none or they have another shape. The message never holds the value.
+/// [`StageError::InvalidConfig`] if they are missing or have another shape. The message never contains the value.
 pub async fn read_credentials(
     clients: &Clients,
     cache: &str,

@@ -1,4 +1,4 @@
-//! From the SDK's errors to a stage's.
+//! Converts the SDK's errors into stage errors.
 
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
@@ -6,12 +6,12 @@ use aws_smithy_types::error::display::DisplayErrorContext;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use prepull_domain::StageError;
 
-/// What a failed AWS call says.
+/// A failed AWS call.
 pub trait AwsError {
-    /// The error's code: `ParameterNotFound`, `InvalidInstanceID.NotFound`. None where no answer came.
+    /// The error code, such as `ParameterNotFound` or `InvalidInstanceID.NotFound`. `None` without an answer.
     fn aws_code(&self) -> Option<&str>;
 
-    /// The error as a stage's own, where the stage has nothing better to say. `call` is `service:Action`.
+    /// Converts the error, if the stage has no better one. `call` is `service:Action`.
     fn into_stage_error(self, call: &'static str) -> StageError;
 }
 
@@ -40,11 +40,11 @@ where
         match self.aws_code() {
             Some(code) if is_throttling(code) => StageError::Throttled { call, message },
             Some(code) if is_denial(code) => StageError::AccessDenied { call, message },
-            // A request that cannot be built will not be built the next time either.
+            // A request that cannot be built fails every time.
             None if matches!(self, SdkError::ConstructionFailure(_)) => {
                 StageError::AwsFailed { call, message }
             }
-            // No answer at all is as passing as a 5xx.
+            // A missing answer is as temporary as a 5xx.
             None if status == 0 => StageError::Throttled { call, message },
             _ if status >= 500 => StageError::Throttled { call, message },
             _ => StageError::AwsFailed { call, message },
@@ -52,7 +52,7 @@ where
     }
 }
 
-/// The codes by which services throttle.
+/// Error codes of throttling.
 ///
 /// Source: the SDK's own list (`aws-runtime`, `THROTTLING_ERRORS`), and EC2's and SSM's lists of error codes.
 fn is_throttling(code: &str) -> bool {
@@ -77,7 +77,7 @@ fn is_throttling(code: &str) -> bool {
     )
 }
 
-/// The codes by which services say that IAM forbids the call.
+/// Error codes of calls that IAM denies.
 fn is_denial(code: &str) -> bool {
     matches!(
         code,
@@ -85,9 +85,9 @@ fn is_denial(code: &str) -> bool {
     )
 }
 
-/// Turns the result of an AWS call into a stage's.
+/// Converts the result of an AWS call into a stage's result.
 pub trait StageResult<T> {
-    /// The answer, or the error as [`AwsError::into_stage_error`] puts it. `call` is `service:Action`.
+    /// Returns the answer, or the error from [`AwsError::into_stage_error`]. `call` is `service:Action`.
     fn or_stage_error(self, call: &'static str) -> Result<T, StageError>;
 }
 

@@ -1,4 +1,4 @@
-//! prepull's own events.
+//! Emits prepull's events.
 
 use aws_sdk_eventbridge::types::PutEventsRequestEntry;
 use prepull_domain::{StageError, names};
@@ -9,7 +9,7 @@ use crate::{Clients, StageResult};
 /// Emits one event on the default bus.
 ///
 /// # Errors
-/// Where `EventBridge` refuses the call, or takes it and refuses the event, which it does where it is overloaded.
+/// If `EventBridge` rejects the call or the event. It rejects events when it is overloaded.
 pub async fn emit(clients: &Clients, detail_type: &str, detail: &Value) -> Result<(), StageError> {
     let answer = clients
         .events

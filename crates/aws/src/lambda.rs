@@ -1,4 +1,4 @@
-//! The wiring that every function's `main.rs` has in common.
+//! The wiring that all functions share.
 
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use prepull_domain::StageError;
@@ -10,11 +10,11 @@ use tracing_subscriber::EnvFilter;
 
 use crate::Deadline;
 
-/// Serves invocations with `handler` until Lambda ends the process. Every line that is logged meanwhile is JSON and
-/// bears the execution, the cache and the architecture that the input names.
+/// Serves invocations with `handler` until Lambda ends the process. Every log line is JSON with the execution, the cache and
+/// the architecture of the input.
 ///
 /// # Errors
-/// Where the Runtime API cannot be reached: the process is of no use then.
+/// If the Runtime API cannot be reached. The process is useless then.
 pub async fn run<I, O, H>(handler: H) -> Result<(), lambda_runtime::Error>
 where
     I: DeserializeOwned,
@@ -45,7 +45,7 @@ where
     H: AsyncFn(I, Deadline) -> Result<O, StageError>,
 {
     let result = match serde_json::from_value(input) {
-        // In a box for the same reason as in [`Deadline::poll`].
+        // Boxed for the same reason as in [`Deadline::poll`].
         Ok(input) => Box::pin(handler(input, deadline)).await,
         Err(error) => Err(StageError::InvalidEvent(format!(
             "its input has another shape: {error}"
@@ -57,7 +57,7 @@ where
         } else {
             tracing::error!(error = error.name(), "{error}");
         }
-        // Step Functions takes `errorType` as the name of the error that Retry and Catch match.
+        // Step Functions uses `errorType` as the error name for Retry and Catch.
         Diagnostic {
             error_type: error.name().to_owned(),
             error_message: cut(error.to_string()),
@@ -65,8 +65,8 @@ where
     })
 }
 
-/// The message, no longer than the state machine can read: Step Functions cuts a cause at 32 KiB, and a cut cause is no
-/// JSON any more.
+/// Limits the message to the length that the state machine can read. Step Functions truncates a cause at 32 KiB, and a
+/// truncated cause is invalid JSON.
 fn cut(mut message: String) -> String {
     const LONGEST: usize = 8 * 1024;
     if message.len() > LONGEST {
@@ -76,7 +76,7 @@ fn cut(mut message: String) -> String {
     message
 }
 
-/// What the input says of the build that it belongs to. Stages' inputs hold it in their target, plan-build's at the top.
+/// The build that an input belongs to. Stages have it in their target, plan-build at the top level.
 fn span(input: &Value) -> tracing::Span {
     let field = |name: &str| {
         let within = input.get("target").and_then(|target| target.get(name));
@@ -85,7 +85,7 @@ fn span(input: &Value) -> tracing::Span {
             .and_then(Value::as_str)
             .map(str::to_owned)
     };
-    // plan-build is called with the execution's ARN, the others with its name.
+    // plan-build receives the ARN of the execution, the other stages its name.
     let execution = field("execution");
     let execution = execution.as_deref().and_then(|arn| arn.rsplit(':').next());
     tracing::info_span!(
@@ -96,10 +96,10 @@ fn span(input: &Value) -> tracing::Span {
     )
 }
 
-/// An environment variable that the function cannot do without.
+/// Returns a required environment variable.
 ///
 /// # Panics
-/// Where it is not set: the function was deployed without it, and no invocation could end well.
+/// If the variable is not set. Every invocation of such a deployment would fail.
 #[must_use]
 pub fn required_variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("environment variable {name} is not set"))

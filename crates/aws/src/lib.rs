@@ -1,7 +1,7 @@
-//! The AWS side that the functions and the CLI share.
+//! AWS calls that the functions and the CLI share.
 //!
-//! The SDK's crates are re-exported here and named nowhere else: they are most of the build, and one place that depends
-//! on them keeps them from being built twice.
+//! Only this crate depends on the SDK's crates, and it re-exports them. They take most of the build time, and one dependent
+//! crate ensures that they compile once.
 
 pub mod builder;
 mod clients;

@@ -7,10 +7,10 @@ use prepull_domain::{CacheConfig, CacheName, StageError, names};
 
 use crate::{AwsError, Clients, StageResult};
 
-/// The value of a parameter, decrypted where it is a `SecureString`; none where there is no such parameter.
+/// Returns the decrypted value of a parameter, or `None` if the parameter does not exist.
 ///
 /// # Errors
-/// Where Systems Manager does not answer.
+/// If Systems Manager does not answer.
 pub async fn get(clients: &Clients, name: &str) -> Result<Option<String>, StageError> {
     match clients
         .ssm
@@ -26,10 +26,10 @@ pub async fn get(clients: &Clients, name: &str) -> Result<Option<String>, StageE
     }
 }
 
-/// Sets a parameter, whatever it held before.
+/// Sets a parameter and overwrites any earlier value.
 ///
 /// # Errors
-/// Where Systems Manager refuses.
+/// If Systems Manager rejects the call.
 pub async fn put(clients: &Clients, name: &str, value: &str) -> Result<(), StageError> {
     clients
         .ssm
@@ -37,7 +37,7 @@ pub async fn put(clients: &Clients, name: &str, value: &str) -> Result<(), Stage
         .name(name)
         .value(value)
         .r#type(ParameterType::String)
-        // A manifest of many images needs the advanced tier, most do not.
+        // Only the manifest of many images needs the advanced tier.
         .tier(ParameterTier::IntelligentTiering)
         .overwrite(true)
         .send()
@@ -46,10 +46,10 @@ pub async fn put(clients: &Clients, name: &str, value: &str) -> Result<(), Stage
     Ok(())
 }
 
-/// The parameters below `path`, however deep, by name.
+/// Returns all parameters below `path`, recursively, by name.
 ///
 /// # Errors
-/// Where Systems Manager does not answer.
+/// If Systems Manager does not answer.
 pub async fn below(clients: &Clients, path: &str) -> Result<BTreeMap<String, String>, StageError> {
     let mut pages = clients
         .ssm
@@ -71,11 +71,11 @@ pub async fn below(clients: &Clients, path: &str) -> Result<BTreeMap<String, Str
     Ok(parameters)
 }
 
-/// Every declared cache with its configuration, or with what is wrong with it: a cache that cannot be built is no reason
-/// not to build the others.
+/// Returns every declared cache with its configuration or its configuration error. An invalid cache does not stop builds of
+/// the others.
 ///
 /// # Errors
-/// Where Systems Manager does not answer.
+/// If Systems Manager does not answer.
 pub async fn caches(
     clients: &Clients,
 ) -> Result<BTreeMap<CacheName, Result<CacheConfig, StageError>>, StageError> {
@@ -97,10 +97,10 @@ pub async fn caches(
         .collect())
 }
 
-/// Removes a parameter, and tells whether there was one.
+/// Deletes a parameter. Returns whether it existed.
 ///
 /// # Errors
-/// Where Systems Manager refuses.
+/// If Systems Manager rejects the call.
 pub async fn delete(clients: &Clients, name: &str) -> Result<bool, StageError> {
     match clients.ssm.delete_parameter().name(name).send().await {
         Ok(_) => Ok(true),
@@ -109,10 +109,10 @@ pub async fn delete(clients: &Clients, name: &str) -> Result<bool, StageError> {
     }
 }
 
-/// The configuration of the cache named `name`.
+/// Returns the configuration of the cache `name`.
 ///
 /// # Errors
-/// [`StageError::InvalidConfig`] where there is no such cache or its configuration is wrong.
+/// [`StageError::InvalidConfig`] if the cache does not exist or its configuration is invalid.
 pub async fn cache(clients: &Clients, name: &str) -> Result<(CacheName, CacheConfig), StageError> {
     let invalid = |problem| StageError::InvalidConfig {
         cache: name.to_owned(),

@@ -1,4 +1,4 @@
-//! Running prepull's documents on a builder through Systems Manager's Run Command.
+//! Runs prepull's documents on a builder with Systems Manager's Run Command.
 
 use std::time::Duration;
 
@@ -10,35 +10,35 @@ use tokio::time::Instant;
 use crate::builder::ensure_running;
 use crate::{AwsError, Clients, Deadline, StageResult, timestamp};
 
-/// How often a command's state is asked for.
+/// Poll interval for a command.
 const POLL: Duration = Duration::from_millis(500);
 
-/// How often it is looked whether the builder still runs: the command of one that is gone stays `InProgress` until its
-/// own time-out.
+/// Interval between checks that the builder still runs. The command of a terminated builder stays `InProgress` until its
+/// own timeout.
 const LOOK_AT_BUILDER: Duration = Duration::from_secs(5);
 
-/// How long Systems Manager tries to hand a command to the agent, in seconds: the least that it takes.
+/// Delivery timeout of a command in seconds. This is the minimum that Systems Manager accepts.
 const DELIVERY_SECONDS: i32 = 30;
 
-/// How long an agent that is not connected is given to come back before the next attempt.
+/// Wait before the next attempt if the agent is not connected.
 const RECONNECTION: Duration = Duration::from_secs(5);
 
-/// How often a command is sent that ends without having run to its end.
+/// Maximum attempts for a command that was interrupted.
 const ATTEMPTS: u32 = 3;
 
-/// What a document's script left that ran to its end, well or badly.
+/// The output of a script that ran to its end, with any exit code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandOutput {
     /// The script's exit code.
     pub exit_code: i32,
-    /// What it wrote to standard output, up to 24,000 characters.
+    /// Its standard output, up to 24,000 characters.
     pub stdout: String,
-    /// What it wrote to standard error, up to 8,000 characters.
+    /// Its standard error, up to 8,000 characters.
     pub stderr: String,
 }
 
 impl CommandOutput {
-    /// The last words of the script, for a message: of its standard error, or else of its standard output.
+    /// Returns the last line of standard error for a message, or else of standard output.
     #[must_use]
     pub fn last_words(&self) -> String {
         let words = [&self.stderr, &self.stdout]
@@ -49,22 +49,22 @@ impl CommandOutput {
     }
 }
 
-/// How a command ended.
+/// The end of a command.
 enum Ended {
     /// The script ran to its end.
     Ran(CommandOutput),
-    /// It did not run, or was cut off: Systems Manager's word for it.
+    /// The script did not run or was interrupted, with Systems Manager's status.
     Interrupted(String),
 }
 
 /// Runs `document` on the builder and waits for its end.
 ///
-/// Documents look at what is and do what is missing, so one that was interrupted is sent again, and so is one that the
-/// stage's deadline left behind.
+/// Documents inspect the current state and do only the missing steps. A document that was interrupted, or that outlived the
+/// stage's deadline, is therefore sent again.
 ///
 /// # Errors
-/// - [`StageError::StillRunning`] when the deadline comes first,
-/// - [`StageError::BuilderLost`] when the builder is gone, or runs and takes no commands.
+/// - [`StageError::StillRunning`] if the deadline comes first,
+/// - [`StageError::BuilderLost`] if the builder no longer runs, or runs and accepts no commands.
 pub async fn run_document(
     clients: &Clients,
     instance: &InstanceId,
@@ -99,10 +99,10 @@ pub async fn run_document(
     })
 }
 
-/// Sends `document` to the builder and does not wait. None where no agent is connected.
+/// Sends `document` to the builder and does not wait. `None` if no agent is connected.
 ///
 /// # Errors
-/// Where Systems Manager refuses.
+/// If Systems Manager rejects the call.
 pub async fn send(
     clients: &Clients,
     instance: &InstanceId,
@@ -158,7 +158,7 @@ async fn ended(
         .await;
     let answer = match answer {
         Ok(answer) => answer,
-        // A command is known a moment later than it was sent.
+        // Systems Manager lists a new command with a short delay.
         Err(error) if error.aws_code() == Some("InvocationDoesNotExist") => return Ok(None),
         Err(error) => return Err(error.into_stage_error("ssm:GetCommandInvocation")),
     };
@@ -175,7 +175,7 @@ async fn ended(
     };
     Ok(match answer.status() {
         Some(CommandInvocationStatus::Success) => Some(Ended::Ran(output())),
-        // `Failed` also covers what never ran: a terminated, unsupported or undeliverable command has no exit code.
+        // `Failed` also covers commands that never ran. A terminated or undeliverable command has no exit code.
         Some(CommandInvocationStatus::Failed) if answer.response_code() > 0 => {
             Some(Ended::Ran(output()))
         }
@@ -195,28 +195,28 @@ async fn ended(
     })
 }
 
-/// A command that was sent at some time, by whichever call of a stage.
+/// A command that any call of a stage has sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SentCommand {
-    /// When it was sent.
+    /// The time of the request.
     pub requested_at: Timestamp,
-    /// How it stands.
+    /// Its status.
     pub standing: CommandStatus,
 }
 
-/// How a command stands.
+/// The status of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommandStatus {
-    /// It has not ended, or has ended well.
+    /// It runs, or it has succeeded.
     Good,
-    /// It has ended badly: with what it said, or Systems Manager's word for it.
+    /// It has failed, with its last output or Systems Manager's status.
     Bad(String),
 }
 
-/// Every time that `document` was sent to the builder, the latest first.
+/// Returns all commands with `document` on the builder, latest first.
 ///
 /// # Errors
-/// Where Systems Manager does not answer.
+/// If Systems Manager does not answer.
 pub async fn sent(
     clients: &Clients,
     instance: &InstanceId,

@@ -1,11 +1,11 @@
-//! prepull's tags on EC2's resources.
+//! prepull's tags on EC2 resources.
 
 use aws_sdk_ec2::types::{Filter, ResourceType, Tag, TagSpecification};
 use prepull_domain::names;
 use prepull_domain::stages::Target;
 
-/// The tags that everything made for `target` bears, as part of the call that makes it: no moment goes by in which a
-/// resource of ours is not known as ours.
+/// Returns the tags of every resource of `target`. They are part of the request that creates it, so no resource exists
+/// without them.
 #[must_use]
 pub fn tag_specification(resource: ResourceType, target: &Target) -> TagSpecification {
     let name = format!("prepull {} {}", target.cache, target.architecture);
@@ -24,7 +24,7 @@ pub fn tag(key: &str, value: &str) -> Tag {
     Tag::builder().key(key).value(value).build()
 }
 
-/// A filter for resources whose tag `key` has `value`.
+/// Returns a filter for resources whose tag `key` has `value`.
 #[must_use]
 pub fn tag_filter(key: &str, value: impl Into<String>) -> Filter {
     Filter::builder()
@@ -33,7 +33,7 @@ pub fn tag_filter(key: &str, value: impl Into<String>) -> Filter {
         .build()
 }
 
-/// The value of the tag `key` among `tags`.
+/// Returns the value of the tag `key` in `tags`.
 #[must_use]
 pub fn tag_value<'a>(tags: &'a [Tag], key: &str) -> Option<&'a str> {
     tags.iter().find(|tag| tag.key() == Some(key))?.value()

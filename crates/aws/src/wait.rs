@@ -1,4 +1,4 @@
-//! Waiting: the one way in which a stage asks again until something is so.
+//! Polls with a deadline. All waiting of the stages goes through this module.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,15 +6,15 @@ use jiff::Timestamp;
 use prepull_domain::StageError;
 use tokio::time::Instant;
 
-/// How long before the function's time-out a stage stops waiting, so that its answer still arrives.
+/// Time before the function's timeout at which a stage stops waiting, so that its answer still arrives.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// The moment at which a stage must have answered.
+/// The time by which a stage must answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
 
 impl Deadline {
-    /// The deadline of an invocation that Lambda ends at `time_out`.
+    /// Returns the deadline of an invocation that Lambda ends at `time_out`.
     #[must_use]
     pub fn before(time_out: SystemTime) -> Self {
         let left = time_out
@@ -23,23 +23,23 @@ impl Deadline {
         Self::after(left.saturating_sub(MARGIN))
     }
 
-    /// A deadline `left` from now.
+    /// Returns a deadline `left` from now.
     #[must_use]
     pub fn after(left: Duration) -> Self {
         Self(Instant::now() + left)
     }
 
-    /// The earlier of this deadline and one `left` from now.
+    /// Returns the earlier of this deadline and one `left` from now.
     #[must_use]
     pub fn sooner(self, left: Duration) -> Self {
         self.min(Self::after(left))
     }
 
-    /// Asks `question` every `interval` until it answers, or ends with [`StageError::StillRunning`] when the deadline
-    /// comes before the next time. Errors of the question end the waiting at once. The question is asked at least once.
+    /// Calls `question` every `interval` until it has an answer. An error ends the wait at once. It calls `question` at least
+    /// once, and fails with [`StageError::StillRunning`] if the deadline comes before the next call.
     ///
     /// # Errors
-    /// What the question answers with, or [`StageError::StillRunning`] with `waiting_for`.
+    /// The error of `question`, or [`StageError::StillRunning`] with `waiting_for`.
     pub async fn poll<T>(
         self,
         interval: Duration,
@@ -47,7 +47,7 @@ impl Deadline {
         mut question: impl AsyncFnMut() -> Result<Option<T>, StageError>,
     ) -> Result<T, StageError> {
         loop {
-            // In a box, because the SDK's futures are nested so deeply that the compiler gives up on a few more layers.
+            // Boxed, because the SDK's futures are nested so deeply that a few more levels exceed the compiler's limit.
             if let Some(answer) = Box::pin(question()).await? {
                 return Ok(answer);
             }
@@ -55,7 +55,7 @@ impl Deadline {
         }
     }
 
-    /// Waits for `length`, or ends with [`StageError::StillRunning`] at once where the deadline comes before that is over.
+    /// Waits for `length`, or fails with [`StageError::StillRunning`] at once if the deadline comes first.
     ///
     /// # Errors
     /// [`StageError::StillRunning`] with `waiting_for`.
@@ -67,7 +67,7 @@ impl Deadline {
         Ok(())
     }
 
-    /// Ends with [`StageError::StillRunning`] once the deadline has come: for loops that do more than ask.
+    /// Fails with [`StageError::StillRunning`] after the deadline. For loops that do more than poll.
     ///
     /// # Errors
     /// [`StageError::StillRunning`] with `waiting_for`.
