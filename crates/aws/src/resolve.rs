@@ -1,6 +1,6 @@
-//! From references to digests: what a tag names at this moment, for each architecture.
+//! Resolves image references to the current digests, for each architecture.
 //!
-//! Images in private ECR are looked up through ECR's own API, with the function's role; all others through the OCI
+//! For images in private ECR it uses ECR's own API with the function's role. For all others it uses the OCI
 //! distribution protocol, with the cache's credentials or anonymously.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,7 @@ use serde::Deserialize;
 
 use crate::{AwsError, Clients, RegistryCredentials};
 
-/// What containerd can pull: an index, or the manifest of one platform, in OCI's words and in Docker's.
+/// Media types that containerd can pull: an index and a single-platform manifest, each from OCI and Docker.
 const MANIFEST_TYPES: [&str; 4] = [
     OCI_IMAGE_INDEX_MEDIA_TYPE,
     IMAGE_MANIFEST_LIST_MEDIA_TYPE,
@@ -30,46 +30,46 @@ const MANIFEST_TYPES: [&str; 4] = [
     IMAGE_MANIFEST_MEDIA_TYPE,
 ];
 
-/// The configurations that make a manifest a container image; a Helm chart, say, has another.
+/// Configuration media types of container images. A Helm chart, for example, has another type.
 const CONFIG_TYPES: [&str; 2] = [IMAGE_CONFIG_MEDIA_TYPE, IMAGE_DOCKER_CONFIG_MEDIA_TYPE];
 
-/// How long is waited before a registry that does not answer is asked again. Then the state machine asks again.
+/// Back-off between attempts when a registry does not answer. After the last attempt, the state machine retries.
 const PAUSES: [Duration; 3] = [
     Duration::from_millis(500),
     Duration::from_secs(1),
     Duration::from_secs(2),
 ];
 
-/// What a registry's own call is called in errors.
+/// Call name for registry requests in error messages.
 const REGISTRY_CALL: &str = "registry:GetManifest";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What a reference names.
+/// The digest and the platform manifests of a reference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResolvedImage {
-    /// The index, or the manifest where there is no index.
+    /// The digest of the index, or of the manifest if the image has no index.
     pub digest: Digest,
-    /// For each architecture that was asked for, its manifest.
+    /// The manifest for each requested architecture.
     pub platforms: BTreeMap<Architecture, PlatformManifest>,
 }
 
 /// The manifest of one platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlatformManifest {
-    /// Its digest.
+    /// The digest of the manifest.
     pub digest: Digest,
-    /// Its layers, the lowest first.
+    /// The layers, lowest first.
     pub layers: Vec<Layer>,
 }
 
 /// A layer of an image. Images share layers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Layer {
-    /// Its digest, compressed.
+    /// The digest of the compressed layer.
     pub digest: String,
-    /// Its compressed size.
+    /// The compressed size.
     pub size: Bytes,
 }
 
@@ -80,10 +80,10 @@ pub struct Registries {
 }
 
 impl Registries {
-    /// The registries, with the credentials for those hosts that want some.
+    /// Creates the registry client, with credentials by host.
     ///
     /// # Panics
-    /// Where the system's certificate authorities cannot be read: no registry could be reached then.
+    /// Panics if it cannot read the system's certificate authorities, because no registry is reachable without them.
     #[must_use]
     pub fn new(credentials: BTreeMap<String, RegistryCredentials>) -> Self {
         let config = ClientConfig {
@@ -98,15 +98,15 @@ impl Registries {
         Self { oci, credentials }
     }
 
-    /// Looks up what `image` names for each of `architectures`.
+    /// Resolves `image` for each of `architectures`.
     ///
-    /// The manifest of a single platform in private ECR is taken at its word: ECR's API does not hand out the
-    /// configuration that names the platform. The builder checks it when it pulls.
+    /// The platform of a single-platform manifest in private ECR is not checked here. ECR's API does not return the
+    /// image configuration, which contains the platform. The builder checks it when it pulls the image.
     ///
     /// # Errors
-    /// [`StageError::ImageNotFound`] where there is no such image or not for each of `architectures`,
-    /// [`StageError::RegistryDenied`] where the registry does not let us see it, [`StageError::Throttled`] where it does
-    /// not answer.
+    /// - [`StageError::ImageNotFound`] if the image does not exist or lacks one of `architectures`,
+    /// - [`StageError::RegistryDenied`] if the registry denies access,
+    /// - [`StageError::Throttled`] if the registry does not answer.
     pub async fn resolve(
         &self,
         clients: &Clients,
@@ -162,7 +162,7 @@ impl Registries {
     }
 }
 
-/// Which manifest of a repository.
+/// The tag or digest of a manifest in a repository.
 #[derive(Clone, Copy)]
 enum Version<'a> {
     Tag(&'a str),
@@ -189,7 +189,7 @@ impl Lookup<'_> {
             Registry::Oci(client, auth) => {
                 let reference = self.reference(version);
                 let ask = async || {
-                    // Pulling would do this by itself, but go on anonymously where it fails, and hide why.
+                    // A pull also authenticates, but if that fails it continues anonymously and hides the cause.
                     client
                         .auth(&reference, auth, RegistryOperation::Pull)
                         .await?;
@@ -212,7 +212,7 @@ impl Lookup<'_> {
         Ok((digest, manifest))
     }
 
-    /// The manifests of the wanted platforms that `index` names.
+    /// Returns the manifest in `index` for each of `architectures`.
     async fn platforms(
         &self,
         index: &OciImageIndex,
@@ -250,7 +250,7 @@ impl Lookup<'_> {
         Ok(platforms)
     }
 
-    /// Ends with an error where a manifest without an index is not for each of `architectures`.
+    /// Returns an error if a manifest without an index does not serve each of `architectures`.
     async fn check_single(
         &self,
         digest: &Digest,
@@ -287,7 +287,7 @@ impl Lookup<'_> {
         }
     }
 
-    /// The platform that the configuration of an image names.
+    /// Reads the platform from the configuration of an image.
     async fn configured_platform(
         &self,
         client: &oci_client::Client,
@@ -394,7 +394,7 @@ impl Lookup<'_> {
         }
     }
 
-    /// Asks a registry, again where the failure may pass.
+    /// Calls a registry and retries transient failures.
     async fn patiently<T>(
         &self,
         ask: impl AsyncFn() -> Result<T, OciDistributionError>,
@@ -411,7 +411,7 @@ impl Lookup<'_> {
         ask().await.map_err(|error| self.failure(error))
     }
 
-    /// What a registry's failure means.
+    /// Converts a registry's error into a stage error.
     fn failure(&self, error: OciDistributionError) -> StageError {
         let text = chain(&error);
         let passing = |message| StageError::Throttled {
@@ -455,7 +455,7 @@ impl Lookup<'_> {
             Registry::Oci(_, RegistryAuth::Basic(username, _)) => {
                 format!("Check the password of `{username}` and what that user may pull")
             }
-            // Docker Hub tells neither apart, so that nobody learns which private repositories there are.
+            // Docker Hub gives the same answer for both cases, to hide the existence of private repositories.
             _ => format!(
                 "Either there is no such repository, or it wants credentials: name them for `{host}` in \
                  `registry_credentials`"
@@ -483,7 +483,7 @@ impl Lookup<'_> {
         architecture: Architecture,
         offered: impl IntoIterator<Item = String>,
     ) -> StageError {
-        // An index may name a platform several times, for different versions of an operating system.
+        // An index may list a platform several times, for different versions of an operating system.
         let offered: BTreeSet<_> = offered.into_iter().collect();
         let offered = match offered.len() {
             0 => "no platform at all".to_owned(),
@@ -513,10 +513,12 @@ fn layers(manifest: &OciImageManifest) -> Vec<Layer> {
         .collect()
 }
 
-/// Whether containerd on a node of `architecture` takes a manifest for `platform`.
+/// Returns whether containerd on a node of `architecture` accepts a manifest for `platform`.
 ///
-/// Source: containerd's `platforms` package: `amd64` is v1 and `arm64` is v8 where no variant is written, and a node
-/// that says no more of itself takes no newer one.
+/// If a platform has no variant, `amd64` means v1 and `arm64` means v8. A node without a variant rejects newer
+/// variants.
+///
+/// Source: containerd's `platforms` package.
 fn runs_on(platform: &Platform, architecture: Architecture) -> bool {
     let baseline = match architecture {
         Architecture::X86_64 => "v1",
@@ -527,7 +529,7 @@ fn runs_on(platform: &Platform, architecture: Architecture) -> bool {
         && ["", baseline].contains(&platform.variant.as_deref().unwrap_or_default())
 }
 
-/// The platform as people write it; none for the attestations that `docker buildx` stores beside the images.
+/// Formats the platform for messages. `None` for the attestations that `docker buildx` stores beside the images.
 fn platform_name(platform: &Platform) -> Option<String> {
     let (os, architecture) = (platform.os.to_string(), platform.architecture.to_string());
     let variant = platform.variant.as_deref().unwrap_or_default();
@@ -537,13 +539,13 @@ fn platform_name(platform: &Platform) -> Option<String> {
     })
 }
 
-/// An error with all that caused it: the HTTP client's own says only that a request failed.
+/// Formats an error with its causes. The HTTP client's own message says only that a request failed.
 fn chain(error: &dyn std::error::Error) -> String {
     std::iter::successors(error.source(), |error| error.source()).fold(
         error.to_string(),
         |text, cause| {
             let cause = cause.to_string();
-            // Transparent wrappers say the same twice.
+            // Transparent wrappers repeat the message of their cause.
             if text.ends_with(&cause) {
                 text
             } else {

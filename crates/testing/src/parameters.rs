@@ -23,7 +23,7 @@ struct State {
 }
 
 impl ParameterStore {
-    /// A store that holds `parameters`, by name.
+    /// Creates a store with `parameters`, as pairs of name and value.
     #[must_use]
     pub fn of<const N: usize>(parameters: [(&str, &str); N]) -> Self {
         let store = Self::default();
@@ -36,34 +36,34 @@ impl ParameterStore {
     /// Puts a parameter into the store.
     ///
     /// # Panics
-    /// Where a test panicked meanwhile.
+    /// Panics if a thread panicked while it held the lock.
     pub fn set(&self, name: &str, value: &str) {
         let mut state = self.0.lock().unwrap();
         state.values.insert(name.to_owned(), value.to_owned());
     }
 
-    /// The value of a parameter.
+    /// Returns the value of a parameter.
     ///
     /// # Panics
-    /// Where a test panicked meanwhile.
+    /// Panics if a thread panicked while it held the lock.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<String> {
         self.0.lock().unwrap().values.get(name).cloned()
     }
 
-    /// The names of the parameters that were written, in that order.
+    /// Returns the names of the written parameters, in the order of the writes.
     ///
     /// # Panics
-    /// Where a test panicked meanwhile.
+    /// Panics if a thread panicked while it held the lock.
     #[must_use]
     pub fn written(&self) -> Vec<String> {
         self.0.lock().unwrap().written.clone()
     }
 
-    /// The rules by which Systems Manager answers from this store.
+    /// Returns the mock rules that answer Systems Manager calls from this store.
     ///
     /// # Panics
-    /// Where a test panicked meanwhile.
+    /// Panics if a thread panicked while it held the lock.
     #[must_use]
     pub fn rules(&self) -> [Rule; 4] {
         let parameter =
