@@ -1,4 +1,4 @@
-//! launch-builder against EC2 as it answers in each case.
+//! Tests of launch-builder against mocked answers of EC2.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,21 +28,21 @@ async fn launch(clients: &Clients, target: Target) -> Result<Builder, StageError
     handle(clients, &settings, LaunchInput { target }, deadline).await
 }
 
-/// EC2 finds no instance by tag.
+/// Returns a rule that finds no instance by tag.
 fn none_found() -> Rule {
     mock!(Client::describe_instances)
         .match_requests(|request| request.instance_ids().is_empty())
         .then_output(|| described([]))
 }
 
-/// EC2 finds the builder by tag.
+/// Returns a rule that finds the builder by tag.
 fn one_found() -> Rule {
     mock!(Client::describe_instances)
         .match_requests(|request| request.instance_ids().is_empty())
         .then_output(|| described([ec2_instance(InstanceStateName::Pending)]))
 }
 
-/// EC2 finds the builder by tag from the second time on that it is asked.
+/// Returns a rule that finds the builder by tag from the second request on.
 fn found_late() -> Rule {
     mock!(Client::describe_instances)
         .match_requests(|request| request.instance_ids().is_empty())
@@ -53,7 +53,7 @@ fn found_late() -> Rule {
         .build()
 }
 
-/// EC2 describes the instance as `state` when it is asked for by its ID.
+/// Returns a rule that describes the instance in `state` if the request contains its ID.
 fn is(state: InstanceStateName) -> Rule {
     mock!(Client::describe_instances)
         .match_requests(|request| !request.instance_ids().is_empty())
@@ -85,7 +85,7 @@ fn error(code: &str, message: &str) -> RunInstancesError {
     RunInstancesError::generic(ErrorMetadata::builder().code(code).message(message).build())
 }
 
-/// A rule that keeps every request and lets it succeed, and what it kept.
+/// Returns a rule that records each request and succeeds, and the recorded requests.
 fn recorder() -> (Rule, Arc<Mutex<Vec<RunInstancesInput>>>) {
     let requests = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&requests);
@@ -119,7 +119,7 @@ async fn a_builder_that_is_there_is_not_launched_again() {
     assert_eq!(launch(&clients, target()).await, Ok(builder()));
 }
 
-/// What another call of the stage launched a moment before.
+/// Returns an older instance, from a concurrent call of the stage.
 fn older() -> Instance {
     let mut older = ec2_instance(InstanceStateName::Running);
     older.instance_id = Some("i-00000000000000001".to_owned());
@@ -264,7 +264,7 @@ async fn a_launch_with_other_user_data_before_is_found_instead_of_repeated() {
 
 #[tokio::test]
 async fn of_several_launches_before_the_youngest_is_taken() {
-    // Built on a base that turned out broken, and ended for that.
+    // The instance of an attempt on a broken base, which is terminated.
     let mut ended = older();
     ended.state = ec2_instance(InstanceStateName::Terminated).state;
     let found = mock!(Client::describe_instances)

@@ -1,4 +1,4 @@
-//! plan-build against ECR, EC2 and Step Functions as they answer in each case.
+//! Tests of plan-build against mocked answers of ECR, EC2 and Step Functions.
 
 use std::time::Duration;
 
@@ -30,7 +30,8 @@ fn digest(digit: char) -> String {
     format!("sha256:{}", digit.to_string().repeat(64))
 }
 
-/// What surrounds plan-build. The default is a cache with one image for two platforms, and nothing published.
+/// The mocked environment of plan-build. The default is a cache with one image for two platforms and no published
+/// snapshot.
 struct World {
     config: Value,
     store: ParameterStore,
@@ -38,7 +39,7 @@ struct World {
     /// Name, start in seconds, cache.
     running: Vec<(&'static str, i64, &'static str)>,
     snapshot: Option<Snapshot>,
-    /// The bytes in use on what is published.
+    /// The bytes in use on the published snapshot.
     used: u64,
 }
 
@@ -88,7 +89,7 @@ impl World {
         handle(&clients, MACHINE, input, Deadline::after(Duration::ZERO)).await
     }
 
-    /// The only target of a plan that builds.
+    /// Runs plan-build and returns the only target of its plan.
     async fn target(&self) -> Target {
         match self.plan().await.unwrap() {
             Plan::Build { mut targets } if targets.len() == 1 => targets.remove(0),
@@ -96,7 +97,7 @@ impl World {
         }
     }
 
-    /// Publishes a snapshot that holds what `target` wants, as publish-snapshot leaves it.
+    /// Publishes a snapshot with the images of `target`, in the state that publish-snapshot produces.
     fn publish(&mut self, target: &Target, version: &str) {
         self.store.set(POINTER, SNAPSHOT);
         let manifest = json!({
@@ -200,7 +201,7 @@ fn in_ecr(digest: &str, manifest: &Value) -> BatchGetImageOutput {
     BatchGetImageOutput::builder().images(image.build()).build()
 }
 
-/// A manifest with one layer of `size` bytes.
+/// Returns a manifest with one layer of `size` bytes.
 fn manifest(size: u64) -> Value {
     json!({
         "schemaVersion": 2,
@@ -210,7 +211,7 @@ fn manifest(size: u64) -> Value {
     })
 }
 
-/// ECR has an index with `amd64`, `arm64/v8` and an attestation.
+/// Returns a rule by which ECR returns an index with `amd64`, `arm64/v8` and an attestation.
 fn has_image(size: u64) -> Rule {
     let entry = |digit, os: &str, architecture: &str| {
         json!({
@@ -500,7 +501,7 @@ async fn builds_of_other_caches_are_not_described_where_their_names_tell() {
         world.plan_with("web", rules).await,
         Ok(Plan::Build { .. })
     ));
-    // Its own, and the one whose name tells nothing.
+    // Its own execution, and the one whose name does not contain its cache.
     assert_eq!(describe.num_calls(), 2);
 }
 

@@ -1,6 +1,6 @@
-//! start-build with events of every kind: what is no trigger is refused, and what is one starts well-named executions.
+//! Property tests of start-build: it rejects invalid events, and valid triggers start executions with valid names.
 //!
-//! More cases than by default: `PROPTEST_CASES=20000 cargo test -p start-build --test any_event`.
+//! To run more cases than the default: `PROPTEST_CASES=20000 cargo test -p start-build --test any_event`.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

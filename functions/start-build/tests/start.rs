@@ -1,4 +1,4 @@
-//! start-build against Step Functions as it answers in each case.
+//! Tests of start-build against mocked answers of Step Functions.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,10 +18,11 @@ use start_build::{Output, Settings, handle};
 
 const MACHINE: &str = "arn:aws:states:eu-west-1:123456789012:stateMachine:prepull-build";
 
-/// Every request to start an execution.
+/// The recorded `StartExecution` requests.
 type Requests = Arc<Mutex<Vec<StartExecutionInput>>>;
 
-/// Refuses the executions whose names begin with one of `refused`, starts all others, and keeps every request.
+/// Returns a rule that rejects executions whose name starts with a prefix in `refused` and starts all others, and the
+/// recorded requests.
 fn starts(refused: &'static [(&'static str, &'static str)]) -> (Rule, Requests) {
     let requests = Requests::default();
     let kept = Arc::clone(&requests);
@@ -70,7 +71,7 @@ fn push(repository: &str) -> Value {
     })
 }
 
-/// Two caches that hold `team/api:v1`, one that does not want to hear of pushes, and one that is misconfigured.
+/// Returns two caches with `team/api:v1`, one cache that ignores pushes, and one misconfigured cache.
 fn caches() -> ParameterStore {
     let config = configuration();
     let mut deaf = config.clone();

@@ -1,4 +1,4 @@
-//! wait-for-ssm against builders that are ready, late, or lost.
+//! Tests of wait-for-ssm with builders that are ready, late or lost.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ fn every_command_ends(status: CommandInvocationStatus, code: i32, stdout: &'stat
     mock!(Client::get_command_invocation).then_output(move || ended(status.clone(), code, stdout))
 }
 
-/// Waits for a builder that was launched `age` ago.
+/// Runs wait-for-ssm for a builder with launch time `age` ago.
 async fn wait(mocks: Mocks, age: SignedDuration) -> Result<NodeInfo, StageError> {
     let mut builder = builder();
     builder.launched_at = Timestamp::now() - age;
@@ -151,7 +151,7 @@ async fn a_command_that_always_ends_without_a_result_is_no_reason_to_wait_for_ev
     for status in [
         CommandInvocationStatus::TimedOut,
         CommandInvocationStatus::Cancelled,
-        // Undeliverable and terminated commands are failed ones without an exit code.
+        // Undeliverable and terminated commands have the status `Failed` and no exit code.
         CommandInvocationStatus::Failed,
     ] {
         let sends = takes_commands();
