@@ -247,7 +247,7 @@ async fn execution(world: &World, cache: &str, listed: &ExecutionListItem) -> Re
     let builder = match entered("launch-builder") {
         Some(launched_at) => Some(Builder {
             launched_at,
-            terminated_at: exited("CleanUp").unwrap_or(ended_at),
+            terminated_at: exited(Stage::CleanUp.as_str()).unwrap_or(ended_at),
             instances: instances(world, &listed.name).await?,
         }),
         None => None,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use prepull_aws::sfn::types::ExecutionStatus;
-use prepull_domain::ExecutionArn;
+use prepull_domain::{ExecutionArn, Stage};
 use prepull_tests::{Image, Layer};
 use serde_json::{Value, json};
 
@@ -277,7 +277,7 @@ fn no_capacity(times: Option<u32>) -> Value {
 async fn builder_dies(worker: &mut Worker) -> Result<Expectation> {
     let execution = worker.trigger().await?;
     let builder = worker.builder(&execution).await?;
-    await_state(worker, &execution, "PullImages").await?;
+    await_state(worker, &execution, Stage::PullImages.as_str()).await?;
     worker.world.cloud.cut_power(&builder).await?;
     worker.fails(&execution, &["BuilderLost"]).await?;
     Ok(Expectation::Clean)
