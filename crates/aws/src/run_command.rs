@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use prepull_domain::{InstanceId, StageError};
 use tokio::time::Instant;
 
-use crate::builder::ensure_running;
+use crate::instances::ensure_running;
 use crate::{AwsError, Clients, Deadline, StageResult, timestamp};
 
 /// Poll interval for a command.
@@ -235,7 +235,9 @@ pub async fn sent(
         let invocation = invocation.or_stage_error("ssm:ListCommandInvocations")?;
         if invocation.document_name() == Some(document) {
             sent.push(SentCommand {
-                requested_at: timestamp(invocation.requested_date_time()),
+                requested_at: invocation
+                    .requested_date_time()
+                    .map_or_else(Timestamp::now, timestamp),
                 standing: standing(&invocation),
             });
         }

@@ -6,10 +6,10 @@
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
-use prepull_domain::config::CacheConfig;
+use prepull_domain::build::trigger::ExecutionInput;
+use prepull_domain::cache::config::CacheConfig;
+use prepull_domain::cache::variant::WantedVersion;
 use prepull_domain::node::{ImageName, ImageStatus, ReadyNode};
-use prepull_domain::trigger::ExecutionInput;
-use prepull_domain::variant::WantedVersion;
 use prepull_domain::{
     AccountId, AmiId, Architecture, BottlerocketVersion, Bytes, CacheName, ContentKey, Digest,
     ExecutionArn, ExecutionName, ImageReference, InstanceId, RegionName, SecurityGroupId,

@@ -1,11 +1,11 @@
 //! Turns a running builder into a stopped one with a scrubbed data volume.
 
 use jiff::{SignedDuration, Timestamp};
-use prepull_aws::builder::{BuilderInstance, not_known};
 use prepull_aws::ec2::types::InstanceStateName;
+use prepull_aws::instances::{self, not_known};
 use prepull_aws::run_command::{self, CommandStatus, SentCommand};
 use prepull_aws::{Clients, Deadline};
-use prepull_domain::stages::BuilderInput;
+use prepull_domain::build::payload::BuilderInput;
 use prepull_domain::{StageError, VolumeId};
 
 use crate::{POLL, Settings, failed};
@@ -28,7 +28,7 @@ pub(crate) async fn scrubbed_volume(
     let document = format!("{}-power-off", settings.name);
     deadline
         .poll(POLL, "the builder to power itself off", async || {
-            let Some(builder) = BuilderInstance::look(clients, id).await? else {
+            let Some(builder) = instances::get(clients, id).await? else {
                 return Err(not_known(id));
             };
             match builder.state {

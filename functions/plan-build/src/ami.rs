@@ -1,7 +1,7 @@
 //! Finds the builder's AMI. AWS publishes Bottlerocket's AMIs in public parameters.
 
 use prepull_aws::{Clients, parameters};
-use prepull_domain::stages::Ami;
+use prepull_domain::build::payload::Ami;
 use prepull_domain::{Architecture, BottlerocketVersion, CacheConfig, StageError};
 
 /// Returns the AMI of the requested release, or an error if it does not exist.

@@ -2,7 +2,7 @@
 
 use prepull_aws::ec2::types::SnapshotState as EbsState;
 use prepull_aws::{AwsError, Clients, parameters, tag_value};
-use prepull_domain::stages::SnapshotState;
+use prepull_domain::build::payload::SnapshotState;
 use prepull_domain::{
     Architecture, BottlerocketVersion, CacheName, ContentKey, GiB, Manifest, SnapshotId,
     StageError, Variant, names,

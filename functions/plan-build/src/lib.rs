@@ -23,8 +23,8 @@ use std::collections::BTreeMap;
 use futures::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::{Clients, Deadline, parameters};
-use prepull_domain::queue::Turn;
-use prepull_domain::stages::{Base, Pinning, Plan, PlanInput, PlannedImage, Target};
+use prepull_domain::build::payload::{Base, Pinning, Plan, PlanInput, PlannedImage, Target};
+use prepull_domain::build::queue::Turn;
 use prepull_domain::{
     Architecture, CacheConfig, CacheName, ContentKey, ExecutionName, SnapshotId, StageError,
 };

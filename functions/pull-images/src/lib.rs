@@ -16,8 +16,8 @@ use jiff::Timestamp;
 use prepull_aws::run_command::{CommandOutput, run_document};
 use prepull_aws::{Clients, Deadline};
 use prepull_domain::StageError;
+use prepull_domain::build::payload::{BuilderInput, Pulled};
 use prepull_domain::node::ImageStatus;
-use prepull_domain::stages::{BuilderInput, Pulled};
 
 use reconcile::Next;
 

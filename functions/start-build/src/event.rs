@@ -3,8 +3,8 @@
 use aws_lambda_events::eventbridge::EventBridgeEvent;
 use jiff::Timestamp;
 use prepull_domain::StageError;
-use prepull_domain::image::EcrRepository;
-use prepull_domain::trigger::Push;
+use prepull_domain::build::trigger::Push;
+use prepull_domain::cache::image::EcrRepository;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -18,8 +18,8 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::{AwsError, Clients, Deadline, parameters};
+use prepull_domain::build::trigger::{ExecutionInput, Push, TriggerRecord};
 use prepull_domain::ids::InvalidId;
-use prepull_domain::trigger::{ExecutionInput, Push, TriggerRecord};
 use prepull_domain::{CacheConfig, CacheName, ExecutionName, StageError};
 use serde::Serialize;
 use serde_json::Value;

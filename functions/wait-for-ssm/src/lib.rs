@@ -10,13 +10,13 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use prepull_aws::builder::ensure_running;
+use prepull_aws::instances::ensure_running;
 use prepull_aws::run_command::run_document;
 use prepull_aws::ssm::types::{InstanceInformationStringFilter, PingStatus};
 use prepull_aws::{Clients, Deadline, StageResult};
 use prepull_domain::StageError;
+use prepull_domain::build::payload::{BuilderInput, NodeInfo};
 use prepull_domain::node::ReadyNode;
-use prepull_domain::stages::{BuilderInput, NodeInfo};
 
 /// Poll interval for the SSM agent.
 const POLL: Duration = Duration::from_secs(1);

@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
+use crate::cache::image::Digest;
+use crate::cache::variant::BottlerocketVersion;
 use crate::ids::identifier;
-use crate::image::Digest;
 use crate::size::{Bytes, GiB};
-use crate::variant::BottlerocketVersion;
 
 /// The fill below which a data volume must stay, in percent.
 ///

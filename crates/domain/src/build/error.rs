@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use strum::{EnumDiscriminants, EnumString, IntoStaticStr, VariantArray};
 
+use crate::cache::image::ImageReference;
 use crate::ids::{InstanceId, SnapshotId};
-use crate::image::ImageReference;
 use crate::size::{Bytes, GiB};
 
 /// Every failure of a stage. [`StageError::name`] is what the state machine matches; the message is for a person.

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::architecture::Architecture;
-use crate::error::StageError;
+use crate::build::error::StageError;
+use crate::cache::image::ImageReference;
+use crate::cache::variant::{Variant, WantedVersion};
 use crate::ids::{AccountId, RegionName, SecurityGroupId, SubnetId, identifier};
-use crate::image::ImageReference;
 use crate::names;
 use crate::size::GiB;
-use crate::variant::{Variant, WantedVersion};
 
 /// The most images that one cache holds. Its manifest must fit into one SSM parameter of 8 KiB.
 ///

@@ -8,9 +8,9 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::architecture::Architecture;
-use crate::error::ErrorName;
-use crate::image::ImageReference;
-use crate::stage::Stage;
+use crate::build::error::ErrorName;
+use crate::build::stage::Stage;
+use crate::cache::image::ImageReference;
 
 /// One failure of a build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -157,7 +157,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::error::StageError;
+    use crate::build::error::StageError;
 
     #[test]
     fn cause_yields_every_failed_target_with_image_and_remedy() {

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use prepull_domain::StageError;
-use prepull_domain::config::CredentialSource;
+use prepull_domain::cache::config::CredentialSource;
 use serde::Deserialize;
 
-use crate::{Clients, StageResult, parameters};
+use prepull_aws::{Clients, StageResult, parameters};
 
 /// A user name and a password for a registry. `Debug` hides the password.
 #[derive(Clone, PartialEq, Eq, Deserialize)]

@@ -55,7 +55,7 @@ pub enum InvalidReference {
 /// let image: ImageReference = "docker.io/library/nginx:1.27".parse()?;
 /// assert_eq!(image.registry(), "docker.io");
 /// assert_eq!(image.repository(), "library/nginx");
-/// # Ok::<(), prepull_domain::image::InvalidReference>(())
+/// # Ok::<(), prepull_domain::cache::image::InvalidReference>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
