@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aws_sdk_ssm::types::{CommandInvocation, CommandInvocationStatus};
 use jiff::Timestamp;
-use prepull_domain::{InstanceId, StageError};
+use prepull_domain::{InstanceId, StageError, excerpt};
 use tokio::time::Instant;
 
 use crate::instances::ensure_running;
@@ -45,7 +45,7 @@ impl CommandOutput {
             .into_iter()
             .find_map(|text| text.lines().rev().find(|line| !line.trim().is_empty()))
             .unwrap_or("it printed nothing");
-        words.chars().take(500).collect()
+        excerpt(words, 500)
     }
 }
 

@@ -11,6 +11,7 @@ pub mod names;
 pub mod node;
 mod size;
 pub mod snapshot;
+mod text;
 
 pub use architecture::Architecture;
 pub use build::error::{ErrorName, StageError};
@@ -18,7 +19,7 @@ pub use build::execution::{ExecutionArn, ExecutionName};
 pub use build::failure::Failure;
 pub use build::pull_progress::PullProgress;
 pub use build::stage::Stage;
-pub use cache::config::{CacheConfig, CacheName};
+pub use cache::config::{CacheConfig, CacheName, InvalidConfig};
 pub use cache::image::{Digest, ImageReference};
 pub use cache::variant::{BottlerocketVersion, Variant};
 pub use ids::{
@@ -27,3 +28,4 @@ pub use ids::{
 pub use size::{Bytes, GiB};
 pub use snapshot::content_key::ContentKey;
 pub use snapshot::manifest::Manifest;
+pub use text::excerpt;

@@ -6,6 +6,7 @@ use prepull_aws::instances::{self, not_known};
 use prepull_aws::run_command::{self, CommandStatus, SentCommand};
 use prepull_aws::{Clients, Deadline};
 use prepull_domain::build::payload::BuilderInput;
+use prepull_domain::node::Document;
 use prepull_domain::{StageError, VolumeId};
 
 use crate::{POLL, Settings, failed};
@@ -25,7 +26,7 @@ pub(crate) async fn scrubbed_volume(
     deadline: Deadline,
 ) -> Result<VolumeId, StageError> {
     let id = &input.builder.instance_id;
-    let document = format!("{}-power-off", settings.name);
+    let document = Document::PowerOff.name(&settings.name);
     deadline
         .poll(POLL, "the builder to power itself off", async || {
             let Some(builder) = instances::get(clients, id).await? else {

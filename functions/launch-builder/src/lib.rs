@@ -18,7 +18,7 @@ use prepull_aws::ec2::types::InstanceStateName;
 use prepull_aws::instances::{self, InstanceRecord, not_known};
 use prepull_aws::{AwsError, Clients, Deadline, StageResult};
 use prepull_domain::build::payload::{Base, Builder, LaunchInput, Target};
-use prepull_domain::{InstanceId, StageError, SubnetId};
+use prepull_domain::{InstanceId, InvalidConfig, StageError, SubnetId};
 
 /// Poll interval for the instance state. A launch takes about 16 s.
 const POLL: Duration = Duration::from_secs(1);
@@ -214,10 +214,7 @@ fn refused(target: &Target, place: CapacityPool<'_>, answer: &str) -> StageError
             place.instance_type, place.subnet
         ),
     };
-    StageError::InvalidConfig {
-        cache: target.cache.to_string(),
-        problem,
-    }
+    InvalidConfig::new(target.cache.as_str(), problem).into()
 }
 
 /// Returns the instance of an earlier launch for this target.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use strum::{EnumDiscriminants, EnumString, IntoStaticStr, VariantArray};
 
+use crate::cache::config::InvalidConfig;
 use crate::cache::image::ImageReference;
 use crate::ids::{InstanceId, SnapshotId};
 use crate::size::{Bytes, GiB};
@@ -49,13 +50,8 @@ pub enum StageError {
     #[error("this event is not taken: {0}")]
     InvalidEvent(String),
     /// A cache's configuration is missing or wrong.
-    #[error("cache `{cache}`: {problem}")]
-    InvalidConfig {
-        /// The cache, as it was named.
-        cache: String,
-        /// What is wrong, where, and what to do.
-        problem: String,
-    },
+    #[error(transparent)]
+    InvalidConfig(#[from] InvalidConfig),
     /// A registry does not have an image, or not for the wanted platform.
     #[error("image `{image}`: {problem}")]
     ImageNotFound {
