@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use prepull_aws::ec2::types::Reservation;
 use prepull_aws::sfn::types::{ExecutionListItem, ExecutionStatus, HistoryEvent};
 use prepull_aws::{tag_filter, timestamp};
-use prepull_domain::{Digest, ExecutionName, SnapshotId, names};
+use prepull_domain::{Digest, ExecutionName, SnapshotId, Stage, names};
 use prepull_tests::{World, invariants};
 use serde_json::Value;
 
@@ -244,7 +244,7 @@ async fn execution(world: &World, cache: &str, listed: &ExecutionListItem) -> Re
         })
     };
     let ended_at = timestamp(described.stop_date());
-    let builder = match entered("launch-builder") {
+    let builder = match entered(Stage::LaunchBuilder.as_str()) {
         Some(launched_at) => Some(Builder {
             launched_at,
             terminated_at: exited(Stage::CleanUp.as_str()).unwrap_or(ended_at),
