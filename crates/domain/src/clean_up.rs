@@ -1,4 +1,4 @@
-//! Which snapshots are kept, and which go.
+//! Retention of snapshots.
 
 use std::collections::BTreeSet;
 
@@ -10,16 +10,16 @@ use crate::stages::SnapshotState;
 /// A snapshot of one cache and architecture in one region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundSnapshot {
-    /// Its ID.
+    /// ID of the snapshot.
     pub id: SnapshotId,
-    /// When EBS started it.
+    /// Time at which EBS started it.
     pub started_at: Timestamp,
-    /// What it may be used for; none where it is unfinished.
+    /// State of the snapshot. `None` if it is unfinished.
     pub state: Option<SnapshotState>,
 }
 
 impl FoundSnapshot {
-    /// Whether its images were verified, so that only retention may end it.
+    /// Whether the images were verified. Only retention may delete such a snapshot.
     #[must_use]
     pub fn is_good(&self) -> bool {
         matches!(
@@ -29,10 +29,10 @@ impl FoundSnapshot {
     }
 }
 
-/// The good snapshots that are beyond the newest `retain`, and not in `in_use`: what the pointer, a machine image or a
-/// launch template names.
+/// Returns the good snapshots beyond the newest `retain` that are not in `in_use`. A snapshot is in use if the pointer,
+/// a machine image or a launch template refers to it.
 ///
-/// Unfinished and rejected ones are none of retention's: they go with the build that left them.
+/// Retention ignores unfinished and rejected snapshots. clean-up removes them together with their build.
 #[must_use]
 pub fn beyond_retention(
     snapshots: &[FoundSnapshot],
@@ -40,7 +40,7 @@ pub fn beyond_retention(
     in_use: &BTreeSet<SnapshotId>,
 ) -> Vec<SnapshotId> {
     let mut good: Vec<_> = snapshots.iter().filter(|found| found.is_good()).collect();
-    // The ID decides between snapshots of the same instant, so that every call decides alike.
+    // The ID orders snapshots of the same instant, so every call returns the same result.
     good.sort_by(|a, b| (b.started_at, &b.id).cmp(&(a.started_at, &a.id)));
     good.into_iter()
         .skip(usize::from(retain).max(1))
@@ -117,7 +117,7 @@ mod tests {
             let newest = snapshots.iter().filter(|found| found.is_good()).map(|found| found.started_at).max();
             let kept: Vec<_> = snapshots.iter().filter(|found| found.is_good() && !goes(found)).collect();
             prop_assert!(newest.is_none_or(|newest| kept.iter().any(|found| found.started_at == newest)));
-            // Nothing that stays is older than what goes, unless it is used.
+            // Every kept snapshot is in use or at least as new as each deleted one.
             for gone in snapshots.iter().filter(|found| goes(found)) {
                 prop_assert!(kept.iter().all(|found| in_use.contains(&found.id) || found.started_at >= gone.started_at));
             }

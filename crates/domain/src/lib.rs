@@ -1,7 +1,7 @@
-//! What prepull is about: caches, builds, targets, snapshots, and the rules that hold between them.
+//! Caches, builds, targets and snapshots, and the rules between them.
 //!
-//! Nothing here talks to AWS, reads a clock or looks at the environment. Whatever comes from outside is parsed
-//! into the types of this crate once, at the edge; from there on it cannot be wrong.
+//! This crate calls no AWS API, reads no clock and no environment variable. Callers parse external input into its types
+//! once, at the edge. A value of such a type is always valid.
 
 pub mod architecture;
 pub mod clean_up;

@@ -1,8 +1,8 @@
-//! What the SSM documents print about a builder, and how it is read.
+//! Parsers for the output of the SSM documents on a builder.
 //!
-//! A document's output passes through shells, `apiclient` and Systems Manager, each of which may cut it or mix other
-//! words into it. So every line begins with a keyword, lines without one are passed over, and a last line `END` tells
-//! that nothing is missing.
+//! The output passes through shells, `apiclient` and Systems Manager. Each of them can truncate it or add text to it.
+//! Therefore every line starts with a keyword, the parser ignores lines without one, and the last line `END` marks the
+//! output as complete.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -12,24 +12,24 @@ use crate::image::Digest;
 use crate::size::{Bytes, GiB};
 use crate::variant::BottlerocketVersion;
 
-/// The fill below which a data volume must stay, in percent.
+/// Maximum disk usage of a data volume, in percent. Usage must stay below it.
 ///
-/// The kubelet removes images that no container ever used as soon as 85 % are in use (its default
-/// `imageGCHighThresholdPercent`), and a node needs room for more than its images.
+/// The kubelet removes unused images from 85 % on (its default `imageGCHighThresholdPercent`), and a node needs space
+/// for other data too.
 pub const FILL_LIMIT: u64 = 80;
 
-/// The fill that a volume of the size that prepull asks for would have, in percent.
+/// Disk usage of a volume with the recommended size, in percent.
 const FILL_WANTED: u64 = 65;
 
-/// The longest version that is taken, in bytes: the manifest has room for such.
+/// Maximum length of a version in bytes, for the space in the manifest.
 const MAX_WORD: usize = 64;
 
-/// What an unpacked image takes on disk, in multiples of its compressed size: the compressed layers, which containerd
-/// keeps, and about two and a half times as much for their content.
+/// Ratio of an unpacked image's disk usage to its compressed size. containerd keeps the compressed layers, and their
+/// content takes about two and a half times as much.
 const EXPANSION: f64 = 3.5;
 
 identifier!(
-    /// A name in containerd's image store, of whatever origin, in the characters that the documents' parameters take.
+    /// An image name in containerd's image store, limited to the characters that the documents' parameters accept.
     ImageName, "an image name", "letters, digits and `._:/@-`, the first a letter or a digit", |s| {
         s.starts_with(|c: char| c.is_ascii_alphanumeric())
             && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:/@-".contains(&b))
@@ -37,36 +37,36 @@ identifier!(
 );
 
 impl ImageName {
-    /// Whether it is the name of a sandbox image: the one that the node itself needs for every pod. Older releases pull
-    /// it from EKS' own repositories, newer ones bring it along as `localhost/kubernetes/pause`.
+    /// Whether the name is that of a sandbox image, which a node needs for every pod. Older releases pull it from EKS's
+    /// own repositories. Newer releases include it as `localhost/kubernetes/pause`.
     #[must_use]
     pub fn is_sandbox(&self) -> bool {
         let last = self.as_str().rsplit('/').next().unwrap_or_default();
         last.split([':', '@']).next() == Some("pause")
     }
 
-    /// Whether it is an image ID, under which containerd's CRI plugin records every image a second time.
+    /// Whether the name is an image ID. containerd's CRI plugin adds an entry under the image ID for every image.
     #[must_use]
     pub fn is_image_id(&self) -> bool {
         self.as_str().parse::<Digest>().is_ok()
     }
 }
 
-/// A document's output that is cut short or is not what the document prints.
+/// The output of a document is truncated or has an unexpected form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MalformedOutput {
     /// The line `END` is missing.
     #[error("the output ends early, after `{0}`")]
     Incomplete(String),
-    /// A line that begins with a keyword does not go on as it should.
+    /// The rest of a line does not match its keyword.
     #[error("the output has a line `{0}`")]
     Line(String),
-    /// There is no line with this keyword.
+    /// The line with this keyword is missing.
     #[error("the output has no line `{0}`")]
     Missing(&'static str),
 }
 
-/// The lines of a complete output, each split into its keyword and the rest.
+/// Splits each line of a complete output into its keyword and the rest.
 fn lines(output: &str) -> Result<impl Iterator<Item = (&str, &str)>, MalformedOutput> {
     let body = output
         .trim_end()
@@ -81,21 +81,21 @@ fn excerpt(text: Option<&str>) -> String {
     text.unwrap_or_default().chars().take(120).collect()
 }
 
-/// What the document `await-ready` prints once the builder is ready.
+/// The output of the document `await-ready` from a ready builder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadyNode {
-    /// Bottlerocket's release.
+    /// Bottlerocket release.
     pub bottlerocket_version: BottlerocketVersion,
-    /// containerd's version.
+    /// containerd version.
     pub containerd_version: String,
-    /// The kernel's release.
+    /// Kernel release.
     pub kernel_version: String,
-    /// The snapshotter that unpacks images.
+    /// Snapshotter that unpacks images.
     pub snapshotter: String,
 }
 
 impl ReadyNode {
-    /// What the builder still lacks, as the document says it when it gives up waiting for now.
+    /// Returns the part that the builder still lacks, as the document prints it when it stops waiting.
     #[must_use]
     pub fn waiting_for(output: &str) -> Option<&str> {
         output
@@ -135,93 +135,93 @@ impl FromStr for ReadyNode {
     }
 }
 
-/// The release in the answer of `apiclient get os`.
+/// Returns the release from the answer of `apiclient get os`.
 fn version_id(json: &str) -> Option<String> {
     let os: serde_json::Value = serde_json::from_str(json).ok()?;
     Some(os.pointer("/os/version_id")?.as_str()?.to_owned())
 }
 
-/// What the document `image-status` prints.
+/// The output of the document `image-status`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageStatus {
-    /// How the pulls stand that were started on this builder, by the image's position in the plan.
+    /// State of each started pull, by the image's position in the plan.
     pub pulls: BTreeMap<usize, PullState>,
-    /// What pulls that failed said last, by the image's position in the plan.
+    /// Last log lines of each failed pull, by the image's position in the plan.
     pub words: BTreeMap<usize, Vec<String>>,
-    /// The names that were asked for and are there, by their position in the question.
+    /// Requested names that exist, by their position in the request.
     pub names: BTreeMap<usize, NameRecord>,
-    /// Names that were not asked for.
+    /// Names that exist but were not requested.
     pub others: Vec<OtherName>,
-    /// How many more of these there are than the output had room for.
+    /// Number of further such names that did not fit into the output.
     pub more_others: u32,
-    /// The data volume.
+    /// Data volume.
     pub disk: Disk,
-    /// How many vCPUs the builder has.
+    /// Number of the builder's vCPUs.
     pub cpus: usize,
 }
 
-/// How a pull stands.
+/// The state of a pull.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PullState {
-    /// It runs.
+    /// The pull is running.
     Running,
-    /// It ended well.
+    /// The pull succeeded.
     Succeeded,
-    /// It ended badly.
+    /// The pull failed.
     Failed,
 }
 
-/// What a name in containerd's image store stands for.
+/// An entry of containerd's image store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameRecord {
-    /// The index or manifest.
+    /// Digest of the index or manifest.
     pub digest: Digest,
-    /// Whether it can be used.
+    /// Whether the image is complete and unpacked.
     pub usable: Usable,
-    /// Whether the kubelet is kept from removing it.
+    /// Whether the kubelet must not remove it.
     pub pinned: bool,
 }
 
-/// Whether all that an image consists of is there.
+/// Whether an image is complete and unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Usable {
-    /// Every blob is there, and every layer is unpacked.
+    /// All blobs exist, and all layers are unpacked.
     Yes,
-    /// Every blob is there, but not every layer is unpacked.
+    /// All blobs exist, but some layers are not unpacked.
     Packed,
     /// Blobs are missing.
     Incomplete,
 }
 
-/// A name in containerd's image store that nobody asked for.
+/// An entry of containerd's image store that was not requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OtherName {
-    /// The name.
+    /// Name of the entry.
     pub name: ImageName,
-    /// What it stands for.
+    /// Digest of the entry.
     pub digest: Digest,
 }
 
-/// A file system's size and fill.
+/// Size and usage of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Disk {
-    /// Its size.
+    /// Size of the file system.
     pub size: Bytes,
-    /// What is in use of it.
+    /// Used bytes.
     pub used: Bytes,
 }
 
 impl Disk {
-    /// Whether so much is in use that nodes would soon remove images.
+    /// Whether the usage has reached [`FILL_LIMIT`], so that nodes would soon remove images.
     #[must_use]
     pub fn is_too_full(self) -> bool {
         u128::from(self.used.0) * 100 >= u128::from(self.size.0) * u128::from(FILL_LIMIT)
     }
 
-    /// The size of a volume that holds what this one does, and `missing` compressed bytes of images, with room to spare.
+    /// Returns the recommended size for a volume with this content plus `missing` compressed bytes of images.
     #[must_use]
     pub fn wanted_size(self, missing: Bytes) -> GiB {
-        // An estimate that is rounded up to whole GiB anyway.
+        // The estimate is rounded up to whole GiB.
         #[allow(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
@@ -301,7 +301,7 @@ impl FromStr for ImageStatus {
 }
 
 impl PullState {
-    /// A pull is a service that stays `active (exited)` when it ended well.
+    /// Returns the state of a pull from its systemd unit. A unit stays `active (exited)` after success.
     fn of_unit(active: &str, sub_state: &str) -> Self {
         match (active, sub_state) {
             ("active", "exited") => Self::Succeeded,

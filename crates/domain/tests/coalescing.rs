@@ -1,10 +1,10 @@
-//! The window and the queue as a model: pushes, events, executions and faults in any order, with the domain's own
-//! functions for every decision.
+//! A model of debounce window and queue: pushes, events, executions and faults in any order. The domain crate makes
+//! every decision.
 //!
-//! What Step Functions, EventBridge and the stages do around them is written down here as small as it can be. A case is a
-//! list of operations; a failure shows the shortest list that was found, and what happened in it.
+//! The model of Step Functions, EventBridge and the stages is minimal. A case is a list of operations. A failed case
+//! prints the shortest list that proptest found, and its log.
 //!
-//! More cases than by default: `PROPTEST_CASES=20000 cargo test -p prepull-domain --test coalescing`.
+//! Run more cases with `PROPTEST_CASES=20000 cargo test -p prepull-domain --test coalescing`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -22,55 +22,55 @@ use serde_json::json;
 
 const DEBOUNCE: SignedDuration = SignedDuration::from_secs(60);
 
-/// How far behind `ListExecutions` is at the most, where it is behind at all.
+/// Maximum lag of `ListExecutions`.
 const MOST_LAG: SignedDuration = SignedDuration::from_secs(2);
 
-/// How many calls a build makes between its plan and its publication: launch, wait, pull, snapshot.
+/// Number of calls between plan and publication of a build: launch, wait, pull, snapshot.
 const BUILD_STEPS: u8 = 4;
 
-/// How often everything that runs is looked at again before it counts as waiting for ever.
+/// Maximum rounds of steps before an execution counts as stuck.
 const PATIENCE: usize = 200;
 
 const HOST: &str = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
 
-/// Repositories, of which each cache holds two: they share the second.
+/// Repositories. Each cache uses two of them, and both caches use the second.
 const REPOSITORIES: [&str; 3] = ["team/api", "team/worker", "team/job"];
 const CACHES: [(&str, [usize; 2]); 2] = [("web", [0, 1]), ("batch", [1, 2])];
 
-/// One thing that happens. A number picks one of those there are, counted round: so what is left of a list when others
-/// are taken out of it can happen too.
+/// One operation. A number selects an entry of a list, modulo its length. So an operation stays valid when proptest
+/// removes others.
 #[derive(Debug, Clone, Copy)]
 enum Op {
-    /// The tag of a repository moves to `content`: new, or what it was before.
+    /// Moves the tag of a repository to `content`, which can be new or its previous content.
     Push { repository: usize, content: u8 },
-    /// EventBridge hands over an event, whichever, and perhaps hands it over once more later.
+    /// Delivers an event from EventBridge, possibly with another delivery later.
     Deliver { event: usize, once_more: bool },
-    /// A cache's schedule fires.
+    /// Fires a cache's schedule.
     Schedule { cache: usize },
-    /// A person starts a build, which does not debounce.
+    /// Starts a build by hand, without a debounce.
     Manual { cache: usize },
-    /// An execution takes its next step. What it sees of the others is `lag` milliseconds old.
+    /// Performs the next step of an execution. Its view of other executions is `lag` milliseconds old.
     Step { execution: usize, lag: i64 },
-    /// The step that an execution is at fails for good.
+    /// Fails the current step of an execution permanently.
     Fail { execution: usize },
-    /// A person stops an execution. Its function is not told, and ends what it began.
+    /// Stops an execution by hand. Its function does not notice and finishes its call.
     Stop { execution: usize },
-    /// Time passes.
+    /// Advances the clock.
     Advance { milliseconds: i64 },
 }
 
-/// Where an execution stands.
+/// The progress of an execution.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Stage {
-    /// It debounces, and then waits for its turn.
+    /// Waiting for the end of the debounce, then in the queue.
     Queued,
-    /// It had its turn and resolves its images.
+    /// First in the queue, resolving images.
     Planning,
-    /// It builds what it planned.
+    /// Building the plan.
     Building { key: ContentKey, steps_left: u8 },
-    /// Its snapshot is verified.
+    /// Publishing a verified snapshot.
     PublishOutcome { key: ContentKey },
-    /// It ended.
+    /// Ended.
     Ended,
 }
 
@@ -81,7 +81,7 @@ struct Execution {
     debounce_ends_at: Timestamp,
     planned_at: Option<Timestamp>,
     stage: Stage,
-    /// When it ended for Step Functions.
+    /// End time in Step Functions.
     ended_at: Option<Timestamp>,
 }
 
@@ -90,52 +90,52 @@ impl Execution {
         self.ended_at.is_none()
     }
 
-    /// Whether anything of it goes on, be it the function of one that was stopped.
+    /// Whether any part of it still runs, such as the function of a stopped execution.
     fn goes_on(&self) -> bool {
         self.stage != Stage::Ended
     }
 
-    /// Whether a stage of it can fail.
+    /// Whether one of its stages can fail.
     fn can_fail(&self, now: Timestamp) -> bool {
         self.runs() && now >= self.debounce_ends_at
     }
 
-    /// Whether it is between its plan and its end.
+    /// Whether it has planned and not ended.
     fn builds(&self) -> bool {
         self.runs() && self.planned_at.is_some()
     }
 }
 
-/// A push on its way to start-build.
+/// A push event on its way to start-build.
 #[derive(Debug, Clone)]
 struct Event {
     push: Push,
-    /// When the tag moved.
+    /// Time at which the tag moved.
     pushed_at: Timestamp,
 }
 
-/// The snapshot that nodes use.
+/// The published snapshot.
 #[derive(Debug, Clone)]
 struct Published {
     key: ContentKey,
     planned_at: Timestamp,
 }
 
-/// As much of AWS as the window and the queue are about.
+/// The parts of AWS that affect window and queue.
 #[derive(Debug)]
 struct World {
     now: Timestamp,
-    /// What the repositories' tags stand for.
+    /// Current content of each repository's tag.
     contents: [u8; REPOSITORIES.len()],
     events: Vec<Event>,
     executions: Vec<Execution>,
     published: BTreeMap<CacheName, Published>,
-    /// When an image of a cache was last pushed, and when a build of it last ended badly.
+    /// Times of the last push to a cache, and of its last failed or stopped build.
     last_push: BTreeMap<CacheName, Timestamp>,
     last_fault: BTreeMap<CacheName, Timestamp>,
-    /// How many builders were launched.
+    /// Number of launched builders.
     builders: usize,
-    /// Whether two builds of a cache at once break a promise.
+    /// Whether overlapping builds of a cache violate an invariant.
     alone: bool,
     story: Vec<String>,
 }
@@ -153,7 +153,7 @@ fn reference(repository: usize) -> String {
     format!("{HOST}/{}:v1", REPOSITORIES[repository])
 }
 
-/// Every cache with its configuration.
+/// Configuration of every cache.
 static CONFIGS: LazyLock<BTreeMap<CacheName, CacheConfig>> = LazyLock::new(|| {
     let config = |cache: &CacheName| {
         json!({
@@ -182,7 +182,7 @@ static CONFIGS: LazyLock<BTreeMap<CacheName, CacheConfig>> = LazyLock::new(|| {
         .collect()
 });
 
-/// The caches that a push concerns.
+/// Returns the caches that a push affects.
 fn concerned_by(push: &Push) -> impl Iterator<Item = &'static CacheName> {
     let concerned = CONFIGS.iter().filter(|(_, config)| push.concerns(config));
     concerned.map(|(cache, _)| cache)
@@ -195,7 +195,7 @@ fn pick(count: usize, n: usize) -> Option<usize> {
 impl World {
     fn new() -> Self {
         Self {
-            // Within a window, not at its beginning.
+            // The time is inside a window, not at its start.
             now: Timestamp::from_second(1_767_323_045).unwrap(),
             contents: [0; REPOSITORIES.len()],
             events: Vec::new(),
@@ -209,10 +209,10 @@ impl World {
         }
     }
 
-    /// Lets an operation happen.
+    /// Applies an operation.
     ///
     /// # Errors
-    /// Where it breaks a promise: which one, and all that happened.
+    /// The violated invariant and the log, if there is a violation.
     fn apply(&mut self, op: Op) -> Result<(), String> {
         match op {
             Op::Push {
@@ -252,7 +252,7 @@ impl World {
         self.check_one_builds()
     }
 
-    /// The `n`th of the executions that are `such`.
+    /// Returns the `n`th execution that matches `predicate`.
     fn pick(&self, such: impl Fn(&Execution) -> bool, n: usize) -> Option<usize> {
         let found: Vec<_> = (0..self.executions.len())
             .filter(|n| such(&self.executions[*n]))
@@ -285,9 +285,9 @@ impl World {
         });
     }
 
-    /// start-build with an event of ECR's.
+    /// Runs start-build with an event from ECR.
     fn deliver(&mut self, event: &Event) -> Result<(), String> {
-        // It tells the second.
+        // ECR's events have a resolution of one second.
         let at = Timestamp::from_second(event.pushed_at.as_second()).unwrap();
         for cache in concerned_by(&event.push) {
             let bearer = self.start(
@@ -306,7 +306,7 @@ impl World {
         self.deliver(&event)
     }
 
-    /// start-build with the call of a schedule.
+    /// Runs start-build with a schedule's call.
     fn schedule(&mut self, cache: &CacheName) -> Result<(), String> {
         let bearer = self.start(
             cache,
@@ -316,13 +316,13 @@ impl World {
         self.check_plan_is_younger(bearer, self.now)
     }
 
-    /// `prepull build`.
+    /// Runs `prepull build`.
     fn manual(&mut self, cache: &CacheName) {
         let name = ExecutionName::manual(cache, self.now);
         self.start(cache, name, SignedDuration::ZERO);
     }
 
-    /// `StartExecution`: a new execution, or the one that bears the name, whether or not that still runs.
+    /// Models `StartExecution`: starts an execution, or returns the existing one with this name, even if it has ended.
     fn start(&mut self, cache: &CacheName, name: ExecutionName, debounce: SignedDuration) -> usize {
         let bearer = self
             .executions
@@ -349,7 +349,7 @@ impl World {
     }
 
     fn step(&mut self, n: usize, lag: SignedDuration) -> Result<(), String> {
-        // No call is answered in the millisecond of the one before it.
+        // Two calls never return in the same millisecond.
         self.advance(SignedDuration::from_millis(1));
         let execution = &self.executions[n];
         let cache = execution.cache.clone();
@@ -433,10 +433,10 @@ impl World {
         self.executions[n].ended_at.get_or_insert(self.now);
     }
 
-    /// Notes what somebody is told of: `Build Failed`.
+    /// Records a failure that a `Build Failed` event reports.
     ///
-    /// An execution that is stopped while it debounces keeps its name, and takes with it what is pushed in the rest of its
-    /// window.
+    /// An execution that is stopped during its debounce keeps its name. Pushes in the rest of its window are therefore
+    /// lost with it.
     fn fault(&mut self, n: usize, what: &str) {
         self.tell_of(n, what);
         let execution = &self.executions[n];
@@ -448,7 +448,7 @@ impl World {
         *last = until.max(*last);
     }
 
-    /// `ListExecutions` as it was `lag` ago.
+    /// Returns the result of `ListExecutions` from `lag` ago.
     fn running(&self, cache: &CacheName, lag: SignedDuration) -> Vec<Queued> {
         let then = self.now - lag;
         self.executions
@@ -460,7 +460,7 @@ impl World {
             .collect()
     }
 
-    /// What a snapshot of the cache would hold that is planned now.
+    /// Returns the content key for a plan of the cache at this time.
     fn wanted(&self, cache: &CacheName) -> ContentKey {
         let config = &CONFIGS[cache];
         let repositories = repositories(cache).into_iter();
@@ -487,7 +487,7 @@ impl World {
         published.is_some_and(|published| published.key == self.wanted(cache))
     }
 
-    /// Delivers every event and lets every execution come to its end.
+    /// Delivers every event and runs every execution to its end.
     fn run_to_end(&mut self) -> Result<(), String> {
         while !self.events.is_empty() {
             self.apply(Op::Deliver {
@@ -536,7 +536,7 @@ impl World {
         Ok(())
     }
 
-    /// Where the last push to a cache is not published, somebody was told of a failure since.
+    /// Checks that the last push to each cache is published, or that a failure was reported since.
     fn check_nothing_is_lost_unsaid(&self) -> Result<(), String> {
         for (cache, push) in &self.last_push {
             let told = self
@@ -551,7 +551,7 @@ impl World {
     }
 
     fn check_the_next_schedule_publishes(&mut self) -> Result<(), String> {
-        // In a window of its own: an execution that failed is not started again.
+        // A failed execution is not started again, so the schedule needs a new window.
         self.advance(DEBOUNCE);
         for cache in CONFIGS.keys() {
             self.schedule(cache)?;
@@ -578,7 +578,7 @@ impl World {
     }
 }
 
-/// How long ago the list of executions may have been true.
+/// Generates the lag of a consistent `ListExecutions`.
 fn consistent() -> BoxedStrategy<i64> {
     Just(0).boxed()
 }
@@ -587,9 +587,9 @@ fn lagging() -> BoxedStrategy<i64> {
     (0..=i64::try_from(MOST_LAG.as_millis()).unwrap()).boxed()
 }
 
-/// What happens without a fault and without a person.
+/// Generates an operation that is neither a fault nor a manual build.
 fn any_op(lag: BoxedStrategy<i64>) -> BoxedStrategy<Op> {
-    // Few contents, so that a push often brings back what was there before.
+    // The number of contents is small, so a push often restores an earlier content.
     let push = (0..REPOSITORIES.len(), 0..3u8);
     let milliseconds = vec![1, 400, 1_000, 20_000, 59_000, 60_000, 61_000, 300_000];
     prop_oneof![
@@ -618,7 +618,7 @@ fn many(op: impl Strategy<Value = Op>) -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 0..120)
 }
 
-/// What becomes of a world in which `ops` happen and then nothing more.
+/// Applies `ops` and then runs everything to its end.
 fn after(mut world: World, ops: &[Op]) -> Result<World, String> {
     for op in ops {
         world.apply(*op)?;
@@ -631,7 +631,7 @@ fn holds(result: Result<(), String>) -> Result<(), TestCaseError> {
     result.map_err(TestCaseError::fail)
 }
 
-/// Two builds by hand, the second so soon after the first that it misses it, with `between` happening between the two.
+/// Starts two manual builds, with `between` in the middle. The second starts within the lag and does not see the first.
 /// Both have planned.
 fn two_builds_by_hand(mut world: World, between: impl FnOnce(&mut World)) -> Result<World, String> {
     let moment = SignedDuration::from_millis(100);
@@ -649,7 +649,7 @@ fn two_builds_by_hand(mut world: World, between: impl FnOnce(&mut World)) -> Res
     Ok(world)
 }
 
-/// This costs a builder: one of the two builds is in vain.
+/// The cost is one builder, because one of the two builds is redundant.
 #[test]
 fn of_two_builds_by_hand_within_the_lag_both_build() {
     let broken = two_builds_by_hand(World::new(), |_| {}).unwrap_err();
@@ -659,8 +659,8 @@ fn of_two_builds_by_hand_within_the_lag_both_build() {
     );
 }
 
-/// This costs the time until the next trigger: what was triggered between the two leaves its work to the second, which has
-/// planned long before, since it waits for nobody.
+/// The cost is a delay until the next trigger. The trigger between the two builds is superseded by the second build,
+/// which planned long before because it did not wait.
 #[test]
 fn a_push_after_two_builds_by_hand_within_the_lag_can_be_left_to_the_next_trigger() {
     let lenient = World {
@@ -687,7 +687,8 @@ proptest! {
         holds(after(World::new(), &ops).and_then(|world| world.check_nothing_is_lost_unsaid()))?;
     }
 
-    /// A build that failed is announced, not repeated: the next trigger, a schedule at the latest, builds what it did not.
+    /// prepull reports a failed build and does not repeat it. The next trigger builds the missing content, at the
+    /// latest a schedule.
     #[test]
     fn whatever_fails_no_push_is_lost_unsaid_and_the_next_schedule_publishes_it(
         ops in many(prop_oneof![9 => any_op(consistent()), 1 => manual(), 2 => any_fault()]),
@@ -698,8 +699,8 @@ proptest! {
         }))?;
     }
 
-    /// Triggered executions do not notice that `ListExecutions` is eventually consistent, as long as it lags by less than
-    /// they debounce: whoever looks has run for so long, and whoever is older for longer.
+    /// Triggered executions tolerate eventual consistency of `ListExecutions` if its lag is shorter than the debounce.
+    /// An execution reads the list after its debounce, and every older execution has run for longer.
     #[test]
     fn a_list_that_lags_by_less_than_triggers_debounce_changes_nothing(
         ops in many(prop_oneof![10 => any_op(lagging()), 2 => any_fault()]),
@@ -710,9 +711,9 @@ proptest! {
         }))?;
     }
 
-    /// An execution that a person starts does not debounce, so it can miss one that started within the lag before it. What
-    /// that costs, the tests below show. What it does not: publication never goes backwards, nobody waits for ever, and
-    /// the next schedule publishes what there is.
+    /// A manual execution has no debounce, so it can miss an execution that started within the lag before it. The tests
+    /// above show the cost. Publication still never goes back, no execution gets stuck, and the next schedule publishes
+    /// the current content.
     #[test]
     fn builds_by_hand_on_a_list_that_lags_do_no_lasting_harm(
         ops in many(prop_oneof![9 => any_op(lagging()), 2 => manual(), 2 => any_fault()]),
@@ -721,8 +722,8 @@ proptest! {
         holds(after(world, &ops).and_then(|mut world| world.check_the_next_schedule_publishes()))?;
     }
 
-    /// Each push of a burst, and each of its events that comes late or twice, joins one execution, or two where the burst
-    /// lies across the end of a window.
+    /// All pushes of a burst join one execution, or two if the burst crosses the end of a window. This includes late
+    /// and duplicate events.
     #[test]
     fn a_burst_no_longer_than_a_window_is_one_build_or_two(
         seconds in prop::collection::vec(0..DEBOUNCE.as_secs(), 1..40),
@@ -748,14 +749,14 @@ proptest! {
         prop_assert!((1..=2).contains(&world.builders), "{} builders", world.builders);
     }
 
-    /// Builds of a cache come one after the other, and what waits is never more than the next one: a burst costs no more
-    /// builds than follow each other without a pause, nor does it keep a build from its turn, and the last push waits for
-    /// two builds at the most.
+    /// Builds of a cache run one after the other, and at most one waits. A burst causes no more builds than fit into
+    /// its duration one after the other. It does not starve a build, and the last push waits for at most two builds.
     #[test]
     fn a_burst_is_the_builds_that_fit_in_one_after_the_other(
         pushes in prop::collection::vec(0..3u8, 30..120),
     ) {
-        // The plan, the steps of the build and the publication: each takes a window. The next one's turn comes with the last.
+        // The plan, each step of the build and the publication take one window each. The next execution starts in the
+        // last window.
         let build = usize::from(BUILD_STEPS) + 2;
         let windows = pushes.len();
         let mut world = World::new();

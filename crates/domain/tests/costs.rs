@@ -1,4 +1,4 @@
-//! The tables of `docs/costs.md` are what the model gives.
+//! The tables in `docs/costs.md` match the model.
 
 use std::fmt::Write as _;
 
@@ -10,10 +10,10 @@ use prepull_domain::{Bytes, GiB};
 
 const COSTS: &str = include_str!("../../../docs/costs.md");
 
-/// What the finished volume holds, in GB, and its size.
+/// Content of the finished volume in GB, and size of the volume.
 const CACHES: [(u64, GiB); 3] = [(1, GiB(50)), (10, GiB(50)), (50, GiB(100))];
 
-/// Seconds until the instance of aws-samples' stack is up, by users' reports.
+/// Seconds until the instance of aws-samples' stack is ready. Source: users' reports.
 const CLOUDFORMATION: u32 = 190;
 
 const TYPES: [&str; 5] = [

@@ -1,7 +1,7 @@
-//! Whatever comes from outside is refused or understood: nothing panics, what is taken is written as it was read, and
-//! nothing that is taken means more than itself to a shell.
+//! Parsers accept or refuse external input and never panic. Accepted input is written back unchanged and is safe in a
+//! shell.
 //!
-//! More cases than by default: `PROPTEST_CASES=200000 cargo test -p prepull-domain --test outside`.
+//! Run more cases with `PROPTEST_CASES=200000 cargo test -p prepull-domain --test outside`.
 
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
@@ -22,8 +22,8 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use serde_json::Value;
 
-/// Whether `text` is one word to every shell, in quotation marks of any kind and without, is no option, and is one name
-/// in the documents' lists, which are separated by spaces and commas.
+/// Whether every shell reads `text` as one word, with quotation marks of any kind or without. It must not look like an
+/// option. It must also be one entry in the documents' lists, which separate names by spaces and commas.
 fn is_one_word(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text
@@ -31,7 +31,7 @@ fn is_one_word(text: &str) -> bool {
             .all(|c| c.is_ascii_alphanumeric() || "._:/@-".contains(c))
 }
 
-/// What is taken is written as it was read.
+/// Checks that an accepted text is written back unchanged.
 fn is_written_as_read<T>(given: &str) -> Result<Option<T>, TestCaseError>
 where
     T: FromStr + Display + Debug + PartialEq + serde::Serialize + serde::de::DeserializeOwned,
@@ -46,7 +46,7 @@ where
     Ok(given.parse().ok())
 }
 
-/// The same of something that names one thing.
+/// Checks the same, and that the accepted text is one word.
 fn is_one_name<T>(given: &str) -> Result<(), TestCaseError>
 where
     T: FromStr + Display + Debug + PartialEq + serde::Serialize + serde::de::DeserializeOwned,
@@ -56,7 +56,7 @@ where
     Ok(())
 }
 
-/// The outputs of the corpus, which blank lines separate.
+/// Returns the outputs in the corpus, which are separated by blank lines.
 fn node_outputs() -> impl Iterator<Item = &'static str> {
     NODE_OUTPUTS.split("\n\n")
 }
@@ -117,7 +117,8 @@ proptest! {
         is_one_name::<VolumeId>(&given)?;
         is_one_name::<WantedVersion>(&given)?;
         prop_assert!(given.parse::<Architecture>().is_ok_and(|it| it.as_str() == given) || given.parse::<Architecture>().is_err());
-        // Step Functions names executions, and people do: theirs may begin with what they like. No shell hears of them.
+        // Step Functions and people also choose execution names, which can start with any character. No shell receives
+        // them.
         is_written_as_read::<ExecutionName>(&given)?;
         if let Some(arn) = is_written_as_read::<ExecutionArn>(&given)? {
             prop_assert!(given.ends_with(arn.name().as_str()));
@@ -164,7 +165,7 @@ proptest! {
             prop_assert!(wanted >= status.disk.wanted_size(Bytes(0)));
         }
         if let Ok(node) = output.parse::<ReadyNode>() {
-            // They go into the manifest, and with it into events and onto people's terminals.
+            // The versions go into the manifest, and from there into events and terminals.
             for said in [&node.containerd_version, &node.kernel_version, &node.snapshotter] {
                 prop_assert!((1..=64).contains(&said.len()) && !said.contains(char::is_control), "{said:?}");
             }

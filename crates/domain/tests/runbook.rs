@@ -1,4 +1,4 @@
-//! The runbook has an entry for every error that a build can end in, with the remedy that the event gives.
+//! The runbook has an entry for every error of a build, with the same remedy as the event.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use prepull_domain::failure::{ABORTED, ABORTED_REMEDY, FOREIGN_ERRORS};
 
 const RUNBOOK: &str = include_str!("../../../docs/runbook.md");
 
-/// The entries below a heading of the second level, by their own headings.
+/// Returns the entries of a section by their headings.
 fn entries(section: &str) -> BTreeMap<&'static str, &'static str> {
     let (_, rest) = RUNBOOK
         .split_once(&format!("\n## {section}\n"))
