@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_are_kept_and_so_is_an_older_one_that_nodes_use() {
+    fn newest_snapshots_and_those_in_use_are_kept() {
         let published = Some(SnapshotState::Published);
         let verified = Some(SnapshotState::Verified);
         let snapshots = [
@@ -100,7 +100,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_used_unfinished_or_newest_never_goes(
+        fn retention_keeps_used_unfinished_and_newest_snapshots(
             snapshots in any_snapshots(),
             retain in 0..6u8,
             used in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
@@ -124,7 +124,7 @@ mod tests {
         }
 
         #[test]
-        fn no_more_stay_than_are_retained_and_used(snapshots in any_snapshots(), retain in 1..6u8) {
+        fn retention_deletes_every_snapshot_beyond_the_limit(snapshots in any_snapshots(), retain in 1..6u8) {
             let going = beyond_retention(&snapshots, retain, &BTreeSet::new());
             let good = snapshots.iter().filter(|found| found.is_good()).count();
             prop_assert_eq!(good - going.len(), good.min(usize::from(retain)));

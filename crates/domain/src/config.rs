@@ -248,13 +248,13 @@ mod tests {
     }
 
     #[test]
-    fn a_valid_configuration_is_written_as_it_was_read() {
+    fn valid_configuration_survives_a_round_trip() {
         let config = CacheConfig::parse(&"web".parse().unwrap(), &valid().to_string()).unwrap();
         assert_eq!(serde_json::to_value(&config).unwrap(), valid());
     }
 
     #[test]
-    fn a_wrong_configuration_is_refused_with_what_is_wrong_and_where() {
+    fn invalid_configuration_error_has_location_and_remedy() {
         let many: Vec<_> = (0..=MAX_IMAGES)
             .map(|n| format!("docker.io/library/nginx:{n}"))
             .collect();
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_s_name_is_safe_in_paths_tags_and_execution_names() {
+    fn cache_name_refuses_unsafe_characters() {
         assert!("web-2".parse::<CacheName>().is_ok());
         for wrong in [
             "",

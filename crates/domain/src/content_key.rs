@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_images_does_not_change_the_key_and_everything_else_does() {
+    fn content_key_ignores_only_the_order_of_images() {
         let (a, b) = (
             image("docker.io/library/a:1", 'a'),
             image("docker.io/library/b:1", 'b'),
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_of_a_given_content_never_changes() {
+    fn content_key_stays_the_same_across_releases() {
         let key = key(
             "aws-k8s-1.33",
             Architecture::X86_64,

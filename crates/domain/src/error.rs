@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_s_name_is_its_variant_s() {
+    fn error_has_the_name_of_its_variant() {
         let error = StageError::Throttled {
             call: "ec2:RunInstances",
             message: String::new(),
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_remedy_is_one_sentence_without_its_full_stop() {
+    fn remedy_is_one_sentence_without_a_full_stop() {
         for name in ErrorName::ALL {
             let remedy = name.remedy();
             assert!(remedy.starts_with(char::is_uppercase), "{remedy}");

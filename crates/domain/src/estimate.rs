@@ -514,7 +514,7 @@ mod tests {
 
     /// Eight images on two cores. The volume received about five bytes for each pulled byte.
     #[test]
-    fn the_model_gives_what_pulls_took_on_the_local_cloud() {
+    fn model_matches_pulls_on_the_local_cloud() {
         let work = Work {
             images: 8,
             pulled: Bytes(506_000_000),
@@ -532,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn more_cores_help_as_long_as_there_are_pulls_for_them() {
+    fn more_cores_speed_up_only_parallel_pulls() {
         let work = Work {
             images: 10,
             pulled: gb(10),
@@ -561,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_without_a_price_is_known_by_its_size() {
+    fn instance_type_without_a_price_has_vcpus() {
         let known = InstanceType::named("m7i.2xlarge").unwrap();
         assert_eq!((known.vcpus, known.hourly), (8, Some(0.4032)));
         for (name, vcpus) in [("r8i.large", 2), ("m7i.48xlarge", 192), ("x9.3xlarge", 12)] {
@@ -574,7 +574,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_s_baseline_counts_only_for_what_takes_longer_than_its_burst() {
+    fn ebs_baseline_limits_only_pulls_beyond_the_burst() {
         let instance = InstanceType::named("m7i.xlarge").unwrap();
         let pull = |written| {
             let work = Work {
@@ -590,14 +590,14 @@ mod tests {
     }
 
     #[test]
-    fn what_has_not_changed_costs_a_hundredth_of_a_cent() {
+    fn unchanged_build_costs_a_hundredth_of_a_cent() {
         let estimate = unchanged();
         assert_eq!(estimate.seconds.total(), 5);
         assert_eq!(estimate.dollars.build(), Some(0.0001));
     }
 
     #[test]
-    fn fast_snapshot_restore_is_taken_only_where_it_pays_and_its_credits_suffice() {
+    fn fast_restore_needs_a_lower_price_and_enough_credits() {
         let recommended = |used, nodes| hydration(used, GiB(100), nodes).recommended;
         assert_eq!(recommended(Bytes(200_000_000), Some(240)), Loading::Lazy);
         assert_eq!(recommended(gb(60), None), Loading::InitializationRate);

@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_identifier_of_one_kind_is_none_of_another() {
+    fn identifier_refuses_other_kinds() {
         assert!("snap-0123456789abcdef0".parse::<SnapshotId>().is_ok());
         assert!("snap-12345678".parse::<SnapshotId>().is_ok());
         for wrong in [
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_identifier_is_named_with_what_was_expected() {
+    fn invalid_identifier_error_has_the_expected_format() {
         let error = "i-xyz".parse::<InstanceId>().unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_region_is_named_as_aws_names_it() {
+    fn region_name_accepts_only_aws_format() {
         for right in ["eu-west-1", "us-gov-east-1", "ap-southeast-5"] {
             assert!(right.parse::<RegionName>().is_ok(), "{right}");
         }

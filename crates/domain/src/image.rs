@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn references_are_written_as_they_were_read() {
+    fn image_reference_survives_a_round_trip() {
         for given in [
             "docker.io/library/nginx:1.27".to_owned(),
             "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/api:v1.2.3".to_owned(),
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_reference_is_refused() {
+    fn malformed_reference_does_not_parse() {
         let long = format!("docker.io/library/{}:1", "a".repeat(300));
         for wrong in [
             "",
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_name_is_refused_with_its_full_name() {
+    fn short_name_error_suggests_the_full_name() {
         let error = "nginx:1.27".parse::<ImageReference>().unwrap_err();
         assert!(
             error.to_string().contains("`docker.io/library/nginx:1.27`"),
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_without_tag_and_digest_is_refused() {
+    fn reference_without_tag_and_digest_does_not_parse() {
         assert_eq!(
             "docker.io/library/nginx".parse::<ImageReference>(),
             Err(InvalidReference::NoTag {
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tagged_image_is_found_by_tag_and_by_digest() {
+    fn tagged_image_has_names_by_tag_and_digest() {
         let digest: Digest = DIGEST.parse().unwrap();
         assert_eq!(
             parse("docker.io/library/nginx:1.27").names_on_node(&digest),
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_ecr_image_tells_its_account_and_region() {
+    fn private_ecr_reference_yields_account_and_region() {
         let ecr = parse("123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/api:v1")
             .ecr()
             .unwrap();

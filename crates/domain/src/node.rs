@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ready_node_tells_its_versions() {
+    fn ready_output_yields_all_versions() {
         let output = "OS {\"os\": {\"version_id\": \"1.57.0\", \"arch\": \"x86_64\"}}\n\
                       CONTAINERD 2.1.4+bottlerocket\nKERNEL 6.12.40\nSNAPSHOTTER overlayfs\nEND\n";
         let node: ReadyNode = output.parse().unwrap();
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_is_not_ready_says_what_it_waits_for() {
+    fn waiting_output_yields_the_missing_part() {
         assert_eq!(
             ReadyNode::waiting_for("WAITING the admin container\n"),
             Some("the admin container")
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ready_node_that_lacks_a_version_is_not_taken() {
+    fn ready_output_without_a_version_does_not_parse() {
         for (output, error) in [
             (
                 "OS {\"os\": {}}\nCONTAINERD 2\nKERNEL 6\nSNAPSHOTTER overlayfs\nEND",
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_tells_pulls_images_and_disk() {
+    fn status_output_yields_pulls_images_and_disk() {
         let output = format!(
             "UNIT 0 active exited\nUNIT 1 active running\nUNIT 2 failed failed\n\
              LOG 2 level=fatal msg=\"no  such image\"\n\
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_that_was_cut_or_garbled_is_not_taken() {
+    fn truncated_or_garbled_status_does_not_parse() {
         for output in [
             "",
             "DISK 1000 300",
@@ -420,14 +420,14 @@ mod tests {
     }
 
     #[test]
-    fn the_node_s_own_sandbox_image_is_known_by_its_name() {
+    fn image_name_identifies_the_sandbox_image() {
         assert!(name("localhost/kubernetes/pause:0.1.0").is_sandbox());
         assert!(name("602401143452.dkr.ecr.eu-west-1.amazonaws.com/eks/pause:3.10").is_sandbox());
         assert!(!name("docker.io/team/pause-button:1").is_sandbox());
     }
 
     #[test]
-    fn a_volume_is_too_full_from_eighty_percent_and_a_wanted_one_is_filled_to_sixty_five() {
+    fn disk_is_too_full_at_80_percent_and_grows_to_65() {
         let disk = |used| Disk {
             size: GiB(10).bytes(),
             used,

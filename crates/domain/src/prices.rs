@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_volume_only_what_lies_above_the_baseline_costs_more_than_its_size() {
+    fn volume_price_adds_only_performance_above_baseline() {
         let months = [
             month(100, 3_000, 125),
             month(50, 3_000, 500),
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_costs_its_changed_bytes() {
+    fn snapshot_price_covers_changed_bytes() {
         assert!((snapshot_month(GiB(20).bytes()) - 1.0).abs() < 1e-9);
     }
 }

@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn executions_that_started_at_once_agree_on_whose_turn_it_is() {
+    fn simultaneous_executions_agree_on_the_order() {
         let running = [queued(7, "b"), queued(7, "a")];
         assert_eq!(turn(&running[1], &running), Turn::Go);
         assert_eq!(
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn an_execution_that_is_not_listed_yet_has_its_place_all_the_same() {
+    fn unlisted_execution_queues_behind_listed_ones() {
         let own = queued(9, "own");
         assert_eq!(turn(&own, &[]), Turn::Go);
         assert_eq!(
@@ -111,7 +111,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn exactly_one_execution_builds_and_at_most_one_waits(queue in any_queue()) {
+        fn queue_has_one_builder_and_at_most_one_waiter(queue in any_queue()) {
             let turns: Vec<_> = queue.iter().map(|own| turn(own, &queue)).collect();
             let count = |wanted: fn(&Turn) -> bool| turns.iter().filter(|turn| wanted(turn)).count();
             prop_assert_eq!(count(|turn| matches!(turn, Turn::Go)), 1);
@@ -119,7 +119,7 @@ mod tests {
         }
 
         #[test]
-        fn the_newest_is_never_superseded_and_is_who_supersedes(queue in any_queue()) {
+        fn newest_execution_supersedes_those_in_between(queue in any_queue()) {
             let newest = queue.iter().max().unwrap();
             for own in &queue {
                 match turn(own, &queue) {
@@ -133,7 +133,7 @@ mod tests {
         }
 
         #[test]
-        fn the_newest_builds_in_the_end_whoever_looks_first(queue in any_queue(), order in any::<prop::sample::Index>()) {
+        fn newest_execution_builds_last_in_every_order(queue in any_queue(), order in any::<prop::sample::Index>()) {
             let newest = queue.iter().max().unwrap().clone();
             let mut left: BTreeSet<_> = queue.into_iter().collect();
             let mut built = Vec::new();

@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_read_as_a_person_would_write_them() {
+    fn size_displays_with_a_decimal_unit() {
         let shown: Vec<_> = [0, 999, 1_500, 2_340_000, 45_600_000_000]
             .map(|n| Bytes(n).to_string())
             .into();

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_push_changes_the_reference_with_the_same_registry_repository_and_tag_alone() {
+    fn push_changes_only_the_same_repository_and_tag() {
         let host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
         let digest = format!("sha256:{}", "a".repeat(64));
         let push = push("123456789012", "eu-west-1", "team/api", "v1");
@@ -134,13 +134,13 @@ mod tests {
     }
 
     #[test]
-    fn an_execution_started_by_hand_names_the_cache_and_nothing_else() {
+    fn manual_input_serializes_only_the_cache() {
         let input: ExecutionInput = serde_json::from_str(r#"{"cache": "web"}"#).unwrap();
         assert_eq!(serde_json::to_string(&input).unwrap(), r#"{"cache":"web"}"#);
     }
 
     #[test]
-    fn an_input_names_its_cache_whatever_else_it_holds() {
+    fn input_yields_the_cache_despite_unknown_fields() {
         for (input, cache) in [
             (r#"{"cache": "web"}"#, Some("web")),
             (

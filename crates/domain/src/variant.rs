@@ -182,14 +182,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_variant_is_written_as_it_was_read() {
+    fn variant_survives_a_round_trip() {
         for name in ["aws-k8s-1.28", "aws-k8s-1.33", "aws-k8s-1.33-fips"] {
             assert_eq!(name.parse::<Variant>().unwrap().to_string(), name);
         }
     }
 
     #[test]
-    fn an_nvidia_variant_is_refused_with_the_one_to_name_instead() {
+    fn nvidia_variant_error_suggests_the_plain_variant() {
         for (nvidia, instead) in [
             ("aws-k8s-1.33-nvidia", "aws-k8s-1.33"),
             ("aws-k8s-1.33-nvidia-fips", "aws-k8s-1.33-fips"),
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_variant_is_refused() {
+    fn unknown_variant_does_not_parse() {
         for wrong in [
             "",
             "aws-k8s-1.27",
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_ordered_by_number_and_not_by_letter() {
+    fn bottlerocket_versions_compare_as_numbers() {
         let old: BottlerocketVersion = "1.9.2".parse().unwrap();
         let new: BottlerocketVersion = "1.57.0-ab12cd34".parse().unwrap();
         assert!(old < new);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wanted_version_is_latest_or_one_release() {
+    fn wanted_version_accepts_latest_or_one_release() {
         assert!("latest".parse::<WantedVersion>().is_ok());
         assert!("1.57.0".parse::<WantedVersion>().is_ok());
         for wrong in [

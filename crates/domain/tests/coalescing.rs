@@ -651,7 +651,7 @@ fn two_builds_by_hand(mut world: World, between: impl FnOnce(&mut World)) -> Res
 
 /// The cost is one builder, because one of the two builds is redundant.
 #[test]
-fn of_two_builds_by_hand_within_the_lag_both_build() {
+fn manual_builds_within_the_lag_overlap() {
     let broken = two_builds_by_hand(World::new(), |_| {}).unwrap_err();
     assert!(
         broken.starts_with("two builds of a cache run at once"),
@@ -662,7 +662,7 @@ fn of_two_builds_by_hand_within_the_lag_both_build() {
 /// The cost is a delay until the next trigger. The trigger between the two builds is superseded by the second build,
 /// which planned long before because it did not wait.
 #[test]
-fn a_push_after_two_builds_by_hand_within_the_lag_can_be_left_to_the_next_trigger() {
+fn push_after_overlapping_builds_waits_for_the_next_trigger() {
     let lenient = World {
         alone: false,
         ..World::new()
@@ -681,7 +681,7 @@ fn a_push_after_two_builds_by_hand_within_the_lag_can_be_left_to_the_next_trigge
 
 proptest! {
     #[test]
-    fn the_last_push_is_published_one_build_runs_and_publication_never_goes_backwards(
+    fn last_push_is_published_without_overlapping_builds(
         ops in many(prop_oneof![9 => any_op(consistent()), 1 => manual()]),
     ) {
         holds(after(World::new(), &ops).and_then(|world| world.check_nothing_is_lost_unsaid()))?;
@@ -690,7 +690,7 @@ proptest! {
     /// prepull reports a failed build and does not repeat it. The next trigger builds the missing content, at the
     /// latest a schedule.
     #[test]
-    fn whatever_fails_no_push_is_lost_unsaid_and_the_next_schedule_publishes_it(
+    fn failed_build_is_reported_and_the_next_schedule_repairs_it(
         ops in many(prop_oneof![9 => any_op(consistent()), 1 => manual(), 2 => any_fault()]),
     ) {
         holds(after(World::new(), &ops).and_then(|mut world| {
@@ -702,7 +702,7 @@ proptest! {
     /// Triggered executions tolerate eventual consistency of `ListExecutions` if its lag is shorter than the debounce.
     /// An execution reads the list after its debounce, and every older execution has run for longer.
     #[test]
-    fn a_list_that_lags_by_less_than_triggers_debounce_changes_nothing(
+    fn lag_below_the_debounce_changes_nothing(
         ops in many(prop_oneof![10 => any_op(lagging()), 2 => any_fault()]),
     ) {
         holds(after(World::new(), &ops).and_then(|mut world| {
@@ -715,7 +715,7 @@ proptest! {
     /// above show the cost. Publication still never goes back, no execution gets stuck, and the next schedule publishes
     /// the current content.
     #[test]
-    fn builds_by_hand_on_a_list_that_lags_do_no_lasting_harm(
+    fn manual_builds_within_the_lag_do_no_lasting_harm(
         ops in many(prop_oneof![9 => any_op(lagging()), 2 => manual(), 2 => any_fault()]),
     ) {
         let world = World { alone: false, ..World::new() };
@@ -725,7 +725,7 @@ proptest! {
     /// All pushes of a burst join one execution, or two if the burst crosses the end of a window. This includes late
     /// and duplicate events.
     #[test]
-    fn a_burst_no_longer_than_a_window_is_one_build_or_two(
+    fn burst_within_one_window_builds_at_most_twice(
         seconds in prop::collection::vec(0..DEBOUNCE.as_secs(), 1..40),
         begin in 0..DEBOUNCE.as_secs(),
         twice in any::<bool>(),
@@ -752,7 +752,7 @@ proptest! {
     /// Builds of a cache run one after the other, and at most one waits. A burst causes no more builds than fit into
     /// its duration one after the other. It does not starve a build, and the last push waits for at most two builds.
     #[test]
-    fn a_burst_is_the_builds_that_fit_in_one_after_the_other(
+    fn long_burst_builds_one_after_the_other(
         pushes in prop::collection::vec(0..3u8, 30..120),
     ) {
         // The plan, each step of the build and the publication take one window each. The next execution starts in the

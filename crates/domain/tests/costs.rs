@@ -38,7 +38,7 @@ fn expect(name: &str, table: &str) {
 }
 
 #[test]
-fn the_table_of_cold_builds_is_what_the_model_gives() {
+fn cold_build_table_matches_the_model() {
     let mut table =
         "| builder | MiB/s | 1 GB | 10 GB | 50 GB |\n| --- | --- | --- | --- | --- |\n".to_owned();
     for name in TYPES {
@@ -72,7 +72,7 @@ fn the_table_of_cold_builds_is_what_the_model_gives() {
 }
 
 #[test]
-fn the_comparison_with_the_recipe_is_what_the_model_gives() {
+fn recipe_comparison_matches_the_model() {
     let instance = InstanceType::named("m7i.2xlarge").expect("the default type has a size");
     let mut table =
         "| used | by hand | first build | a twentieth changed |\n| --- | --- | --- | --- |\n"
@@ -113,7 +113,7 @@ fn the_comparison_with_the_recipe_is_what_the_model_gives() {
 }
 
 #[test]
-fn the_table_of_nodes_is_what_the_model_gives() {
+fn node_table_matches_the_model() {
     let mut table = format!(
         "| used | at first touch | at {FASTEST_INITIALIZATION} MiB/s | Fast Snapshot Restore |\n| --- | --- | --- | --- |\n"
     );

@@ -62,7 +62,7 @@ fn node_outputs() -> impl Iterator<Item = &'static str> {
 }
 
 #[test]
-fn the_corpus_is_taken() {
+fn corpus_parses() {
     for reference in IMAGE_REFERENCES.lines() {
         assert!(reference.parse::<ImageReference>().is_ok(), "{reference}");
     }
@@ -80,7 +80,7 @@ fn the_corpus_is_taken() {
 
 proptest! {
     #[test]
-    fn an_image_reference_that_is_taken_is_one_word_and_so_are_all_its_names(
+    fn accepted_image_reference_yields_only_single_words(
         given in mutated(IMAGE_REFERENCES.lines()),
         digest in mutated(IDENTIFIERS.lines().filter(|line| line.starts_with("sha256:"))),
     ) {
@@ -101,7 +101,7 @@ proptest! {
     }
 
     #[test]
-    fn an_identifier_that_is_taken_is_one_word(given in mutated(IDENTIFIERS.lines())) {
+    fn accepted_identifier_is_one_word(given in mutated(IDENTIFIERS.lines())) {
         is_one_name::<AccountId>(&given)?;
         is_one_name::<AmiId>(&given)?;
         is_one_name::<CacheName>(&given)?;
@@ -126,7 +126,7 @@ proptest! {
     }
 
     #[test]
-    fn a_version_that_is_read_is_written_so_that_it_can_be_read_again(given in mutated(["1.57.0", "1.57.0-0a1b2c3d"])) {
+    fn accepted_version_survives_a_round_trip(given in mutated(["1.57.0", "1.57.0-0a1b2c3d"])) {
         if let Ok(version) = given.parse::<BottlerocketVersion>() {
             let written = version.to_string();
             prop_assert!(given.starts_with(&written), "{given:?} was read as {written}");
@@ -136,7 +136,7 @@ proptest! {
     }
 
     #[test]
-    fn a_configuration_is_refused_or_written_as_it_was_read(json in mutated_json(CONFIGURATIONS)) {
+    fn accepted_configuration_survives_a_round_trip(json in mutated_json(CONFIGURATIONS)) {
         let cache: CacheName = "web".parse().unwrap();
         match CacheConfig::parse(&cache, &json.to_string()) {
             Ok(config) => {
@@ -148,13 +148,13 @@ proptest! {
     }
 
     #[test]
-    fn a_configuration_that_is_no_json_is_refused(text in mutated([CONFIGURATIONS, "[]", "{}", "null", ""])) {
+    fn malformed_json_does_not_panic(text in mutated([CONFIGURATIONS, "[]", "{}", "null", ""])) {
         let _ = CacheConfig::parse(&"web".parse().unwrap(), &text);
         let _ = ExecutionInput::cache_in(&text);
     }
 
     #[test]
-    fn what_a_builder_prints_is_refused_or_understood(output in mutated(node_outputs())) {
+    fn builder_output_parses_safely_or_is_refused(output in mutated(node_outputs())) {
         if let Ok(status) = output.parse::<ImageStatus>() {
             for other in &status.others {
                 prop_assert!(is_one_word(other.name.as_str()), "{other:?}");

@@ -38,7 +38,7 @@ fn expect<'a>(section: &str, errors: impl IntoIterator<Item = (&'a str, &'a str)
 }
 
 #[test]
-fn every_error_of_a_stage_has_its_entry_and_no_other() {
+fn runbook_covers_exactly_the_stage_errors() {
     expect(
         "Errors of a build",
         ErrorName::ALL
@@ -48,7 +48,7 @@ fn every_error_of_a_stage_has_its_entry_and_no_other() {
 }
 
 #[test]
-fn every_family_of_aws_own_names_has_its_entry_and_no_other() {
+fn runbook_covers_exactly_the_aws_error_families() {
     let aborted = [(ABORTED, ABORTED_REMEDY)];
     expect("AWS's own names", FOREIGN_ERRORS.into_iter().chain(aborted));
 }
