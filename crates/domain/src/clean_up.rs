@@ -110,24 +110,24 @@ mod tests {
                 .filter(|_| !snapshots.is_empty())
                 .map(|n| n.get(&snapshots).id.clone())
                 .collect();
-            let going = beyond_retention(&snapshots, retain, &in_use);
-            let goes = |found: &FoundSnapshot| going.contains(&found.id);
-            prop_assert!(!going.iter().any(|id| in_use.contains(id)));
-            prop_assert!(!snapshots.iter().any(|found| goes(found) && !found.is_good()));
+            let deleted = beyond_retention(&snapshots, retain, &in_use);
+            let is_deleted = |found: &FoundSnapshot| deleted.contains(&found.id);
+            prop_assert!(!deleted.iter().any(|id| in_use.contains(id)));
+            prop_assert!(!snapshots.iter().any(|found| is_deleted(found) && !found.is_good()));
             let newest = snapshots.iter().filter(|found| found.is_good()).map(|found| found.started_at).max();
-            let kept: Vec<_> = snapshots.iter().filter(|found| found.is_good() && !goes(found)).collect();
+            let kept: Vec<_> = snapshots.iter().filter(|found| found.is_good() && !is_deleted(found)).collect();
             prop_assert!(newest.is_none_or(|newest| kept.iter().any(|found| found.started_at == newest)));
             // Every kept snapshot is in use or at least as new as each deleted one.
-            for gone in snapshots.iter().filter(|found| goes(found)) {
+            for gone in snapshots.iter().filter(|found| is_deleted(found)) {
                 prop_assert!(kept.iter().all(|found| in_use.contains(&found.id) || found.started_at >= gone.started_at));
             }
         }
 
         #[test]
         fn retention_deletes_every_snapshot_beyond_the_limit(snapshots in any_snapshots(), retain in 1..6u8) {
-            let going = beyond_retention(&snapshots, retain, &BTreeSet::new());
+            let deleted = beyond_retention(&snapshots, retain, &BTreeSet::new());
             let good = snapshots.iter().filter(|found| found.is_good()).count();
-            prop_assert_eq!(good - going.len(), good.min(usize::from(retain)));
+            prop_assert_eq!(good - deleted.len(), good.min(usize::from(retain)));
         }
     }
 }

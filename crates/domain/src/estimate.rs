@@ -31,7 +31,7 @@ const SSM_READY: f64 = 8.0;
 const POWER_OFF: f64 = 30.0;
 
 /// Minimum time of a snapshot, in seconds. An assumption.
-const SNAPSHOT_LEAST: f64 = 30.0;
+const MIN_SNAPSHOT: f64 = 30.0;
 
 /// Rate at which EBS stores a snapshot, in bytes per second. Source: users' reports, about 15 minutes for 100 GB.
 const SNAPSHOT_RATE: f64 = 100e9 / 900.0;
@@ -56,11 +56,11 @@ const NETWORK_RATE: f64 = 0.39e9 / 8.0;
 
 /// Maximum bytes per second through an internet gateway, 5 Gbit/s. Source: EC2 user guide, "Instance network
 /// bandwidth", for fewer than 32 vCPUs.
-const NETWORK_MOST: f64 = 5e9 / 8.0;
+const MAX_NETWORK_RATE: f64 = 5e9 / 8.0;
 
 /// Age at which Linux writes dirty pages, in seconds. The final sync writes all younger pages. Source: the kernel's
 /// `vm.dirty_expire_centisecs`, 3,000 by default.
-const UNWRITTEN: f64 = 30.0;
+const DIRTY_PAGE_AGE: f64 = 30.0;
 
 /// Time for which an instance has its maximum EBS bandwidth, in seconds. Source: EC2 user guide, "EBS-optimized
 /// instances": at least 30 minutes, once a day.
@@ -80,7 +80,7 @@ const TRANSITIONS: f64 = 14.0;
 /// State transitions of a build that is up to date.
 const TRANSITIONS_UNCHANGED: f64 = 4.0;
 /// Minimum time that AWS charges for an instance or a gp3 volume, in seconds. Source: the pricing pages of EC2 and EBS.
-const LEAST_CHARGED: f64 = 60.0;
+const MIN_CHARGED: f64 = 60.0;
 
 // Loading of a snapshot on nodes.
 
@@ -102,7 +102,7 @@ const FAST_RESTORE_CREDITS: (f64, f64) = (10.0, 1_024.0);
 /// Minutes until Fast Snapshot Restore is ready, for each TiB of volume size. Source: EBS user guide.
 const FAST_RESTORE_MINUTES: f64 = 60.0;
 /// Maximum loading time in seconds for which the model recommends the free option. An assumption.
-const BEARABLE: u32 = 60;
+const MAX_LAZY_SECONDS: u32 = 60;
 
 /// Instance types of one generation and kind, from `xlarge` to `4xlarge`. vCPUs, price and baseline double with each
 /// size.
@@ -305,34 +305,34 @@ pub fn build(
     volume: &VolumeConfig,
     pulls_at_once: Option<u8>,
 ) -> Estimate {
-    let written = number(work.written);
+    let written = to_f64(work.written);
     let (pull, sync) = pull_and_sync(work, instance, volume, pulls_at_once);
-    let snapshot = SNAPSHOT_LEAST + written / SNAPSHOT_RATE;
+    let snapshot = MIN_SNAPSHOT + written / SNAPSHOT_RATE;
     let running = BOOT + SSM_READY + pull + sync + POWER_OFF;
     let attached = PENDING + running + snapshot + PUBLISH;
     let total = PLAN + attached;
 
     Estimate {
         seconds: Steps {
-            plan: whole(PLAN),
-            launch: whole(PENDING + BOOT),
-            ssm: whole(SSM_READY),
-            pull: whole(pull),
-            sync: whole(sync),
-            power_off: whole(POWER_OFF),
-            snapshot: whole(snapshot),
-            publish: whole(PUBLISH),
+            plan: round(PLAN),
+            launch: round(PENDING + BOOT),
+            ssm: round(SSM_READY),
+            pull: round(pull),
+            sync: round(sync),
+            power_off: round(POWER_OFF),
+            snapshot: round(snapshot),
+            publish: round(PUBLISH),
         },
         dollars: Dollars {
             instance: instance
                 .hourly
-                .map(|hourly| cents(hourly / 3_600.0 * running.max(LEAST_CHARGED))),
-            volume: cents(prices::volume_second(volume) * attached.max(LEAST_CHARGED)),
-            lambda: cents(LAMBDA_GB * total * prices::LAMBDA_GB_SECOND),
-            transitions: cents(
+                .map(|hourly| round_dollars(hourly / 3_600.0 * running.max(MIN_CHARGED))),
+            volume: round_dollars(prices::volume_second(volume) * attached.max(MIN_CHARGED)),
+            lambda: round_dollars(LAMBDA_GB * total * prices::LAMBDA_GB_SECOND),
+            transitions: round_dollars(
                 (TRANSITIONS + (total / LAMBDA_SECONDS).floor()) * prices::TRANSITION,
             ),
-            snapshot_month: cents(prices::snapshot_month(work.written)),
+            snapshot_month: round_dollars(prices::snapshot_month(work.written)),
         },
     }
 }
@@ -342,14 +342,14 @@ pub fn build(
 pub fn unchanged() -> Estimate {
     Estimate {
         seconds: Steps {
-            plan: whole(PLAN),
+            plan: round(PLAN),
             ..Steps::default()
         },
         dollars: Dollars {
             instance: Some(0.0),
             volume: 0.0,
-            lambda: cents(LAMBDA_GB * PLAN * prices::LAMBDA_GB_SECOND),
-            transitions: cents(TRANSITIONS_UNCHANGED * prices::TRANSITION),
+            lambda: round_dollars(LAMBDA_GB * PLAN * prices::LAMBDA_GB_SECOND),
+            transitions: round_dollars(TRANSITIONS_UNCHANGED * prices::TRANSITION),
             snapshot_month: 0.0,
         },
     }
@@ -367,14 +367,14 @@ fn pull_and_sync(
     pulls_at_once: Option<u8>,
 ) -> (f64, f64) {
     let vcpus = f64::from(instance.vcpus);
-    let (pulled, written) = (number(work.pulled), number(work.written));
+    let (pulled, written) = (to_f64(work.pulled), to_f64(work.written));
 
     // An image keeps one core busy. Parallel pulls keep only a fraction of all cores busy.
     let pulls_at_once = pulls_at_once.map_or(instance.vcpus + 1, u32::from);
     let cores = f64::from(work.images.min(pulls_at_once).max(1));
     let cores = cores.min((vcpus * BUSY_CORES).max(1.0));
-    let inflate = (pulled / cores).max(number(work.largest)) / INFLATE_RATE;
-    let network = pulled / (vcpus * NETWORK_RATE).min(NETWORK_MOST);
+    let inflate = (pulled / cores).max(to_f64(work.largest)) / INFLATE_RATE;
+    let network = pulled / (vcpus * NETWORK_RATE).min(MAX_NETWORK_RATE);
 
     let provisioned = f64::from(volume.throughput_mibps) * MIB;
     let rate = match instance.ebs {
@@ -384,11 +384,15 @@ fn pull_and_sync(
     };
     let writes = written / rate;
 
-    let filling = inflate.max(network);
-    let late = filling.min(UNWRITTEN);
-    let young = if filling > 0.0 { late / filling } else { 0.0 };
-    let end = (filling + writes * young).max(late + writes);
-    let pull = filling.max(writes);
+    let transfer = inflate.max(network);
+    let dirty_seconds = transfer.min(DIRTY_PAGE_AGE);
+    let dirty_fraction = if transfer > 0.0 {
+        dirty_seconds / transfer
+    } else {
+        0.0
+    };
+    let end = (transfer + writes * dirty_fraction).max(dirty_seconds + writes);
+    let pull = transfer.max(writes);
     (pull, end - pull)
 }
 
@@ -440,19 +444,19 @@ pub enum Loading {
 /// Restore.
 #[must_use]
 pub fn hydration(used: Bytes, volume: GiB, nodes_per_day: Option<u32>) -> Hydration {
-    let (bytes, volume) = (number(used), f64::from(volume.0));
-    let at = |rate: u32| whole(bytes / (f64::from(rate) * MIB));
+    let (bytes, volume) = (to_f64(used), f64::from(volume.0));
+    let at = |rate: u32| round(bytes / (f64::from(rate) * MIB));
     let price = bytes / GIB * INITIALIZATION_GIB;
     let (most, gib) = FAST_RESTORE_CREDITS;
     let restore = FastSnapshotRestore {
         dollars_per_hour: FAST_RESTORE_HOUR,
-        volumes_per_hour: tenth((gib / volume).min(most)),
-        pays_from: tenth(FAST_RESTORE_HOUR / price),
-        ready_after_minutes: whole((FAST_RESTORE_MINUTES * volume / 1_024.0).ceil()),
+        volumes_per_hour: round_to_tenth((gib / volume).min(most)),
+        pays_from: round_to_tenth(FAST_RESTORE_HOUR / price),
+        ready_after_minutes: round((FAST_RESTORE_MINUTES * volume / 1_024.0).ceil()),
     };
-    let lazy_seconds = whole(bytes / LAZY_RATE);
+    let lazy_seconds = round(bytes / LAZY_RATE);
     let starts = nodes_per_day.map_or(0.0, |nodes| f64::from(nodes) / 24.0);
-    let recommended = if lazy_seconds <= BEARABLE {
+    let recommended = if lazy_seconds <= MAX_LAZY_SECONDS {
         Loading::Lazy
     } else if (restore.pays_from..=restore.volumes_per_hour).contains(&starts) {
         Loading::FastSnapshotRestore
@@ -463,28 +467,28 @@ pub fn hydration(used: Bytes, volume: GiB, nodes_per_day: Option<u32>) -> Hydrat
         lazy_seconds,
         slowest_initialization_seconds: at(SLOWEST_INITIALIZATION),
         fastest_initialization_seconds: at(FASTEST_INITIALIZATION),
-        fastest_initialization_dollars: cents(price),
+        fastest_initialization_dollars: round_dollars(price),
         fast_snapshot_restore: restore,
         recommended,
     }
 }
 
 #[allow(clippy::cast_precision_loss)] // no volume has 2^53 bytes
-fn number(bytes: Bytes) -> f64 {
+fn to_f64(bytes: Bytes) -> f64 {
     bytes.0 as f64
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a float that is too large becomes the largest number
-fn whole(number: f64) -> u32 {
+fn round(number: f64) -> u32 {
     number.round() as u32
 }
 
 /// Rounds dollars to a hundredth of a cent.
-fn cents(dollars: f64) -> f64 {
+fn round_dollars(dollars: f64) -> f64 {
     (dollars * 1e4).round() / 1e4
 }
 
-fn tenth(number: f64) -> f64 {
+fn round_to_tenth(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
 }
 
@@ -557,7 +561,7 @@ mod tests {
         let seconds = build(&one, &instance, &volume(1_000), Some(16))
             .seconds
             .pull;
-        assert_eq!(seconds, whole(10e9 / INFLATE_RATE));
+        assert_eq!(seconds, round(10e9 / INFLATE_RATE));
     }
 
     #[test]
@@ -585,8 +589,8 @@ mod tests {
             };
             build(&work, &instance, &volume(500), None).seconds.pull
         };
-        assert_eq!(pull(gb(500)), whole(500e9 / (500.0 * MIB)));
-        assert_eq!(pull(gb(2_000)), whole(2_000e9 / 156.25e6));
+        assert_eq!(pull(gb(500)), round(500e9 / (500.0 * MIB)));
+        assert_eq!(pull(gb(2_000)), round(2_000e9 / 156.25e6));
     }
 
     #[test]

@@ -314,7 +314,7 @@ mod tests {
         ] {
             assert!(
                 wrong.parse::<ImageReference>().is_err(),
-                "{wrong:?} was taken"
+                "{wrong:?} was accepted"
             );
         }
     }

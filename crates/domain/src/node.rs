@@ -19,10 +19,10 @@ use crate::variant::BottlerocketVersion;
 pub const FILL_LIMIT: u64 = 80;
 
 /// Disk usage of a volume with the recommended size, in percent.
-const FILL_WANTED: u64 = 65;
+const FILL_TARGET: u64 = 65;
 
 /// Maximum length of a version in bytes, for the space in the manifest.
-const MAX_WORD: usize = 64;
+const MAX_VERSION_LENGTH: usize = 64;
 
 /// Ratio of an unpacked image's disk usage to its compressed size. containerd keeps the compressed layers, and their
 /// content takes about two and a half times as much.
@@ -116,8 +116,8 @@ impl FromStr for ReadyNode {
                 .filter(|value| !value.is_empty())
                 .ok_or(MalformedOutput::Missing(keyword))
         };
-        let word = |keyword: &'static str| match line(keyword)? {
-            value if value.len() <= MAX_WORD && !value.contains(char::is_control) => {
+        let version = |keyword: &'static str| match line(keyword)? {
+            value if value.len() <= MAX_VERSION_LENGTH && !value.contains(char::is_control) => {
                 Ok(value.to_owned())
             }
             value => Err(MalformedOutput::Line(excerpt(Some(value)))),
@@ -128,9 +128,9 @@ impl FromStr for ReadyNode {
             .ok_or_else(|| MalformedOutput::Line(excerpt(Some(os))))?;
         Ok(Self {
             bottlerocket_version,
-            containerd_version: word("CONTAINERD")?,
-            kernel_version: word("KERNEL")?,
-            snapshotter: word("SNAPSHOTTER")?,
+            containerd_version: version("CONTAINERD")?,
+            kernel_version: version("KERNEL")?,
+            snapshotter: version("SNAPSHOTTER")?,
         })
     }
 }
@@ -229,7 +229,7 @@ impl Disk {
         )]
         let unpacked = (missing.0 as f64 * EXPANSION) as u64;
         let wanted =
-            (u128::from(self.used.0) + u128::from(unpacked)) * 100 / u128::from(FILL_WANTED);
+            (u128::from(self.used.0) + u128::from(unpacked)) * 100 / u128::from(FILL_TARGET);
         GiB(u32::try_from(wanted.div_ceil(1 << 30)).unwrap_or(u32::MAX))
     }
 }
@@ -254,9 +254,9 @@ impl FromStr for ImageStatus {
                     pulls.insert(position, PullState::of_unit(active, sub_state));
                 }
                 ("LOG", [position, ..]) => {
-                    let said = rest.split_once(' ').map_or("", |(_, said)| said);
+                    let message = rest.split_once(' ').map_or("", |(_, message)| message);
                     let position = position.parse().map_err(|_| malformed())?;
-                    words.entry(position).or_default().push(said.to_owned());
+                    words.entry(position).or_default().push(message.to_owned());
                 }
                 ("NAME", [position, digest, status, unpacked, pinned]) => {
                     let record = NameRecord {

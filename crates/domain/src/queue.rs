@@ -135,21 +135,21 @@ mod tests {
         #[test]
         fn newest_execution_builds_last_in_every_order(queue in any_queue(), order in any::<prop::sample::Index>()) {
             let newest = queue.iter().max().unwrap().clone();
-            let mut left: BTreeSet<_> = queue.into_iter().collect();
+            let mut remaining: BTreeSet<_> = queue.into_iter().collect();
             let mut built = Vec::new();
-            while !left.is_empty() {
-                let running: Vec<_> = left.iter().cloned().collect();
+            while !remaining.is_empty() {
+                let running: Vec<_> = remaining.iter().cloned().collect();
                 let start = order.index(running.len());
                 // Ends an execution that does not have to wait, with or without a build.
                 let (own, decision) = (0..running.len())
                     .map(|n| &running[(start + n) % running.len()])
                     .map(|own| (own, turn(own, &running)))
                     .find(|(_, decision)| !matches!(decision, Turn::Wait { .. }))
-                    .expect("somebody need not wait");
+                    .expect("one execution does not wait");
                 if decision == Turn::Go {
                     built.push(own.clone());
                 }
-                left.remove(own);
+                remaining.remove(own);
             }
             prop_assert_eq!(built.last(), Some(&newest));
         }

@@ -129,7 +129,7 @@ pub struct DiskUsage {
 ///
 /// Every node loads the blocks of stale data, so this limits the cost for nodes. In chains of refreshes on the local
 /// cloud, containerd collected all removed images. The limit covers data that it might miss.
-const GARBAGE_LIMIT: u64 = 50;
+const STALE_DATA_LIMIT: u64 = 50;
 
 impl DiskUsage {
     /// Returns the bytes of stale data on this volume, or `None` if they are within the limit.
@@ -139,9 +139,9 @@ impl DiskUsage {
     pub fn garbage(self, fresh: Self) -> Option<Bytes> {
         let expected = u128::from(self.packed.0) * u128::from(fresh.used.0)
             / u128::from(fresh.packed.0.max(1));
-        let garbage = u128::from(self.used.0).saturating_sub(expected);
-        (garbage * 100 > expected * u128::from(GARBAGE_LIMIT))
-            .then(|| Bytes(u64::try_from(garbage).unwrap_or(u64::MAX)))
+        let stale = u128::from(self.used.0).saturating_sub(expected);
+        (stale * 100 > expected * u128::from(STALE_DATA_LIMIT))
+            .then(|| Bytes(u64::try_from(stale).unwrap_or(u64::MAX)))
     }
 }
 

@@ -23,13 +23,13 @@ use serde_json::json;
 const DEBOUNCE: SignedDuration = SignedDuration::from_secs(60);
 
 /// Maximum lag of `ListExecutions`.
-const MOST_LAG: SignedDuration = SignedDuration::from_secs(2);
+const MAX_LAG: SignedDuration = SignedDuration::from_secs(2);
 
 /// Number of calls between plan and publication of a build: launch, wait, pull, snapshot.
 const BUILD_STEPS: u8 = 4;
 
 /// Maximum rounds of steps before an execution counts as stuck.
-const PATIENCE: usize = 200;
+const MAX_ROUNDS: usize = 200;
 
 const HOST: &str = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
 
@@ -44,7 +44,7 @@ enum Op {
     /// Moves the tag of a repository to `content`, which can be new or its previous content.
     Push { repository: usize, content: u8 },
     /// Delivers an event from EventBridge, possibly with another delivery later.
-    Deliver { event: usize, once_more: bool },
+    Deliver { event: usize, redeliver: bool },
     /// Fires a cache's schedule.
     Schedule { cache: usize },
     /// Starts a build by hand, without a debounce.
@@ -61,7 +61,7 @@ enum Op {
 
 /// The progress of an execution.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Stage {
+enum Phase {
     /// Waiting for the end of the debounce, then in the queue.
     Queued,
     /// First in the queue, resolving images.
@@ -69,7 +69,7 @@ enum Stage {
     /// Building the plan.
     Building { key: ContentKey, steps_left: u8 },
     /// Publishing a verified snapshot.
-    PublishOutcome { key: ContentKey },
+    Publishing { key: ContentKey },
     /// Ended.
     Ended,
 }
@@ -80,29 +80,29 @@ struct Execution {
     cache: CacheName,
     debounce_ends_at: Timestamp,
     planned_at: Option<Timestamp>,
-    stage: Stage,
+    phase: Phase,
     /// End time in Step Functions.
     ended_at: Option<Timestamp>,
 }
 
 impl Execution {
-    fn runs(&self) -> bool {
+    fn is_running(&self) -> bool {
         self.ended_at.is_none()
     }
 
     /// Whether any part of it still runs, such as the function of a stopped execution.
-    fn goes_on(&self) -> bool {
-        self.stage != Stage::Ended
+    fn is_active(&self) -> bool {
+        self.phase != Phase::Ended
     }
 
     /// Whether one of its stages can fail.
     fn can_fail(&self, now: Timestamp) -> bool {
-        self.runs() && now >= self.debounce_ends_at
+        self.is_running() && now >= self.debounce_ends_at
     }
 
     /// Whether it has planned and not ended.
-    fn builds(&self) -> bool {
-        self.runs() && self.planned_at.is_some()
+    fn is_building(&self) -> bool {
+        self.is_running() && self.planned_at.is_some()
     }
 }
 
@@ -136,8 +136,8 @@ struct World {
     /// Number of launched builders.
     builders: usize,
     /// Whether overlapping builds of a cache violate an invariant.
-    alone: bool,
-    story: Vec<String>,
+    exclusive_builds: bool,
+    events_log: Vec<String>,
 }
 
 fn cache(n: usize) -> CacheName {
@@ -146,7 +146,7 @@ fn cache(n: usize) -> CacheName {
 
 fn repositories(cache: &CacheName) -> [usize; 2] {
     let named = CACHES.iter().find(|(name, _)| *name == cache.as_str());
-    named.expect("there is no other cache").1
+    named.expect("every cache is in the list").1
 }
 
 fn reference(repository: usize) -> String {
@@ -183,9 +183,9 @@ static CONFIGS: LazyLock<BTreeMap<CacheName, CacheConfig>> = LazyLock::new(|| {
 });
 
 /// Returns the caches that a push affects.
-fn concerned_by(push: &Push) -> impl Iterator<Item = &'static CacheName> {
-    let concerned = CONFIGS.iter().filter(|(_, config)| push.concerns(config));
-    concerned.map(|(cache, _)| cache)
+fn affected_by(push: &Push) -> impl Iterator<Item = &'static CacheName> {
+    let affected = CONFIGS.iter().filter(|(_, config)| push.concerns(config));
+    affected.map(|(cache, _)| cache)
 }
 
 fn pick(count: usize, n: usize) -> Option<usize> {
@@ -204,8 +204,8 @@ impl World {
             last_push: BTreeMap::new(),
             last_fault: BTreeMap::new(),
             builders: 0,
-            alone: true,
-            story: Vec::new(),
+            exclusive_builds: true,
+            events_log: Vec::new(),
         }
     }
 
@@ -219,10 +219,10 @@ impl World {
                 repository,
                 content,
             } => self.push(repository, content),
-            Op::Deliver { event, once_more } => {
+            Op::Deliver { event, redeliver } => {
                 if let Some(event) = pick(self.events.len(), event) {
                     let delivered = self.events[event].clone();
-                    if !once_more {
+                    if !redeliver {
                         self.events.remove(event);
                     }
                     self.deliver(&delivered)?;
@@ -231,7 +231,7 @@ impl World {
             Op::Schedule { cache: n } => self.schedule(&cache(n))?,
             Op::Manual { cache: n } => self.manual(&cache(n)),
             Op::Step { execution, lag } => {
-                if let Some(n) = self.pick(Execution::goes_on, execution) {
+                if let Some(n) = self.pick(Execution::is_active, execution) {
                     self.step(n, SignedDuration::from_millis(lag))?;
                 }
             }
@@ -243,19 +243,19 @@ impl World {
                 }
             }
             Op::Stop { execution } => {
-                if let Some(n) = self.pick(Execution::runs, execution) {
+                if let Some(n) = self.pick(Execution::is_running, execution) {
                     self.stop(n);
                 }
             }
             Op::Advance { milliseconds } => self.advance(SignedDuration::from_millis(milliseconds)),
         }
-        self.check_one_builds()
+        self.check_builds_do_not_overlap()
     }
 
     /// Returns the `n`th execution that matches `predicate`.
-    fn pick(&self, such: impl Fn(&Execution) -> bool, n: usize) -> Option<usize> {
+    fn pick(&self, predicate: impl Fn(&Execution) -> bool, n: usize) -> Option<usize> {
         let found: Vec<_> = (0..self.executions.len())
-            .filter(|n| such(&self.executions[*n]))
+            .filter(|n| predicate(&self.executions[*n]))
             .collect();
         pick(found.len(), n).map(|n| found[n])
     }
@@ -266,7 +266,7 @@ impl World {
 
     fn push(&mut self, repository: usize, content: u8) {
         let name = REPOSITORIES[repository];
-        self.tell(&format!("{name} is pushed with content {content}"));
+        self.log(&format!("{name} is pushed with content {content}"));
         self.contents[repository] = content;
         let push = Push {
             repository: EcrRepository {
@@ -276,7 +276,7 @@ impl World {
             },
             tag: "v1".to_owned(),
         };
-        for cache in concerned_by(&push) {
+        for cache in affected_by(&push) {
             self.last_push.insert(cache.clone(), self.now);
         }
         self.events.push(Event {
@@ -289,31 +289,31 @@ impl World {
     fn deliver(&mut self, event: &Event) -> Result<(), String> {
         // ECR's events have a resolution of one second.
         let at = Timestamp::from_second(event.pushed_at.as_second()).unwrap();
-        for cache in concerned_by(&event.push) {
-            let bearer = self.start(
+        for cache in affected_by(&event.push) {
+            let existing = self.start(
                 cache,
                 ExecutionName::for_trigger(cache, at, DEBOUNCE),
                 DEBOUNCE,
             );
-            self.check_plan_is_younger(bearer, event.pushed_at)?;
+            self.check_plan_is_later(existing, event.pushed_at)?;
         }
         Ok(())
     }
 
     fn push_and_deliver(&mut self, content: u8) -> Result<(), String> {
         self.push(0, content);
-        let event = self.events.pop().expect("a push makes an event");
+        let event = self.events.pop().expect("a push creates an event");
         self.deliver(&event)
     }
 
     /// Runs start-build with a schedule's call.
     fn schedule(&mut self, cache: &CacheName) -> Result<(), String> {
-        let bearer = self.start(
+        let existing = self.start(
             cache,
             ExecutionName::for_trigger(cache, self.now, DEBOUNCE),
             DEBOUNCE,
         );
-        self.check_plan_is_younger(bearer, self.now)
+        self.check_plan_is_later(existing, self.now)
     }
 
     /// Runs `prepull build`.
@@ -324,13 +324,13 @@ impl World {
 
     /// Models `StartExecution`: starts an execution, or returns the existing one with this name, even if it has ended.
     fn start(&mut self, cache: &CacheName, name: ExecutionName, debounce: SignedDuration) -> usize {
-        let bearer = self
+        let existing = self
             .executions
             .iter()
             .position(|execution| execution.queued.name == name);
-        if let Some(bearer) = bearer {
-            self.tell_of(bearer, "is there already");
-            return bearer;
+        if let Some(existing) = existing {
+            self.log_execution(existing, "exists already");
+            return existing;
         }
         self.executions.push(Execution {
             queued: Queued {
@@ -340,11 +340,11 @@ impl World {
             cache: cache.clone(),
             debounce_ends_at: self.now + debounce,
             planned_at: None,
-            stage: Stage::Queued,
+            phase: Phase::Queued,
             ended_at: None,
         });
         let started = self.executions.len() - 1;
-        self.tell_of(started, "starts");
+        self.log_execution(started, "starts");
         started
     }
 
@@ -353,43 +353,43 @@ impl World {
         self.advance(SignedDuration::from_millis(1));
         let execution = &self.executions[n];
         let cache = execution.cache.clone();
-        match execution.stage.clone() {
-            Stage::Queued if self.now < execution.debounce_ends_at => {}
-            Stage::Queued => match turn(&execution.queued, &self.running(&cache, lag)) {
+        match execution.phase.clone() {
+            Phase::Queued if self.now < execution.debounce_ends_at => {}
+            Phase::Queued => match turn(&execution.queued, &self.running(&cache, lag)) {
                 Turn::Go => {
-                    self.tell_of(n, "has its turn");
+                    self.log_execution(n, "is first in the queue");
                     self.executions[n].planned_at = Some(self.now);
-                    self.executions[n].stage = Stage::Planning;
+                    self.executions[n].phase = Phase::Planning;
                 }
-                Turn::Wait { behind } => self.tell_of(n, &format!("waits for {behind}")),
+                Turn::Wait { behind } => self.log_execution(n, &format!("waits for {behind}")),
                 Turn::Superseded { by } => {
-                    self.tell_of(n, &format!("leaves its work to {by}"));
+                    self.log_execution(n, &format!("is superseded by {by}"));
                     self.end(n);
                 }
             },
-            Stage::Planning => {
+            Phase::Planning => {
                 let key = self.wanted(&cache);
                 if self.is_published(&cache) {
-                    self.tell_of(n, "finds everything up to date");
+                    self.log_execution(n, "finds everything up to date");
                     self.end(n);
                 } else {
-                    self.tell_of(n, &format!("builds contents {:?}", self.contents));
+                    self.log_execution(n, &format!("builds contents {:?}", self.contents));
                     self.builders += 1;
-                    self.executions[n].stage = Stage::Building {
+                    self.executions[n].phase = Phase::Building {
                         key,
                         steps_left: BUILD_STEPS,
                     };
                 }
             }
-            Stage::Building { key, steps_left: 1 } => {
-                self.executions[n].stage = Stage::PublishOutcome { key };
+            Phase::Building { key, steps_left: 1 } => {
+                self.executions[n].phase = Phase::Publishing { key };
             }
-            Stage::Building { key, steps_left } => {
+            Phase::Building { key, steps_left } => {
                 let steps_left = steps_left - 1;
-                self.executions[n].stage = Stage::Building { key, steps_left };
+                self.executions[n].phase = Phase::Building { key, steps_left };
             }
-            Stage::PublishOutcome { key } => self.publish(n, &cache, key)?,
-            Stage::Ended => {}
+            Phase::Publishing { key } => self.publish(n, &cache, key)?,
+            Phase::Ended => {}
         }
         Ok(())
     }
@@ -397,22 +397,22 @@ impl World {
     fn publish(&mut self, n: usize, cache: &CacheName, key: ContentKey) -> Result<(), String> {
         let planned_at = self.executions[n]
             .planned_at
-            .expect("what publishes was planned");
+            .expect("an execution plans before it publishes");
         let before = self.published.get(cache).map(|before| before.planned_at);
         if before.is_some_and(|before| is_superseded(planned_at, before)) {
-            self.tell_of(n, "was superseded");
+            self.log_execution(n, "was superseded");
         } else {
-            self.tell_of(n, "publishes");
+            self.log_execution(n, "publishes");
             let published = Published { key, planned_at };
             self.published.insert(cache.clone(), published);
         }
-        if !self.executions[n].runs() {
+        if !self.executions[n].is_running() {
             self.fault(n, "had been stopped");
         }
         self.end(n);
         match before {
             Some(before) if before > self.published[cache].planned_at => {
-                Err(self.broken("publication went backwards"))
+                Err(self.violation("publication went backwards"))
             }
             _ => Ok(()),
         }
@@ -420,7 +420,7 @@ impl World {
 
     fn stop(&mut self, n: usize) {
         self.fault(n, "is stopped");
-        let publishes = matches!(self.executions[n].stage, Stage::PublishOutcome { .. });
+        let publishes = matches!(self.executions[n].phase, Phase::Publishing { .. });
         if publishes {
             self.executions[n].ended_at = Some(self.now);
         } else {
@@ -429,7 +429,7 @@ impl World {
     }
 
     fn end(&mut self, n: usize) {
-        self.executions[n].stage = Stage::Ended;
+        self.executions[n].phase = Phase::Ended;
         self.executions[n].ended_at.get_or_insert(self.now);
     }
 
@@ -438,7 +438,7 @@ impl World {
     /// An execution that is stopped during its debounce keeps its name. Pushes in the rest of its window are therefore
     /// lost with it.
     fn fault(&mut self, n: usize, what: &str) {
-        self.tell_of(n, what);
+        self.log_execution(n, what);
         let execution = &self.executions[n];
         let until = self.now.max(execution.debounce_ends_at);
         let last = self
@@ -492,65 +492,65 @@ impl World {
         while !self.events.is_empty() {
             self.apply(Op::Deliver {
                 event: 0,
-                once_more: false,
+                redeliver: false,
             })?;
         }
-        for _ in 0..PATIENCE {
-            if !self.executions.iter().any(Execution::goes_on) {
+        for _ in 0..MAX_ROUNDS {
+            if !self.executions.iter().any(Execution::is_active) {
                 return Ok(());
             }
             self.advance(DEBOUNCE);
-            self.everybody_steps()?;
+            self.step_all()?;
         }
-        Err(self.broken("somebody waits for ever"))
+        Err(self.violation("an execution is stuck"))
     }
 
-    fn everybody_steps(&mut self) -> Result<(), String> {
+    fn step_all(&mut self) -> Result<(), String> {
         for n in 0..self.executions.len() {
             self.step(n, SignedDuration::ZERO)?;
-            self.check_one_builds()?;
+            self.check_builds_do_not_overlap()?;
         }
         Ok(())
     }
 
-    fn check_plan_is_younger(&self, bearer: usize, trigger: Timestamp) -> Result<(), String> {
-        match self.executions[bearer].planned_at {
+    fn check_plan_is_later(&self, existing: usize, trigger: Timestamp) -> Result<(), String> {
+        match self.executions[existing].planned_at {
             Some(planned_at) if planned_at <= trigger => {
-                Err(self.broken("a trigger joined an execution that had planned before it"))
+                Err(self.violation("a trigger joined an execution that had planned before it"))
             }
             _ => Ok(()),
         }
     }
 
-    fn check_one_builds(&self) -> Result<(), String> {
+    fn check_builds_do_not_overlap(&self) -> Result<(), String> {
         let building = |cache: &CacheName| {
             let builds = self
                 .executions
                 .iter()
-                .filter(|execution| execution.builds());
+                .filter(|execution| execution.is_building());
             builds.filter(|execution| execution.cache == *cache).count()
         };
-        if self.alone && CONFIGS.keys().any(|cache| building(cache) > 1) {
-            return Err(self.broken("two builds of a cache run at once"));
+        if self.exclusive_builds && CONFIGS.keys().any(|cache| building(cache) > 1) {
+            return Err(self.violation("builds of a cache overlap"));
         }
         Ok(())
     }
 
     /// Checks that the last push to each cache is published, or that a failure was reported since.
-    fn check_nothing_is_lost_unsaid(&self) -> Result<(), String> {
+    fn check_no_push_is_lost(&self) -> Result<(), String> {
         for (cache, push) in &self.last_push {
-            let told = self
+            let reported = self
                 .last_fault
                 .get(cache)
                 .is_some_and(|fault| fault >= push);
-            if !self.is_published(cache) && !told {
-                return Err(self.broken("the last push is not published"));
+            if !self.is_published(cache) && !reported {
+                return Err(self.violation("the last push is not published"));
             }
         }
         Ok(())
     }
 
-    fn check_the_next_schedule_publishes(&mut self) -> Result<(), String> {
+    fn check_next_schedule_publishes(&mut self) -> Result<(), String> {
         // A failed execution is not started again, so the schedule needs a new window.
         self.advance(DEBOUNCE);
         for cache in CONFIGS.keys() {
@@ -560,21 +560,21 @@ impl World {
         if CONFIGS.keys().all(|cache| self.is_published(cache)) {
             Ok(())
         } else {
-            Err(self.broken("a schedule did not publish what there is"))
+            Err(self.violation("a schedule did not publish the current content"))
         }
     }
 
-    fn tell_of(&mut self, n: usize, what: &str) {
-        self.tell(&format!("{} {what}", self.executions[n].queued.name));
+    fn log_execution(&mut self, n: usize, what: &str) {
+        self.log(&format!("{} {what}", self.executions[n].queued.name));
     }
 
-    fn tell(&mut self, what: &str) {
+    fn log(&mut self, what: &str) {
         let time = self.now.strftime("%T%.3f");
-        self.story.push(format!("{time} {what}"));
+        self.events_log.push(format!("{time} {what}"));
     }
 
-    fn broken(&self, promise: &str) -> String {
-        format!("{promise}:\n{}", self.story.join("\n"))
+    fn violation(&self, invariant: &str) -> String {
+        format!("{invariant}:\n{}", self.events_log.join("\n"))
     }
 }
 
@@ -584,7 +584,7 @@ fn consistent() -> BoxedStrategy<i64> {
 }
 
 fn lagging() -> BoxedStrategy<i64> {
-    (0..=i64::try_from(MOST_LAG.as_millis()).unwrap()).boxed()
+    (0..=i64::try_from(MAX_LAG.as_millis()).unwrap()).boxed()
 }
 
 /// Generates an operation that is neither a fault nor a manual build.
@@ -595,7 +595,7 @@ fn any_op(lag: BoxedStrategy<i64>) -> BoxedStrategy<Op> {
     prop_oneof![
         3 => push.prop_map(|(repository, content)| Op::Push { repository, content }),
         4 => (0..8usize, prop::bool::weighted(0.2))
-            .prop_map(|(event, once_more)| Op::Deliver { event, once_more }),
+            .prop_map(|(event, redeliver)| Op::Deliver { event, redeliver }),
         1 => (0..CACHES.len()).prop_map(|cache| Op::Schedule { cache }),
         12 => (0..8usize, lag).prop_map(|(execution, lag)| Op::Step { execution, lag }),
         4 => prop::sample::select(milliseconds).prop_map(|milliseconds| Op::Advance { milliseconds }),
@@ -619,7 +619,7 @@ fn many(op: impl Strategy<Value = Op>) -> impl Strategy<Value = Vec<Op>> {
 }
 
 /// Applies `ops` and then runs everything to its end.
-fn after(mut world: World, ops: &[Op]) -> Result<World, String> {
+fn world_after(mut world: World, ops: &[Op]) -> Result<World, String> {
     for op in ops {
         world.apply(*op)?;
     }
@@ -627,13 +627,13 @@ fn after(mut world: World, ops: &[Op]) -> Result<World, String> {
     Ok(world)
 }
 
-fn holds(result: Result<(), String>) -> Result<(), TestCaseError> {
+fn test_result(result: Result<(), String>) -> Result<(), TestCaseError> {
     result.map_err(TestCaseError::fail)
 }
 
 /// Starts two manual builds, with `between` in the middle. The second starts within the lag and does not see the first.
 /// Both have planned.
-fn two_builds_by_hand(mut world: World, between: impl FnOnce(&mut World)) -> Result<World, String> {
+fn two_manual_builds(mut world: World, between: impl FnOnce(&mut World)) -> Result<World, String> {
     let moment = SignedDuration::from_millis(100);
     world.manual(&cache(0));
     world.advance(moment);
@@ -643,19 +643,19 @@ fn two_builds_by_hand(mut world: World, between: impl FnOnce(&mut World)) -> Res
     let (first, second) = (0, world.executions.len() - 1);
     for _ in 0..2 {
         world.step(first, SignedDuration::ZERO)?;
-        world.step(second, MOST_LAG)?;
+        world.step(second, MAX_LAG)?;
     }
-    world.check_one_builds()?;
+    world.check_builds_do_not_overlap()?;
     Ok(world)
 }
 
 /// The cost is one builder, because one of the two builds is redundant.
 #[test]
 fn manual_builds_within_the_lag_overlap() {
-    let broken = two_builds_by_hand(World::new(), |_| {}).unwrap_err();
+    let violation = two_manual_builds(World::new(), |_| {}).unwrap_err();
     assert!(
-        broken.starts_with("two builds of a cache run at once"),
-        "{broken}"
+        violation.starts_with("builds of a cache overlap"),
+        "{violation}"
     );
 }
 
@@ -663,20 +663,20 @@ fn manual_builds_within_the_lag_overlap() {
 /// which planned long before because it did not wait.
 #[test]
 fn push_after_overlapping_builds_waits_for_the_next_trigger() {
-    let lenient = World {
-        alone: false,
+    let tolerant = World {
+        exclusive_builds: false,
         ..World::new()
     };
     let triggered = |world: &mut World| world.push_and_deliver(1).unwrap();
-    let mut world = two_builds_by_hand(lenient, triggered).unwrap();
+    let mut world = two_manual_builds(tolerant, triggered).unwrap();
     world.push_and_deliver(2).unwrap();
     world.run_to_end().unwrap();
-    let broken = world.check_nothing_is_lost_unsaid().unwrap_err();
+    let violation = world.check_no_push_is_lost().unwrap_err();
     assert!(
-        broken.starts_with("the last push is not published"),
-        "{broken}"
+        violation.starts_with("the last push is not published"),
+        "{violation}"
     );
-    world.check_the_next_schedule_publishes().unwrap();
+    world.check_next_schedule_publishes().unwrap();
 }
 
 proptest! {
@@ -684,7 +684,7 @@ proptest! {
     fn last_push_is_published_without_overlapping_builds(
         ops in many(prop_oneof![9 => any_op(consistent()), 1 => manual()]),
     ) {
-        holds(after(World::new(), &ops).and_then(|world| world.check_nothing_is_lost_unsaid()))?;
+        test_result(world_after(World::new(), &ops).and_then(|world| world.check_no_push_is_lost()))?;
     }
 
     /// prepull reports a failed build and does not repeat it. The next trigger builds the missing content, at the
@@ -693,9 +693,9 @@ proptest! {
     fn failed_build_is_reported_and_the_next_schedule_repairs_it(
         ops in many(prop_oneof![9 => any_op(consistent()), 1 => manual(), 2 => any_fault()]),
     ) {
-        holds(after(World::new(), &ops).and_then(|mut world| {
-            world.check_nothing_is_lost_unsaid()?;
-            world.check_the_next_schedule_publishes()
+        test_result(world_after(World::new(), &ops).and_then(|mut world| {
+            world.check_no_push_is_lost()?;
+            world.check_next_schedule_publishes()
         }))?;
     }
 
@@ -705,9 +705,9 @@ proptest! {
     fn lag_below_the_debounce_changes_nothing(
         ops in many(prop_oneof![10 => any_op(lagging()), 2 => any_fault()]),
     ) {
-        holds(after(World::new(), &ops).and_then(|mut world| {
-            world.check_nothing_is_lost_unsaid()?;
-            world.check_the_next_schedule_publishes()
+        test_result(world_after(World::new(), &ops).and_then(|mut world| {
+            world.check_no_push_is_lost()?;
+            world.check_next_schedule_publishes()
         }))?;
     }
 
@@ -718,8 +718,8 @@ proptest! {
     fn manual_builds_within_the_lag_do_no_lasting_harm(
         ops in many(prop_oneof![9 => any_op(lagging()), 2 => manual(), 2 => any_fault()]),
     ) {
-        let world = World { alone: false, ..World::new() };
-        holds(after(world, &ops).and_then(|mut world| world.check_the_next_schedule_publishes()))?;
+        let world = World { exclusive_builds: false, ..World::new() };
+        test_result(world_after(world, &ops).and_then(|mut world| world.check_next_schedule_publishes()))?;
     }
 
     /// All pushes of a burst join one execution, or two if the burst crosses the end of a window. This includes late
@@ -743,7 +743,7 @@ proptest! {
             }
         }
         world.now = begin + DEBOUNCE;
-        holds(world.run_to_end())?;
+        test_result(world.run_to_end())?;
         prop_assert!(windows.len() <= 2);
         prop_assert_eq!(world.executions.len(), windows.len());
         prop_assert!((1..=2).contains(&world.builders), "{} builders", world.builders);
@@ -761,19 +761,19 @@ proptest! {
         let windows = pushes.len();
         let mut world = World::new();
         for content in pushes {
-            holds(world.push_and_deliver(content))?;
-            holds(world.everybody_steps())?;
+            test_result(world.push_and_deliver(content))?;
+            test_result(world.step_all())?;
             world.advance(DEBOUNCE);
         }
         let planned = world.executions.iter().filter(|execution| execution.planned_at.is_some()).count();
         prop_assert!(planned + 1 >= windows / build, "{planned} plans in {windows} windows");
         let last_push = world.now - DEBOUNCE;
-        holds(world.run_to_end())?;
-        holds(world.check_nothing_is_lost_unsaid())?;
+        test_result(world.run_to_end())?;
+        test_result(world.check_no_push_is_lost())?;
         prop_assert!(world.builders <= windows / build + 2, "{} builders in {windows} windows", world.builders);
         let ended = world.executions.iter().filter_map(|execution| execution.ended_at).max();
-        let waited = ended.expect("somebody built").duration_since(last_push);
-        let most = DEBOUNCE * i32::try_from(2 * build + 1).unwrap();
-        prop_assert!(waited <= most, "the last push waited {waited:#}");
+        let waited = ended.expect("at least one execution ended").duration_since(last_push);
+        let maximum = DEBOUNCE * i32::try_from(2 * build + 1).unwrap();
+        prop_assert!(waited <= maximum, "the last push waited {waited:#}");
     }
 }

@@ -24,13 +24,13 @@ const TYPES: [&str; 5] = [
     "m7g.2xlarge",
 ];
 
-fn expect(name: &str, table: &str) {
+fn assert_table(name: &str, table: &str) {
     let begin = format!("<!-- {name}, held by crates/domain/tests/costs.rs -->\n");
     let (_, rest) = COSTS
         .split_once(&begin)
-        .expect("the page has a place for the table");
+        .expect("the page has a marker for the table");
     let end = format!("<!-- end of {name} -->");
-    let (written, _) = rest.split_once(&end).expect("the table has an end");
+    let (written, _) = rest.split_once(&end).expect("the table has an end marker");
     assert!(
         written == table,
         "docs/costs.md must have this as `{name}`:\n{table}"
@@ -44,7 +44,7 @@ fn cold_build_table_matches_the_model() {
     for name in TYPES {
         let instance = InstanceType::named(name).expect("these types have sizes");
         for throughput_mibps in [125, 250, 500, 1_000] {
-            write!(table, "| {name} | {throughput_mibps} |").expect("strings take what comes");
+            write!(table, "| {name} | {throughput_mibps} |").expect("a string accepts every write");
             for (used, size_gib) in CACHES {
                 let volume = VolumeConfig {
                     size_gib,
@@ -63,12 +63,12 @@ fn cold_build_table_matches_the_model() {
                 let minutes = f64::from(estimate.seconds.total()) / 60.0;
                 let cents = 100.0 * estimate.dollars.build().expect("these types have prices");
                 write!(table, " {minutes:.1} min, {cents:.1} ¢ |")
-                    .expect("strings take what comes");
+                    .expect("a string accepts every write");
             }
             table.push('\n');
         }
     }
-    expect("what the model gives", &table);
+    assert_table("what the model gives", &table);
 }
 
 #[test]
@@ -107,9 +107,9 @@ fn recipe_comparison_matches_the_model() {
             by_hand / cold,
             cold / refresh
         )
-        .expect("strings take what comes");
+        .expect("a string accepts every write");
     }
-    expect("what the model gives for the recipe", &table);
+    assert_table("what the model gives for the recipe", &table);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn node_table_matches_the_model() {
             restore.dollars_per_hour,
             restore.volumes_per_hour,
         )
-        .expect("strings take what comes");
+        .expect("a string accepts every write");
     }
-    expect("what the model gives for nodes", &table);
+    assert_table("what the model gives for nodes", &table);
 }

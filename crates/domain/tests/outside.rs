@@ -32,27 +32,30 @@ fn is_one_word(text: &str) -> bool {
 }
 
 /// Checks that an accepted text is written back unchanged.
-fn is_written_as_read<T>(given: &str) -> Result<Option<T>, TestCaseError>
+fn round_trip<T>(given: &str) -> Result<Option<T>, TestCaseError>
 where
     T: FromStr + Display + Debug + PartialEq + serde::Serialize + serde::de::DeserializeOwned,
 {
-    let Ok(taken) = given.parse::<T>() else {
+    let Ok(accepted) = given.parse::<T>() else {
         prop_assert!(serde_json::from_value::<T>(given.into()).is_err());
         return Ok(None);
     };
-    prop_assert_eq!(taken.to_string(), given);
-    prop_assert_eq!(serde_json::to_value(&taken).unwrap(), Value::from(given));
-    prop_assert_eq!(serde_json::from_value::<T>(given.into()).unwrap(), taken);
+    prop_assert_eq!(accepted.to_string(), given);
+    prop_assert_eq!(serde_json::to_value(&accepted).unwrap(), Value::from(given));
+    prop_assert_eq!(serde_json::from_value::<T>(given.into()).unwrap(), accepted);
     Ok(given.parse().ok())
 }
 
 /// Checks the same, and that the accepted text is one word.
-fn is_one_name<T>(given: &str) -> Result<(), TestCaseError>
+fn round_trip_one_word<T>(given: &str) -> Result<(), TestCaseError>
 where
     T: FromStr + Display + Debug + PartialEq + serde::Serialize + serde::de::DeserializeOwned,
 {
-    let taken = is_written_as_read::<T>(given)?;
-    prop_assert!(taken.is_none() || is_one_word(given), "{given:?} was taken");
+    let accepted = round_trip::<T>(given)?;
+    prop_assert!(
+        accepted.is_none() || is_one_word(given),
+        "{given:?} was accepted"
+    );
     Ok(())
 }
 
@@ -71,10 +74,10 @@ fn corpus_parses() {
         CacheConfig::parse(&"web".parse().unwrap(), &config.to_string()).unwrap();
     }
     for output in node_outputs() {
-        let is_read = output.parse::<ReadyNode>().is_ok()
+        let parses = output.parse::<ReadyNode>().is_ok()
             || output.parse::<ImageStatus>().is_ok()
             || ReadyNode::waiting_for(output).is_some();
-        assert!(is_read, "{output}");
+        assert!(parses, "{output}");
     }
 }
 
@@ -84,12 +87,12 @@ proptest! {
         given in mutated(IMAGE_REFERENCES.lines()),
         digest in mutated(IDENTIFIERS.lines().filter(|line| line.starts_with("sha256:"))),
     ) {
-        is_one_name::<Digest>(&digest)?;
-        if let Some(reference) = is_written_as_read::<ImageReference>(&given)? {
-            prop_assert!(is_one_word(&given), "{given:?} was taken");
+        round_trip_one_word::<Digest>(&digest)?;
+        if let Some(reference) = round_trip::<ImageReference>(&given)? {
+            prop_assert!(is_one_word(&given), "{given:?} was accepted");
             let digest = format!("sha256:{}", "f".repeat(64)).parse().unwrap();
             for name in reference.names_on_node(&digest) {
-                prop_assert!(is_one_word(&name), "{name:?} names {given:?}");
+                prop_assert!(is_one_word(&name), "{name:?} for {given:?}");
                 prop_assert_eq!(name.parse::<ImageName>().unwrap().to_string(), name);
             }
             if let Some(ecr) = reference.ecr() {
@@ -102,25 +105,25 @@ proptest! {
 
     #[test]
     fn accepted_identifier_is_one_word(given in mutated(IDENTIFIERS.lines())) {
-        is_one_name::<AccountId>(&given)?;
-        is_one_name::<AmiId>(&given)?;
-        is_one_name::<CacheName>(&given)?;
-        is_one_name::<ContentKey>(&given)?;
-        is_one_name::<Digest>(&given)?;
-        is_one_name::<ImageName>(&given)?;
-        is_one_name::<InstanceId>(&given)?;
-        is_one_name::<RegionName>(&given)?;
-        is_one_name::<SecurityGroupId>(&given)?;
-        is_one_name::<SnapshotId>(&given)?;
-        is_one_name::<SubnetId>(&given)?;
-        is_one_name::<Variant>(&given)?;
-        is_one_name::<VolumeId>(&given)?;
-        is_one_name::<WantedVersion>(&given)?;
+        round_trip_one_word::<AccountId>(&given)?;
+        round_trip_one_word::<AmiId>(&given)?;
+        round_trip_one_word::<CacheName>(&given)?;
+        round_trip_one_word::<ContentKey>(&given)?;
+        round_trip_one_word::<Digest>(&given)?;
+        round_trip_one_word::<ImageName>(&given)?;
+        round_trip_one_word::<InstanceId>(&given)?;
+        round_trip_one_word::<RegionName>(&given)?;
+        round_trip_one_word::<SecurityGroupId>(&given)?;
+        round_trip_one_word::<SnapshotId>(&given)?;
+        round_trip_one_word::<SubnetId>(&given)?;
+        round_trip_one_word::<Variant>(&given)?;
+        round_trip_one_word::<VolumeId>(&given)?;
+        round_trip_one_word::<WantedVersion>(&given)?;
         prop_assert!(given.parse::<Architecture>().is_ok_and(|it| it.as_str() == given) || given.parse::<Architecture>().is_err());
         // Step Functions and people also choose execution names, which can start with any character. No shell receives
         // them.
-        is_written_as_read::<ExecutionName>(&given)?;
-        if let Some(arn) = is_written_as_read::<ExecutionArn>(&given)? {
+        round_trip::<ExecutionName>(&given)?;
+        if let Some(arn) = round_trip::<ExecutionArn>(&given)? {
             prop_assert!(given.ends_with(arn.name().as_str()));
         }
     }
@@ -129,7 +132,7 @@ proptest! {
     fn accepted_version_survives_a_round_trip(given in mutated(["1.57.0", "1.57.0-0a1b2c3d"])) {
         if let Ok(version) = given.parse::<BottlerocketVersion>() {
             let written = version.to_string();
-            prop_assert!(given.starts_with(&written), "{given:?} was read as {written}");
+            prop_assert!(given.starts_with(&written), "{given:?} parsed as {written}");
             prop_assert_eq!(written.parse::<BottlerocketVersion>(), Ok(version));
             prop_assert!(written.parse::<WantedVersion>().is_ok());
         }
@@ -166,8 +169,8 @@ proptest! {
         }
         if let Ok(node) = output.parse::<ReadyNode>() {
             // The versions go into the manifest, and from there into events and terminals.
-            for said in [&node.containerd_version, &node.kernel_version, &node.snapshotter] {
-                prop_assert!((1..=64).contains(&said.len()) && !said.contains(char::is_control), "{said:?}");
+            for version in [&node.containerd_version, &node.kernel_version, &node.snapshotter] {
+                prop_assert!((1..=64).contains(&version.len()) && !version.contains(char::is_control), "{version:?}");
             }
         }
         let _ = ReadyNode::waiting_for(&output);

@@ -20,7 +20,7 @@ fn entries(section: &str) -> BTreeMap<&'static str, &'static str> {
         .collect()
 }
 
-fn expect<'a>(section: &str, errors: impl IntoIterator<Item = (&'a str, &'a str)>) {
+fn assert_entries<'a>(section: &str, errors: impl IntoIterator<Item = (&'a str, &'a str)>) {
     let (written, errors) = (entries(section), BTreeMap::from_iter(errors));
     assert!(
         written.keys().eq(errors.keys()),
@@ -39,7 +39,7 @@ fn expect<'a>(section: &str, errors: impl IntoIterator<Item = (&'a str, &'a str)
 
 #[test]
 fn runbook_covers_exactly_the_stage_errors() {
-    expect(
+    assert_entries(
         "Errors of a build",
         ErrorName::ALL
             .iter()
@@ -50,5 +50,5 @@ fn runbook_covers_exactly_the_stage_errors() {
 #[test]
 fn runbook_covers_exactly_the_aws_error_families() {
     let aborted = [(ABORTED, ABORTED_REMEDY)];
-    expect("AWS's own names", FOREIGN_ERRORS.into_iter().chain(aborted));
+    assert_entries("AWS's own names", FOREIGN_ERRORS.into_iter().chain(aborted));
 }

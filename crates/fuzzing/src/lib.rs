@@ -19,7 +19,7 @@ pub const CONFIGURATIONS: &str = include_str!("../corpus/configurations.json");
 pub const EVENTS: &str = include_str!("../corpus/events.json");
 
 /// Texts with a meaning to a shell, to a path, to a parser of lines, numbers or JSON, or in Unicode.
-const NASTY: [&str; 44] = [
+const SPECIAL_TEXTS: [&str; 44] = [
     "$(reboot)",
     "`id`",
     ";",
@@ -92,26 +92,26 @@ enum Edit {
 
 impl Edit {
     fn apply(&self, text: &mut Vec<char>) {
-        let place = |at: &Index| at.index(text.len() + 1);
+        let position = |at: &Index| at.index(text.len() + 1);
         match self {
             Self::Insert { at, text: new } => {
-                let at = place(at);
+                let at = position(at);
                 text.splice(at..at, new.chars());
             }
             Self::Remove { at, length } => {
-                let at = place(at);
+                let at = position(at);
                 let end = text.len().min(at + length);
                 text.drain(at..end);
             }
             Self::Repeat { at, length, times } => {
-                let at = place(at);
+                let at = position(at);
                 let end = text.len().min(at + length);
-                let again = text[at..end].repeat(*times);
-                text.splice(at..at, again);
+                let repeated = text[at..end].repeat(*times);
+                text.splice(at..at, repeated);
             }
             Self::Splice { at, from, other } => {
                 let other: Vec<_> = other.chars().collect();
-                text.truncate(place(at));
+                text.truncate(position(at));
                 text.extend(&other[from.index(other.len() + 1)..]);
             }
         }
@@ -120,7 +120,7 @@ impl Edit {
 
 fn any_edit(corpus: Vec<&'static str>) -> impl Strategy<Value = Edit> {
     let text = prop_oneof![
-        4 => select(NASTY.to_vec()).prop_map(str::to_owned),
+        4 => select(SPECIAL_TEXTS.to_vec()).prop_map(str::to_owned),
         1 => any::<char>().prop_map(String::from),
     ];
     prop_oneof![
@@ -188,16 +188,16 @@ impl JsonEdit {
 }
 
 /// Returns the value with the given number. `value` has the number 0, and the values in it follow in order.
-fn numbered<'a>(value: &'a mut Value, number: &mut usize) -> Option<&'a mut Value> {
+fn value_at<'a>(value: &'a mut Value, number: &mut usize) -> Option<&'a mut Value> {
     if *number == 0 {
         return Some(value);
     }
     *number -= 1;
     match value {
-        Value::Array(items) => items.iter_mut().find_map(|item| numbered(item, number)),
+        Value::Array(items) => items.iter_mut().find_map(|item| value_at(item, number)),
         Value::Object(fields) => fields
             .values_mut()
-            .find_map(|field| numbered(field, number)),
+            .find_map(|field| value_at(field, number)),
         _ => None,
     }
 }
@@ -229,7 +229,7 @@ fn any_json_edit() -> impl Strategy<Value = JsonEdit> {
         json!("9999-12-31T23:59:59Z"),
         json!("-999999-01-01T00:00:00Z"),
     ];
-    let text = select(NASTY.to_vec());
+    let text = select(SPECIAL_TEXTS.to_vec());
     let value = prop_oneof![
         3 => select(values.to_vec()),
         1 => text.clone().prop_map(Value::from),
@@ -247,13 +247,13 @@ fn any_json_edit() -> impl Strategy<Value = JsonEdit> {
 /// # Panics
 /// Panics if the corpus is not an array or is empty.
 pub fn mutated_json(corpus: &str) -> impl Strategy<Value = Value> {
-    let corpus: Vec<Value> = serde_json::from_str(corpus).expect("a corpus is an array");
+    let corpus: Vec<Value> = serde_json::from_str(corpus).expect("the corpus is a JSON array");
     let edits = prop::collection::vec((any::<Index>(), any_json_edit()), 0..=3);
     (select(corpus), edits).prop_map(|(mut value, edits)| {
         for (at, edit) in edits {
             let mut number = at.index(count(&value));
-            if let Some(place) = numbered(&mut value, &mut number) {
-                edit.apply(place);
+            if let Some(target) = value_at(&mut value, &mut number) {
+                edit.apply(target);
             }
         }
         value
