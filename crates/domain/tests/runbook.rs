@@ -1,4 +1,4 @@
-//! The runbook has an entry for every error that a build can end in, with the remedy that the event gives.
+//! The runbook has an entry for every error of a build, with the same remedy as the event.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use prepull_domain::build::failure::{ABORTED, ABORTED_REMEDY, FOREIGN_ERRORS};
 
 const RUNBOOK: &str = include_str!("../../../docs/runbook.md");
 
-/// The entries below a heading of the second level, by their own headings.
+/// Returns the entries of a section by their headings.
 fn entries(section: &str) -> BTreeMap<&'static str, &'static str> {
     let (_, rest) = RUNBOOK
         .split_once(&format!("\n## {section}\n"))
@@ -20,7 +20,7 @@ fn entries(section: &str) -> BTreeMap<&'static str, &'static str> {
         .collect()
 }
 
-fn expect<'a>(section: &str, errors: impl IntoIterator<Item = (&'a str, &'a str)>) {
+fn assert_entries<'a>(section: &str, errors: impl IntoIterator<Item = (&'a str, &'a str)>) {
     let (written, errors) = (entries(section), BTreeMap::from_iter(errors));
     assert!(
         written.keys().eq(errors.keys()),
@@ -38,8 +38,8 @@ fn expect<'a>(section: &str, errors: impl IntoIterator<Item = (&'a str, &'a str)
 }
 
 #[test]
-fn every_error_of_a_stage_has_its_entry_and_no_other() {
-    expect(
+fn runbook_covers_exactly_the_stage_errors() {
+    assert_entries(
         "Errors of a build",
         ErrorName::ALL
             .iter()
@@ -48,7 +48,7 @@ fn every_error_of_a_stage_has_its_entry_and_no_other() {
 }
 
 #[test]
-fn every_family_of_aws_own_names_has_its_entry_and_no_other() {
+fn runbook_covers_exactly_the_aws_error_families() {
     let aborted = [(ABORTED, ABORTED_REMEDY)];
-    expect("AWS's own names", FOREIGN_ERRORS.into_iter().chain(aborted));
+    assert_entries("AWS's own names", FOREIGN_ERRORS.into_iter().chain(aborted));
 }
