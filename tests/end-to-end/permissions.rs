@@ -37,7 +37,7 @@ const JUSTIFIED: &[(&str, &str, &str)] = &[
     ),
     (
         "launch-builder",
-        "EndTheYounger",
+        "TerminateDuplicate",
         "only two concurrent calls that launch into different capacity pools need it",
     ),
     (

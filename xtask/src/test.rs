@@ -219,6 +219,17 @@ fn terraform(tools: &Tools) -> Result<()> {
             .args(["validate"])
             .quiet()?;
     }
+    // The table of invalid inputs becomes a test, which must be inside the module's directory.
+    let generated = ".terraform/validation";
+    Step::new("table of invalid inputs", &tools.python)
+        .args(["infra/tests/validation.py", "infra/.terraform/validation"])
+        .quiet()?;
+    for arguments in [&["init", "-backend=false", "-input=false"][..], &["test"]] {
+        step(arguments[0], "infra", "validation")?
+            .args(arguments)
+            .args([format!("-test-directory={generated}")])
+            .quiet()?;
+    }
     step("test", "infra", "infra")?.args(["test"]).run()?;
     let checkov = setup::virtual_environment(setup::CHECKOV)?;
     let checkov = checkov.with_file_name("checkov");
