@@ -53,9 +53,9 @@ where
     };
     result.map_err(|error| {
         if matches!(error, StageError::StillRunning(_)) {
-            tracing::info!(error = error.name(), "{error}");
+            tracing::info!(error = error.name(), cause = %error, "stage not done yet");
         } else {
-            tracing::error!(error = error.name(), "{error}");
+            tracing::error!(error = error.name(), cause = %error, "stage failed");
         }
         // Step Functions uses `errorType` as the error name for Retry and Catch.
         Diagnostic {

@@ -89,7 +89,7 @@ pub async fn caches(
             match name.parse::<CacheName>() {
                 Ok(cache) => Some((cache.clone(), CacheConfig::parse(&cache, &json))),
                 Err(error) => {
-                    tracing::error!(parameter, "parameter declares no cache: {error}");
+                    tracing::error!(parameter, cause = %error, "parameter name contains no cache name");
                     None
                 }
             }

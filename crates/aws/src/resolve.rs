@@ -402,7 +402,7 @@ impl Lookup<'_> {
         for pause in PAUSES {
             match ask().await.map_err(|error| self.failure(error)) {
                 Err(StageError::Throttled { message, .. }) => {
-                    tracing::warn!(image = %self.image, "the registry is asked again: {message}");
+                    tracing::warn!(image = %self.image, cause = message, "retrying registry call");
                     tokio::time::sleep(pause).await;
                 }
                 other => return other,

@@ -87,7 +87,7 @@ pub async fn run_document(
             Ended::Ran(output) => return Ok(output),
             Ended::Interrupted(how) => interruption = how,
         }
-        tracing::warn!(document, interruption, "a command did not run to its end");
+        tracing::warn!(document, interruption, "command interrupted");
         ensure_running(clients, instance).await?;
     }
     Err(StageError::BuilderLost {

@@ -159,7 +159,7 @@ impl Sweep<'_> {
             .collect();
         for (cache, architecture) in targets {
             let Some(Ok(config)) = caches.get(&cache) else {
-                tracing::info!(%cache, "not declared, or not well: its snapshots are kept");
+                tracing::info!(%cache, "snapshots kept: their cache is not declared or not valid");
                 continue;
             };
             deadline.check("retention of the other caches")?;
@@ -180,7 +180,7 @@ impl Sweep<'_> {
     /// Continues after a failure, and keeps the first one.
     fn note(&mut self, result: Result<(), StageError>) {
         if let Err(error) = result {
-            tracing::error!(error = error.name(), "{error}");
+            tracing::error!(error = error.name(), cause = %error, "removal failed");
             if self.failure.is_ok() {
                 self.failure = Err(error);
             }

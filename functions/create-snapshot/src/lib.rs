@@ -108,7 +108,7 @@ async fn create(clients: &Clients, target: &Target, volume: &VolumeId) -> Result
         .send()
         .await
         .or_stage_error("ec2:CreateSnapshot")?;
-    tracing::info!(snapshot = made.snapshot_id(), %volume, "started a snapshot");
+    tracing::info!(snapshot = made.snapshot_id(), %volume, "snapshot started");
     Ok(())
 }
 

@@ -80,7 +80,7 @@ async fn oldest(clients: &Clients, target: &Target) -> Result<Option<InstanceId>
 /// Terminates a duplicate builder. A capacity pool may have capacity for one concurrent call and not for another, and their
 /// client tokens then differ. All calls agree on the oldest builder, and each terminates its own duplicate.
 async fn end_younger(clients: &Clients, id: &InstanceId) -> Result<(), StageError> {
-    tracing::warn!(%id, "ends it: another call launched one before");
+    tracing::warn!(%id, "terminating duplicate builder");
     clients
         .ec2
         .terminate_instances()
@@ -109,7 +109,7 @@ async fn launch(
             };
             match try_place(clients, settings, target, place, &user_data, deadline).await? {
                 Attempt::Launched(id) => {
-                    tracing::info!(%id, instance_type, %subnet, "launched a builder");
+                    tracing::info!(%id, instance_type, %subnet, "builder launched");
                     return Ok(id);
                 }
                 Attempt::NoCapacity(why) => {

@@ -47,7 +47,7 @@ pub async fn handle(
     if let Turn::Superseded { by } =
         queue::wait(clients, state_machine_arn, &input, deadline).await?
     {
-        tracing::info!(%by, "a newer execution will plan instead");
+        tracing::info!(%by, "superseded by a newer build");
         return Ok(Plan::Superseded { by });
     }
     // Reads again, because the configuration may have changed during the wait.
@@ -92,11 +92,11 @@ impl Planner<'_> {
         for (architecture, decision) in architectures.iter().zip(decisions.await?) {
             match decision {
                 Decision::UpToDate(snapshot) => {
-                    tracing::info!(%architecture, %snapshot, "up to date");
+                    tracing::info!(%architecture, %snapshot, "target is up to date");
                     snapshots.insert(*architecture, snapshot);
                 }
                 Decision::Build(target) => {
-                    tracing::info!(%architecture, base = ?target.base, "to be built");
+                    tracing::info!(%architecture, base = ?target.base, "target needs a build");
                     targets.push(*target);
                 }
             }

@@ -91,7 +91,7 @@ impl RegionalSnapshot<'_> {
                 .await
                 .map_err(|error| publish_failed(input, &advice, error))?;
         }
-        tracing::info!(region = %self.region, snapshot = %self.snapshot, "nodes use it from now on");
+        tracing::info!(region = %self.region, snapshot = %self.snapshot, "pointer updated");
         Ok(())
     }
 }
@@ -239,7 +239,7 @@ async fn start_copy(
             if error.aws_code() == Some(TOO_MANY_COPIES)
                 && Timestamp::now() <= input.target.give_up_at =>
         {
-            tracing::info!(%region, "as many copies are under way as there may be");
+            tracing::info!(%region, "copy delayed: too many copies in progress");
             Ok(None)
         }
         Err(error) => Err(refused(

@@ -63,7 +63,7 @@ pub async fn handle(
     for place in copies.iter().chain([&here]) {
         place.point(&input).await?;
     }
-    tracing::info!(snapshot = %here.snapshot, "published");
+    tracing::info!(snapshot = %here.snapshot, "snapshot published");
     if state == SnapshotState::Verified {
         announce::announce(&here, &copies, &input, before).await?;
     }
@@ -130,7 +130,7 @@ async fn superseded(clients: &Clients, input: &PublishInput) -> Result<bool, Sta
     if !later || copies::find(clients, &current).await?.is_none() {
         return Ok(false);
     }
-    tracing::warn!(%current, "a snapshot of a later plan is published already");
+    tracing::warn!(%current, "superseded by a snapshot of a newer plan");
     Ok(true)
 }
 

@@ -128,8 +128,10 @@ impl Node<'_> {
                 Ok(status) => return Ok(status),
                 Err(error) => problem = format!("{error}: {}", output.last_words()),
             }
-            tracing::warn!(problem, "the builder gave no complete status");
-            self.deadline.pause(PAUSE, "the builder's status").await?;
+            tracing::warn!(problem, "incomplete status from the builder");
+            self.deadline
+                .pause(PAUSE, "waiting for the builder's status")
+                .await?;
         }
         Err(StageError::BuilderLost {
             instance: self.input.builder.instance_id.clone(),

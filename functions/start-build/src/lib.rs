@@ -78,7 +78,7 @@ pub async fn handle(
                     "no cache that rebuilds on pushes names {push}: add the image to a cache's `images`, or let nobody \
                      wait for it"
                 );
-                tracing::info!("ignored: {reason}");
+                tracing::info!(reason, "push ignored");
                 return Ok(Output {
                     ignored: Some(reason),
                     ..Output::default()
@@ -127,7 +127,7 @@ fn concerned_by<'a>(push: &Push, caches: &'a Caches) -> Vec<&'a CacheName> {
         .filter_map(|(cache, config)| match config {
             Ok(config) => push.concerns(config).then_some(cache),
             Err(error) => {
-                tracing::error!(%cache, error = error.name(), "{error}");
+                tracing::error!(%cache, error = error.name(), cause = %error, "cache skipped: its configuration is not valid");
                 None
             }
         })
@@ -184,16 +184,16 @@ async fn start(
         };
         match answer {
             Ok(_) => {
-                tracing::info!(%cache, execution = %build.execution, "started");
+                tracing::info!(%cache, execution = %build.execution, "build started");
                 output.started.push(build);
             }
             Err(error) if error.aws_code() == Some("ExecutionAlreadyExists") => {
-                tracing::info!(%cache, execution = %build.execution, "joined");
+                tracing::info!(%cache, execution = %build.execution, "joined a running build");
                 output.joined.push(build);
             }
             Err(error) => {
                 let error = error.into_stage_error("states:StartExecution");
-                tracing::error!(%cache, error = error.name(), "{error}");
+                tracing::error!(%cache, error = error.name(), cause = %error, "build not started");
                 failure = Some(error);
             }
         }
