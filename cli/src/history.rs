@@ -10,7 +10,9 @@ use prepull_aws::sfn::types::{HistoryEvent, HistoryEventType as Type, MapIterati
 use prepull_domain::stages::{
     Builder, NodeInfo, Plan, PublishOutcome, Published, Pulled, Snapshot,
 };
-use prepull_domain::{Architecture, CacheName, ExecutionArn, ExecutionName, SnapshotId, Stage};
+use prepull_domain::{
+    Architecture, CacheName, ExecutionArn, ExecutionName, SnapshotId, Stage, StageError,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -219,7 +221,7 @@ pub enum StageProgress {
 impl StageProgress {
     /// Parses the message of a `StillRunning`. An unknown wording stays text: the functions may be of another version.
     fn new(message: &str) -> Self {
-        let text = message.strip_prefix("not done yet: ").unwrap_or(message);
+        let text = StageError::progress_in(message);
         text.parse()
             .map_or_else(|_| Self::Text(text.to_owned()), Self::Images)
     }

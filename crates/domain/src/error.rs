@@ -17,10 +17,10 @@ use crate::size::{Bytes, GiB};
 )]
 pub enum StageError {
     /// The stage did not reach its end before the function's deadline. The state machine calls it again.
-    #[error("not done yet: {0}")]
+    #[error("{NOT_DONE_YET}{0}")]
     StillRunning(String),
     /// AWS throttled the call or answered 5xx after the SDK's own retries. The state machine calls the stage again.
-    #[error("{call} was throttled or unavailable: {message}")]
+    #[error("{call} was throttled or got no answer: {message}")]
     Throttled {
         /// Service and action: `ec2:RunInstances`.
         call: &'static str,
@@ -29,7 +29,8 @@ pub enum StageError {
     },
     /// The function's role may not do what the stage needs.
     #[error(
-        "{call} was denied: {message}. Grant it to this function's role, or undo what took it away (a boundary, an SCP, a key policy)"
+        "{call} was denied: {message}. Allow it in the function's role, or change the boundary, SCP or key policy \
+        that denies it"
     )]
     AccessDenied {
         /// Service and action.
@@ -46,10 +47,10 @@ pub enum StageError {
         message: String,
     },
     /// An event or a call that the function does not take.
-    #[error("this event is not taken: {0}")]
+    #[error("cannot handle the event: {0}")]
     InvalidEvent(String),
     /// A cache's configuration is missing or wrong.
-    #[error("cache `{cache}`: {problem}")]
+    #[error("cache `{cache}` has no valid configuration: {problem}")]
     InvalidConfig {
         /// The cache, as it was named.
         cache: String,
@@ -57,7 +58,7 @@ pub enum StageError {
         problem: String,
     },
     /// A registry does not have an image, or not for the wanted platform.
-    #[error("image `{image}`: {problem}")]
+    #[error("image `{image}` is not available: {problem}")]
     ImageNotFound {
         /// The image.
         image: ImageReference,
@@ -65,7 +66,7 @@ pub enum StageError {
         problem: String,
     },
     /// A registry refused the credentials, or wanted some where none are configured.
-    #[error("image `{image}`: the registry denied access: {problem}")]
+    #[error("image `{image}` was denied by its registry: {problem}")]
     RegistryDenied {
         /// The image.
         image: ImageReference,
@@ -74,7 +75,7 @@ pub enum StageError {
     },
     /// No instance type in no subnet had capacity.
     #[error(
-        "no capacity for a builder: {tried}. Name more instance types or subnets in the cache's `builder`"
+        "no capacity for a builder: {tried}. Add instance types or subnets to the cache's `builder`"
     )]
     CapacityUnavailable {
         /// Every attempt, with EC2's answer.
@@ -82,7 +83,8 @@ pub enum StageError {
     },
     /// The account's quota forbids another instance.
     #[error(
-        "EC2 refused a builder for a quota: {0}. Ask for a larger one in Service Quotas, or name a smaller instance type"
+        "launching a builder exceeds a quota: {0}. Request a higher quota in Service Quotas, or use smaller instance \
+        types"
     )]
     QuotaExceeded(String),
     /// The builder is gone, or going, while it is needed.
@@ -124,7 +126,7 @@ pub enum StageError {
         wanted: GiB,
     },
     /// What lies on the builder is not what was planned.
-    #[error("the builder does not hold what was planned: {0}")]
+    #[error("verification of the builder's images failed: {0}")]
     VerifyFailed(String),
     /// The snapshot could not be made.
     #[error("snapshot of builder {instance} failed: {problem}")]
@@ -136,7 +138,7 @@ pub enum StageError {
     },
     /// A verified snapshot could not be made the one that nodes use.
     #[error(
-        "snapshot {snapshot} could not be published: {problem}. The one published before stays in use"
+        "snapshot {snapshot} could not be published: {problem}. Nodes keep using the previous snapshot"
     )]
     PublishFailed {
         /// The snapshot, which stays `verified`.
@@ -147,12 +149,22 @@ pub enum StageError {
 }
 
 impl StageError {
+/// Start of the message of [`StageError::StillRunning`].
+const NOT_DONE_YET: &str = "not done yet: ";
+
     /// The name by which Step Functions matches the error in `Retry` and `Catch`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         ErrorName::from(self).into()
     }
 }
+
+    /// Returns the progress in the message of a [`StageError::StillRunning`]. Returns `message` if it has another wording,
+    /// because the functions can be of another version than the reader.
+    #[must_use]
+    pub fn progress_in(message: &str) -> &str {
+        message.strip_prefix(NOT_DONE_YET).unwrap_or(message)
+    }
 
 impl ErrorName {
     /// All of them, in the order of [`StageError`].
@@ -231,4 +243,12 @@ mod tests {
             assert!(!remedy.ends_with('.') && !remedy.contains(". "), "{remedy}");
         }
     }
+    #[test]
+    fn still_running_message_yields_its_progress() {
+        let message = StageError::StillRunning("3 of 8 images pulled".to_owned()).to_string();
+        assert_eq!(message, "not done yet: 3 of 8 images pulled");
+        assert_eq!(StageError::progress_in(&message), "3 of 8 images pulled");
+        assert_eq!(StageError::progress_in("other wording"), "other wording");
+    }
+
 }
