@@ -13,7 +13,8 @@ use crate::size::{Bytes, GiB};
 #[strum_discriminants(
     name(ErrorName),
     derive(EnumString, IntoStaticStr, VariantArray),
-    doc = "The name of a [`StageError`]: what is left of it in an execution, and the heading of its entry in the runbook."
+    doc = "Error name of a [`StageError`]. Executions show it, and it is the heading of the error in \
+        docs/operations.md."
 )]
 pub enum StageError {
     /// The stage did not reach its end before the function's deadline. The state machine calls it again.
@@ -148,16 +149,15 @@ pub enum StageError {
     },
 }
 
-impl StageError {
 /// Start of the message of [`StageError::StillRunning`].
 const NOT_DONE_YET: &str = "not done yet: ";
 
+impl StageError {
     /// The name by which Step Functions matches the error in `Retry` and `Catch`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         ErrorName::from(self).into()
     }
-}
 
     /// Returns the progress in the message of a [`StageError::StillRunning`]. Returns `message` if it has another wording,
     /// because the functions can be of another version than the reader.
@@ -165,6 +165,7 @@ const NOT_DONE_YET: &str = "not done yet: ";
     pub fn progress_in(message: &str) -> &str {
         message.strip_prefix(NOT_DONE_YET).unwrap_or(message)
     }
+}
 
 impl ErrorName {
     /// All of them, in the order of [`StageError`].
@@ -175,47 +176,54 @@ impl ErrorName {
     pub fn remedy(self) -> &'static str {
         match self {
             Self::StillRunning => {
-                "Look at what the message says it waited for, and start the build again"
+                "Check the resource that the message is waiting for, and start the build again"
             }
             Self::Throttled => {
-                "Start the build again; if it stays, look at the service's health and at what else uses up the account's API rate"
+                "Start the build again; if it fails again, check the AWS Health Dashboard and the account's other \
+                API traffic"
             }
             Self::AccessDenied => {
-                "Find the permissions boundary, service control policy or key policy that denies the call to the function's role, and let it through"
+                "Find the permissions boundary, service control policy or key policy that denies the call to the \
+                function's role, and allow the call"
             }
-            Self::AwsFailed => "Put right what the service's message complains of",
+            Self::AwsFailed => "Fix the cause in the service's message, and start the build again",
             Self::InvalidEvent => {
-                "Find out what else calls prepull's functions or starts its state machine, and with what input"
+                "Find the caller of the function or the state machine, and correct its input"
             }
             Self::InvalidConfig => {
-                "Change the value that the message names in the cache's declaration, and apply"
+                "Correct the setting from the message in the cache's declaration, and run `terraform apply`"
             }
             Self::ImageNotFound => {
-                "Push the image for every architecture of the cache, correct its name, or remove it from the cache"
+                "Push the image for every architecture of the cache, correct the reference, or remove it from the \
+                cache"
             }
             Self::RegistryDenied => {
-                "Correct the cache's `registry_credentials`, or let prepull's roles read the repository"
+                "Correct the cache's `registry_credentials`, or allow prepull's roles to pull from the repository"
             }
             Self::CapacityUnavailable => {
-                "Name more instance types, or subnets in more zones, in the cache's `builder`"
+                "Add instance types, or subnets in other zones, to the cache's `builder`"
             }
             Self::QuotaExceeded => {
-                "Ask for a larger quota in Service Quotas, or name smaller instance types"
+                "Request a higher quota in Service Quotas, or use smaller instance types"
             }
             Self::BuilderLost => {
-                "Start the build again; if it happens often, find out in CloudTrail who terminates or stops builders"
+                "Start the build again; if it happens often, find the caller of `TerminateInstances` or \
+                `StopInstances` in CloudTrail"
             }
-            Self::NeverReady => "See that the builders' subnets reach Systems Manager, ECR and S3",
+            Self::NeverReady => {
+                "Check that the builders' subnets reach Systems Manager, ECR and S3"
+            }
             Self::PullFailed => {
-                "See that the builders reach the registry and that it serves the image, and start the build again"
+                "Check that the builders reach the registry and that it serves the image, and start the build again"
             }
-            Self::DiskFull => "Raise the cache's `volume.size_gib` to what the message says",
-            Self::VerifyFailed => "Start the build again; if it stays, report it",
+            Self::DiskFull => "Raise the cache's `volume.size_gib` to the size in the message",
+            Self::VerifyFailed => "Start the build again; if it fails again, report it",
             Self::SnapshotFailed => {
-                "Start the build again; if it stays, look at the step that the message names, and at the KMS key's policy"
+                "Start the build again; if it fails again, check the step in the message and the policy of the KMS \
+                key"
             }
             Self::PublishFailed => {
-                "Put right what the message names: the right to a parameter, a region to copy to, an account to share with, a key"
+                "Fix the parameter, region, account or key in the message, and start the build again"
             }
         }
     }
@@ -236,14 +244,6 @@ mod tests {
     }
 
     #[test]
-    fn a_remedy_is_one_sentence_without_its_full_stop() {
-        for name in ErrorName::ALL {
-            let remedy = name.remedy();
-            assert!(remedy.starts_with(char::is_uppercase), "{remedy}");
-            assert!(!remedy.ends_with('.') && !remedy.contains(". "), "{remedy}");
-        }
-    }
-    #[test]
     fn still_running_message_yields_its_progress() {
         let message = StageError::StillRunning("3 of 8 images pulled".to_owned()).to_string();
         assert_eq!(message, "not done yet: 3 of 8 images pulled");
@@ -251,4 +251,12 @@ mod tests {
         assert_eq!(StageError::progress_in("other wording"), "other wording");
     }
 
+    #[test]
+    fn a_remedy_is_one_sentence_without_its_full_stop() {
+        for name in ErrorName::ALL {
+            let remedy = name.remedy();
+            assert!(remedy.starts_with(char::is_uppercase), "{remedy}");
+            assert!(!remedy.ends_with('.') && !remedy.contains(". "), "{remedy}");
+        }
+    }
 }

@@ -143,7 +143,10 @@ fn remedy(error: &str) -> &'static str {
     FOREIGN_ERRORS
         .iter()
         .find(|(family, _)| error.starts_with(family))
-        .map_or("Read the execution's history", |(_, remedy)| remedy)
+        .map_or(
+            "Find the failed state in the execution's history",
+            |(_, remedy)| remedy,
+        )
 }
 
 /// Returns the image at the start of a message. Every message of [`crate::StageError`] about one image starts with it.

@@ -1,17 +1,17 @@
-//! The runbook has an entry for every error that a build can end in, with the remedy that the event gives.
+//! docs/operations.md has an entry for each error of a build, with the remedy of the event.
 
 use std::collections::BTreeMap;
 
 use prepull_domain::ErrorName;
 use prepull_domain::failure::{ABORTED, ABORTED_REMEDY, FOREIGN_ERRORS};
 
-const RUNBOOK: &str = include_str!("../../../docs/runbook.md");
+const OPERATIONS: &str = include_str!("../../../docs/operations.md");
 
-/// The entries below a heading of the second level, by their own headings.
+/// Returns the entries of a section by their headings.
 fn entries(section: &str) -> BTreeMap<&'static str, &'static str> {
-    let (_, rest) = RUNBOOK
+    let (_, rest) = OPERATIONS
         .split_once(&format!("\n## {section}\n"))
-        .unwrap_or_else(|| panic!("the runbook has no section {section}"));
+        .unwrap_or_else(|| panic!("docs/operations.md has no section {section}"));
     let section = rest.split("\n## ").next().unwrap_or_default();
     section
         .split("\n### ")
@@ -24,12 +24,12 @@ fn expect<'a>(section: &str, errors: impl IntoIterator<Item = (&'a str, &'a str)
     let (written, errors) = (entries(section), BTreeMap::from_iter(errors));
     assert!(
         written.keys().eq(errors.keys()),
-        "{section}: the runbook has {:?}, builds end in {:?}",
+        "{section}: docs/operations.md has {:?}, builds end with {:?}",
         written.keys(),
         errors.keys()
     );
     for (error, entry) in written {
-        for part in ["**Means:** ", "**Done:** ", "**Look at:** "] {
+        for part in ["**Means:** ", "**Already done:** ", "**Look at:** "] {
             assert!(entry.contains(part), "{error} lacks {part}");
         }
         let remedy = format!("**Do:** {}.\n", errors[error]);
