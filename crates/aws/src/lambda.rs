@@ -48,7 +48,7 @@ where
         // Boxed for the same reason as in [`Deadline::poll`].
         Ok(input) => Box::pin(handler(input, deadline)).await,
         Err(error) => Err(StageError::InvalidEvent(format!(
-            "its input has another shape: {error}"
+            "its input has an unknown shape: {error}"
         ))),
     };
     result.map_err(|error| {

@@ -44,7 +44,7 @@ impl CommandOutput {
         let words = [&self.stderr, &self.stdout]
             .into_iter()
             .find_map(|text| text.lines().rev().find(|line| !line.trim().is_empty()))
-            .unwrap_or("it printed nothing");
+            .unwrap_or("no output");
         words.chars().take(500).collect()
     }
 }
@@ -79,9 +79,9 @@ pub async fn run_document(
             follow(clients, instance, document, &id, deadline).await?
         } else {
             deadline
-                .pause(RECONNECTION, "the agent to be connected again")
+                .pause(RECONNECTION, "waiting for the SSM agent to reconnect")
                 .await?;
-            Ended::Interrupted("the agent is not connected".to_owned())
+            Ended::Interrupted("the SSM agent is not connected".to_owned())
         };
         match ended {
             Ended::Ran(output) => return Ok(output),
@@ -93,8 +93,8 @@ pub async fn run_document(
     Err(StageError::BuilderLost {
         instance: instance.clone(),
         problem: format!(
-            "it runs but carries out no commands: `{document}` ended {ATTEMPTS} times without a result, \
-             the last time with `{interruption}`"
+            "it runs but executes no commands: `{document}` ended {ATTEMPTS} times without a result, the last time \
+            with `{interruption}`"
         ),
     })
 }
@@ -134,13 +134,17 @@ async fn follow(
 ) -> Result<Ended, StageError> {
     let mut looked = Instant::now();
     deadline
-        .poll(POLL, &format!("`{document}` to end"), async || {
-            if looked.elapsed() >= LOOK_AT_BUILDER {
-                looked = Instant::now();
-                ensure_running(clients, instance).await?;
-            }
-            ended(clients, instance, command_id).await
-        })
+        .poll(
+            POLL,
+            &format!("waiting for `{document}` to end"),
+            async || {
+                if looked.elapsed() >= LOOK_AT_BUILDER {
+                    looked = Instant::now();
+                    ensure_running(clients, instance).await?;
+                }
+                ended(clients, instance, command_id).await
+            },
+        )
         .await
 }
 

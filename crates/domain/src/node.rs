@@ -30,7 +30,7 @@ const EXPANSION: f64 = 3.5;
 
 identifier!(
     /// A name in containerd's image store, of whatever origin, in the characters that the documents' parameters take.
-    ImageName, "an image name", "letters, digits and `._:/@-`, the first a letter or a digit", |s| {
+    ImageName, "an image name", "letters, digits and `._:/@-`, starting with a letter or a digit", |s| {
         s.starts_with(|c: char| c.is_ascii_alphanumeric())
             && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:/@-".contains(&b))
     }
@@ -59,7 +59,7 @@ pub enum MalformedOutput {
     #[error("the output ends early, after `{0}`")]
     Incomplete(String),
     /// A line that begins with a keyword does not go on as it should.
-    #[error("the output has a line `{0}`")]
+    #[error("the output has the invalid line `{0}`")]
     Line(String),
     /// There is no line with this keyword.
     #[error("the output has no line `{0}`")]

@@ -162,7 +162,7 @@ impl Sweep<'_> {
                 tracing::info!(%cache, "snapshots kept: their cache is not declared or not valid");
                 continue;
             };
-            deadline.check("retention of the other caches")?;
+            deadline.check("applying retention to the other caches")?;
             let result = retention::apply(
                 self.clients,
                 &cache,

@@ -119,7 +119,7 @@ async fn completed(
     deadline: Deadline,
 ) -> Result<Snapshot, StageError> {
     deadline
-        .poll(POLL, "the snapshot to be complete", async || {
+        .poll(POLL, "waiting for the snapshot to complete", async || {
             let found = find(clients, &input.target).await?;
             // EC2 lists a new snapshot with a short delay.
             let Some((ours, doubles)) = found.split_first() else {
@@ -150,7 +150,7 @@ async fn completed(
                 _ if Timestamp::now() > input.target.give_up_at => Err(failed(
                     input,
                     format!(
-                        "{} is at {} and the build's time is over",
+                        "{} is at {} at the build's timeout. Increase the cache's `timeout_minutes`",
                         ours.snapshot_id().unwrap_or_default(),
                         ours.progress().unwrap_or("0%")
                     ),
@@ -175,7 +175,7 @@ fn done(input: &BuilderInput, complete: &Ec2Snapshot) -> Result<Snapshot, StageE
         }),
         _ => Err(failed(
             input,
-            "EC2 describes it without ID or size".to_owned(),
+            "EC2 returned it without ID or size".to_owned(),
         )),
     }
 }

@@ -102,7 +102,7 @@ async fn launch(
     let mut tried = Vec::new();
     for instance_type in &target.instance_types {
         for subnet in &target.subnet_ids {
-            deadline.check("capacity for a builder")?;
+            deadline.check("looking for capacity for a builder")?;
             let place = CapacityPool {
                 instance_type,
                 subnet,
@@ -148,7 +148,7 @@ async fn try_place(
                 .map(|launched| Attempt::Launched(launched.builder.instance_id))
                 .ok_or_else(|| StageError::AwsFailed {
                     call: "ec2:RunInstances",
-                    message: "the answer names no instance".to_owned(),
+                    message: "the answer contains no instance".to_owned(),
                 });
         }
         Err(error) => error,
@@ -207,13 +207,13 @@ fn is_quota(code: &str) -> bool {
 fn refused(target: &Target, place: CapacityPool<'_>, answer: &str) -> StageError {
     let problem = match &target.base {
         Base::Snapshot { snapshot_id, .. } if answer.contains("smaller than snapshot") => format!(
-            "`volume.size_gib` is {}, less than the snapshot {snapshot_id} that the volume starts from has ({answer}); \
-             set it to at least that snapshot's size",
+            "`volume.size_gib` is {}, smaller than the base snapshot {snapshot_id} ({answer}). Set it to at least \
+            that snapshot's size",
             target.volume.size_gib.0
         ),
         _ => format!(
-            "EC2 refuses a builder of type {} in {}: {answer}; correct what it names in `builder`, `volume` or \
-             `architectures`",
+            "EC2 rejected a builder of type {} in {}: {answer}. Correct the setting in `builder`, `volume` or \
+            `architectures`",
             place.instance_type, place.subnet
         ),
     };
@@ -239,19 +239,23 @@ async fn launched_before(
     ];
     deadline
         .sooner(VISIBLE_WITHIN)
-        .poll(POLL, "the instance of an earlier launch", async || {
-            let found = BuilderInstance::find(clients, target, &states).await?;
-            // The youngest, because an older one may belong to an attempt on a defective base.
-            Ok(found
-                .into_iter()
-                .next_back()
-                .map(|found| found.builder.instance_id))
-        })
+        .poll(
+            POLL,
+            "waiting for the instance of an earlier launch",
+            async || {
+                let found = BuilderInstance::find(clients, target, &states).await?;
+                // The youngest, because an older one may belong to an attempt on a defective base.
+                Ok(found
+                    .into_iter()
+                    .next_back()
+                    .map(|found| found.builder.instance_id))
+            },
+        )
         .await
         .map_err(|error| match error {
             StageError::StillRunning(_) => StageError::AwsFailed {
                 call: "ec2:RunInstances",
-                message: "EC2 says that it launched a builder for this execution, but shows none"
+                message: "EC2 reports an earlier launch for this execution but lists no instance"
                     .to_owned(),
             },
             error => error,
@@ -265,10 +269,12 @@ async fn running(
 ) -> Result<Builder, StageError> {
     let visible = Deadline::after(VISIBLE_WITHIN);
     deadline
-        .poll(POLL, "the builder to run", async || {
+        .poll(POLL, "waiting for the builder to run", async || {
             let Some(found) = BuilderInstance::look(clients, id).await? else {
                 // EC2 lists a new instance with a short delay.
-                visible.check("the builder").map_err(|_| not_known(id))?;
+                visible
+                    .check("waiting for the builder to be listed")
+                    .map_err(|_| not_known(id))?;
                 return Ok(None);
             };
             match found.state {

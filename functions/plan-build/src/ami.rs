@@ -19,8 +19,8 @@ pub(crate) async fn find(
     let released = parameters::get(clients, &format!("{path}/image_version")).await?;
     let (Some(id), Some(released)) = (id, released) else {
         return Ok(Err(format!(
-            "Bottlerocket publishes no image of variant `{}`, version `{version}`, for {architecture} in this region \
-             (there is no parameter {path}/image_id): check `variant` and `bottlerocket_version`",
+            "Bottlerocket has no AMI of variant `{}`, version `{version}`, for {architecture} in this region (no \
+            parameter {path}/image_id). Correct `variant` or `bottlerocket_version`",
             config.variant
         )));
     };

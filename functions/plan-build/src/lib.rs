@@ -207,9 +207,9 @@ impl Planner<'_> {
         let (wanted, least) = (self.config.volume.size_gib, snapshot.volume_size);
         if wanted < least {
             return Err(self.invalid(format!(
-                "`volume.size_gib` is {wanted}, less than the {least} of the snapshot {} that nodes use: a volume never \
-                 shrinks below its snapshot. Set it to at least {}; or, to start afresh with a smaller volume, delete the \
-                 parameter {}",
+                "`volume.size_gib` is {wanted}, less than the {least} of the published snapshot {}, and a volume \
+                cannot be smaller than its snapshot. Set it to at least {}, or delete the parameter {} to start \
+                from an empty volume",
                 snapshot.id,
                 least.0,
                 prepull_domain::names::pointer_parameter(&self.cache, architecture)

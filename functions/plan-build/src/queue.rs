@@ -52,7 +52,7 @@ pub(crate) async fn wait(
                 let waited = Timestamp::now().duration_since(own.started_at);
                 let interval = interval(&own.name, waited.unsigned_abs());
                 deadline
-                    .pause(interval, "an older build of the cache to end")
+                    .pause(interval, "waiting for an older build of the cache to end")
                     .await?;
             }
             turn => return Ok(turn),

@@ -62,9 +62,8 @@ impl RegionalSnapshot<'_> {
                 refused(
                     input,
                     "ec2:ModifySnapshotAttribute",
-                    "A snapshot that is encrypted with the account's default key for EBS cannot be shared: name a KMS key \
-                     of your own in `volume.kms_key_id`, whose policy lets those accounts use it, or empty \
-                     `publication.share_with_accounts`",
+                    "A snapshot with the default EBS key cannot be shared: set `volume.kms_key_id` to a KMS key that \
+                    those accounts may use, or empty `publication.share_with_accounts`",
                     error,
                 )
             })?;
@@ -86,7 +85,7 @@ impl RegionalSnapshot<'_> {
             (&parameter, json.as_str()),
             (&pointer, self.snapshot.as_str()),
         ] {
-            let advice = format!("Look at parameter {name} in {}", self.region);
+            let advice = format!("Check parameter {name} in {}", self.region);
             parameters::put(&self.clients, name, value)
                 .await
                 .map_err(|error| publish_failed(input, &advice, error))?;
@@ -126,12 +125,12 @@ pub(crate) async fn copy<'a>(
         deadline
             .poll(
                 ROOM_INTERVAL,
-                &format!("other copies to {region} to end"),
+                &format!("waiting for other copies to {region} to end"),
                 async || start_copy(&clients, home, region, input).await,
             )
             .await?;
     }
-    let waiting_for = format!("the copy in {region}");
+    let waiting_for = format!("waiting for the copy in {region}");
     let snapshot = deadline
         .poll(INTERVAL, &waiting_for, async || {
             let copy = existing_copy(&clients, input).await?;
@@ -140,7 +139,7 @@ pub(crate) async fn copy<'a>(
                 Some(EbsState::Error) => Err(StageError::PublishFailed {
                     snapshot: input.snapshot.snapshot_id.clone(),
                     problem: format!(
-                        "its copy in {region} failed: {}. Start the build again: it makes a new one",
+                        "its copy in {region} failed: {}. Start the build again to make a new copy",
                         copy.as_ref()
                             .and_then(Snapshot::state_message)
                             .unwrap_or("EBS gives no reason")
@@ -149,8 +148,7 @@ pub(crate) async fn copy<'a>(
                 _ if Timestamp::now() > input.target.give_up_at => Err(StageError::PublishFailed {
                     snapshot: input.snapshot.snapshot_id.clone(),
                     problem: format!(
-                        "its copy in {region} is at {} and the build's time is over; give the cache a larger \
-                         `timeout_minutes`",
+                        "its copy in {region} is at {} at the build's timeout. Increase the cache's `timeout_minutes`",
                         copy.as_ref().and_then(Snapshot::progress).unwrap_or("0%")
                     ),
                 }),
@@ -162,7 +160,7 @@ pub(crate) async fn copy<'a>(
         .parse()
         .map_err(|error| StageError::PublishFailed {
             snapshot: input.snapshot.snapshot_id.clone(),
-            problem: format!("its copy in {region}: {error}"),
+            problem: format!("its copy in {region} has an invalid ID: {error}"),
         })?;
     Ok(RegionalSnapshot {
         clients,
@@ -245,7 +243,7 @@ async fn start_copy(
         Err(error) => Err(refused(
             input,
             "ec2:CopySnapshot",
-            "Check `publication.copy_to_regions`, and that the key of the snapshot may be used for copies",
+            "Check `publication.copy_to_regions`, and that the snapshot's key allows copies",
             error,
         )),
     }

@@ -85,7 +85,7 @@ async fn check(clients: &Clients, input: &PublishInput) -> Result<SnapshotState,
         problem,
     };
     let Some(snapshot) = copies::find(clients, id).await? else {
-        return Err(failed("it is gone: somebody deleted it".to_owned()));
+        return Err(failed("it no longer exists".to_owned()));
     };
     if snapshot.state() != Some(&EbsState::Completed) {
         let state = snapshot.state().map_or("unknown", EbsState::as_str);
@@ -95,7 +95,7 @@ async fn check(clients: &Clients, input: &PublishInput) -> Result<SnapshotState,
         Some(tag) if tag == SnapshotState::Verified.as_str() => Ok(SnapshotState::Verified),
         Some(tag) if tag == SnapshotState::Published.as_str() => Ok(SnapshotState::Published),
         other => Err(failed(format!(
-            "its tag {} is `{}`, so nobody vouches for its images",
+            "its tag {} is `{}`, so its images are not verified",
             names::TAG_STATE,
             other.unwrap_or_default()
         ))),

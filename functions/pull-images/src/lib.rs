@@ -52,7 +52,7 @@ pub async fn handle(
         deadline,
     };
     let mut removed = BTreeSet::new();
-    let mut progress = "the images to be pulled".to_owned();
+    let mut progress = "starting the pulls".to_owned();
     let mut last = Repetition::default();
     loop {
         let status = builder.status().await.map_err(|error| match error {
@@ -135,7 +135,7 @@ impl Node<'_> {
         }
         Err(StageError::BuilderLost {
             instance: self.input.builder.instance_id.clone(),
-            problem: format!("it tells no status of its images: {problem}"),
+            problem: format!("it returned no status of its images: {problem}"),
         })
     }
 }
@@ -158,7 +158,7 @@ impl Repetition {
             return Ok(());
         }
         Err(StageError::VerifyFailed(format!(
-            "`{}` has no effect: {}",
+            "the changes `{}` had no effect: {}",
             self.changes.chars().take(300).collect::<String>(),
             output.last_words()
         )))

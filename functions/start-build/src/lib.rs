@@ -75,8 +75,8 @@ pub async fn handle(
             let concerned = concerned_by(&push, &caches);
             if concerned.is_empty() {
                 let reason = format!(
-                    "no cache that rebuilds on pushes names {push}: add the image to a cache's `images`, or let nobody \
-                     wait for it"
+                    "no cache with `rebuild_on_push` lists {push}. Add the image to a cache's `images` to rebuild on \
+                    its pushes"
                 );
                 tracing::info!(reason, "push ignored");
                 return Ok(Output {
@@ -147,7 +147,7 @@ fn declared<'a>(cache: &str, caches: &'a Caches) -> Result<&'a CacheName, StageE
         Some((name, Ok(_))) => Ok(name),
         Some((_, Err(error))) => Err(error.clone()),
         None => Err(invalid(
-            "it is not declared: declare it in Terraform's `caches` and apply, or remove what names it".to_owned(),
+            "it is not declared. Declare it in Terraform's `caches` and apply, or remove the schedule or call".to_owned(),
         )),
     }
 }
