@@ -158,8 +158,8 @@ fn did(stage: Stage, output: Value) -> Option<String> {
         Stage::PublishSnapshot => {
             let published: Published = parse(output)?;
             Some(match published.outcome {
-                PublishOutcome::Published => "nodes use it from now on".to_owned(),
-                PublishOutcome::Superseded => "a newer one is published already".to_owned(),
+                PublishOutcome::Published => "nodes use it now".to_owned(),
+                PublishOutcome::Superseded => "a newer build published first".to_owned(),
             })
         }
     }
@@ -415,7 +415,7 @@ impl Outcome {
     pub fn of_success(output: &str) -> Self {
         serde_json::from_str(output).unwrap_or_else(|error| Self::Failed {
             error: "UnknownOutput".to_owned(),
-            cause: format!("the execution put out what this version does not know: {error}"),
+            cause: format!("this version of prepull cannot read the execution's output: {error}. Upgrade prepull"),
         })
     }
 }
