@@ -56,7 +56,7 @@ pub async fn read_credentials(
         cache: cache.to_owned(),
         problem: format!(
             "the credentials of registry `{host}` in {place} {problem}. Store JSON with the strings `username` and \
-            `password`"
+             `password`"
         ),
     };
     let value = value.ok_or_else(|| invalid("are missing"))?;

@@ -242,7 +242,7 @@ impl Lookup<'_> {
             else {
                 return Err(self.not_found(format!(
                     "its index contains another index for {architecture}, which containerd does not follow. Push an \
-                    index of images"
+                     index of images"
                 )));
             };
             let layers = layers(&manifest);
@@ -267,7 +267,7 @@ impl Lookup<'_> {
         if architectures.len() > 1 {
             return Err(self.not_found(
                 "it has one platform, but the cache has several architectures. Push an image for each of them under \
-                one tag (`docker buildx build --platform`), or build the cache for one architecture"
+                 one tag (`docker buildx build --platform`), or build the cache for one architecture"
                     .to_owned(),
             ));
         }
@@ -359,7 +359,7 @@ impl Lookup<'_> {
             _ => match error.into_stage_error("ecr:BatchGetImage") {
                 StageError::AccessDenied { message, .. } => self.denied(format!(
                     "{message}. Allow the roles of plan-build and the builder to pull from the repository. A \
-                    repository in another account needs this in its own policy too"
+                     repository in another account needs this in its own policy too"
                 )),
                 other => other,
             },
@@ -459,7 +459,7 @@ impl Lookup<'_> {
             // Docker Hub gives the same answer for both cases, to hide the existence of private repositories.
             _ => format!(
                 "The repository does not exist or needs credentials. Check the name, or add credentials for `{host}` \
-                to `registry_credentials`"
+                 to `registry_credentials`"
             ),
         };
         self.denied(format!("{text}. {advice}"))
@@ -492,7 +492,7 @@ impl Lookup<'_> {
         };
         self.not_found(format!(
             "it has no manifest for linux/{}, only for {offered}. Push one, or remove `{architecture}` from the \
-            cache's `architectures`",
+             cache's `architectures`",
             architecture.oci_name()
         ))
     }

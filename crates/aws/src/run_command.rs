@@ -94,7 +94,7 @@ pub async fn run_document(
         instance: instance.clone(),
         problem: format!(
             "it runs but executes no commands: `{document}` ended {ATTEMPTS} times without a result, the last time \
-            with `{interruption}`"
+             with `{interruption}`"
         ),
     })
 }

@@ -31,7 +31,7 @@ pub enum StageError {
     /// The function's role may not do what the stage needs.
     #[error(
         "{call} was denied: {message}. Allow it in the function's role, or change the boundary, SCP or key policy \
-        that denies it"
+         that denies it"
     )]
     AccessDenied {
         /// Service and action.
@@ -85,7 +85,7 @@ pub enum StageError {
     /// The account's quota forbids another instance.
     #[error(
         "launching a builder exceeds a quota: {0}. Request a higher quota in Service Quotas, or use smaller instance \
-        types"
+         types"
     )]
     QuotaExceeded(String),
     /// The builder is gone, or going, while it is needed.
@@ -180,11 +180,11 @@ impl ErrorName {
             }
             Self::Throttled => {
                 "Start the build again; if it fails again, check the AWS Health Dashboard and the account's other \
-                API traffic"
+                 API traffic"
             }
             Self::AccessDenied => {
                 "Find the permissions boundary, service control policy or key policy that denies the call to the \
-                function's role, and allow the call"
+                 function's role, and allow the call"
             }
             Self::AwsFailed => "Fix the cause in the service's message, and start the build again",
             Self::InvalidEvent => {
@@ -195,7 +195,7 @@ impl ErrorName {
             }
             Self::ImageNotFound => {
                 "Push the image for every architecture of the cache, correct the reference, or remove it from the \
-                cache"
+                 cache"
             }
             Self::RegistryDenied => {
                 "Correct the cache's `registry_credentials`, or allow prepull's roles to pull from the repository"
@@ -208,7 +208,7 @@ impl ErrorName {
             }
             Self::BuilderLost => {
                 "Start the build again; if it happens often, find the caller of `TerminateInstances` or \
-                `StopInstances` in CloudTrail"
+                 `StopInstances` in CloudTrail"
             }
             Self::NeverReady => {
                 "Check that the builders' subnets reach Systems Manager, ECR and S3"
@@ -220,7 +220,7 @@ impl ErrorName {
             Self::VerifyFailed => "Start the build again; if it fails again, report it",
             Self::SnapshotFailed => {
                 "Start the build again; if it fails again, check the step in the message and the policy of the KMS \
-                key"
+                 key"
             }
             Self::PublishFailed => {
                 "Fix the parameter, region, account or key in the message, and start the build again"

@@ -18,7 +18,7 @@ pub enum InvalidReference {
     /// It does not follow the grammar.
     #[error(
         "image reference `{given}` is malformed: {why}. Write `registry/repository:tag` or \
-        `registry/repository@sha256:…`"
+         `registry/repository@sha256:…`"
     )]
     Malformed {
         /// The text as it was given, cut where it is very long.
@@ -29,7 +29,7 @@ pub enum InvalidReference {
     /// It has no registry host.
     #[error(
         "image reference `{given}` has no registry: containerd looks up images by their full name. Write \
-        `{suggestion}`"
+         `{suggestion}`"
     )]
     NoRegistry {
         /// The text as it was given.
@@ -40,7 +40,7 @@ pub enum InvalidReference {
     /// It has neither tag nor digest.
     #[error(
         "image reference `{given}` is incomplete: it has neither tag nor digest. Add one, for example \
-        `{given}:latest`"
+         `{given}:latest`"
     )]
     NoTag {
         /// The text as it was given.

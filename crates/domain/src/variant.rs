@@ -13,7 +13,7 @@ pub enum InvalidVariant {
     /// A builder of an NVIDIA variant on an instance without a GPU never reaches SSM.
     #[error(
         "variant `{given}` cannot be built: builders have no GPU, and an NVIDIA variant does not boot without one. \
-        Use `{plain}`, because NVIDIA nodes can use its snapshots"
+         Use `{plain}`, because NVIDIA nodes can use its snapshots"
     )]
     Nvidia {
         /// The variant as it was given.
@@ -24,13 +24,13 @@ pub enum InvalidVariant {
     /// `aws-mantle` keeps its storage bound to the instance's TPM.
     #[error(
         "variant `{0}` cannot be built: its data volume is bound to one instance's TPM, so other nodes cannot use a \
-        snapshot of it. Use an `aws-k8s` variant"
+         snapshot of it. Use an `aws-k8s` variant"
     )]
     TpmBound(String),
     /// Anything else.
     #[error(
-        "variant `{0}` is not supported: it is not `aws-k8s-1.NN` with NN from {oldest}, or the same with `-fips`. \
-        Use one of these",
+        "variant `{0}` is not supported: prepull builds `aws-k8s-1.NN` with NN from {oldest}, and the same with \
+         `-fips`. Use one of these",
         oldest = OLDEST_MINOR
     )]
     Unknown(String),

@@ -96,7 +96,7 @@ impl Input {
         }
         Err(invalid(format!(
             "it has an unknown shape. Send `{{\"target\": …}}`, an event `{DETAIL_TYPE}` or `{{\"source\": \
-            \"sweep\"}}`"
+             \"sweep\"}}`"
         )))
     }
 }

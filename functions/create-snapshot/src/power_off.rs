@@ -59,7 +59,7 @@ pub(crate) async fn scrubbed_volume(
                             input,
                             format!(
                                 "something other than its scrub stopped the builder ({}), so its volume may hold \
-                                secrets. Start the build again",
+                                 secrets. Start the build again",
                                 builder.reason.as_deref().unwrap_or("EC2 gives no reason")
                             ),
                         ));

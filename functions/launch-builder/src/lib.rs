@@ -208,12 +208,12 @@ fn refused(target: &Target, place: CapacityPool<'_>, answer: &str) -> StageError
     let problem = match &target.base {
         Base::Snapshot { snapshot_id, .. } if answer.contains("smaller than snapshot") => format!(
             "`volume.size_gib` is {}, smaller than the base snapshot {snapshot_id} ({answer}). Set it to at least \
-            that snapshot's size",
+             that snapshot's size",
             target.volume.size_gib.0
         ),
         _ => format!(
             "EC2 rejected a builder of type {} in {}: {answer}. Correct the setting in `builder`, `volume` or \
-            `architectures`",
+             `architectures`",
             place.instance_type, place.subnet
         ),
     };

@@ -20,7 +20,7 @@ pub(crate) async fn find(
     let (Some(id), Some(released)) = (id, released) else {
         return Ok(Err(format!(
             "Bottlerocket has no AMI of variant `{}`, version `{version}`, for {architecture} in this region (no \
-            parameter {path}/image_id). Correct `variant` or `bottlerocket_version`",
+             parameter {path}/image_id). Correct `variant` or `bottlerocket_version`",
             config.variant
         )));
     };

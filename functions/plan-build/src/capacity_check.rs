@@ -26,7 +26,7 @@ pub(crate) fn on_volume(packed: Bytes, size: GiB) -> Result<(), String> {
     let wanted = size_for(packed, USUAL_EXPANSION);
     Err(format!(
         "`volume.size_gib` is {size}, too small for the images. Their layers are {packed} compressed, the volume \
-        holds them packed and unpacked, and at most {FILL_LIMIT} % of it may be used. Set it to {} or more",
+         holds them packed and unpacked, and at most {FILL_LIMIT} % of it may be used. Set it to {} or more",
         wanted.0
     ))
 }

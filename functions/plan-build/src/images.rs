@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(
             error.unwrap().to_string(),
             "image `docker.io/library/a:1` is not available: there is none; also, image `docker.io/library/b:1` is \
-            not available: there is none"
+             not available: there is none"
         );
     }
 

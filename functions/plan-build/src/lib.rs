@@ -208,8 +208,8 @@ impl Planner<'_> {
         if wanted < least {
             return Err(self.invalid(format!(
                 "`volume.size_gib` is {wanted}, less than the {least} of the published snapshot {}, and a volume \
-                cannot be smaller than its snapshot. Set it to at least {}, or delete the parameter {} to start \
-                from an empty volume",
+                 cannot be smaller than its snapshot. Set it to at least {}, or delete the parameter {} to start \
+                 from an empty volume",
                 snapshot.id,
                 least.0,
                 prepull_domain::names::pointer_parameter(&self.cache, architecture)

@@ -63,7 +63,7 @@ impl RegionalSnapshot<'_> {
                     input,
                     "ec2:ModifySnapshotAttribute",
                     "A snapshot with the default EBS key cannot be shared: set `volume.kms_key_id` to a KMS key that \
-                    those accounts may use, or empty `publication.share_with_accounts`",
+                     those accounts may use, or empty `publication.share_with_accounts`",
                     error,
                 )
             })?;

@@ -341,7 +341,7 @@ fn problem(words: &[String]) -> String {
         "denied",
     ]) {
         ". Check the cache's `registry_credentials`, or for private ECR the repository's policy and the builder's \
-        role"
+         role"
     } else if has(&["not found", "404", "MANIFEST_UNKNOWN"]) {
         ". The image was deleted after the plan; push it again"
     } else if has(&[
@@ -390,7 +390,7 @@ pub(crate) fn out_of_time(target: &Target, status: &ImageStatus) -> StageError {
             image: image.image.reference.clone(),
             problem: format!(
                 "it was not pulled before the build's timeout, nor were {} others. Increase the cache's \
-                `timeout_minutes` or `volume.throughput_mibps`, or use a larger builder",
+                 `timeout_minutes` or `volume.throughput_mibps`, or use a larger builder",
                 missing.len() - 1
             ),
         },
@@ -613,8 +613,8 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "image `123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/api:v1` could not be pulled: retries \
-            exhausted: \"v1\": 401 Unauthorized. Check the cache's `registry_credentials`, or for private ECR the \
-            repository's policy and the builder's role"
+             exhausted: \"v1\": 401 Unauthorized. Check the cache's `registry_credentials`, or for private ECR the \
+             repository's policy and the builder's role"
         );
     }
 

@@ -79,7 +79,7 @@ impl Event {
         {
             return Err(invalid(format!(
                 "it is `{}` from `{}`, not `{ECR_DETAIL_TYPE}` from `{ECR_SOURCE}`. Restrict the EventBridge rule to \
-                this event",
+                 this event",
                 kind("detail-type"),
                 kind("source"),
             )));
@@ -95,7 +95,7 @@ impl Event {
         if detail.action_type != "PUSH" {
             return Err(invalid(format!(
                 "its `action-type` for `{name}` is `{}`, and only a `PUSH` brings new content. Restrict the \
-                EventBridge rule to `PUSH`",
+                 EventBridge rule to `PUSH`",
                 cut(&detail.action_type)
             )));
         }
@@ -108,7 +108,7 @@ impl Event {
         let Some(tag) = detail.image_tag.filter(|tag| !tag.is_empty()) else {
             return Err(invalid(format!(
                 "it has no `image-tag`: `{name}@{}` was pushed by digest only, which changes no reference of a \
-                cache. Push it with a tag",
+                 cache. Push it with a tag",
                 cut(detail.image_digest.as_deref().unwrap_or("?"))
             )));
         };
@@ -116,7 +116,7 @@ impl Event {
             value.ok_or_else(|| {
                 invalid(format!(
                     "it has no `{name}`, which every event of ECR has. Send the event as \
-                ECR emits it"
+                     ECR emits it"
                 ))
             })
         };

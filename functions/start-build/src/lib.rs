@@ -76,7 +76,7 @@ pub async fn handle(
             if concerned.is_empty() {
                 let reason = format!(
                     "no cache with `rebuild_on_push` lists {push}. Add the image to a cache's `images` to rebuild on \
-                    its pushes"
+                     its pushes"
                 );
                 tracing::info!(reason, "push ignored");
                 return Ok(Output {
