@@ -1,15 +1,15 @@
 //! `prepull estimate`: time and cost of builds, and of loading snapshots on nodes. It applies the model of
-//! [`prepull_domain::estimate`] to the sizes in the published manifests.
+//! [`prepull_estimate`] to the sizes in the published manifests.
 
 use std::fmt;
 
 use jiff::SignedDuration;
 use prepull_aws::{Clients, parameters};
-use prepull_domain::estimate::{
+use prepull_domain::{Architecture, Bytes, CacheConfig, CacheName, Manifest, SnapshotId};
+use prepull_estimate::{
     Estimate, FASTEST_INITIALIZATION, FastSnapshotRestore, Hydration, InstanceType, Loading,
     SLOWEST_INITIALIZATION, Work, build, hydration, unchanged,
 };
-use prepull_domain::{Architecture, Bytes, CacheConfig, CacheName, Manifest, SnapshotId};
 use serde::Serialize;
 
 use crate::render::{clock, count, table};

@@ -6,7 +6,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use prepull_aws::sfn::operation::describe_execution::DescribeExecutionOutput;
 use prepull_aws::{AwsError, Clients, StageResult};
-use prepull_domain::trigger::{ExecutionInput, TriggerRecord};
+use prepull_domain::build::trigger::{ExecutionInput, TriggerRecord};
 use prepull_domain::{CacheName, ExecutionArn, ExecutionName};
 
 use crate::Error;

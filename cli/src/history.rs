@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::sfn::types::{HistoryEvent, HistoryEventType as Type, MapIterationEventDetails};
-use prepull_domain::stages::{
+use prepull_domain::build::payload::{
     Builder, NodeInfo, Plan, PublishOutcome, Published, Pulled, Snapshot,
 };
 use prepull_domain::{
@@ -254,7 +254,7 @@ impl Build {
 
     /// Processes the next event of the history. Returns an update if the event matters to a person.
     pub fn apply(&mut self, event: &HistoryEvent) -> Option<Update> {
-        let at = prepull_aws::timestamp(Some(event.timestamp()));
+        let at = prepull_aws::timestamp(event.timestamp());
         let started_at = *self.started_at.get_or_insert(at);
         let iteration = self.iterations.of(event);
         let architecture = self.iterations.architecture(iteration);

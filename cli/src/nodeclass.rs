@@ -3,8 +3,8 @@
 use std::fmt;
 
 use prepull_aws::{Clients, parameters};
-use prepull_domain::estimate::FASTEST_INITIALIZATION;
 use prepull_domain::{Architecture, CacheConfig, CacheName, Manifest};
+use prepull_estimate::FASTEST_INITIALIZATION;
 use serde::Serialize;
 use serde_json::{Value, json};
 

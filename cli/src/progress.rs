@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use prepull_domain::stages::{Base, Plan, PlannedImage, Target};
+use prepull_domain::build::payload::{Base, Plan, PlannedImage, Target};
 use prepull_domain::{Architecture, Stage};
 
 use crate::Output;

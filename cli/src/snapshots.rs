@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
-use prepull_aws::{Clients, StageResult, parameters, tag_filter, tag_value, timestamp};
-use prepull_domain::manifest::Step;
-use prepull_domain::stages::Base;
-use prepull_domain::{Architecture, CacheName, Manifest, SnapshotId, names};
+use prepull_aws::{Clients, parameters, snapshots, tag_filter};
+use prepull_domain::build::payload::Base;
+use prepull_domain::snapshot::manifest::Step;
+use prepull_domain::{Architecture, CacheName, GiB, Manifest, SnapshotId, names};
 use serde::Serialize;
 
 use crate::render::{clock, table};
@@ -40,7 +40,7 @@ pub struct Details {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SnapshotReport {
     /// The snapshot.
-    pub snapshot_id: String,
+    pub snapshot_id: SnapshotId,
     /// Its architecture.
     pub architecture: String,
     /// Whether nodes use it.
@@ -51,10 +51,10 @@ pub struct SnapshotReport {
     pub ebs_state: String,
     /// EBS's progress while it is pending.
     pub progress: Option<String>,
-    /// Its start time in EBS.
-    pub started_at: Timestamp,
-    /// The size of its volume in GiB.
-    pub volume_size: i32,
+    /// Its start time in EBS. `None` if EC2 returns none.
+    pub started_at: Option<Timestamp>,
+    /// The size of its volume in GiB. `None` if EC2 returns none.
+    pub volume_size: Option<GiB>,
     /// Its content, from its manifest. `None` if it was never published.
     pub manifest: Option<Manifest>,
     /// The time that each step of its build took.
@@ -70,17 +70,8 @@ pub async fn report(
     cache: &CacheName,
     details: Details,
 ) -> Result<SnapshotsReport, Error> {
-    let found: Vec<_> = clients
-        .ec2
-        .describe_snapshots()
-        .owner_ids("self")
-        .filters(tag_filter(names::TAG_CACHE, cache.as_str()))
-        .into_paginator()
-        .items()
-        .send()
-        .try_collect()
-        .await
-        .or_stage_error("ec2:DescribeSnapshots")?;
+    let of_cache = vec![tag_filter(names::TAG_CACHE, cache.as_str())];
+    let found = snapshots::find(clients, of_cache).await?;
     if found.is_empty() {
         // Distinguishes an unknown cache from one without snapshots.
         parameters::cache(clients, cache.as_str()).await?;
@@ -99,21 +90,21 @@ pub async fn report(
     let mut snapshots: Vec<_> = found
         .iter()
         .map(|snapshot| {
-            let id = snapshot.snapshot_id().unwrap_or_default();
-            let tag = |key| tag_value(snapshot.tags(), key).map(str::to_owned);
-            let manifest = id.parse().ok().and_then(|id| manifests.remove(&id));
+            let tag = |key| snapshot.tag(key).map(str::to_owned);
+            let manifest = manifests.remove(&snapshot.id);
             SnapshotReport {
-                snapshot_id: id.to_owned(),
+                snapshot_id: snapshot.id.clone(),
                 architecture: tag(names::TAG_ARCHITECTURE).unwrap_or_default(),
-                published: published.iter().any(|published| published.as_str() == id),
+                published: published.contains(&snapshot.id),
                 state: tag(names::TAG_STATE),
                 ebs_state: snapshot
-                    .state()
+                    .ebs_state
+                    .as_ref()
                     .map_or("unknown", |state| state.as_str())
                     .to_owned(),
-                progress: snapshot.progress().map(str::to_owned),
-                started_at: timestamp(snapshot.start_time()),
-                volume_size: snapshot.volume_size().unwrap_or_default(),
+                progress: snapshot.progress.clone(),
+                started_at: snapshot.started_at,
+                volume_size: snapshot.volume_size,
                 timeline: manifest.as_ref().map(Manifest::timeline),
                 manifest,
             }
@@ -149,20 +140,27 @@ impl SnapshotReport {
                     Base::Snapshot { snapshot_id, .. } => snapshot_id.to_string(),
                 },
             ),
-            None => ("-".to_owned(), "-".to_owned(), "-".to_owned()),
+            None => (unknown(), unknown(), unknown()),
         };
         vec![
             if self.published { "*" } else { "" }.to_owned(),
-            self.snapshot_id.clone(),
+            self.snapshot_id.to_string(),
             self.architecture.clone(),
             state,
-            self.started_at.strftime("%Y-%m-%d %H:%MZ").to_string(),
-            format!("{} GiB", self.volume_size),
+            self.started_at
+                .map_or_else(unknown, |time| time.strftime("%Y-%m-%d %H:%MZ").to_string()),
+            self.volume_size
+                .map_or_else(unknown, |size| size.to_string()),
             used,
             images,
             base,
         ]
     }
+}
+
+/// Returns the cell of a value that does not exist.
+fn unknown() -> String {
+    "-".to_owned()
 }
 
 /// Returns a line of the timeline: start, duration, and the resource that the build waited for.

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use jiff::Timestamp;
-use prepull_aws::ec2::types::{Filter, Instance};
+use prepull_aws::ec2::types::Filter;
+use prepull_aws::instances::{self, InstanceRecord};
 use prepull_aws::sfn::operation::describe_execution::DescribeExecutionOutput;
 use prepull_aws::sfn::types::ExecutionStatus;
-use prepull_aws::{AwsError, Clients, StageResult, parameters, tag_value, timestamp};
+use prepull_aws::{Clients, parameters, snapshots, tag_value, timestamp};
 use prepull_domain::{
     Architecture, Bytes, CacheConfig, CacheName, ExecutionName, Failure, GiB, Manifest, SnapshotId,
     names,
@@ -147,8 +148,8 @@ pub async fn report(
             Ok(config) => (None, targets(clients, &cache, &config).await?),
             Err(error) => (Some(error.to_string()), Vec::new()),
         };
-        let of_cache = |instance: &&Instance| {
-            tag_value(instance.tags(), names::TAG_CACHE) == Some(cache.as_str())
+        let of_cache = |instance: &&InstanceRecord| {
+            tag_value(&instance.tags, names::TAG_CACHE) == Some(cache.as_str())
         };
         caches.push(CacheStatus {
             problem,
@@ -194,18 +195,9 @@ async fn published(
 }
 
 async fn snapshot_state(clients: &Clients, id: &SnapshotId) -> Result<Option<String>, Error> {
-    let described = clients
-        .ec2
-        .describe_snapshots()
-        .snapshot_ids(id.as_str())
-        .send()
-        .await;
-    let snapshots = match described {
-        Ok(answer) => answer.snapshots.unwrap_or_default(),
-        Err(error) if error.aws_code() == Some("InvalidSnapshot.NotFound") => return Ok(None),
-        Err(error) => return Err(error.into_stage_error("ec2:DescribeSnapshots").into()),
-    };
-    let state = snapshots.first().and_then(|snapshot| snapshot.state());
+    let state = snapshots::get(clients, id)
+        .await?
+        .and_then(|snapshot| snapshot.ebs_state);
     Ok(state.map(|state| state.as_str().to_owned()))
 }
 
@@ -239,7 +231,7 @@ fn content(manifest: &Manifest, config: &CacheConfig) -> Content {
     }
 }
 
-async fn builders(clients: &Clients) -> Result<Vec<Instance>, Error> {
+async fn builders(clients: &Clients) -> Result<Vec<InstanceRecord>, Error> {
     let ours = Filter::builder()
         .name("tag-key")
         .values(names::TAG_CACHE)
@@ -248,32 +240,14 @@ async fn builders(clients: &Clients) -> Result<Vec<Instance>, Error> {
         .name("instance-state-name")
         .set_values(Some(ALIVE.map(String::from).to_vec()))
         .build();
-    let mut pages = clients
-        .ec2
-        .describe_instances()
-        .filters(ours)
-        .filters(alive)
-        .into_paginator()
-        .send();
-    let mut instances = Vec::new();
-    while let Some(page) = pages.next().await {
-        let page = page.or_stage_error("ec2:DescribeInstances")?;
-        let reservations = page.reservations.unwrap_or_default();
-        instances.extend(
-            reservations
-                .into_iter()
-                .flat_map(|r| r.instances.unwrap_or_default()),
-        );
-    }
-    Ok(instances)
+    Ok(instances::find(clients, vec![ours, alive]).await?)
 }
 
-fn builder(instance: &Instance) -> BuilderStatus {
-    let tag = |key| tag_value(instance.tags(), key).map(str::to_owned);
-    let state = instance.state().and_then(|state| state.name());
+fn builder(instance: &InstanceRecord) -> BuilderStatus {
+    let tag = |key| tag_value(&instance.tags, key).map(str::to_owned);
     BuilderStatus {
-        instance_id: instance.instance_id().unwrap_or_default().to_owned(),
-        state: state.map_or("unknown", |state| state.as_str()).to_owned(),
+        instance_id: instance.id.to_string(),
+        state: instance.state.as_str().to_owned(),
         architecture: tag(names::TAG_ARCHITECTURE),
         execution: tag(names::TAG_EXECUTION),
     }
@@ -295,8 +269,8 @@ fn last_build(execution: &DescribeExecutionOutput) -> Result<LastBuild, Error> {
     };
     Ok(LastBuild {
         execution: executions::parse(execution.execution_arn())?.name(),
-        started_at: timestamp(Some(execution.start_date())),
-        ended_at: execution.stop_date().map(|date| timestamp(Some(date))),
+        started_at: timestamp(execution.start_date()),
+        ended_at: execution.stop_date().map(timestamp),
         outcome,
     })
 }

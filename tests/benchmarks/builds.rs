@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use jiff::Timestamp;
 use prepull_aws::sfn::types::{ExecutionStatus, HistoryEvent, HistoryEventType};
 use prepull_aws::timestamp;
-use prepull_domain::stages::Base;
+use prepull_domain::build::payload::Base;
 use prepull_domain::{Bytes, Manifest, SnapshotId};
 use prepull_tests::World;
 use prepull_tests::benchmark::{Measurement, Stage};
@@ -113,7 +113,7 @@ struct History {
 
 impl History {
     fn of(events: &[HistoryEvent]) -> Result<Self> {
-        let at = |event: &HistoryEvent| timestamp(Some(event.timestamp()));
+        let at = |event: &HistoryEvent| timestamp(event.timestamp());
         let first = events.first().context("every execution has events")?;
         let last = events.last().context("every execution has events")?;
         let mut history = Self {

@@ -11,7 +11,7 @@ use prepull_aws::ec2::types::{Instance, InstanceStateName, Reservation, Snapshot
 use prepull_aws::ssm::types::{
     CommandInvocationStatus, InstanceInformationStringFilter, PingStatus,
 };
-use prepull_domain::config::VolumeConfig;
+use prepull_domain::cache::config::VolumeConfig;
 use prepull_domain::{Bytes, InstanceId, SnapshotId, names};
 use prepull_tests::World;
 use prepull_tests::benchmark::{Measurement, Stage};

@@ -16,8 +16,8 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
 use jiff::Timestamp;
-use prepull_domain::config::{CacheConfig, VolumeConfig};
-use prepull_domain::stages::Base;
+use prepull_domain::build::payload::Base;
+use prepull_domain::cache::config::{CacheConfig, VolumeConfig};
 use prepull_domain::{Architecture, SnapshotId};
 use prepull_tests::benchmark::{self, Measurement, Report, Way};
 use prepull_tests::localcloud::Nodes;

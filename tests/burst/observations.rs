@@ -162,7 +162,11 @@ impl Cache {
                     continue;
                 }
                 publications.push(Publication {
-                    at: timestamp(version.last_modified_date()),
+                    at: timestamp(
+                        version
+                            .last_modified_date()
+                            .context("the pointer has no date")?,
+                    ),
                     planned_at: manifest.planned_at,
                     execution: manifest.execution,
                 });
@@ -195,7 +199,8 @@ async fn last_push_at(world: &World, cache: &str) -> Result<Timestamp> {
         let mut pages = describe.repository_name(repository).into_paginator().send();
         while let Some(page) = pages.next().await {
             for image in page?.image_details() {
-                last = last.max(timestamp(image.image_pushed_at()));
+                let pushed_at = image.image_pushed_at().context("the image has no date")?;
+                last = last.max(timestamp(pushed_at));
             }
         }
     }
@@ -229,7 +234,7 @@ async fn execution(world: &World, cache: &str, listed: &ExecutionListItem) -> Re
     let events = world.history(&arn.parse()?).await?;
     let first = |is_wanted: &dyn Fn(&HistoryEvent) -> bool| {
         let event = events.iter().find(|event| is_wanted(event))?;
-        Some(timestamp(Some(event.timestamp())))
+        Some(timestamp(event.timestamp()))
     };
     let entered = |state| {
         first(&|event| {
@@ -243,7 +248,7 @@ async fn execution(world: &World, cache: &str, listed: &ExecutionListItem) -> Re
             details.is_some_and(|details| details.name() == state)
         })
     };
-    let ended_at = timestamp(described.stop_date());
+    let ended_at = timestamp(described.stop_date().context("the execution still runs")?);
     let builder = match entered(Stage::LaunchBuilder.as_str()) {
         Some(launched_at) => Some(Builder {
             launched_at,

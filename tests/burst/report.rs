@@ -12,7 +12,7 @@ use crate::observations::{Delay, Observations};
 /// Duration and cost of a build on AWS. These are estimates, not measurements. The source is "What it costs" in
 /// README.md, which links to the price lists of AWS. The prices are those of us-east-1.
 mod on_aws {
-    use prepull_domain::prices;
+    use prepull_estimate::prices;
 
     /// Lifetime of a builder, in minutes.
     pub const MINUTES: f64 = 10.0;

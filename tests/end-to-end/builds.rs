@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use prepull_aws::ec2::types::SnapshotState as EbsState;
-use prepull_domain::stages::Base;
+use prepull_domain::build::payload::Base;
 use prepull_domain::{GiB, names};
 use serde_json::json;
 

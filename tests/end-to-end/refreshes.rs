@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use prepull_domain::stages::Base;
+use prepull_domain::build::payload::Base;
 use prepull_domain::{GiB, Manifest};
 use prepull_tests::{Image, Layer};
 use serde_json::json;

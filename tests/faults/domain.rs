@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use prepull_aws::sfn::types::ExecutionStatus;
+use prepull_domain::node::Document;
 use prepull_domain::{ExecutionArn, Stage};
 use prepull_tests::{Image, Layer};
 use serde_json::{Value, json};
@@ -25,7 +26,7 @@ pub enum Fault {
     LaunchFails,
     BuilderDiesWhilePulling,
     /// Document of a command that never runs, and its status in Systems Manager.
-    CommandLost(&'static str, &'static str),
+    CommandLost(Document, &'static str),
     RegistryFailsDuringPull,
     DiskFull,
     OneImageOfEightFails,
@@ -89,9 +90,9 @@ impl Fault {
             Self::OnlyTheStatusEventCleansUp,
             Self::OnlyTheSweepCleansUp,
         ];
-        for document in ["await-ready", "pull-images", "image-status", "power-off"] {
+        for document in Document::ALL {
             for status in ["TimedOut", "Cancelled", "Undeliverable"] {
-                cases.push(Self::CommandLost(document, status));
+                cases.push(Self::CommandLost(*document, status));
             }
         }
         let states = [
@@ -155,7 +156,7 @@ impl Fault {
             Self::BuilderDiesWhilePulling => builder_dies(worker).await,
             Self::CommandLost(document, status) => {
                 let fault = json!({"service": "ssm", "action": "SendCommand", "effect": "lose-command",
-                    "status_name": status, "resource": format!("prepull-{document}")});
+                    "status_name": status, "resource": document.name("prepull")});
                 survives(worker, fault).await
             }
             Self::RegistryFailsDuringPull => registry_down(worker).await,

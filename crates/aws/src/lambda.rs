@@ -1,7 +1,7 @@
 //! The wiring that all functions share.
 
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
-use prepull_domain::StageError;
+use prepull_domain::{StageError, excerpt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -9,6 +9,10 @@ use tracing::Instrument;
 use tracing_subscriber::EnvFilter;
 
 use crate::Deadline;
+
+/// Maximum size of an error message in bytes. Step Functions truncates a cause at 32 KiB, and a truncated cause is invalid
+/// JSON.
+const MAX_MESSAGE: usize = 8 * 1024;
 
 /// Serves invocations with `handler` until Lambda ends the process. Every log line is JSON with the execution, the cache and
 /// the architecture of the input.
@@ -60,20 +64,9 @@ where
         // Step Functions uses `errorType` as the error name for Retry and Catch.
         Diagnostic {
             error_type: error.name().to_owned(),
-            error_message: cut(error.to_string()),
+            error_message: excerpt(&error.to_string(), MAX_MESSAGE),
         }
     })
-}
-
-/// Limits the message to the length that the state machine can read. Step Functions truncates a cause at 32 KiB, and a
-/// truncated cause is invalid JSON.
-fn cut(mut message: String) -> String {
-    const LONGEST: usize = 8 * 1024;
-    if message.len() > LONGEST {
-        message.truncate(message.floor_char_boundary(LONGEST));
-        message.push('…');
-    }
-    message
 }
 
 /// The build that an input belongs to. Stages have it in their target, plan-build at the top level.

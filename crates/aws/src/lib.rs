@@ -3,15 +3,14 @@
 //! Only this crate depends on the SDK's crates, and it re-exports them. They take most of the build time, and one dependent
 //! crate ensures that they compile once.
 
-pub mod builder;
 mod clients;
-mod credentials;
 mod error;
 mod events;
+pub mod instances;
 mod lambda;
 pub mod parameters;
-pub mod resolve;
 pub mod run_command;
+pub mod snapshots;
 mod tags;
 mod wait;
 
@@ -25,7 +24,6 @@ pub use aws_smithy_runtime_api as smithy;
 pub use aws_smithy_types::DateTime;
 
 pub use clients::{Clients, SDK_ATTEMPTS};
-pub use credentials::{RegistryCredentials, read_credentials};
 pub use error::{AwsError, StageResult};
 pub use events::emit as emit_event;
 pub use lambda::{required_variable, run};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aws_sdk_ssm::types::{ParameterTier, ParameterType};
-use prepull_domain::{CacheConfig, CacheName, StageError, names};
+use prepull_domain::{CacheConfig, CacheName, InvalidConfig, StageError, names};
 
 use crate::{AwsError, Clients, StageResult};
 
@@ -78,7 +78,7 @@ pub async fn below(clients: &Clients, path: &str) -> Result<BTreeMap<String, Str
 /// If Systems Manager does not answer.
 pub async fn caches(
     clients: &Clients,
-) -> Result<BTreeMap<CacheName, Result<CacheConfig, StageError>>, StageError> {
+) -> Result<BTreeMap<CacheName, Result<CacheConfig, InvalidConfig>>, StageError> {
     let configurations = below(clients, names::CONFIG_PATH).await?;
     Ok(configurations
         .into_iter()
@@ -114,10 +114,7 @@ pub async fn delete(clients: &Clients, name: &str) -> Result<bool, StageError> {
 /// # Errors
 /// [`StageError::InvalidConfig`] if the cache does not exist or its configuration is invalid.
 pub async fn cache(clients: &Clients, name: &str) -> Result<(CacheName, CacheConfig), StageError> {
-    let invalid = |problem| StageError::InvalidConfig {
-        cache: name.to_owned(),
-        problem,
-    };
+    let invalid = |problem: String| StageError::from(InvalidConfig::new(name, problem));
     let cache: CacheName = name
         .parse()
         .map_err(|error: prepull_domain::ids::InvalidId| invalid(error.to_string()))?;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use aws_sdk_ssm::types::{CommandInvocation, CommandInvocationStatus};
 use jiff::Timestamp;
-use prepull_domain::{InstanceId, StageError};
+use prepull_domain::{InstanceId, StageError, excerpt};
 use tokio::time::Instant;
 
-use crate::builder::ensure_running;
+use crate::instances::ensure_running;
 use crate::{AwsError, Clients, Deadline, StageResult, timestamp};
 
 /// Poll interval for a command.
@@ -45,7 +45,7 @@ impl CommandOutput {
             .into_iter()
             .find_map(|text| text.lines().rev().find(|line| !line.trim().is_empty()))
             .unwrap_or("no output");
-        words.chars().take(500).collect()
+        excerpt(words, 500)
     }
 }
 
@@ -239,7 +239,9 @@ pub async fn sent(
         let invocation = invocation.or_stage_error("ssm:ListCommandInvocations")?;
         if invocation.document_name() == Some(document) {
             sent.push(SentCommand {
-                requested_at: timestamp(invocation.requested_date_time()),
+                requested_at: invocation
+                    .requested_date_time()
+                    .map_or_else(Timestamp::now, timestamp),
                 standing: standing(&invocation),
             });
         }

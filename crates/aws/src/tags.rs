@@ -1,8 +1,8 @@
 //! prepull's tags on EC2 resources.
 
 use aws_sdk_ec2::types::{Filter, ResourceType, Tag, TagSpecification};
+use prepull_domain::build::payload::Target;
 use prepull_domain::names;
-use prepull_domain::stages::Target;
 
 /// Returns the tags of every resource of `target`. They are part of the request that creates it, so no resource exists
 /// without them.

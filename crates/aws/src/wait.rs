@@ -80,11 +80,17 @@ impl Deadline {
     }
 }
 
-/// A time as the SDK tells it. AWS's own times are always within range; a missing one is the epoch.
+/// Converts a time of the SDK, to the millisecond. A time out of range becomes the nearest one in range.
 #[must_use]
-pub fn timestamp(time: Option<&aws_smithy_types::DateTime>) -> Timestamp {
-    time.and_then(|time| Timestamp::from_millisecond(time.to_millis().ok()?).ok())
-        .unwrap_or_default()
+pub fn timestamp(time: &aws_smithy_types::DateTime) -> Timestamp {
+    let milliseconds = time.to_millis().ok();
+    milliseconds
+        .and_then(|milliseconds| Timestamp::from_millisecond(milliseconds).ok())
+        .unwrap_or(if time.secs() < 0 {
+            Timestamp::MIN
+        } else {
+            Timestamp::MAX
+        })
 }
 
 #[cfg(test)]

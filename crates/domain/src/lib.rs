@@ -1,42 +1,31 @@
-//! What prepull is about: caches, builds, targets, snapshots, and the rules that hold between them.
+//! Caches, builds, snapshots and nodes, and the rules between them.
 //!
-//! Nothing here talks to AWS, reads a clock or looks at the environment. Whatever comes from outside is parsed
-//! into the types of this crate once, at the edge; from there on it cannot be wrong.
+//! This crate calls no AWS API, reads no clock and no environment. Input is parsed at the edge into types that cannot hold
+//! an invalid value.
 
-pub mod architecture;
-pub mod clean_up;
-pub mod config;
-pub mod content_key;
-pub mod error;
-pub mod estimate;
-pub mod execution;
-pub mod failure;
+mod architecture;
+pub mod build;
+pub mod cache;
 pub mod ids;
-pub mod image;
-pub mod manifest;
 pub mod names;
 pub mod node;
-pub mod prices;
-pub mod pull_progress;
-pub mod queue;
-pub mod size;
-pub mod stage;
-pub mod stages;
-pub mod trigger;
-pub mod variant;
+mod size;
+pub mod snapshot;
+mod text;
 
 pub use architecture::Architecture;
-pub use config::{CacheConfig, CacheName};
-pub use content_key::ContentKey;
-pub use error::{ErrorName, StageError};
-pub use execution::{ExecutionArn, ExecutionName};
-pub use failure::Failure;
+pub use build::error::{ErrorName, StageError};
+pub use build::execution::{ExecutionArn, ExecutionName};
+pub use build::failure::Failure;
+pub use build::pull_progress::PullProgress;
+pub use build::stage::Stage;
+pub use cache::config::{CacheConfig, CacheName, InvalidConfig};
+pub use cache::image::{Digest, ImageReference};
+pub use cache::variant::{BottlerocketVersion, Variant};
 pub use ids::{
     AccountId, AmiId, InstanceId, RegionName, SecurityGroupId, SnapshotId, SubnetId, VolumeId,
 };
-pub use image::{Digest, ImageReference};
-pub use manifest::Manifest;
-pub use pull_progress::PullProgress;
 pub use size::{Bytes, GiB};
-pub use stage::Stage;
-pub use variant::{BottlerocketVersion, Variant};
+pub use snapshot::content_key::ContentKey;
+pub use snapshot::manifest::Manifest;
+pub use text::excerpt;

@@ -1,7 +1,7 @@
 //! Names of prepull's tags, parameters and events in AWS.
 
 use crate::architecture::Architecture;
-use crate::config::CacheName;
+use crate::cache::config::CacheName;
 use crate::ids::SnapshotId;
 
 /// Tag with the cache of a resource. prepull deletes only resources with this tag.
@@ -12,7 +12,7 @@ pub const TAG_ARCHITECTURE: &str = "prepull:architecture";
 pub const TAG_EXECUTION: &str = "prepull:execution";
 /// Tag with the content key of a snapshot.
 pub const TAG_CONTENT_KEY: &str = "prepull:content-key";
-/// Tag with the state of a snapshot, see [`crate::stages::SnapshotState`]. A snapshot without this tag is unfinished.
+/// Tag with the state of a snapshot, see [`crate::build::payload::SnapshotState`]. A snapshot without this tag is unfinished.
 pub const TAG_STATE: &str = "prepull:state";
 
 /// Parameter path of the configurations of all caches.

@@ -10,11 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use jiff::{SignedDuration, Timestamp};
-use prepull_domain::config::CacheConfig;
-use prepull_domain::image::EcrRepository;
-use prepull_domain::queue::{Queued, Turn, is_superseded, turn};
-use prepull_domain::stages::{Pinning, PlannedImage};
-use prepull_domain::trigger::Push;
+use prepull_domain::build::payload::{Pinning, PlannedImage};
+use prepull_domain::build::queue::{Queued, Turn, is_superseded, turn};
+use prepull_domain::build::trigger::Push;
+use prepull_domain::cache::config::CacheConfig;
+use prepull_domain::cache::image::EcrRepository;
 use prepull_domain::{Architecture, Bytes, CacheName, ContentKey, Digest, ExecutionName};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use prepull_domain::ErrorName;
-use prepull_domain::failure::{ABORTED, ABORTED_REMEDY, FOREIGN_ERRORS};
+use prepull_domain::build::failure::{ABORTED, ABORTED_REMEDY, FOREIGN_ERRORS};
 
 const OPERATIONS: &str = include_str!("../../../docs/operations.md");
 

@@ -5,7 +5,7 @@ mod parameters;
 use aws_smithy_mocks::{MockResponseInterceptor, Rule, RuleMode, create_mock_http_client};
 use jiff::Timestamp;
 use prepull_aws::{Clients, ec2, ecr, eventbridge, secretsmanager, sfn, ssm};
-use prepull_domain::stages::{Builder, Target};
+use prepull_domain::build::payload::{Builder, Target};
 use serde_json::{Value, json};
 
 pub use parameters::ParameterStore;

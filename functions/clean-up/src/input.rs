@@ -2,8 +2,8 @@
 
 use aws_lambda_events::eventbridge::EventBridgeEvent;
 use jiff::SignedDuration;
-use prepull_domain::stages::Target;
-use prepull_domain::trigger::ExecutionInput;
+use prepull_domain::build::payload::Target;
+use prepull_domain::build::trigger::ExecutionInput;
 use prepull_domain::{ExecutionArn, ExecutionName, StageError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use prepull_aws::ec2::types::{
-    Filter, Instance, InstanceStateName, Snapshot, SnapshotState as EbsState, Tag, VolumeState,
+    Filter, InstanceStateName, SnapshotState as EbsState, Tag, VolumeState,
 };
+use prepull_aws::instances::{self, InstanceRecord};
+use prepull_aws::snapshots::{self, SnapshotRecord};
 use prepull_aws::{Clients, Deadline, StageResult, parameters, tag_filter, tag_value, timestamp};
-use prepull_domain::clean_up::FoundSnapshot;
-use prepull_domain::stages::SnapshotState;
+use prepull_domain::build::payload::SnapshotState;
+use prepull_domain::snapshot::retention::FoundSnapshot;
 use prepull_domain::{Architecture, CacheName, ExecutionName, StageError, VolumeId, names};
 
 use crate::{Removed, removal};
@@ -66,7 +68,7 @@ pub(crate) async fn remove(
             INTERVAL,
             "waiting for the builders to terminate",
             async || {
-                let instances = all_instances(clients, owner.filters()).await?;
+                let instances = instances::find(clients, owner.filters()).await?;
                 was_listed |= !instances.is_empty();
                 if !was_listed && listed.check("waiting for a builder to be listed").is_ok() {
                     return Ok(None);
@@ -74,10 +76,8 @@ pub(crate) async fn remove(
                 let living: Vec<_> = instances.into_iter().filter(is_living).collect();
                 let done = living.is_empty();
                 for instance in living {
-                    if !has_state(&instance, &InstanceStateName::ShuttingDown)
-                        && let Some(id) = instance.instance_id().and_then(|id| id.parse().ok())
-                    {
-                        removal::terminate(clients, id, removed).await?;
+                    if instance.state != InstanceStateName::ShuttingDown {
+                        removal::terminate(clients, instance.id, removed).await?;
                     }
                 }
                 Ok(done.then_some(()))
@@ -96,47 +96,25 @@ pub(crate) async fn remove(
     Ok(())
 }
 
-pub(crate) fn has_state(instance: &Instance, state: &InstanceStateName) -> bool {
-    instance.state().and_then(|current| current.name()) == Some(state)
-}
-
 /// Returns the instances that have not terminated.
-pub(crate) async fn instances(
+pub(crate) async fn living_instances(
     clients: &Clients,
     filters: Vec<Filter>,
-) -> Result<Vec<Instance>, StageError> {
-    let mut instances = all_instances(clients, filters).await?;
+) -> Result<Vec<InstanceRecord>, StageError> {
+    let mut instances = instances::find(clients, filters).await?;
     instances.retain(is_living);
     Ok(instances)
 }
 
-fn is_living(instance: &Instance) -> bool {
-    !has_state(instance, &InstanceStateName::Terminated)
-}
-
-async fn all_instances(
-    clients: &Clients,
-    filters: Vec<Filter>,
-) -> Result<Vec<Instance>, StageError> {
-    let request = clients.ec2.describe_instances().set_filters(Some(filters));
-    let mut pages = request.into_paginator().send();
-    let mut instances = Vec::new();
-    while let Some(page) = pages.next().await {
-        let page = page.or_stage_error("ec2:DescribeInstances")?;
-        let reservations = page.reservations.unwrap_or_default();
-        instances.extend(
-            reservations
-                .into_iter()
-                .flat_map(|reservation| reservation.instances.unwrap_or_default()),
-        );
-    }
-    Ok(instances)
+fn is_living(instance: &InstanceRecord) -> bool {
+    instance.state != InstanceStateName::Terminated
 }
 
 /// A volume that is not attached to an instance.
 pub(crate) struct FreeVolume {
     pub(crate) id: VolumeId,
-    pub(crate) created_at: Timestamp,
+    /// `None` if EC2 returns none.
+    pub(crate) created_at: Option<Timestamp>,
     pub(crate) tags: Vec<Tag>,
 }
 
@@ -162,7 +140,7 @@ pub(crate) async fn free_volumes(
                 .filter_map(|volume| {
                     Some(FreeVolume {
                         id: volume.volume_id()?.parse().ok()?,
-                        created_at: timestamp(volume.create_time()),
+                        created_at: volume.create_time().map(timestamp),
                         tags: volume.tags.unwrap_or_default(),
                     })
                 }),
@@ -198,29 +176,20 @@ impl TaggedSnapshot {
         Ok(published.as_deref() == Some(self.found.id.as_str()))
     }
 
-    fn read(snapshot: Snapshot) -> Option<Self> {
-        let id = snapshot.snapshot_id()?.parse().ok()?;
-        let tag = tag_value(snapshot.tags(), names::TAG_STATE);
-        let state = [
-            SnapshotState::Verified,
-            SnapshotState::Published,
-            SnapshotState::Rejected,
-        ]
-        .into_iter()
-        .find(|state| tag == Some(state.as_str()));
+    fn of(snapshot: SnapshotRecord) -> Self {
         // A copy has tags before it is complete, and it may fail.
-        let state = match snapshot.state() {
+        let state = match snapshot.ebs_state {
             Some(EbsState::Error) => Some(SnapshotState::Rejected),
-            _ => state,
+            _ => snapshot.state(),
         };
-        Some(Self {
+        Self {
             found: FoundSnapshot {
-                id,
-                started_at: timestamp(snapshot.start_time()),
+                id: snapshot.id,
+                started_at: snapshot.started_at,
                 state,
             },
-            tags: snapshot.tags.unwrap_or_default(),
-        })
+            tags: snapshot.tags,
+        }
     }
 }
 
@@ -229,13 +198,6 @@ pub(crate) async fn snapshots(
     clients: &Clients,
     filters: Vec<Filter>,
 ) -> Result<Vec<TaggedSnapshot>, StageError> {
-    let request = clients.ec2.describe_snapshots().owner_ids("self");
-    let mut pages = request.set_filters(Some(filters)).into_paginator().send();
-    let mut snapshots = Vec::new();
-    while let Some(page) = pages.next().await {
-        let page = page.or_stage_error("ec2:DescribeSnapshots")?;
-        let found = page.snapshots.unwrap_or_default();
-        snapshots.extend(found.into_iter().filter_map(TaggedSnapshot::read));
-    }
-    Ok(snapshots)
+    let found = snapshots::find(clients, filters).await?;
+    Ok(found.into_iter().map(TaggedSnapshot::of).collect())
 }

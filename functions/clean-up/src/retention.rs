@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use prepull_aws::ec2::types::{Filter, Image, LaunchTemplateVersion, ResponseLaunchTemplateData};
 use prepull_aws::{Clients, StageResult, parameters, tag_filter};
-use prepull_domain::clean_up::beyond_retention;
-use prepull_domain::stages::SnapshotState;
+use prepull_domain::build::payload::SnapshotState;
+use prepull_domain::snapshot::retention::beyond_retention;
 use prepull_domain::{Architecture, CacheName, RegionName, SnapshotId, StageError, names};
 
 use crate::{Removed, leftovers, removal};

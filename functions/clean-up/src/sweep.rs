@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::ec2::types::{InstanceStateName, Tag};
 use prepull_aws::sfn::types::ExecutionStatus;
-use prepull_aws::{AwsError, Clients, Deadline, parameters, tag_value, timestamp};
+use prepull_aws::{AwsError, Clients, Deadline, parameters, tag_value};
 use prepull_domain::{Architecture, CacheName, ExecutionName, SnapshotId, StageError, names};
 
 use crate::leftovers::{self, TaggedSnapshot};
@@ -85,15 +85,11 @@ impl Sweep<'_> {
     }
 
     async fn instances(&mut self) -> Result<(), StageError> {
-        for instance in leftovers::instances(self.clients, vec![leftovers::ours()]).await? {
-            let Some(id) = instance.instance_id().and_then(|id| id.parse().ok()) else {
-                continue;
-            };
-            let since = timestamp(instance.launch_time());
-            if !leftovers::has_state(&instance, &InstanceStateName::ShuttingDown)
-                && self.is_left(instance.tags(), since).await?
+        for instance in leftovers::living_instances(self.clients, vec![leftovers::ours()]).await? {
+            if instance.state != InstanceStateName::ShuttingDown
+                && self.is_left(&instance.tags, instance.launched_at).await?
             {
-                let result = removal::terminate(self.clients, id, self.removed).await;
+                let result = removal::terminate(self.clients, instance.id, self.removed).await;
                 self.note(result);
             }
         }
@@ -187,15 +183,18 @@ impl Sweep<'_> {
         }
     }
 
-    /// Whether a resource belongs to an execution that has ended. A resource without an execution tag was tagged by someone
-    /// else, and stays.
-    async fn is_left(&mut self, tags: &[Tag], since: Timestamp) -> Result<bool, StageError> {
+    /// Returns whether a resource belongs to an execution that has ended. A resource without an execution tag was tagged by
+    /// someone else, and stays. A resource of unknown age stays too.
+    async fn is_left(
+        &mut self,
+        tags: &[Tag],
+        since: Option<Timestamp>,
+    ) -> Result<bool, StageError> {
+        let is_old = since.is_some_and(|since| self.now.duration_since(since) >= self.least_age);
         let is_ours = tag_value(tags, names::TAG_CACHE).is_some();
         let execution = tag_value(tags, names::TAG_EXECUTION).and_then(|name| name.parse().ok());
         match execution {
-            Some(execution) if is_ours && self.now.duration_since(since) >= self.least_age => {
-                Ok(!self.runs(execution).await?)
-            }
+            Some(execution) if is_ours && is_old => Ok(!self.runs(execution).await?),
             _ => Ok(false),
         }
     }

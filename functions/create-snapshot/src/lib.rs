@@ -23,12 +23,11 @@ mod power_off;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use prepull_aws::ec2::types::{ResourceType, Snapshot as Ec2Snapshot, SnapshotState as Ec2State};
-use prepull_aws::{
-    Clients, Deadline, StageResult, tag, tag_filter, tag_specification, tag_value, timestamp,
-};
-use prepull_domain::stages::{BuilderInput, Snapshot, SnapshotState, Target};
-use prepull_domain::{GiB, SnapshotId, StageError, VolumeId, names};
+use prepull_aws::ec2::types::{ResourceType, SnapshotState as EbsState};
+use prepull_aws::snapshots::{self, SnapshotRecord};
+use prepull_aws::{Clients, Deadline, StageResult, tag, tag_filter, tag_specification};
+use prepull_domain::build::payload::{BuilderInput, Snapshot, SnapshotState, Target};
+use prepull_domain::{StageError, VolumeId, names};
 
 /// Poll interval for the power-off and for the snapshot.
 const POLL: Duration = Duration::from_secs(1);
@@ -58,30 +57,18 @@ pub async fn handle(
 }
 
 /// Returns this execution's snapshots of the target that are not rejected: verified ones first, then oldest first.
-async fn find(clients: &Clients, target: &Target) -> Result<Vec<Ec2Snapshot>, StageError> {
-    let answer = clients
-        .ec2
-        .describe_snapshots()
-        .owner_ids("self")
-        .filters(tag_filter(names::TAG_EXECUTION, target.execution.as_str()))
-        .filters(tag_filter(
-            names::TAG_ARCHITECTURE,
-            target.architecture.as_str(),
-        ))
-        .filters(tag_filter(names::TAG_CACHE, target.cache.as_str()))
-        .send()
-        .await
-        .or_stage_error("ec2:DescribeSnapshots")?;
-    let mut found = answer.snapshots.unwrap_or_default();
-    found.retain(|found| state_tag(found) != Some(SnapshotState::Rejected.as_str()));
+async fn find(clients: &Clients, target: &Target) -> Result<Vec<SnapshotRecord>, StageError> {
+    let filters = vec![
+        tag_filter(names::TAG_EXECUTION, target.execution.as_str()),
+        tag_filter(names::TAG_ARCHITECTURE, target.architecture.as_str()),
+        tag_filter(names::TAG_CACHE, target.cache.as_str()),
+    ];
+    let mut found = snapshots::find(clients, filters).await?;
+    found.retain(|found| found.state() != Some(SnapshotState::Rejected));
     found.sort_by(|a, b| {
-        let key = |found: &Ec2Snapshot| {
-            let started_at = timestamp(found.start_time());
-            (
-                state_tag(found).is_none(),
-                started_at,
-                found.snapshot_id.clone(),
-            )
+        let key = |found: &SnapshotRecord| {
+            let is_new = found.state().is_none();
+            (is_new, found.started_at, found.id.clone())
         };
         key(a).cmp(&key(b))
     });
@@ -125,25 +112,27 @@ async fn completed(
             let Some((ours, doubles)) = found.split_first() else {
                 return Ok(None);
             };
-            for double in doubles.iter().filter(|double| state_tag(double).is_none()) {
-                mark(clients, double, SnapshotState::Rejected).await?;
+            for double in doubles.iter().filter(|double| double.state().is_none()) {
+                snapshots::set_state(clients, &double.id, SnapshotState::Rejected).await?;
             }
-            match ours.state() {
-                Some(Ec2State::Completed) => {
+            match ours.ebs_state {
+                Some(EbsState::Completed) => {
                     // A snapshot that is already published stays published.
-                    if state_tag(ours).is_none() {
-                        mark(clients, ours, SnapshotState::Verified).await?;
+                    if ours.state().is_none()
+                        && !snapshots::set_state(clients, &ours.id, SnapshotState::Verified).await?
+                    {
+                        return Err(failed(input, format!("{} was deleted", ours.id)));
                     }
                     done(input, ours).map(Some)
                 }
-                Some(Ec2State::Error) => {
-                    mark(clients, ours, SnapshotState::Rejected).await?;
+                Some(EbsState::Error) => {
+                    snapshots::set_state(clients, &ours.id, SnapshotState::Rejected).await?;
                     Err(failed(
                         input,
                         format!(
                             "{} ended in an error: {}",
-                            ours.snapshot_id().unwrap_or_default(),
-                            ours.state_message().unwrap_or("EC2 gives no reason")
+                            ours.id,
+                            ours.message.as_deref().unwrap_or("EC2 gives no reason")
                         ),
                     ))
                 }
@@ -151,8 +140,8 @@ async fn completed(
                     input,
                     format!(
                         "{} is at {} at the build's timeout. Increase the cache's `timeout_minutes`",
-                        ours.snapshot_id().unwrap_or_default(),
-                        ours.progress().unwrap_or("0%")
+                        ours.id,
+                        ours.progress()
                     ),
                 )),
                 _ => Ok(None),
@@ -161,43 +150,17 @@ async fn completed(
         .await
 }
 
-fn done(input: &BuilderInput, complete: &Ec2Snapshot) -> Result<Snapshot, StageError> {
-    let id: Option<SnapshotId> = complete.snapshot_id().and_then(|id| id.parse().ok());
-    let size = complete.volume_size().and_then(|size| size.try_into().ok());
-    match (id, size) {
-        (Some(snapshot_id), Some(size)) => Ok(Snapshot {
-            snapshot_id,
-            volume_size: GiB(size),
-            started_at: timestamp(complete.start_time()),
-            completed_at: complete
-                .completion_time()
-                .map_or_else(Timestamp::now, |time| timestamp(Some(time))),
-        }),
-        _ => Err(failed(
-            input,
-            "EC2 returned it without ID or size".to_owned(),
-        )),
-    }
-}
-
-async fn mark(
-    clients: &Clients,
-    snapshot: &Ec2Snapshot,
-    state: SnapshotState,
-) -> Result<(), StageError> {
-    clients
-        .ec2
-        .create_tags()
-        .set_resources(snapshot.snapshot_id().map(|id| vec![id.to_owned()]))
-        .tags(tag(names::TAG_STATE, state.as_str()))
-        .send()
-        .await
-        .or_stage_error("ec2:CreateTags")?;
-    Ok(())
-}
-
-fn state_tag(snapshot: &Ec2Snapshot) -> Option<&str> {
-    tag_value(snapshot.tags(), names::TAG_STATE)
+fn done(input: &BuilderInput, complete: &SnapshotRecord) -> Result<Snapshot, StageError> {
+    let (Some(volume_size), Some(started_at)) = (complete.volume_size, complete.started_at) else {
+        let problem = format!("EC2 returned {} without size or start time", complete.id);
+        return Err(failed(input, problem));
+    };
+    Ok(Snapshot {
+        snapshot_id: complete.id.clone(),
+        volume_size,
+        started_at,
+        completed_at: complete.completed_at.unwrap_or_else(Timestamp::now),
+    })
 }
 
 fn failed(input: &BuilderInput, problem: String) -> StageError {

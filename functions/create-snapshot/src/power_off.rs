@@ -1,11 +1,12 @@
 //! Turns a running builder into a stopped one with a scrubbed data volume.
 
 use jiff::{SignedDuration, Timestamp};
-use prepull_aws::builder::{BuilderInstance, not_known};
 use prepull_aws::ec2::types::InstanceStateName;
+use prepull_aws::instances::{self, not_known};
 use prepull_aws::run_command::{self, CommandStatus, SentCommand};
 use prepull_aws::{Clients, Deadline};
-use prepull_domain::stages::BuilderInput;
+use prepull_domain::build::payload::BuilderInput;
+use prepull_domain::node::Document;
 use prepull_domain::{StageError, VolumeId};
 
 use crate::{POLL, Settings, failed};
@@ -25,10 +26,10 @@ pub(crate) async fn scrubbed_volume(
     deadline: Deadline,
 ) -> Result<VolumeId, StageError> {
     let id = &input.builder.instance_id;
-    let document = format!("{}-power-off", settings.name);
+    let document = Document::PowerOff.name(&settings.name);
     deadline
         .poll(POLL, "waiting for the builder to power off", async || {
-            let Some(builder) = BuilderInstance::look(clients, id).await? else {
+            let Some(builder) = instances::get(clients, id).await? else {
                 return Err(not_known(id));
             };
             match builder.state {

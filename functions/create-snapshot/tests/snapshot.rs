@@ -16,7 +16,7 @@ use prepull_aws::ssm::operation::list_command_invocations::ListCommandInvocation
 use prepull_aws::ssm::operation::send_command::SendCommandOutput;
 use prepull_aws::ssm::types::{CommandInvocation, CommandInvocationStatus};
 use prepull_aws::{DateTime, Deadline, tag};
-use prepull_domain::stages::{BuilderInput, Snapshot, Target};
+use prepull_domain::build::payload::{BuilderInput, Snapshot, Target};
 use prepull_domain::{GiB, StageError};
 use prepull_testing::{Mocks, builder, described, ec2_instance, target};
 

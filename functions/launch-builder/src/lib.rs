@@ -14,11 +14,11 @@ mod user_data;
 
 use std::time::Duration;
 
-use prepull_aws::builder::{BuilderInstance, not_known};
 use prepull_aws::ec2::types::InstanceStateName;
+use prepull_aws::instances::{self, InstanceRecord, not_known};
 use prepull_aws::{AwsError, Clients, Deadline, StageResult};
-use prepull_domain::stages::{Base, Builder, LaunchInput, Target};
-use prepull_domain::{InstanceId, StageError, SubnetId};
+use prepull_domain::build::payload::{Base, Builder, LaunchInput, Target};
+use prepull_domain::{InstanceId, InvalidConfig, StageError, SubnetId};
 
 /// Poll interval for the instance state. A launch takes about 16 s.
 const POLL: Duration = Duration::from_secs(1);
@@ -70,11 +70,8 @@ pub async fn handle(
 /// Returns the oldest builder of `target` that is pending or running.
 async fn oldest(clients: &Clients, target: &Target) -> Result<Option<InstanceId>, StageError> {
     let alive = [InstanceStateName::Pending, InstanceStateName::Running];
-    let found = BuilderInstance::find(clients, target, &alive).await?;
-    Ok(found
-        .into_iter()
-        .next()
-        .map(|found| found.builder.instance_id))
+    let found = instances::builders_of(clients, target, &alive).await?;
+    Ok(found.into_iter().next().map(|found| found.id))
 }
 
 /// Terminates a duplicate builder. A capacity pool may have capacity for one concurrent call and not for another, and their
@@ -144,8 +141,8 @@ async fn try_place(
             return answer
                 .instances()
                 .iter()
-                .find_map(BuilderInstance::of)
-                .map(|launched| Attempt::Launched(launched.builder.instance_id))
+                .find_map(InstanceRecord::parse)
+                .map(|launched| Attempt::Launched(launched.id))
                 .ok_or_else(|| StageError::AwsFailed {
                     call: "ec2:RunInstances",
                     message: "the answer contains no instance".to_owned(),
@@ -217,10 +214,7 @@ fn refused(target: &Target, place: CapacityPool<'_>, answer: &str) -> StageError
             place.instance_type, place.subnet
         ),
     };
-    StageError::InvalidConfig {
-        cache: target.cache.to_string(),
-        problem,
-    }
+    InvalidConfig::new(target.cache.as_str(), problem).into()
 }
 
 /// Returns the instance of an earlier launch for this target.
@@ -243,12 +237,9 @@ async fn launched_before(
             POLL,
             "waiting for the instance of an earlier launch",
             async || {
-                let found = BuilderInstance::find(clients, target, &states).await?;
+                let found = instances::builders_of(clients, target, &states).await?;
                 // The youngest, because an older one may belong to an attempt on a defective base.
-                Ok(found
-                    .into_iter()
-                    .next_back()
-                    .map(|found| found.builder.instance_id))
+                Ok(found.into_iter().next_back().map(|found| found.id))
             },
         )
         .await
@@ -270,7 +261,7 @@ async fn running(
     let visible = Deadline::after(VISIBLE_WITHIN);
     deadline
         .poll(POLL, "waiting for the builder to run", async || {
-            let Some(found) = BuilderInstance::look(clients, id).await? else {
+            let Some(found) = instances::get(clients, id).await? else {
                 // EC2 lists a new instance with a short delay.
                 visible
                     .check("waiting for the builder to be listed")
@@ -278,7 +269,7 @@ async fn running(
                 return Ok(None);
             };
             match found.state {
-                InstanceStateName::Running => Ok(Some(found.builder)),
+                InstanceStateName::Running => Ok(Some(found.into_builder())),
                 InstanceStateName::Pending => Ok(None),
                 _ => Err(found.lost()),
             }

@@ -10,8 +10,8 @@ use prepull_aws::ec2::types::{
 };
 use prepull_aws::ec2::{Config, types::builders::EbsBlockDeviceBuilder};
 use prepull_aws::{Clients, tag_specification};
+use prepull_domain::build::payload::{Base, Target};
 use prepull_domain::names;
-use prepull_domain::stages::{Base, Target};
 use sha2::{Digest, Sha256};
 
 use crate::{CapacityPool, Settings};

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use prepull_aws::{Clients, read_credentials};
+use prepull_aws::Clients;
 use prepull_domain::StageError;
-use prepull_domain::stages::Target;
+use prepull_domain::build::payload::Target;
+use prepull_registry::read_credentials;
 use serde::Serialize;
 
 /// Host name of a builder. Any value works.

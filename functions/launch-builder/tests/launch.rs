@@ -17,7 +17,7 @@ use prepull_aws::ec2::types::{
 };
 use prepull_aws::{Clients, DateTime, Deadline};
 use prepull_domain::StageError;
-use prepull_domain::stages::{Base, Builder, DiskUsage, LaunchInput, Target};
+use prepull_domain::build::payload::{Base, Builder, DiskUsage, LaunchInput, Target};
 use prepull_testing::{Mocks, builder, described, ec2_instance, target};
 
 async fn launch(clients: &Clients, target: Target) -> Result<Builder, StageError> {

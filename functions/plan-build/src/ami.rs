@@ -1,15 +1,19 @@
 //! Finds the builder's AMI. AWS publishes Bottlerocket's AMIs in public parameters.
 
 use prepull_aws::{Clients, parameters};
-use prepull_domain::stages::Ami;
-use prepull_domain::{Architecture, BottlerocketVersion, CacheConfig, StageError};
+use prepull_domain::build::payload::Ami;
+use prepull_domain::{Architecture, CacheConfig, CacheName, InvalidConfig, StageError};
 
-/// Returns the AMI of the requested release, or an error if it does not exist.
+/// Returns the AMI of the requested release.
+///
+/// # Errors
+/// [`StageError::InvalidConfig`] if Bottlerocket publishes no such AMI.
 pub(crate) async fn find(
     clients: &Clients,
+    cache: &CacheName,
     architecture: Architecture,
     config: &CacheConfig,
-) -> Result<Result<Ami, String>, StageError> {
+) -> Result<Ami, StageError> {
     let version = config.bottlerocket_version.as_str();
     let path = format!(
         "/aws/service/bottlerocket/{}/{architecture}/{version}",
@@ -17,23 +21,21 @@ pub(crate) async fn find(
     );
     let id = parameters::get(clients, &format!("{path}/image_id")).await?;
     let released = parameters::get(clients, &format!("{path}/image_version")).await?;
+    let invalid = |problem: String| InvalidConfig::new(cache.as_str(), problem);
     let (Some(id), Some(released)) = (id, released) else {
-        return Ok(Err(format!(
+        return Err(invalid(format!(
             "Bottlerocket has no AMI of variant `{}`, version `{version}`, for {architecture} in this region (no \
              parameter {path}/image_id). Correct `variant` or `bottlerocket_version`",
             config.variant
-        )));
+        ))
+        .into());
     };
-    let ami = id
-        .parse()
-        .map_err(|error| format!("{path}/image_id: {error}"));
-    let version = released
-        .parse::<BottlerocketVersion>()
-        .map_err(|error| format!("{path}/image_version: {error}"));
-    Ok(ami.and_then(|id| {
-        Ok(Ami {
-            id,
-            version: version?,
-        })
-    }))
+    Ok(Ami {
+        id: id
+            .parse()
+            .map_err(|error| invalid(format!("{path}/image_id: {error}")))?,
+        version: released
+            .parse()
+            .map_err(|error| invalid(format!("{path}/image_version: {error}")))?,
+    })
 }

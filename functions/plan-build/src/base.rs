@@ -1,8 +1,8 @@
 //! Reads the published snapshot and decides whether a builder's volume can start from it.
 
 use prepull_aws::ec2::types::SnapshotState as EbsState;
-use prepull_aws::{AwsError, Clients, parameters, tag_value};
-use prepull_domain::stages::SnapshotState;
+use prepull_aws::{Clients, parameters, snapshots};
+use prepull_domain::build::payload::{DiskUsage, SnapshotState};
 use prepull_domain::{
     Architecture, BottlerocketVersion, CacheName, ContentKey, GiB, Manifest, SnapshotId,
     StageError, Variant, names,
@@ -10,6 +10,14 @@ use prepull_domain::{
 
 /// Snapshotter of every builder. A node with another one deletes the unpacked images.
 const SNAPSHOTTER: &str = "overlayfs";
+
+/// The published snapshot of a target.
+pub(crate) enum Published {
+    /// Nodes can use it.
+    Snapshot(PublishedSnapshot),
+    /// Nodes have none.
+    Nothing { reason: String },
+}
 
 /// The snapshot that the pointer refers to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,76 +27,52 @@ pub(crate) struct PublishedSnapshot {
     pub(crate) volume_size: GiB,
 }
 
-/// Returns the snapshot that nodes use, or the reason for its absence.
+/// Returns the snapshot that nodes use.
 pub(crate) async fn published(
     clients: &Clients,
     cache: &CacheName,
     architecture: Architecture,
-) -> Result<Result<PublishedSnapshot, String>, StageError> {
+) -> Result<Published, StageError> {
+    let nothing = |reason: String| Ok(Published::Nothing { reason });
     let pointer = names::pointer_parameter(cache, architecture);
     let Some(id) = parameters::get(clients, &pointer).await? else {
-        return Ok(Err("no snapshot is published".to_owned()));
+        return nothing("no snapshot is published".to_owned());
     };
     let id: SnapshotId = match id.parse() {
         Ok(id) => id,
-        Err(error) => return Ok(Err(format!("{pointer}: {error}"))),
+        Err(error) => return nothing(format!("{pointer}: {error}")),
     };
-    let answer = clients
-        .ec2
-        .describe_snapshots()
-        .snapshot_ids(id.as_str())
-        .send()
-        .await;
-    let snapshots = match answer {
-        Ok(answer) => answer.snapshots.unwrap_or_default(),
-        Err(error) if error.aws_code() == Some("InvalidSnapshot.NotFound") => Vec::new(),
-        Err(error) => return Err(error.into_stage_error("ec2:DescribeSnapshots")),
+    let Some(snapshot) = snapshots::get(clients, &id).await? else {
+        return nothing(format!("the published snapshot {id} is gone"));
     };
-    let Some(snapshot) = snapshots.into_iter().next() else {
-        return Ok(Err(format!("the published snapshot {id} is gone")));
-    };
-    if snapshot.state() != Some(&EbsState::Completed) {
-        return Ok(Err(format!("the published snapshot {id} is not complete")));
+    if snapshot.ebs_state != Some(EbsState::Completed) {
+        return nothing(format!("the published snapshot {id} is not complete"));
     }
-    if tag_value(snapshot.tags(), names::TAG_STATE) == Some(SnapshotState::Rejected.as_str()) {
-        return Ok(Err(format!("the published snapshot {id} was rejected")));
+    if snapshot.state() == Some(SnapshotState::Rejected) {
+        return nothing(format!("the published snapshot {id} was rejected"));
     }
-    Ok(Ok(PublishedSnapshot {
+    Ok(Published::Snapshot(PublishedSnapshot {
         id,
-        content_key: tag_value(snapshot.tags(), names::TAG_CONTENT_KEY)
+        content_key: snapshot
+            .tag(names::TAG_CONTENT_KEY)
             .and_then(|key| key.parse().ok()),
-        volume_size: GiB(snapshot
-            .volume_size()
-            .and_then(|size| u32::try_from(size).ok())
-            .unwrap_or_default()),
+        volume_size: snapshot.volume_size.unwrap_or(GiB(0)),
     }))
 }
 
-/// Returns the manifest of a snapshot, or the reason why it cannot be read.
-pub(crate) async fn manifest(
-    clients: &Clients,
-    cache: &CacheName,
-    architecture: Architecture,
-    snapshot: &SnapshotId,
-) -> Result<Result<Manifest, String>, StageError> {
-    let parameter = names::manifest_parameter(cache, architecture, snapshot);
-    let Some(json) = parameters::get(clients, &parameter).await? else {
-        return Ok(Err(format!(
-            "the published snapshot {snapshot} has no manifest"
-        )));
-    };
-    Ok(serde_json::from_str(&json).map_err(|error| {
-        format!("the manifest of the published snapshot {snapshot} cannot be parsed: {error}")
-    }))
-}
-
-/// Returns whether a builder of `variant` and `version` can start from the snapshot of `manifest`, or the reason against it.
+/// Returns the disk usage of the last build from an empty volume if a builder of `variant` and `version` can start from
+/// `snapshot`. Otherwise, the error is the reason. `manifest` is the value of the manifest's parameter.
 pub(crate) fn usable(
-    manifest: &Manifest,
+    snapshot: &SnapshotId,
+    manifest: Option<&str>,
     variant: &Variant,
     version: &BottlerocketVersion,
-) -> Result<(), String> {
-    let snapshot = &manifest.snapshot_id;
+) -> Result<DiskUsage, String> {
+    let manifest =
+        manifest.ok_or_else(|| format!("the published snapshot {snapshot} has no manifest"))?;
+    let manifest: Manifest = serde_json::from_str(manifest).map_err(|error| {
+        format!("the manifest of the published snapshot {snapshot} cannot be parsed: {error}")
+    })?;
     if manifest.variant != *variant {
         return Err(format!(
             "snapshot {snapshot} was built for variant {}",
@@ -114,5 +98,5 @@ pub(crate) fn usable(
             manifest.used
         ));
     }
-    Ok(())
+    Ok(manifest.fresh)
 }

@@ -1,8 +1,8 @@
 //! Checks whether the images fit on the volume and in the manifest.
 
-use prepull_domain::manifest::{MAX_PARAMETER_BYTES, ManifestImage};
+use prepull_domain::build::payload::PlannedImage;
 use prepull_domain::node::FILL_LIMIT;
-use prepull_domain::stages::PlannedImage;
+use prepull_domain::snapshot::manifest::{MAX_PARAMETER_BYTES, ManifestImage};
 use prepull_domain::{Bytes, GiB};
 
 /// Minimum space of a layer on the volume, in multiples of its compressed size. containerd keeps the compressed layer and

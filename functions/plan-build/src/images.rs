@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, stream};
-use prepull_aws::resolve::{Registries, ResolvedImage};
-use prepull_aws::{Clients, read_credentials};
-use prepull_domain::stages::PlannedImage;
+use prepull_aws::Clients;
+use prepull_domain::build::payload::PlannedImage;
 use prepull_domain::{Architecture, Bytes, CacheConfig, CacheName, ImageReference, StageError};
+use prepull_registry::{Registries, ResolvedImage, read_credentials};
 
 use crate::pull_order;
 

@@ -23,13 +23,14 @@ use std::collections::BTreeMap;
 use futures::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::{Clients, Deadline, parameters};
-use prepull_domain::queue::Turn;
-use prepull_domain::stages::{Base, Pinning, Plan, PlanInput, PlannedImage, Target};
+use prepull_domain::build::payload::{Base, Pinning, Plan, PlanInput, PlannedImage, Target};
+use prepull_domain::build::queue::Turn;
 use prepull_domain::{
-    Architecture, CacheConfig, CacheName, ContentKey, ExecutionName, SnapshotId, StageError,
+    Architecture, CacheConfig, CacheName, ContentKey, ExecutionName, InvalidConfig, SnapshotId,
+    StageError, names,
 };
 
-use crate::base::PublishedSnapshot;
+use crate::base::{Published, PublishedSnapshot};
 use crate::images::Images;
 
 /// Plans one execution.
@@ -122,16 +123,14 @@ impl Planner<'_> {
         let planned = images.planned(architecture);
         let content_key = ContentKey::of(&config.variant, architecture, pinning, &planned);
         let published = base::published(self.clients, &self.cache, architecture).await?;
-        if let Ok(snapshot) = &published
+        if let Published::Snapshot(snapshot) = &published
             && snapshot.content_key.as_ref() == Some(&content_key)
         {
             self.check_not_shrunk(architecture, snapshot)?;
             return Ok(Decision::UpToDate(snapshot.id.clone()));
         }
         self.check_room(architecture, images, &planned)?;
-        let ami = ami::find(self.clients, architecture, &self.config)
-            .await?
-            .map_err(|problem| self.invalid(problem))?;
+        let ami = ami::find(self.clients, &self.cache, architecture, &self.config).await?;
         let base = self.base(architecture, published, &ami.version).await?;
         Ok(Decision::Build(Box::new(Target {
             cache: self.cache.clone(),
@@ -175,27 +174,30 @@ impl Planner<'_> {
     async fn base(
         &self,
         architecture: Architecture,
-        published: Result<PublishedSnapshot, String>,
+        published: Published,
         version: &prepull_domain::BottlerocketVersion,
     ) -> Result<Base, StageError> {
         let snapshot = match published {
-            Ok(snapshot) => snapshot,
-            Err(reason) => return Ok(Base::Empty { reason }),
+            Published::Snapshot(snapshot) => snapshot,
+            Published::Nothing { reason } => return Ok(Base::Empty { reason }),
         };
-        let manifest =
-            base::manifest(self.clients, &self.cache, architecture, &snapshot.id).await?;
-        let usable = manifest.and_then(|manifest| {
-            base::usable(&manifest, &self.config.variant, version).map(|()| manifest.fresh)
-        });
-        let fresh = match usable {
-            Ok(fresh) => fresh,
-            Err(reason) => return Ok(Base::Empty { reason }),
-        };
-        self.check_not_shrunk(architecture, &snapshot)?;
-        Ok(Base::Snapshot {
-            snapshot_id: snapshot.id,
-            fresh,
-        })
+        let parameter = names::manifest_parameter(&self.cache, architecture, &snapshot.id);
+        let manifest = parameters::get(self.clients, &parameter).await?;
+        match base::usable(
+            &snapshot.id,
+            manifest.as_deref(),
+            &self.config.variant,
+            version,
+        ) {
+            Ok(fresh) => {
+                self.check_not_shrunk(architecture, &snapshot)?;
+                Ok(Base::Snapshot {
+                    snapshot_id: snapshot.id,
+                    fresh,
+                })
+            }
+            Err(reason) => Ok(Base::Empty { reason }),
+        }
     }
 
     /// A volume from a snapshot must be at least as large as the volume of the snapshot.
@@ -212,16 +214,13 @@ impl Planner<'_> {
                  from an empty volume",
                 snapshot.id,
                 least.0,
-                prepull_domain::names::pointer_parameter(&self.cache, architecture)
+                names::pointer_parameter(&self.cache, architecture)
             )));
         }
         Ok(())
     }
 
     fn invalid(&self, problem: String) -> StageError {
-        StageError::InvalidConfig {
-            cache: self.cache.to_string(),
-            problem,
-        }
+        InvalidConfig::new(self.cache.as_str(), problem).into()
     }
 }

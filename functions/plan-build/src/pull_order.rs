@@ -6,8 +6,8 @@
 
 use std::cmp::Reverse;
 
-use prepull_aws::resolve::Layer;
 use prepull_domain::Bytes;
+use prepull_registry::Layer;
 
 /// Minimum share of an image, in percent of its size, for which it waits. For less, waiting costs more than unpacking twice.
 /// The value is an assumption and was not measured.

@@ -6,9 +6,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use prepull_aws::sfn::types::ExecutionStatus;
 use prepull_aws::{Clients, Deadline, StageResult, timestamp};
-use prepull_domain::queue::{self, Queued, Turn};
-use prepull_domain::stages::PlanInput;
-use prepull_domain::trigger::ExecutionInput;
+use prepull_domain::build::payload::PlanInput;
+use prepull_domain::build::queue::{self, Queued, Turn};
+use prepull_domain::build::trigger::ExecutionInput;
 use prepull_domain::{ExecutionArn, ExecutionName, StageError};
 
 /// Minimum and maximum poll interval.
@@ -95,7 +95,7 @@ impl Queue<'_> {
             .await
             .or_stage_error("states:DescribeExecution")?;
         Ok(Queued {
-            started_at: timestamp(Some(execution.start_date())),
+            started_at: timestamp(execution.start_date()),
             name: arn.name(),
         })
     }
@@ -121,7 +121,7 @@ impl Queue<'_> {
                     );
                     continue;
                 };
-                let started_at = timestamp(Some(&found.start_date));
+                let started_at = timestamp(&found.start_date);
                 if name.can_belong_to(self.cache, started_at)
                     && self.is_of_this_cache(&found.execution_arn).await?
                 {

@@ -15,7 +15,7 @@ use prepull_aws::sfn::operation::describe_execution::DescribeExecutionOutput;
 use prepull_aws::sfn::operation::list_executions::ListExecutionsOutput;
 use prepull_aws::sfn::types::{ExecutionListItem, ExecutionStatus};
 use prepull_aws::{DateTime, Deadline, ec2, ecr, sfn, tag};
-use prepull_domain::stages::{Base, DiskUsage, Plan, PlanInput, Target};
+use prepull_domain::build::payload::{Base, DiskUsage, Plan, PlanInput, Target};
 use prepull_domain::{Bytes, StageError};
 use prepull_testing::{Mocks, ParameterStore, configuration};
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! Announces a published snapshot: the event, and the tags that the console shows.
 
-use prepull_aws::{AwsError, StageResult, emit_event, tag, tag_filter};
-use prepull_domain::stages::{PublishInput, SnapshotState};
+use prepull_aws::{emit_event, snapshots, tag_filter};
+use prepull_domain::build::payload::{PublishInput, SnapshotState};
 use prepull_domain::{SnapshotId, StageError, names};
 use serde_json::json;
 
@@ -49,9 +49,10 @@ async fn tell(
     emit(home, input, previous.as_ref()).await?;
     for place in copies.iter().chain([home]) {
         for old in self::replaced(place, input).await? {
-            set_state(place, &old, SnapshotState::Verified).await?;
+            // Retention may have deleted it.
+            snapshots::set_state(&place.clients, &old, SnapshotState::Verified).await?;
         }
-        set_state(place, &place.snapshot, SnapshotState::Published).await?;
+        snapshots::set_state(&place.clients, &place.snapshot, SnapshotState::Published).await?;
     }
     Ok(())
 }
@@ -62,28 +63,15 @@ async fn replaced(
     input: &PublishInput,
 ) -> Result<Vec<SnapshotId>, StageError> {
     let target = &input.target;
-    let answer = place
-        .clients
-        .ec2
-        .describe_snapshots()
-        .owner_ids("self")
-        .filters(tag_filter(names::TAG_CACHE, target.cache.as_str()))
-        .filters(tag_filter(
-            names::TAG_ARCHITECTURE,
-            target.architecture.as_str(),
-        ))
-        .filters(tag_filter(
-            names::TAG_STATE,
-            SnapshotState::Published.as_str(),
-        ))
-        .send()
-        .await
-        .or_stage_error("ec2:DescribeSnapshots")?;
-    Ok(answer
-        .snapshots
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|snapshot| snapshot.snapshot_id()?.parse().ok())
+    let filters = vec![
+        tag_filter(names::TAG_CACHE, target.cache.as_str()),
+        tag_filter(names::TAG_ARCHITECTURE, target.architecture.as_str()),
+        tag_filter(names::TAG_STATE, SnapshotState::Published.as_str()),
+    ];
+    let published = snapshots::find(&place.clients, filters).await?;
+    Ok(published
+        .into_iter()
+        .map(|snapshot| snapshot.id)
         .filter(|id| *id != place.snapshot)
         .collect())
 }
@@ -105,24 +93,4 @@ async fn emit(
         "volume_size_gib": input.snapshot.volume_size,
     });
     emit_event(&home.clients, names::EVENT_PUBLISHED, &detail).await
-}
-
-async fn set_state(
-    place: &RegionalSnapshot<'_>,
-    snapshot: &SnapshotId,
-    state: SnapshotState,
-) -> Result<(), StageError> {
-    let answer = place
-        .clients
-        .ec2
-        .create_tags()
-        .resources(snapshot.as_str())
-        .tags(tag(names::TAG_STATE, state.as_str()))
-        .send()
-        .await;
-    match answer {
-        // Retention has already deleted it.
-        Err(error) if error.aws_code() == Some("InvalidSnapshot.NotFound") => Ok(()),
-        other => other.map(drop).or_stage_error("ec2:CreateTags"),
-    }
 }

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use prepull_aws::ec2::types::{
-    CreateVolumePermission, CreateVolumePermissionModifications, ResourceType, Snapshot,
+    CreateVolumePermission, CreateVolumePermissionModifications, ResourceType,
     SnapshotAttributeName, SnapshotState as EbsState,
 };
-use prepull_aws::{
-    AwsError, Clients, Deadline, StageResult, parameters, tag, tag_filter, tag_specification,
-};
-use prepull_domain::stages::{PublishInput, SnapshotState};
+use prepull_aws::snapshots::{self, SnapshotRecord};
+use prepull_aws::{AwsError, Clients, Deadline, parameters, tag, tag_filter, tag_specification};
+use prepull_domain::build::payload::{PublishInput, SnapshotState};
 use prepull_domain::{Manifest, RegionName, SnapshotId, StageError, names};
 
 use crate::{publish_failed, refused};
@@ -95,24 +94,6 @@ impl RegionalSnapshot<'_> {
     }
 }
 
-/// Returns the snapshot `id`, or `None` if it no longer exists.
-pub(crate) async fn find(
-    clients: &Clients,
-    id: &SnapshotId,
-) -> Result<Option<Snapshot>, StageError> {
-    let answer = clients
-        .ec2
-        .describe_snapshots()
-        .snapshot_ids(id.as_str())
-        .send()
-        .await;
-    match answer {
-        Ok(answer) => Ok(answer.snapshots.unwrap_or_default().into_iter().next()),
-        Err(error) if error.aws_code() == Some("InvalidSnapshot.NotFound") => Ok(None),
-        Err(error) => Err(error.into_stage_error("ec2:DescribeSnapshots")),
-    }
-}
-
 /// Returns a completed copy of the snapshot in `region`. It reuses an existing copy.
 pub(crate) async fn copy<'a>(
     home: &RegionalSnapshot<'_>,
@@ -134,14 +115,14 @@ pub(crate) async fn copy<'a>(
     let snapshot = deadline
         .poll(INTERVAL, &waiting_for, async || {
             let copy = existing_copy(&clients, input).await?;
-            match copy.as_ref().and_then(Snapshot::state) {
-                Some(EbsState::Completed) => Ok(copy.and_then(|copy| copy.snapshot_id)),
+            match copy.as_ref().and_then(|copy| copy.ebs_state.as_ref()) {
+                Some(EbsState::Completed) => Ok(copy.map(|copy| copy.id)),
                 Some(EbsState::Error) => Err(StageError::PublishFailed {
                     snapshot: input.snapshot.snapshot_id.clone(),
                     problem: format!(
                         "its copy in {region} failed: {}. Start the build again to make a new copy",
                         copy.as_ref()
-                            .and_then(Snapshot::state_message)
+                            .and_then(|copy| copy.message.as_deref())
                             .unwrap_or("EBS gives no reason")
                     ),
                 }),
@@ -149,19 +130,13 @@ pub(crate) async fn copy<'a>(
                     snapshot: input.snapshot.snapshot_id.clone(),
                     problem: format!(
                         "its copy in {region} is at {} at the build's timeout. Increase the cache's `timeout_minutes`",
-                        copy.as_ref().and_then(Snapshot::progress).unwrap_or("0%")
+                        copy.as_ref().map_or("0%", SnapshotRecord::progress)
                     ),
                 }),
                 _ => Ok(None),
             }
         })
         .await?;
-    let snapshot = snapshot
-        .parse()
-        .map_err(|error| StageError::PublishFailed {
-            snapshot: input.snapshot.snapshot_id.clone(),
-            problem: format!("its copy in {region} has an invalid ID: {error}"),
-        })?;
     Ok(RegionalSnapshot {
         clients,
         region,
@@ -174,28 +149,17 @@ pub(crate) async fn copy<'a>(
 async fn existing_copy(
     clients: &Clients,
     input: &PublishInput,
-) -> Result<Option<Snapshot>, StageError> {
+) -> Result<Option<SnapshotRecord>, StageError> {
     let target = &input.target;
-    let answer = clients
-        .ec2
-        .describe_snapshots()
-        .owner_ids("self")
-        .filters(tag_filter(names::TAG_CACHE, target.cache.as_str()))
-        .filters(tag_filter(
-            names::TAG_ARCHITECTURE,
-            target.architecture.as_str(),
-        ))
-        .filters(tag_filter(names::TAG_EXECUTION, target.execution.as_str()))
-        .send()
-        .await
-        .or_stage_error("ec2:DescribeSnapshots")?;
-    let copies = answer.snapshots.unwrap_or_default();
-    Ok(copies.into_iter().min_by_key(|copy| {
-        let started = copy
-            .start_time()
-            .map(|time| (time.secs(), time.subsec_nanos()));
-        (started, copy.snapshot_id().map(str::to_owned))
-    }))
+    let filters = vec![
+        tag_filter(names::TAG_CACHE, target.cache.as_str()),
+        tag_filter(names::TAG_ARCHITECTURE, target.architecture.as_str()),
+        tag_filter(names::TAG_EXECUTION, target.execution.as_str()),
+    ];
+    let copies = snapshots::find(clients, filters).await?;
+    Ok(copies
+        .into_iter()
+        .min_by_key(|copy| (copy.started_at, copy.id.clone())))
 }
 
 /// Starts a copy, unless too many are in progress.

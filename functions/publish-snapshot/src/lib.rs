@@ -20,9 +20,10 @@ mod copies;
 
 use futures::future::try_join_all;
 use prepull_aws::ec2::types::SnapshotState as EbsState;
-use prepull_aws::{AwsError, Clients, Deadline, parameters, tag_value};
-use prepull_domain::stages::{PublishInput, PublishOutcome, Published, SnapshotState};
-use prepull_domain::{Manifest, RegionName, SnapshotId, StageError, names, queue};
+use prepull_aws::{AwsError, Clients, Deadline, parameters, snapshots};
+use prepull_domain::build::payload::{PublishInput, PublishOutcome, Published, SnapshotState};
+use prepull_domain::build::queue;
+use prepull_domain::{Manifest, RegionName, SnapshotId, StageError, names};
 
 use crate::copies::RegionalSnapshot;
 
@@ -84,20 +85,22 @@ async fn check(clients: &Clients, input: &PublishInput) -> Result<SnapshotState,
         snapshot: id.clone(),
         problem,
     };
-    let Some(snapshot) = copies::find(clients, id).await? else {
+    let Some(snapshot) = snapshots::get(clients, id).await? else {
         return Err(failed("it no longer exists".to_owned()));
     };
-    if snapshot.state() != Some(&EbsState::Completed) {
-        let state = snapshot.state().map_or("unknown", EbsState::as_str);
+    if snapshot.ebs_state != Some(EbsState::Completed) {
+        let state = snapshot
+            .ebs_state
+            .as_ref()
+            .map_or("unknown", EbsState::as_str);
         return Err(failed(format!("it is in state `{state}`, not `completed`")));
     }
-    match tag_value(snapshot.tags(), names::TAG_STATE) {
-        Some(tag) if tag == SnapshotState::Verified.as_str() => Ok(SnapshotState::Verified),
-        Some(tag) if tag == SnapshotState::Published.as_str() => Ok(SnapshotState::Published),
-        other => Err(failed(format!(
+    match snapshot.state() {
+        Some(state @ (SnapshotState::Verified | SnapshotState::Published)) => Ok(state),
+        _ => Err(failed(format!(
             "its tag {} is `{}`, so its images are not verified",
             names::TAG_STATE,
-            other.unwrap_or_default()
+            snapshot.tag(names::TAG_STATE).unwrap_or_default()
         ))),
     }
 }
@@ -127,7 +130,7 @@ async fn superseded(clients: &Clients, input: &PublishInput) -> Result<bool, Sta
     let later = manifest
         .and_then(|json| serde_json::from_str::<Manifest>(&json).ok())
         .is_some_and(|manifest| queue::is_superseded(target.planned_at, manifest.planned_at));
-    if !later || copies::find(clients, &current).await?.is_none() {
+    if !later || snapshots::get(clients, &current).await?.is_none() {
         return Ok(false);
     }
     tracing::warn!(%current, "superseded by a snapshot of a newer plan");

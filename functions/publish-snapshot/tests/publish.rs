@@ -15,7 +15,7 @@ use prepull_aws::ec2::operation::modify_snapshot_attribute::{
 use prepull_aws::ec2::types::{Snapshot, SnapshotState};
 use prepull_aws::eventbridge::operation::put_events::{PutEventsError, PutEventsOutput};
 use prepull_aws::{Deadline, ec2, eventbridge, tag, tag_value};
-use prepull_domain::stages::{PublishInput, PublishOutcome, Published};
+use prepull_domain::build::payload::{PublishInput, PublishOutcome, Published};
 use prepull_domain::{Manifest, StageError};
 use prepull_testing::{Mocks, ParameterStore, builder, planned_at, target};
 use publish_snapshot::handle;

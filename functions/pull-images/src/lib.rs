@@ -15,9 +15,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use prepull_aws::run_command::{CommandOutput, run_document};
 use prepull_aws::{Clients, Deadline};
-use prepull_domain::StageError;
-use prepull_domain::node::ImageStatus;
-use prepull_domain::stages::{BuilderInput, Pulled};
+use prepull_domain::build::payload::{BuilderInput, Pulled};
+use prepull_domain::node::{Document, ImageStatus};
+use prepull_domain::{StageError, excerpt};
 
 use reconcile::Next;
 
@@ -83,7 +83,7 @@ pub async fn handle(
                 let changes: Vec<_> = changes.iter().map(ToString::to_string).collect();
                 let changes = changes.join(" ");
                 let output = builder
-                    .run("pull-images", &[("Changes", changes.clone())])
+                    .run(Document::PullImages, &[("Changes", changes.clone())])
                     .await?;
                 last.of(changes, &output)?;
             }
@@ -107,10 +107,10 @@ struct Node<'a> {
 impl Node<'_> {
     async fn run(
         &self,
-        document: &str,
+        document: Document,
         parameters: &[(&str, String)],
     ) -> Result<CommandOutput, StageError> {
-        let document = format!("{}-{document}", self.settings.name);
+        let document = document.name(&self.settings.name);
         let id = &self.input.builder.instance_id;
         run_document(self.clients, id, &document, parameters, self.deadline).await
     }
@@ -122,7 +122,7 @@ impl Node<'_> {
         let mut problem = String::new();
         for _ in 0..PATIENCE {
             let output = self
-                .run("image-status", &[("Names", names.clone())])
+                .run(Document::ImageStatus, &[("Names", names.clone())])
                 .await?;
             match output.stdout.parse() {
                 Ok(status) => return Ok(status),
@@ -159,7 +159,7 @@ impl Repetition {
         }
         Err(StageError::VerifyFailed(format!(
             "the changes `{}` had no effect: {}",
-            self.changes.chars().take(300).collect::<String>(),
+            excerpt(&self.changes, 300),
             output.last_words()
         )))
     }

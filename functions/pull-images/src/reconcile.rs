@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use prepull_domain::build::payload::{Base, Pinning, PlannedImage, Target};
 use prepull_domain::node::{Disk, ImageName, ImageStatus, NameRecord, PullState, Usable};
-use prepull_domain::stages::{Base, Pinning, PlannedImage, Target};
 use prepull_domain::{Bytes, Digest, PullProgress, StageError};
 
 /// Text in the error of a full disk. Every layer of software passes it on.
@@ -402,7 +402,7 @@ pub(crate) fn out_of_time(target: &Target, status: &ImageStatus) -> StageError {
 mod tests {
     use super::*;
     use prepull_domain::GiB;
-    use prepull_domain::stages::DiskUsage;
+    use prepull_domain::build::payload::DiskUsage;
     use prepull_testing::target;
 
     /// A status of the builder of [`target`]. Names 0 and 1 belong to nginx, 2 and 3 to api.

@@ -15,7 +15,7 @@ use prepull_aws::ssm::Client;
 use prepull_aws::ssm::operation::get_command_invocation::GetCommandInvocationOutput;
 use prepull_aws::ssm::operation::send_command::SendCommandOutput;
 use prepull_aws::ssm::types::{Command, CommandInvocationStatus};
-use prepull_domain::stages::{BuilderInput, Pinning, PlannedImage, Target};
+use prepull_domain::build::payload::{BuilderInput, Pinning, PlannedImage, Target};
 use prepull_domain::{Bytes, ImageReference};
 use prepull_fuzzing::{IMAGE_REFERENCES, NODE_OUTPUTS, mutated};
 use prepull_testing::{Mocks, builder, described, ec2_instance, target};

@@ -10,7 +10,7 @@ use prepull_aws::ssm::Client;
 use prepull_aws::ssm::operation::get_command_invocation::GetCommandInvocationOutput;
 use prepull_aws::ssm::operation::send_command::SendCommandOutput;
 use prepull_aws::ssm::types::{Command, CommandInvocationStatus};
-use prepull_domain::stages::{BuilderInput, Pulled, Target};
+use prepull_domain::build::payload::{BuilderInput, Pulled, Target};
 use prepull_domain::{PullProgress, StageError};
 use prepull_testing::{Mocks, builder, described, ec2_instance, target};
 use pull_images::{Settings, handle};

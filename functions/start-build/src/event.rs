@@ -2,9 +2,9 @@
 
 use aws_lambda_events::eventbridge::EventBridgeEvent;
 use jiff::Timestamp;
-use prepull_domain::StageError;
-use prepull_domain::image::EcrRepository;
-use prepull_domain::trigger::Push;
+use prepull_domain::build::trigger::Push;
+use prepull_domain::cache::image::EcrRepository;
+use prepull_domain::{StageError, excerpt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -56,7 +56,7 @@ impl Event {
         let call: Call = serde_json::from_value(input).map_err(|error| {
             invalid(format!(
                 "{} is neither an `{ECR_DETAIL_TYPE}` event nor `{{\"cache\": \"…\"}}`: {error}",
-                cut(&shown)
+                shorten(&shown)
             ))
         })?;
         match call.source.as_deref() {
@@ -64,7 +64,7 @@ impl Event {
             Some("schedule") => Ok(Self::Schedule { cache: call.cache }),
             Some(source) => Err(invalid(format!(
                 "its `source` is `{}`. Set it to `schedule`, or leave it out",
-                cut(source)
+                shorten(source)
             ))),
         }
     }
@@ -72,7 +72,7 @@ impl Event {
     fn parse_push(input: Value) -> Result<Self, StageError> {
         let kind = |field: &str| {
             let value = input.get(field).and_then(Value::as_str);
-            cut(value.unwrap_or("nothing"))
+            shorten(value.unwrap_or("nothing"))
         };
         if input.get("detail-type") != Some(&ECR_DETAIL_TYPE.into())
             || input.get("source") != Some(&ECR_SOURCE.into())
@@ -91,25 +91,25 @@ impl Event {
                 ))
             })?;
         let detail = event.detail;
-        let name = cut(&detail.repository_name);
+        let name = shorten(&detail.repository_name);
         if detail.action_type != "PUSH" {
             return Err(invalid(format!(
                 "its `action-type` for `{name}` is `{}`, and only a `PUSH` brings new content. Restrict the \
                  EventBridge rule to `PUSH`",
-                cut(&detail.action_type)
+                shorten(&detail.action_type)
             )));
         }
         if detail.result != "SUCCESS" {
             return Err(invalid(format!(
                 "its `result` for `{name}` is `{}`, so ECR has no new image. Push the image again",
-                cut(&detail.result)
+                shorten(&detail.result)
             )));
         }
         let Some(tag) = detail.image_tag.filter(|tag| !tag.is_empty()) else {
             return Err(invalid(format!(
                 "it has no `image-tag`: `{name}@{}` was pushed by digest only, which changes no reference of a \
                  cache. Push it with a tag",
-                cut(detail.image_digest.as_deref().unwrap_or("?"))
+                shorten(detail.image_digest.as_deref().unwrap_or("?"))
             )));
         };
         let part = |name: &str, value: Option<String>| {
@@ -142,13 +142,9 @@ fn invalid(problem: String) -> StageError {
     StageError::InvalidEvent(problem)
 }
 
-/// Shortens a value from outside for a message.
-fn cut(value: &str) -> String {
-    const MOST: usize = 200;
-    match value.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}…", &value[..end]),
-        None => value.to_owned(),
-    }
+/// Shortens a value of the input for a message.
+fn shorten(value: &str) -> String {
+    excerpt(value, 200)
 }
 
 #[cfg(test)]

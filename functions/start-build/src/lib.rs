@@ -18,9 +18,9 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::{AwsError, Clients, Deadline, parameters};
+use prepull_domain::build::trigger::{ExecutionInput, Push, TriggerRecord};
 use prepull_domain::ids::InvalidId;
-use prepull_domain::trigger::{ExecutionInput, Push, TriggerRecord};
-use prepull_domain::{CacheConfig, CacheName, ExecutionName, StageError};
+use prepull_domain::{CacheConfig, CacheName, ExecutionName, InvalidConfig, StageError};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -119,7 +119,7 @@ pub async fn handle(
     }
 }
 
-type Caches = BTreeMap<CacheName, Result<CacheConfig, StageError>>;
+type Caches = BTreeMap<CacheName, Result<CacheConfig, InvalidConfig>>;
 
 fn concerned_by<'a>(push: &Push, caches: &'a Caches) -> Vec<&'a CacheName> {
     caches
@@ -127,6 +127,7 @@ fn concerned_by<'a>(push: &Push, caches: &'a Caches) -> Vec<&'a CacheName> {
         .filter_map(|(cache, config)| match config {
             Ok(config) => push.concerns(config).then_some(cache),
             Err(error) => {
+                let error = StageError::from(error.clone());
                 tracing::error!(%cache, error = error.name(), cause = %error, "cache skipped: its configuration is not valid");
                 None
             }
@@ -136,16 +137,13 @@ fn concerned_by<'a>(push: &Push, caches: &'a Caches) -> Vec<&'a CacheName> {
 
 /// Returns the name of a declared and valid cache.
 fn declared<'a>(cache: &str, caches: &'a Caches) -> Result<&'a CacheName, StageError> {
-    let invalid = |problem| StageError::InvalidConfig {
-        cache: cache.to_owned(),
-        problem,
-    };
+    let invalid = |problem: String| StageError::from(InvalidConfig::new(cache, problem));
     let name: CacheName = cache
         .parse()
         .map_err(|error: InvalidId| invalid(error.to_string()))?;
     match caches.get_key_value(&name) {
         Some((name, Ok(_))) => Ok(name),
-        Some((_, Err(error))) => Err(error.clone()),
+        Some((_, Err(error))) => Err(error.clone().into()),
         None => Err(invalid(
             "it is not declared. Declare it in Terraform's `caches` and apply, or remove the schedule or call".to_owned(),
         )),

@@ -11,7 +11,7 @@ use prepull_aws::sfn::Client;
 use prepull_aws::sfn::operation::start_execution::{StartExecutionInput, StartExecutionOutput};
 use prepull_aws::{DateTime, Deadline};
 use prepull_domain::ExecutionName;
-use prepull_domain::trigger::ExecutionInput;
+use prepull_domain::build::trigger::ExecutionInput;
 use prepull_fuzzing::{EVENTS, mutated_json};
 use prepull_testing::{Mocks, ParameterStore, configuration};
 use proptest::prelude::*;

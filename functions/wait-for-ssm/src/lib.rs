@@ -10,13 +10,13 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use prepull_aws::builder::ensure_running;
+use prepull_aws::instances::ensure_running;
 use prepull_aws::run_command::run_document;
 use prepull_aws::ssm::types::{InstanceInformationStringFilter, PingStatus};
 use prepull_aws::{Clients, Deadline, StageResult};
 use prepull_domain::StageError;
-use prepull_domain::node::ReadyNode;
-use prepull_domain::stages::{BuilderInput, NodeInfo};
+use prepull_domain::build::payload::{BuilderInput, NodeInfo};
+use prepull_domain::node::{Document, ReadyNode};
 
 /// Poll interval for the SSM agent.
 const POLL: Duration = Duration::from_secs(1);
@@ -103,7 +103,7 @@ async fn look(
                 .to_owned(),
         ));
     }
-    let document = format!("{}-await-ready", settings.name);
+    let document = Document::AwaitReady.name(&settings.name);
     let output = run_document(clients, id, &document, &[], deadline).await?;
     if let Some(what) = ReadyNode::waiting_for(&output.stdout) {
         return Ok(Ready::NotYet(what.to_owned()));

@@ -12,7 +12,7 @@ use prepull_aws::ssm::operation::get_command_invocation::GetCommandInvocationOut
 use prepull_aws::ssm::operation::send_command::SendCommandOutput;
 use prepull_aws::ssm::types::{Command, CommandInvocationStatus, InstanceInformation, PingStatus};
 use prepull_domain::StageError;
-use prepull_domain::stages::{BuilderInput, NodeInfo};
+use prepull_domain::build::payload::{BuilderInput, NodeInfo};
 use prepull_testing::{Mocks, builder, described, ec2_instance, target};
 use wait_for_ssm::{Settings, handle};
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use prepull_domain::Bytes;
-use prepull_domain::config::VolumeConfig;
+use prepull_domain::cache::config::VolumeConfig;
 use serde::Serialize;
 
 /// A way to create a snapshot.

@@ -1,11 +1,11 @@
-//! The price of a measurement on AWS, by [`prepull_domain::prices`].
+//! The price of a measurement on AWS, by [`prepull_estimate::prices`].
 //!
 //! The durations come from the local cloud, where instances start and snapshots complete within seconds. EC2's minimum
 //! charge of one minute is left out, because every build on AWS takes longer.
 
 use prepull_domain::Bytes;
-use prepull_domain::estimate::InstanceType;
-use prepull_domain::prices::{
+use prepull_estimate::InstanceType;
+use prepull_estimate::prices::{
     LAMBDA_GB_SECOND, LAMBDA_INVOCATION, TRANSITION, snapshot_month, volume_second,
 };
 
@@ -47,7 +47,7 @@ pub(super) mod tests {
     use std::collections::BTreeMap;
 
     use prepull_domain::GiB;
-    use prepull_domain::config::VolumeConfig;
+    use prepull_domain::cache::config::VolumeConfig;
 
     use super::*;
 

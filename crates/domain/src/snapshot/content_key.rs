@@ -4,9 +4,9 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::architecture::Architecture;
+use crate::build::payload::{Pinning, PlannedImage};
+use crate::cache::variant::Variant;
 use crate::ids::identifier;
-use crate::stages::{Pinning, PlannedImage};
-use crate::variant::Variant;
 
 /// The format of the volume's content. Raise it when a new prepull must rebuild what an old one built.
 const FORMAT: u8 = 1;

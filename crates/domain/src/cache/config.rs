@@ -5,12 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::architecture::Architecture;
-use crate::error::StageError;
+use crate::cache::image::ImageReference;
+use crate::cache::variant::{Variant, WantedVersion};
 use crate::ids::{AccountId, RegionName, SecurityGroupId, SubnetId, identifier};
-use crate::image::ImageReference;
 use crate::names;
 use crate::size::GiB;
-use crate::variant::{Variant, WantedVersion};
 
 /// The most images that one cache holds. Its manifest must fit into one SSM parameter of 8 KiB.
 ///
@@ -124,16 +123,33 @@ pub struct Publication {
     pub copy_to_regions: BTreeSet<RegionName>,
 }
 
+/// A cache whose configuration is missing or invalid.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cache `{cache}` has no valid configuration: {problem}")]
+pub struct InvalidConfig {
+    /// The name of the cache as it was given, which may be invalid.
+    cache: String,
+    /// The problem, its place, and the remedy.
+    problem: String,
+}
+
+impl InvalidConfig {
+    /// Creates the error for the cache `cache`.
+    pub fn new(cache: &str, problem: impl Into<String>) -> Self {
+        Self {
+            cache: cache.to_owned(),
+            problem: problem.into(),
+        }
+    }
+}
+
 impl CacheConfig {
     /// Reads the configuration of `cache` from the JSON of its parameter.
     ///
     /// # Errors
-    /// [`StageError::InvalidConfig`], with the path of the offending value, the value, and what to do.
-    pub fn parse(cache: &CacheName, json: &str) -> Result<Self, StageError> {
-        let invalid = |problem| StageError::InvalidConfig {
-            cache: cache.to_string(),
-            problem,
-        };
+    /// [`InvalidConfig`], with the path of the offending value, the value, and the remedy.
+    pub fn parse(cache: &CacheName, json: &str) -> Result<Self, InvalidConfig> {
+        let invalid = |problem| InvalidConfig::new(cache.as_str(), problem);
         let at = names::config_parameter(cache);
         let config: Self =
             serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(json))

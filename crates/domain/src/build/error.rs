@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use strum::{EnumDiscriminants, EnumString, IntoStaticStr, VariantArray};
 
+use crate::cache::config::InvalidConfig;
+use crate::cache::image::ImageReference;
 use crate::ids::{InstanceId, SnapshotId};
-use crate::image::ImageReference;
 use crate::size::{Bytes, GiB};
 
 /// Every failure of a stage. [`StageError::name`] is what the state machine matches; the message is for a person.
@@ -51,13 +52,8 @@ pub enum StageError {
     #[error("cannot handle the event: {0}")]
     InvalidEvent(String),
     /// A cache's configuration is missing or wrong.
-    #[error("cache `{cache}` has no valid configuration: {problem}")]
-    InvalidConfig {
-        /// The cache, as it was named.
-        cache: String,
-        /// What is wrong, where, and what to do.
-        problem: String,
-    },
+    #[error(transparent)]
+    InvalidConfig(#[from] InvalidConfig),
     /// A registry does not have an image, or not for the wanted platform.
     #[error("image `{image}` is not available: {problem}")]
     ImageNotFound {

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::execution::ExecutionName;
+use crate::build::execution::ExecutionName;
 
 /// A running execution of one cache. Ordered by age, the oldest first; the name decides between executions that started
 /// in the same instant.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use oci_spec::distribution::Reference;
 use serde::{Deserialize, Serialize};
 
+use crate::excerpt;
 use crate::ids::{AccountId, RegionName, identifier};
 
 /// The longest reference that is taken, in bytes. The grammar bounds the repository at 255; host, tag and digest are
@@ -58,7 +59,7 @@ pub enum InvalidReference {
 /// let image: ImageReference = "docker.io/library/nginx:1.27".parse()?;
 /// assert_eq!(image.registry(), "docker.io");
 /// assert_eq!(image.repository(), "library/nginx");
-/// # Ok::<(), prepull_domain::image::InvalidReference>(())
+/// # Ok::<(), prepull_domain::cache::image::InvalidReference>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -164,7 +165,7 @@ impl FromStr for ImageReference {
 
     fn from_str(given: &str) -> Result<Self, InvalidReference> {
         let malformed = |why: String| InvalidReference::Malformed {
-            given: given.chars().take(80).collect(),
+            given: excerpt(given, 80),
             why,
         };
         if given.len() > MAX_REFERENCE_LENGTH {

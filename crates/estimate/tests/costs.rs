@@ -2,11 +2,9 @@
 
 use std::fmt::Write as _;
 
-use prepull_domain::config::VolumeConfig;
-use prepull_domain::estimate::{
-    FASTEST_INITIALIZATION, InstanceType, Steps, Work, build, hydration,
-};
+use prepull_domain::cache::config::VolumeConfig;
 use prepull_domain::{Bytes, GiB};
+use prepull_estimate::{FASTEST_INITIALIZATION, InstanceType, Steps, Work, build, hydration};
 
 const COSTS: &str = include_str!("../../../docs/costs.md");
 

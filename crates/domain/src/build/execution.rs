@@ -5,7 +5,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::config::CacheName;
+use crate::cache::config::CacheName;
 use crate::ids::identifier;
 
 identifier!(

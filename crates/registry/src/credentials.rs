@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use prepull_domain::StageError;
-use prepull_domain::config::CredentialSource;
+use prepull_domain::cache::config::CredentialSource;
+use prepull_domain::{InvalidConfig, StageError};
 use serde::Deserialize;
 
-use crate::{Clients, StageResult, parameters};
+use prepull_aws::{Clients, StageResult, parameters};
 
 /// A user name and a password for a registry. `Debug` hides the password.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
@@ -52,12 +52,14 @@ pub async fn read_credentials(
             parameters::get(clients, parameter_name).await?,
         ),
     };
-    let invalid = |problem: &str| StageError::InvalidConfig {
-        cache: cache.to_owned(),
-        problem: format!(
-            "the credentials of registry `{host}` in {place} {problem}. Store JSON with the strings `username` and \
-             `password`"
-        ),
+    let invalid = |problem: &str| {
+        StageError::from(InvalidConfig::new(
+            cache,
+            format!(
+                "the credentials of registry `{host}` in {place} {problem}. Store JSON with the strings `username` \
+                 and `password`"
+            ),
+        ))
     };
     let value = value.ok_or_else(|| invalid("are missing"))?;
     // The parser's own message could quote the value, which is secret.

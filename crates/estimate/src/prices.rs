@@ -1,8 +1,8 @@
 //! List prices of us-east-1 in dollars, on demand, without free tiers, taxes and discounts: those of "What it costs" in
-//! README.md. What an instance type costs [`crate::estimate::InstanceType`] tells.
+//! README.md. What an instance type costs [`crate::InstanceType`] tells.
 
-use crate::config::VolumeConfig;
-use crate::size::{Bytes, GiB};
+use prepull_domain::cache::config::VolumeConfig;
+use prepull_domain::{Bytes, GiB};
 
 /// A GiB of gp3 for a month. Source: <https://aws.amazon.com/ebs/pricing/>, like the next four.
 pub const VOLUME_GIB: f64 = 0.08;

@@ -4,12 +4,13 @@
 //! reports; its prices are list prices of us-east-1, without taxes and discounts. Every constant says where it comes
 //! from. `docs/costs.md` has a table of what follows.
 
+pub mod prices;
+
+use prepull_domain::Architecture;
+use prepull_domain::cache::config::VolumeConfig;
 use serde::Serialize;
 
-use crate::architecture::Architecture;
-use crate::config::VolumeConfig;
-use crate::prices;
-use crate::size::{Bytes, GiB};
+use prepull_domain::{Bytes, GiB};
 
 // How long a build's steps take, in seconds.
 

@@ -4,13 +4,18 @@
 //! words into it. So every line begins with a keyword, lines without one are passed over, and a last line `END` tells
 //! that nothing is missing.
 
+mod document;
+
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
+pub use document::Document;
+
+use crate::cache::image::Digest;
+use crate::cache::variant::BottlerocketVersion;
+use crate::excerpt;
 use crate::ids::identifier;
-use crate::image::Digest;
 use crate::size::{Bytes, GiB};
-use crate::variant::BottlerocketVersion;
 
 /// The fill below which a data volume must stay, in percent.
 ///
@@ -68,17 +73,17 @@ pub enum MalformedOutput {
 
 /// The lines of a complete output, each split into its keyword and the rest.
 fn lines(output: &str) -> Result<impl Iterator<Item = (&str, &str)>, MalformedOutput> {
-    let body = output
-        .trim_end()
-        .strip_suffix("\nEND")
-        .ok_or_else(|| MalformedOutput::Incomplete(excerpt(output.lines().last())))?;
+    let body = output.trim_end().strip_suffix("\nEND").ok_or_else(|| {
+        MalformedOutput::Incomplete(shorten(output.lines().last().unwrap_or_default()))
+    })?;
     Ok(body
         .lines()
         .map(|line| line.split_once(' ').unwrap_or((line, ""))))
 }
 
-fn excerpt(text: Option<&str>) -> String {
-    text.unwrap_or_default().chars().take(120).collect()
+/// Shortens a line of an output for a message.
+fn shorten(line: &str) -> String {
+    excerpt(line, 120)
 }
 
 /// What the document `await-ready` prints once the builder is ready.
@@ -120,12 +125,12 @@ impl FromStr for ReadyNode {
             value if value.len() <= MAX_WORD && !value.contains(char::is_control) => {
                 Ok(value.to_owned())
             }
-            value => Err(MalformedOutput::Line(excerpt(Some(value)))),
+            value => Err(MalformedOutput::Line(shorten(value))),
         };
         let os = line("OS")?;
         let bottlerocket_version = version_id(os)
             .and_then(|version| version.parse().ok())
-            .ok_or_else(|| MalformedOutput::Line(excerpt(Some(os))))?;
+            .ok_or_else(|| MalformedOutput::Line(shorten(os)))?;
         Ok(Self {
             bottlerocket_version,
             containerd_version: word("CONTAINERD")?,
@@ -246,7 +251,7 @@ impl FromStr for ImageStatus {
         let mut disk = None;
         let mut cpus = None;
         for (keyword, rest) in lines(output)? {
-            let malformed = || MalformedOutput::Line(excerpt(Some(&format!("{keyword} {rest}"))));
+            let malformed = || MalformedOutput::Line(shorten(&format!("{keyword} {rest}")));
             let fields: Vec<_> = rest.split_whitespace().collect();
             match (keyword, fields.as_slice()) {
                 ("UNIT", [position, active, sub_state]) => {

@@ -3,10 +3,12 @@
 //! For images in private ECR it uses ECR's own API with the function's role. For all others it uses the OCI
 //! distribution protocol, with the cache's credentials or anonymously.
 
+mod credentials;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use aws_sdk_ecr::types::{Image, ImageFailure, ImageFailureCode, ImageIdentifier};
+use ecr::types::{Image, ImageFailure, ImageFailureCode, ImageIdentifier};
 use oci_client::client::ClientConfig;
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::manifest::{
@@ -16,11 +18,12 @@ use oci_client::manifest::{
 };
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Reference, RegistryOperation};
-use prepull_domain::image::EcrRepository;
+use prepull_domain::cache::image::EcrRepository;
 use prepull_domain::{Architecture, Bytes, Digest, ImageReference, StageError};
 use serde::Deserialize;
 
-use crate::{AwsError, Clients, RegistryCredentials};
+pub use credentials::{RegistryCredentials, read_credentials};
+use prepull_aws::{AwsError, Clients, ecr};
 
 /// Media types that containerd can pull: an index and a single-platform manifest, each from OCI and Docker.
 const MANIFEST_TYPES: [&str; 4] = [
@@ -144,7 +147,7 @@ impl Registries {
         Ok(ResolvedImage { digest, platforms })
     }
 
-    fn ecr(clients: &Clients, repository: &EcrRepository) -> aws_sdk_ecr::Client {
+    fn ecr(clients: &Clients, repository: &EcrRepository) -> ecr::Client {
         if clients.region().as_ref() == Some(&repository.region) {
             clients.ecr.clone()
         } else {
@@ -170,7 +173,7 @@ enum Version<'a> {
 }
 
 enum Registry<'a> {
-    Ecr(aws_sdk_ecr::Client, EcrRepository),
+    Ecr(ecr::Client, EcrRepository),
     Oci(&'a oci_client::Client, RegistryAuth),
 }
 
@@ -326,7 +329,7 @@ impl Lookup<'_> {
 
     async fn manifest_in_ecr(
         &self,
-        client: &aws_sdk_ecr::Client,
+        client: &ecr::Client,
         repository: &EcrRepository,
         version: Version<'_>,
     ) -> Result<(String, Vec<u8>), StageError> {

@@ -7,15 +7,16 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr};
 
 use crate::architecture::Architecture;
-use crate::config::{CacheName, CredentialSource, Publication, VolumeConfig};
-use crate::content_key::ContentKey;
-use crate::execution::{ExecutionArn, ExecutionName};
+use crate::build::execution::{ExecutionArn, ExecutionName};
+use crate::cache::config::{CacheName, CredentialSource, Publication, VolumeConfig};
+use crate::cache::image::{Digest, ImageReference};
+use crate::cache::variant::{BottlerocketVersion, Variant};
 use crate::ids::{AmiId, InstanceId, SecurityGroupId, SnapshotId, SubnetId};
-use crate::image::{Digest, ImageReference};
 use crate::size::{Bytes, GiB};
-use crate::variant::{BottlerocketVersion, Variant};
+use crate::snapshot::content_key::ContentKey;
 
 /// One architecture of a cache within a build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -243,8 +244,21 @@ pub struct Snapshot {
 }
 
 /// What a snapshot may be used for: the tag `prepull:state`. A snapshot that bears none is unfinished.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    EnumString,
+    IntoStaticStr,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum SnapshotState {
     /// Complete, and its images were verified.
     Verified,
@@ -255,14 +269,10 @@ pub enum SnapshotState {
 }
 
 impl SnapshotState {
-    /// The tag's value.
+    /// Returns the value of the tag.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Verified => "verified",
-            Self::Published => "published",
-            Self::Rejected => "rejected",
-        }
+        self.into()
     }
 }
 

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::config::CacheConfig;
-use crate::image::{EcrRepository, ImageReference};
+use crate::cache::config::CacheConfig;
+use crate::cache::image::{EcrRepository, ImageReference};
 
 /// An image that was pushed to private ECR under a tag.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,9 +8,9 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::architecture::Architecture;
-use crate::error::ErrorName;
-use crate::image::ImageReference;
-use crate::stage::Stage;
+use crate::build::error::ErrorName;
+use crate::build::stage::Stage;
+use crate::cache::image::ImageReference;
 
 /// One failure of a build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -160,7 +160,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::error::StageError;
+    use crate::build::error::StageError;
 
     #[test]
     fn cause_yields_every_failed_target_with_image_and_remedy() {
@@ -182,12 +182,15 @@ mod tests {
 
     #[test]
     fn failed_plan_has_no_architecture() {
-        let cause = "plan-build failed with InvalidConfig: cache `web`: there is none";
+        let cause = "plan-build failed with InvalidConfig: cache `web` has no valid configuration: there is no parameter";
         let failures = Failure::all("FAILED", Some("InvalidConfig"), Some(cause));
         assert_eq!(failures.len(), 1);
         assert_eq!(failures[0].architecture, None);
         assert_eq!(failures[0].stage, Some(Stage::PlanBuild));
-        assert_eq!(failures[0].message, "cache `web`: there is none");
+        assert_eq!(
+            failures[0].message,
+            "cache `web` has no valid configuration: there is no parameter"
+        );
     }
 
     #[test]

@@ -4,16 +4,16 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
+use crate::build::payload::SnapshotState;
 use crate::ids::SnapshotId;
-use crate::stages::SnapshotState;
 
 /// A snapshot of one cache and architecture in one region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundSnapshot {
     /// Its ID.
     pub id: SnapshotId,
-    /// When EBS started it.
-    pub started_at: Timestamp,
+    /// When EBS started it. `None` if EC2 returns no start time: retention then keeps the snapshot.
+    pub started_at: Option<Timestamp>,
     /// What it may be used for; none where it is unfinished.
     pub state: Option<SnapshotState>,
 }
@@ -39,13 +39,18 @@ pub fn beyond_retention(
     retain: u8,
     in_use: &BTreeSet<SnapshotId>,
 ) -> Vec<SnapshotId> {
-    let mut good: Vec<_> = snapshots.iter().filter(|found| found.is_good()).collect();
+    let mut good: Vec<_> = snapshots
+        .iter()
+        .filter(|found| found.is_good())
+        .filter_map(|found| Some((found.started_at?, &found.id)))
+        .collect();
     // The ID decides between snapshots of the same instant, so that every call decides alike.
-    good.sort_by(|a, b| (b.started_at, &b.id).cmp(&(a.started_at, &a.id)));
+    good.sort_by(|a, b| b.cmp(a));
     good.into_iter()
         .skip(usize::from(retain).max(1))
-        .filter(|found| !in_use.contains(&found.id))
-        .map(|found| found.id.clone())
+        .map(|(_, id)| id)
+        .filter(|id| !in_use.contains(id))
+        .cloned()
         .collect()
 }
 
@@ -58,7 +63,7 @@ mod tests {
     fn found(n: u8, second: i64, state: Option<SnapshotState>) -> FoundSnapshot {
         FoundSnapshot {
             id: format!("snap-000000{n:02x}").parse().unwrap(),
-            started_at: Timestamp::from_second(second).unwrap(),
+            started_at: Some(Timestamp::from_second(second).unwrap()),
             state,
         }
     }
@@ -96,6 +101,14 @@ mod tests {
             beyond_retention(&snapshots, 2, &in_use),
             [snapshots[0].id.clone()]
         );
+    }
+
+    #[test]
+    fn snapshot_without_start_time_is_kept() {
+        let verified = Some(SnapshotState::Verified);
+        let mut snapshots = [found(1, 1, verified), found(2, 2, verified)];
+        snapshots[0].started_at = None;
+        assert_eq!(beyond_retention(&snapshots, 1, &BTreeSet::new()), []);
     }
 
     proptest! {

@@ -4,14 +4,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::architecture::Architecture;
-use crate::config::CacheName;
-use crate::content_key::ContentKey;
-use crate::execution::ExecutionName;
+use crate::build::execution::ExecutionName;
+use crate::build::payload::{Base, DiskUsage, NodeInfo, PlannedImage, PublishInput};
+use crate::cache::config::CacheName;
+use crate::cache::image::{Digest, ImageReference};
+use crate::cache::variant::Variant;
 use crate::ids::SnapshotId;
-use crate::image::{Digest, ImageReference};
 use crate::size::{Bytes, GiB};
-use crate::stages::{Base, DiskUsage, NodeInfo, PlannedImage, PublishInput};
-use crate::variant::Variant;
+use crate::snapshot::content_key::ContentKey;
 
 /// The most bytes that the value of an SSM parameter holds.
 ///

@@ -1,0 +1,184 @@
+//! EC2 instances: builders and orphans.
+
+use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName, Reservation, Tag};
+use jiff::Timestamp;
+use prepull_domain::build::payload::{Builder, Target};
+use prepull_domain::{InstanceId, StageError, VolumeId, names};
+
+use crate::{AwsError, Clients, StageResult, tag_filter, timestamp};
+
+/// Code of the state reason after the operating system has powered the instance off.
+///
+/// Source: EC2 API reference, `StateReason`. After a stop through the API the code is `Client.UserInitiatedShutdown`.
+const POWERED_ITSELF_OFF: &str = "Client.InstanceInitiatedShutdown";
+
+/// An instance as EC2 describes it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstanceRecord {
+    /// Its ID.
+    pub id: InstanceId,
+    /// Its type.
+    pub instance_type: String,
+    /// Its launch time, if EC2 returns one.
+    pub launched_at: Option<Timestamp>,
+    /// Its state.
+    pub state: InstanceStateName,
+    /// The code of the state reason, if EC2 returns one.
+    pub reason_code: Option<String>,
+    /// The state reason, if EC2 returns one.
+    pub reason: Option<String>,
+    /// Bottlerocket's data volume.
+    pub data_volume: Option<VolumeId>,
+    /// Its tags.
+    pub tags: Vec<Tag>,
+}
+
+/// Returns all instances that match `filters`, in any state.
+///
+/// # Errors
+/// If EC2 does not answer.
+pub async fn find(
+    clients: &Clients,
+    filters: Vec<Filter>,
+) -> Result<Vec<InstanceRecord>, StageError> {
+    let request = clients.ec2.describe_instances().set_filters(Some(filters));
+    let mut pages = request.into_paginator().send();
+    let mut found = Vec::new();
+    while let Some(page) = pages.next().await {
+        let page = page.or_stage_error("ec2:DescribeInstances")?;
+        let reservations = page.reservations.unwrap_or_default().into_iter();
+        found.extend(
+            reservations
+                .flat_map(|reservation| reservation.instances.unwrap_or_default())
+                .filter_map(|instance| InstanceRecord::parse(&instance)),
+        );
+    }
+    Ok(found)
+}
+
+/// Returns the builders of `target` in one of `states`, oldest first, so that all callers choose the same one.
+///
+/// # Errors
+/// If EC2 does not answer.
+pub async fn builders_of(
+    clients: &Clients,
+    target: &Target,
+    states: &[InstanceStateName],
+) -> Result<Vec<InstanceRecord>, StageError> {
+    let states = Filter::builder()
+        .name("instance-state-name")
+        .set_values(Some(states.iter().map(ToString::to_string).collect()))
+        .build();
+    let filters = vec![
+        tag_filter(names::TAG_EXECUTION, target.execution.as_str()),
+        tag_filter(names::TAG_ARCHITECTURE, target.architecture.as_str()),
+        states,
+    ];
+    let mut found = find(clients, filters).await?;
+    found.sort_by(|a, b| (a.launched_at, &a.id).cmp(&(b.launched_at, &b.id)));
+    Ok(found)
+}
+
+/// Returns the instance `id`, or `None` if EC2 does not list it (yet or any longer).
+///
+/// # Errors
+/// If EC2 does not answer.
+pub async fn get(clients: &Clients, id: &InstanceId) -> Result<Option<InstanceRecord>, StageError> {
+    let answer = clients
+        .ec2
+        .describe_instances()
+        .instance_ids(id.as_str())
+        .send()
+        .await;
+    match answer {
+        Ok(answer) => Ok(answer
+            .reservations()
+            .iter()
+            .flat_map(Reservation::instances)
+            .find_map(InstanceRecord::parse)),
+        Err(error) if error.aws_code() == Some("InvalidInstanceID.NotFound") => Ok(None),
+        Err(error) => Err(error.into_stage_error("ec2:DescribeInstances")),
+    }
+}
+
+/// Checks that the builder `id` runs.
+///
+/// # Errors
+/// [`StageError::BuilderLost`] if it does not.
+pub async fn ensure_running(clients: &Clients, id: &InstanceId) -> Result<(), StageError> {
+    match get(clients, id).await? {
+        Some(found) if found.state == InstanceStateName::Running => Ok(()),
+        Some(found) => Err(found.lost()),
+        None => Err(not_known(id)),
+    }
+}
+
+/// Returns the error of a stage whose builder EC2 does not list.
+#[must_use]
+pub fn not_known(id: &InstanceId) -> StageError {
+    StageError::BuilderLost {
+        instance: id.clone(),
+        problem: "EC2 does not list it".to_owned(),
+    }
+}
+
+impl InstanceRecord {
+    /// Parses `instance`. `None` if it has no ID, which EC2 always sets.
+    #[must_use]
+    pub fn parse(instance: &Instance) -> Option<Self> {
+        let data_volume = instance
+            .block_device_mappings()
+            .iter()
+            .find(|mapping| mapping.device_name() == Some(names::DATA_DEVICE))
+            .and_then(|mapping| mapping.ebs()?.volume_id()?.parse().ok());
+        let reason = instance.state_reason();
+        let state = instance.state().and_then(|state| state.name()).cloned();
+        Some(Self {
+            id: instance.instance_id()?.parse().ok()?,
+            instance_type: instance
+                .instance_type()
+                .map(|instance_type| instance_type.as_str().to_owned())
+                .unwrap_or_default(),
+            launched_at: instance.launch_time().map(timestamp),
+            state: state.unwrap_or_else(|| InstanceStateName::from("unknown")),
+            reason_code: reason
+                .and_then(|reason| reason.code())
+                .map(ToOwned::to_owned),
+            reason: reason
+                .and_then(|reason| reason.message())
+                .map(ToOwned::to_owned),
+            data_volume,
+            tags: instance.tags().to_vec(),
+        })
+    }
+
+    /// Returns the builder that this instance is. If EC2 returns no launch time, the builder counts as just launched.
+    #[must_use]
+    pub fn into_builder(self) -> Builder {
+        Builder {
+            instance_id: self.id,
+            instance_type: self.instance_type,
+            launched_at: self.launched_at.unwrap_or_else(Timestamp::now),
+        }
+    }
+
+    /// Returns whether the instance's own operating system stopped it, and not the API.
+    #[must_use]
+    pub fn powered_itself_off(&self) -> bool {
+        self.reason_code.as_deref() == Some(POWERED_ITSELF_OFF)
+    }
+
+    /// Returns the error of a stage that needs the builder in another state.
+    #[must_use]
+    pub fn lost(&self) -> StageError {
+        let reason = self
+            .reason
+            .as_deref()
+            .map(|reason| format!(" ({reason})"))
+            .unwrap_or_default();
+        StageError::BuilderLost {
+            instance: self.id.clone(),
+            problem: format!("it is {}{reason}", self.state),
+        }
+    }
+}

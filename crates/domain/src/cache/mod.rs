@@ -1,0 +1,5 @@
+//! Caches: images, Bottlerocket variants, and the configuration of a cache.
+
+pub mod config;
+pub mod image;
+pub mod variant;

@@ -1,0 +1,28 @@
+//! The SSM documents that the stages run on a builder.
+
+use strum::{Display, VariantArray};
+
+/// An SSM document. Terraform creates one from each file in `infra/documents`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Display, VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Document {
+    /// Waits until the builder is ready.
+    AwaitReady,
+    /// Starts pulls, removes images, and sets labels.
+    PullImages,
+    /// Prints the state of the images and the data volume.
+    ImageStatus,
+    /// Scrubs the data volume and powers the builder off.
+    PowerOff,
+}
+
+impl Document {
+    /// All documents.
+    pub const ALL: &[Self] = Self::VARIANTS;
+
+    /// Returns the document's name in an installation whose resources start with `prefix`.
+    #[must_use]
+    pub fn name(self, prefix: &str) -> String {
+        format!("{prefix}-{self}")
+    }
+}

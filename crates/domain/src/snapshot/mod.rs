@@ -1,0 +1,5 @@
+//! Snapshots: the content key, the manifest, and retention.
+
+pub mod content_key;
+pub mod manifest;
+pub mod retention;
