@@ -1,4 +1,4 @@
-//! The processor architectures that nodes come in.
+//! Processor architectures of nodes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,22 +7,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::InvalidId;
 
-/// An architecture by EC2's name, which is also how Bottlerocket's public parameters spell it.
+/// A processor architecture. The names are EC2's, which Bottlerocket's public parameters also use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Architecture {
-    /// 64-bit x86; OCI and Kubernetes call it `amd64`.
+    /// 64-bit x86. OCI and Kubernetes call it `amd64`.
     #[serde(rename = "x86_64")]
     X86_64,
-    /// 64-bit ARM, Graviton.
+    /// 64-bit ARM (Graviton).
     Arm64,
 }
 
 impl Architecture {
-    /// Every architecture there is.
+    /// All architectures.
     pub const ALL: [Self; 2] = [Self::X86_64, Self::Arm64];
 
-    /// EC2's name.
+    /// Returns EC2's name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -31,7 +31,7 @@ impl Architecture {
         }
     }
 
-    /// The name in an OCI image index and in the label `kubernetes.io/arch`.
+    /// Returns the name in OCI image indexes and in the label `kubernetes.io/arch`.
     #[must_use]
     pub fn oci_name(self) -> &'static str {
         match self {

@@ -1,18 +1,18 @@
-//! Identifiers that AWS hands out, each a type of its own so that none can stand in another's place.
+//! Identifiers that AWS assigns. Each has its own type, so the compiler finds a mix-up.
 
-/// A text that is not the identifier it should be.
+/// The text does not have the format of the identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{given}` is not {kind}: expected {expected}")]
 pub struct InvalidId {
-    /// The text as it was given.
+    /// The text.
     pub given: String,
-    /// What it should have been, with its article: "a snapshot ID".
+    /// Kind of the expected identifier with its article, for example "a snapshot ID".
     pub kind: &'static str,
-    /// The form it should have had.
+    /// Expected format.
     pub expected: &'static str,
 }
 
-/// Declares a newtype over `String` whose only door is `FromStr`.
+/// Declares a newtype over `String` whose only constructor is `FromStr`.
 macro_rules! identifier {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $expected:literal, $check:expr) => {
         $(#[$doc])*
@@ -21,7 +21,7 @@ macro_rules! identifier {
         pub struct $name(String);
 
         impl $name {
-            /// The identifier as AWS writes it.
+            /// Returns the identifier as a string.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -64,7 +64,7 @@ macro_rules! identifier {
 }
 pub(crate) use identifier;
 
-/// `prefix` and then 8 to 17 hexadecimal digits: the form of EC2's resource IDs, short and long.
+/// Whether `given` is `prefix` plus 8 to 17 hexadecimal digits. EC2 uses short and long resource IDs.
 fn is_resource_id(given: &str, prefix: &str) -> bool {
     given.strip_prefix(prefix).is_some_and(|hex| {
         (8..=17).contains(&hex.len()) && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
@@ -80,7 +80,7 @@ identifier!(
     InstanceId, "an instance ID", "`i-` and hexadecimal digits", |s| is_resource_id(s, "i-")
 );
 identifier!(
-    /// An Amazon machine image.
+    /// An Amazon Machine Image.
     AmiId, "an AMI ID", "`ami-` and hexadecimal digits", |s| is_resource_id(s, "ami-")
 );
 identifier!(
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_identifier_of_one_kind_is_none_of_another() {
+    fn identifier_refuses_other_kinds() {
         assert!("snap-0123456789abcdef0".parse::<SnapshotId>().is_ok());
         assert!("snap-12345678".parse::<SnapshotId>().is_ok());
         for wrong in [
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_identifier_is_named_with_what_was_expected() {
+    fn invalid_identifier_error_has_the_expected_format() {
         let error = "i-xyz".parse::<InstanceId>().unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_region_is_named_as_aws_names_it() {
+    fn region_name_accepts_only_aws_format() {
         for right in ["eu-west-1", "us-gov-east-1", "ap-southeast-5"] {
             assert!(right.parse::<RegionName>().is_ok(), "{right}");
         }

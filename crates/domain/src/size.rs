@@ -1,16 +1,16 @@
-//! Sizes, with their units in the type.
+//! Sizes with their unit in the type.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A volume's size in GiB (2^30 bytes), the unit of EBS.
+/// The size of a volume in GiB (2^30 bytes), EBS's unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct GiB(pub u32);
 
 impl GiB {
-    /// The same size in bytes.
+    /// Returns the size in bytes.
     #[must_use]
     pub fn bytes(self) -> Bytes {
         Bytes(u64::from(self.0) << 30)
@@ -30,15 +30,15 @@ pub struct Bytes(pub u64);
 
 impl std::iter::Sum for Bytes {
     fn sum<I: Iterator<Item = Self>>(sizes: I) -> Self {
-        // A registry says what it likes; what is too large to count is too large for any volume.
+        // A registry can report any size. A sum that saturates is too large for every volume.
         Self(sizes.fold(0, |sum, size| sum.saturating_add(size.0)))
     }
 }
 
 impl fmt::Display for Bytes {
-    /// Decimal units, as registries and `docker images` show them.
+    /// Writes decimal units, like registries and `docker images`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What is shown is rounded to three digits anyway.
+        // The output has three digits, so the lost precision does not show.
         #[allow(clippy::cast_precision_loss)]
         let bytes = self.0 as f64;
         match self.0 {
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_read_as_a_person_would_write_them() {
+    fn size_displays_with_a_decimal_unit() {
         let shown: Vec<_> = [0, 999, 1_500, 2_340_000, 45_600_000_000]
             .map(|n| Bytes(n).to_string())
             .into();

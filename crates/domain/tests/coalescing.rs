@@ -1,10 +1,10 @@
-//! The window and the queue as a model: pushes, events, executions and faults in any order, with the domain's own
-//! functions for every decision.
+//! A model of debounce window and queue: pushes, events, executions and faults in any order. The domain crate makes
+//! every decision.
 //!
-//! What Step Functions, EventBridge and the stages do around them is written down here as small as it can be. A case is a
-//! list of operations; a failure shows the shortest list that was found, and what happened in it.
+//! The model of Step Functions, EventBridge and the stages is minimal. A case is a list of operations. A failed case
+//! prints the shortest list that proptest found, and its log.
 //!
-//! More cases than by default: `PROPTEST_CASES=20000 cargo test -p prepull-domain --test coalescing`.
+//! Run more cases with `PROPTEST_CASES=20000 cargo test -p prepull-domain --test coalescing`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -22,55 +22,55 @@ use serde_json::json;
 
 const DEBOUNCE: SignedDuration = SignedDuration::from_secs(60);
 
-/// How far behind `ListExecutions` is at the most, where it is behind at all.
-const MOST_LAG: SignedDuration = SignedDuration::from_secs(2);
+/// Maximum lag of `ListExecutions`.
+const MAX_LAG: SignedDuration = SignedDuration::from_secs(2);
 
-/// How many calls a build makes between its plan and its publication: launch, wait, pull, snapshot.
+/// Number of calls between plan and publication of a build: launch, wait, pull, snapshot.
 const BUILD_STEPS: u8 = 4;
 
-/// How often everything that runs is looked at again before it counts as waiting for ever.
-const PATIENCE: usize = 200;
+/// Maximum rounds of steps before an execution counts as stuck.
+const MAX_ROUNDS: usize = 200;
 
 const HOST: &str = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
 
-/// Repositories, of which each cache holds two: they share the second.
+/// Repositories. Each cache uses two of them, and both caches use the second.
 const REPOSITORIES: [&str; 3] = ["team/api", "team/worker", "team/job"];
 const CACHES: [(&str, [usize; 2]); 2] = [("web", [0, 1]), ("batch", [1, 2])];
 
-/// One thing that happens. A number picks one of those there are, counted round: so what is left of a list when others
-/// are taken out of it can happen too.
+/// One operation. A number selects an entry of a list, modulo its length. So an operation stays valid when proptest
+/// removes others.
 #[derive(Debug, Clone, Copy)]
 enum Op {
-    /// The tag of a repository moves to `content`: new, or what it was before.
+    /// Moves the tag of a repository to `content`, which can be new or its previous content.
     Push { repository: usize, content: u8 },
-    /// EventBridge hands over an event, whichever, and perhaps hands it over once more later.
-    Deliver { event: usize, once_more: bool },
-    /// A cache's schedule fires.
+    /// Delivers an event from EventBridge, possibly with another delivery later.
+    Deliver { event: usize, redeliver: bool },
+    /// Fires a cache's schedule.
     Schedule { cache: usize },
-    /// A person starts a build, which does not debounce.
+    /// Starts a build by hand, without a debounce.
     Manual { cache: usize },
-    /// An execution takes its next step. What it sees of the others is `lag` milliseconds old.
+    /// Performs the next step of an execution. Its view of other executions is `lag` milliseconds old.
     Step { execution: usize, lag: i64 },
-    /// The step that an execution is at fails for good.
+    /// Fails the current step of an execution permanently.
     Fail { execution: usize },
-    /// A person stops an execution. Its function is not told, and ends what it began.
+    /// Stops an execution by hand. Its function does not notice and finishes its call.
     Stop { execution: usize },
-    /// Time passes.
+    /// Advances the clock.
     Advance { milliseconds: i64 },
 }
 
-/// Where an execution stands.
+/// The progress of an execution.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Stage {
-    /// It debounces, and then waits for its turn.
+enum Phase {
+    /// Waiting for the end of the debounce, then in the queue.
     Queued,
-    /// It had its turn and resolves its images.
+    /// First in the queue, resolving images.
     Planning,
-    /// It builds what it planned.
+    /// Building the plan.
     Building { key: ContentKey, steps_left: u8 },
-    /// Its snapshot is verified.
-    PublishOutcome { key: ContentKey },
-    /// It ended.
+    /// Publishing a verified snapshot.
+    Publishing { key: ContentKey },
+    /// Ended.
     Ended,
 }
 
@@ -80,64 +80,64 @@ struct Execution {
     cache: CacheName,
     debounce_ends_at: Timestamp,
     planned_at: Option<Timestamp>,
-    stage: Stage,
-    /// When it ended for Step Functions.
+    phase: Phase,
+    /// End time in Step Functions.
     ended_at: Option<Timestamp>,
 }
 
 impl Execution {
-    fn runs(&self) -> bool {
+    fn is_running(&self) -> bool {
         self.ended_at.is_none()
     }
 
-    /// Whether anything of it goes on, be it the function of one that was stopped.
-    fn goes_on(&self) -> bool {
-        self.stage != Stage::Ended
+    /// Whether any part of it still runs, such as the function of a stopped execution.
+    fn is_active(&self) -> bool {
+        self.phase != Phase::Ended
     }
 
-    /// Whether a stage of it can fail.
+    /// Whether one of its stages can fail.
     fn can_fail(&self, now: Timestamp) -> bool {
-        self.runs() && now >= self.debounce_ends_at
+        self.is_running() && now >= self.debounce_ends_at
     }
 
-    /// Whether it is between its plan and its end.
-    fn builds(&self) -> bool {
-        self.runs() && self.planned_at.is_some()
+    /// Whether it has planned and not ended.
+    fn is_building(&self) -> bool {
+        self.is_running() && self.planned_at.is_some()
     }
 }
 
-/// A push on its way to start-build.
+/// A push event on its way to start-build.
 #[derive(Debug, Clone)]
 struct Event {
     push: Push,
-    /// When the tag moved.
+    /// Time at which the tag moved.
     pushed_at: Timestamp,
 }
 
-/// The snapshot that nodes use.
+/// The published snapshot.
 #[derive(Debug, Clone)]
 struct Published {
     key: ContentKey,
     planned_at: Timestamp,
 }
 
-/// As much of AWS as the window and the queue are about.
+/// The parts of AWS that affect window and queue.
 #[derive(Debug)]
 struct World {
     now: Timestamp,
-    /// What the repositories' tags stand for.
+    /// Current content of each repository's tag.
     contents: [u8; REPOSITORIES.len()],
     events: Vec<Event>,
     executions: Vec<Execution>,
     published: BTreeMap<CacheName, Published>,
-    /// When an image of a cache was last pushed, and when a build of it last ended badly.
+    /// Times of the last push to a cache, and of its last failed or stopped build.
     last_push: BTreeMap<CacheName, Timestamp>,
     last_fault: BTreeMap<CacheName, Timestamp>,
-    /// How many builders were launched.
+    /// Number of launched builders.
     builders: usize,
-    /// Whether two builds of a cache at once break a promise.
-    alone: bool,
-    story: Vec<String>,
+    /// Whether overlapping builds of a cache violate an invariant.
+    exclusive_builds: bool,
+    events_log: Vec<String>,
 }
 
 fn cache(n: usize) -> CacheName {
@@ -146,14 +146,14 @@ fn cache(n: usize) -> CacheName {
 
 fn repositories(cache: &CacheName) -> [usize; 2] {
     let named = CACHES.iter().find(|(name, _)| *name == cache.as_str());
-    named.expect("there is no other cache").1
+    named.expect("every cache is in the list").1
 }
 
 fn reference(repository: usize) -> String {
     format!("{HOST}/{}:v1", REPOSITORIES[repository])
 }
 
-/// Every cache with its configuration.
+/// Configuration of every cache.
 static CONFIGS: LazyLock<BTreeMap<CacheName, CacheConfig>> = LazyLock::new(|| {
     let config = |cache: &CacheName| {
         json!({
@@ -182,10 +182,10 @@ static CONFIGS: LazyLock<BTreeMap<CacheName, CacheConfig>> = LazyLock::new(|| {
         .collect()
 });
 
-/// The caches that a push concerns.
-fn concerned_by(push: &Push) -> impl Iterator<Item = &'static CacheName> {
-    let concerned = CONFIGS.iter().filter(|(_, config)| push.concerns(config));
-    concerned.map(|(cache, _)| cache)
+/// Returns the caches that a push affects.
+fn affected_by(push: &Push) -> impl Iterator<Item = &'static CacheName> {
+    let affected = CONFIGS.iter().filter(|(_, config)| push.concerns(config));
+    affected.map(|(cache, _)| cache)
 }
 
 fn pick(count: usize, n: usize) -> Option<usize> {
@@ -195,7 +195,7 @@ fn pick(count: usize, n: usize) -> Option<usize> {
 impl World {
     fn new() -> Self {
         Self {
-            // Within a window, not at its beginning.
+            // The time is inside a window, not at its start.
             now: Timestamp::from_second(1_767_323_045).unwrap(),
             contents: [0; REPOSITORIES.len()],
             events: Vec::new(),
@@ -204,25 +204,25 @@ impl World {
             last_push: BTreeMap::new(),
             last_fault: BTreeMap::new(),
             builders: 0,
-            alone: true,
-            story: Vec::new(),
+            exclusive_builds: true,
+            events_log: Vec::new(),
         }
     }
 
-    /// Lets an operation happen.
+    /// Applies an operation.
     ///
     /// # Errors
-    /// Where it breaks a promise: which one, and all that happened.
+    /// The violated invariant and the log, if there is a violation.
     fn apply(&mut self, op: Op) -> Result<(), String> {
         match op {
             Op::Push {
                 repository,
                 content,
             } => self.push(repository, content),
-            Op::Deliver { event, once_more } => {
+            Op::Deliver { event, redeliver } => {
                 if let Some(event) = pick(self.events.len(), event) {
                     let delivered = self.events[event].clone();
-                    if !once_more {
+                    if !redeliver {
                         self.events.remove(event);
                     }
                     self.deliver(&delivered)?;
@@ -231,7 +231,7 @@ impl World {
             Op::Schedule { cache: n } => self.schedule(&cache(n))?,
             Op::Manual { cache: n } => self.manual(&cache(n)),
             Op::Step { execution, lag } => {
-                if let Some(n) = self.pick(Execution::goes_on, execution) {
+                if let Some(n) = self.pick(Execution::is_active, execution) {
                     self.step(n, SignedDuration::from_millis(lag))?;
                 }
             }
@@ -243,19 +243,19 @@ impl World {
                 }
             }
             Op::Stop { execution } => {
-                if let Some(n) = self.pick(Execution::runs, execution) {
+                if let Some(n) = self.pick(Execution::is_running, execution) {
                     self.stop(n);
                 }
             }
             Op::Advance { milliseconds } => self.advance(SignedDuration::from_millis(milliseconds)),
         }
-        self.check_one_builds()
+        self.check_builds_do_not_overlap()
     }
 
-    /// The `n`th of the executions that are `such`.
-    fn pick(&self, such: impl Fn(&Execution) -> bool, n: usize) -> Option<usize> {
+    /// Returns the `n`th execution that matches `predicate`.
+    fn pick(&self, predicate: impl Fn(&Execution) -> bool, n: usize) -> Option<usize> {
         let found: Vec<_> = (0..self.executions.len())
-            .filter(|n| such(&self.executions[*n]))
+            .filter(|n| predicate(&self.executions[*n]))
             .collect();
         pick(found.len(), n).map(|n| found[n])
     }
@@ -266,7 +266,7 @@ impl World {
 
     fn push(&mut self, repository: usize, content: u8) {
         let name = REPOSITORIES[repository];
-        self.tell(&format!("{name} is pushed with content {content}"));
+        self.log(&format!("{name} is pushed with content {content}"));
         self.contents[repository] = content;
         let push = Push {
             repository: EcrRepository {
@@ -276,7 +276,7 @@ impl World {
             },
             tag: "v1".to_owned(),
         };
-        for cache in concerned_by(&push) {
+        for cache in affected_by(&push) {
             self.last_push.insert(cache.clone(), self.now);
         }
         self.events.push(Event {
@@ -285,52 +285,52 @@ impl World {
         });
     }
 
-    /// start-build with an event of ECR's.
+    /// Runs start-build with an event from ECR.
     fn deliver(&mut self, event: &Event) -> Result<(), String> {
-        // It tells the second.
+        // ECR's events have a resolution of one second.
         let at = Timestamp::from_second(event.pushed_at.as_second()).unwrap();
-        for cache in concerned_by(&event.push) {
-            let bearer = self.start(
+        for cache in affected_by(&event.push) {
+            let existing = self.start(
                 cache,
                 ExecutionName::for_trigger(cache, at, DEBOUNCE),
                 DEBOUNCE,
             );
-            self.check_plan_is_younger(bearer, event.pushed_at)?;
+            self.check_plan_is_later(existing, event.pushed_at)?;
         }
         Ok(())
     }
 
     fn push_and_deliver(&mut self, content: u8) -> Result<(), String> {
         self.push(0, content);
-        let event = self.events.pop().expect("a push makes an event");
+        let event = self.events.pop().expect("a push creates an event");
         self.deliver(&event)
     }
 
-    /// start-build with the call of a schedule.
+    /// Runs start-build with a schedule's call.
     fn schedule(&mut self, cache: &CacheName) -> Result<(), String> {
-        let bearer = self.start(
+        let existing = self.start(
             cache,
             ExecutionName::for_trigger(cache, self.now, DEBOUNCE),
             DEBOUNCE,
         );
-        self.check_plan_is_younger(bearer, self.now)
+        self.check_plan_is_later(existing, self.now)
     }
 
-    /// `prepull build`.
+    /// Runs `prepull build`.
     fn manual(&mut self, cache: &CacheName) {
         let name = ExecutionName::manual(cache, self.now);
         self.start(cache, name, SignedDuration::ZERO);
     }
 
-    /// `StartExecution`: a new execution, or the one that bears the name, whether or not that still runs.
+    /// Models `StartExecution`: starts an execution, or returns the existing one with this name, even if it has ended.
     fn start(&mut self, cache: &CacheName, name: ExecutionName, debounce: SignedDuration) -> usize {
-        let bearer = self
+        let existing = self
             .executions
             .iter()
             .position(|execution| execution.queued.name == name);
-        if let Some(bearer) = bearer {
-            self.tell_of(bearer, "is there already");
-            return bearer;
+        if let Some(existing) = existing {
+            self.log_execution(existing, "exists already");
+            return existing;
         }
         self.executions.push(Execution {
             queued: Queued {
@@ -340,56 +340,56 @@ impl World {
             cache: cache.clone(),
             debounce_ends_at: self.now + debounce,
             planned_at: None,
-            stage: Stage::Queued,
+            phase: Phase::Queued,
             ended_at: None,
         });
         let started = self.executions.len() - 1;
-        self.tell_of(started, "starts");
+        self.log_execution(started, "starts");
         started
     }
 
     fn step(&mut self, n: usize, lag: SignedDuration) -> Result<(), String> {
-        // No call is answered in the millisecond of the one before it.
+        // Two calls never return in the same millisecond.
         self.advance(SignedDuration::from_millis(1));
         let execution = &self.executions[n];
         let cache = execution.cache.clone();
-        match execution.stage.clone() {
-            Stage::Queued if self.now < execution.debounce_ends_at => {}
-            Stage::Queued => match turn(&execution.queued, &self.running(&cache, lag)) {
+        match execution.phase.clone() {
+            Phase::Queued if self.now < execution.debounce_ends_at => {}
+            Phase::Queued => match turn(&execution.queued, &self.running(&cache, lag)) {
                 Turn::Go => {
-                    self.tell_of(n, "has its turn");
+                    self.log_execution(n, "is first in the queue");
                     self.executions[n].planned_at = Some(self.now);
-                    self.executions[n].stage = Stage::Planning;
+                    self.executions[n].phase = Phase::Planning;
                 }
-                Turn::Wait { behind } => self.tell_of(n, &format!("waits for {behind}")),
+                Turn::Wait { behind } => self.log_execution(n, &format!("waits for {behind}")),
                 Turn::Superseded { by } => {
-                    self.tell_of(n, &format!("leaves its work to {by}"));
+                    self.log_execution(n, &format!("is superseded by {by}"));
                     self.end(n);
                 }
             },
-            Stage::Planning => {
+            Phase::Planning => {
                 let key = self.wanted(&cache);
                 if self.is_published(&cache) {
-                    self.tell_of(n, "finds everything up to date");
+                    self.log_execution(n, "finds everything up to date");
                     self.end(n);
                 } else {
-                    self.tell_of(n, &format!("builds contents {:?}", self.contents));
+                    self.log_execution(n, &format!("builds contents {:?}", self.contents));
                     self.builders += 1;
-                    self.executions[n].stage = Stage::Building {
+                    self.executions[n].phase = Phase::Building {
                         key,
                         steps_left: BUILD_STEPS,
                     };
                 }
             }
-            Stage::Building { key, steps_left: 1 } => {
-                self.executions[n].stage = Stage::PublishOutcome { key };
+            Phase::Building { key, steps_left: 1 } => {
+                self.executions[n].phase = Phase::Publishing { key };
             }
-            Stage::Building { key, steps_left } => {
+            Phase::Building { key, steps_left } => {
                 let steps_left = steps_left - 1;
-                self.executions[n].stage = Stage::Building { key, steps_left };
+                self.executions[n].phase = Phase::Building { key, steps_left };
             }
-            Stage::PublishOutcome { key } => self.publish(n, &cache, key)?,
-            Stage::Ended => {}
+            Phase::Publishing { key } => self.publish(n, &cache, key)?,
+            Phase::Ended => {}
         }
         Ok(())
     }
@@ -397,22 +397,22 @@ impl World {
     fn publish(&mut self, n: usize, cache: &CacheName, key: ContentKey) -> Result<(), String> {
         let planned_at = self.executions[n]
             .planned_at
-            .expect("what publishes was planned");
+            .expect("an execution plans before it publishes");
         let before = self.published.get(cache).map(|before| before.planned_at);
         if before.is_some_and(|before| is_superseded(planned_at, before)) {
-            self.tell_of(n, "was superseded");
+            self.log_execution(n, "was superseded");
         } else {
-            self.tell_of(n, "publishes");
+            self.log_execution(n, "publishes");
             let published = Published { key, planned_at };
             self.published.insert(cache.clone(), published);
         }
-        if !self.executions[n].runs() {
+        if !self.executions[n].is_running() {
             self.fault(n, "had been stopped");
         }
         self.end(n);
         match before {
             Some(before) if before > self.published[cache].planned_at => {
-                Err(self.broken("publication went backwards"))
+                Err(self.violation("publication went backwards"))
             }
             _ => Ok(()),
         }
@@ -420,7 +420,7 @@ impl World {
 
     fn stop(&mut self, n: usize) {
         self.fault(n, "is stopped");
-        let publishes = matches!(self.executions[n].stage, Stage::PublishOutcome { .. });
+        let publishes = matches!(self.executions[n].phase, Phase::Publishing { .. });
         if publishes {
             self.executions[n].ended_at = Some(self.now);
         } else {
@@ -429,16 +429,16 @@ impl World {
     }
 
     fn end(&mut self, n: usize) {
-        self.executions[n].stage = Stage::Ended;
+        self.executions[n].phase = Phase::Ended;
         self.executions[n].ended_at.get_or_insert(self.now);
     }
 
-    /// Notes what somebody is told of: `Build Failed`.
+    /// Records a failure that a `Build Failed` event reports.
     ///
-    /// An execution that is stopped while it debounces keeps its name, and takes with it what is pushed in the rest of its
-    /// window.
+    /// An execution that is stopped during its debounce keeps its name. Pushes in the rest of its window are therefore
+    /// lost with it.
     fn fault(&mut self, n: usize, what: &str) {
-        self.tell_of(n, what);
+        self.log_execution(n, what);
         let execution = &self.executions[n];
         let until = self.now.max(execution.debounce_ends_at);
         let last = self
@@ -448,7 +448,7 @@ impl World {
         *last = until.max(*last);
     }
 
-    /// `ListExecutions` as it was `lag` ago.
+    /// Returns the result of `ListExecutions` from `lag` ago.
     fn running(&self, cache: &CacheName, lag: SignedDuration) -> Vec<Queued> {
         let then = self.now - lag;
         self.executions
@@ -460,7 +460,7 @@ impl World {
             .collect()
     }
 
-    /// What a snapshot of the cache would hold that is planned now.
+    /// Returns the content key for a plan of the cache at this time.
     fn wanted(&self, cache: &CacheName) -> ContentKey {
         let config = &CONFIGS[cache];
         let repositories = repositories(cache).into_iter();
@@ -487,71 +487,71 @@ impl World {
         published.is_some_and(|published| published.key == self.wanted(cache))
     }
 
-    /// Delivers every event and lets every execution come to its end.
+    /// Delivers every event and runs every execution to its end.
     fn run_to_end(&mut self) -> Result<(), String> {
         while !self.events.is_empty() {
             self.apply(Op::Deliver {
                 event: 0,
-                once_more: false,
+                redeliver: false,
             })?;
         }
-        for _ in 0..PATIENCE {
-            if !self.executions.iter().any(Execution::goes_on) {
+        for _ in 0..MAX_ROUNDS {
+            if !self.executions.iter().any(Execution::is_active) {
                 return Ok(());
             }
             self.advance(DEBOUNCE);
-            self.everybody_steps()?;
+            self.step_all()?;
         }
-        Err(self.broken("somebody waits for ever"))
+        Err(self.violation("an execution is stuck"))
     }
 
-    fn everybody_steps(&mut self) -> Result<(), String> {
+    fn step_all(&mut self) -> Result<(), String> {
         for n in 0..self.executions.len() {
             self.step(n, SignedDuration::ZERO)?;
-            self.check_one_builds()?;
+            self.check_builds_do_not_overlap()?;
         }
         Ok(())
     }
 
-    fn check_plan_is_younger(&self, bearer: usize, trigger: Timestamp) -> Result<(), String> {
-        match self.executions[bearer].planned_at {
+    fn check_plan_is_later(&self, existing: usize, trigger: Timestamp) -> Result<(), String> {
+        match self.executions[existing].planned_at {
             Some(planned_at) if planned_at <= trigger => {
-                Err(self.broken("a trigger joined an execution that had planned before it"))
+                Err(self.violation("a trigger joined an execution that had planned before it"))
             }
             _ => Ok(()),
         }
     }
 
-    fn check_one_builds(&self) -> Result<(), String> {
+    fn check_builds_do_not_overlap(&self) -> Result<(), String> {
         let building = |cache: &CacheName| {
             let builds = self
                 .executions
                 .iter()
-                .filter(|execution| execution.builds());
+                .filter(|execution| execution.is_building());
             builds.filter(|execution| execution.cache == *cache).count()
         };
-        if self.alone && CONFIGS.keys().any(|cache| building(cache) > 1) {
-            return Err(self.broken("two builds of a cache run at once"));
+        if self.exclusive_builds && CONFIGS.keys().any(|cache| building(cache) > 1) {
+            return Err(self.violation("builds of a cache overlap"));
         }
         Ok(())
     }
 
-    /// Where the last push to a cache is not published, somebody was told of a failure since.
-    fn check_nothing_is_lost_unsaid(&self) -> Result<(), String> {
+    /// Checks that the last push to each cache is published, or that a failure was reported since.
+    fn check_no_push_is_lost(&self) -> Result<(), String> {
         for (cache, push) in &self.last_push {
-            let told = self
+            let reported = self
                 .last_fault
                 .get(cache)
                 .is_some_and(|fault| fault >= push);
-            if !self.is_published(cache) && !told {
-                return Err(self.broken("the last push is not published"));
+            if !self.is_published(cache) && !reported {
+                return Err(self.violation("the last push is not published"));
             }
         }
         Ok(())
     }
 
-    fn check_the_next_schedule_publishes(&mut self) -> Result<(), String> {
-        // In a window of its own: an execution that failed is not started again.
+    fn check_next_schedule_publishes(&mut self) -> Result<(), String> {
+        // A failed execution is not started again, so the schedule needs a new window.
         self.advance(DEBOUNCE);
         for cache in CONFIGS.keys() {
             self.schedule(cache)?;
@@ -560,42 +560,42 @@ impl World {
         if CONFIGS.keys().all(|cache| self.is_published(cache)) {
             Ok(())
         } else {
-            Err(self.broken("a schedule did not publish what there is"))
+            Err(self.violation("a schedule did not publish the current content"))
         }
     }
 
-    fn tell_of(&mut self, n: usize, what: &str) {
-        self.tell(&format!("{} {what}", self.executions[n].queued.name));
+    fn log_execution(&mut self, n: usize, what: &str) {
+        self.log(&format!("{} {what}", self.executions[n].queued.name));
     }
 
-    fn tell(&mut self, what: &str) {
+    fn log(&mut self, what: &str) {
         let time = self.now.strftime("%T%.3f");
-        self.story.push(format!("{time} {what}"));
+        self.events_log.push(format!("{time} {what}"));
     }
 
-    fn broken(&self, promise: &str) -> String {
-        format!("{promise}:\n{}", self.story.join("\n"))
+    fn violation(&self, invariant: &str) -> String {
+        format!("{invariant}:\n{}", self.events_log.join("\n"))
     }
 }
 
-/// How long ago the list of executions may have been true.
+/// Generates the lag of a consistent `ListExecutions`.
 fn consistent() -> BoxedStrategy<i64> {
     Just(0).boxed()
 }
 
 fn lagging() -> BoxedStrategy<i64> {
-    (0..=i64::try_from(MOST_LAG.as_millis()).unwrap()).boxed()
+    (0..=i64::try_from(MAX_LAG.as_millis()).unwrap()).boxed()
 }
 
-/// What happens without a fault and without a person.
+/// Generates an operation that is neither a fault nor a manual build.
 fn any_op(lag: BoxedStrategy<i64>) -> BoxedStrategy<Op> {
-    // Few contents, so that a push often brings back what was there before.
+    // The number of contents is small, so a push often restores an earlier content.
     let push = (0..REPOSITORIES.len(), 0..3u8);
     let milliseconds = vec![1, 400, 1_000, 20_000, 59_000, 60_000, 61_000, 300_000];
     prop_oneof![
         3 => push.prop_map(|(repository, content)| Op::Push { repository, content }),
         4 => (0..8usize, prop::bool::weighted(0.2))
-            .prop_map(|(event, once_more)| Op::Deliver { event, once_more }),
+            .prop_map(|(event, redeliver)| Op::Deliver { event, redeliver }),
         1 => (0..CACHES.len()).prop_map(|cache| Op::Schedule { cache }),
         12 => (0..8usize, lag).prop_map(|(execution, lag)| Op::Step { execution, lag }),
         4 => prop::sample::select(milliseconds).prop_map(|milliseconds| Op::Advance { milliseconds }),
@@ -618,8 +618,8 @@ fn many(op: impl Strategy<Value = Op>) -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 0..120)
 }
 
-/// What becomes of a world in which `ops` happen and then nothing more.
-fn after(mut world: World, ops: &[Op]) -> Result<World, String> {
+/// Applies `ops` and then runs everything to its end.
+fn world_after(mut world: World, ops: &[Op]) -> Result<World, String> {
     for op in ops {
         world.apply(*op)?;
     }
@@ -627,13 +627,13 @@ fn after(mut world: World, ops: &[Op]) -> Result<World, String> {
     Ok(world)
 }
 
-fn holds(result: Result<(), String>) -> Result<(), TestCaseError> {
+fn test_result(result: Result<(), String>) -> Result<(), TestCaseError> {
     result.map_err(TestCaseError::fail)
 }
 
-/// Two builds by hand, the second so soon after the first that it misses it, with `between` happening between the two.
+/// Starts two manual builds, with `between` in the middle. The second starts within the lag and does not see the first.
 /// Both have planned.
-fn two_builds_by_hand(mut world: World, between: impl FnOnce(&mut World)) -> Result<World, String> {
+fn two_manual_builds(mut world: World, between: impl FnOnce(&mut World)) -> Result<World, String> {
     let moment = SignedDuration::from_millis(100);
     world.manual(&cache(0));
     world.advance(moment);
@@ -643,88 +643,89 @@ fn two_builds_by_hand(mut world: World, between: impl FnOnce(&mut World)) -> Res
     let (first, second) = (0, world.executions.len() - 1);
     for _ in 0..2 {
         world.step(first, SignedDuration::ZERO)?;
-        world.step(second, MOST_LAG)?;
+        world.step(second, MAX_LAG)?;
     }
-    world.check_one_builds()?;
+    world.check_builds_do_not_overlap()?;
     Ok(world)
 }
 
-/// This costs a builder: one of the two builds is in vain.
+/// The cost is one builder, because one of the two builds is redundant.
 #[test]
-fn of_two_builds_by_hand_within_the_lag_both_build() {
-    let broken = two_builds_by_hand(World::new(), |_| {}).unwrap_err();
+fn manual_builds_within_the_lag_overlap() {
+    let violation = two_manual_builds(World::new(), |_| {}).unwrap_err();
     assert!(
-        broken.starts_with("two builds of a cache run at once"),
-        "{broken}"
+        violation.starts_with("builds of a cache overlap"),
+        "{violation}"
     );
 }
 
-/// This costs the time until the next trigger: what was triggered between the two leaves its work to the second, which has
-/// planned long before, since it waits for nobody.
+/// The cost is a delay until the next trigger. The trigger between the two builds is superseded by the second build,
+/// which planned long before because it did not wait.
 #[test]
-fn a_push_after_two_builds_by_hand_within_the_lag_can_be_left_to_the_next_trigger() {
-    let lenient = World {
-        alone: false,
+fn push_after_overlapping_builds_waits_for_the_next_trigger() {
+    let tolerant = World {
+        exclusive_builds: false,
         ..World::new()
     };
     let triggered = |world: &mut World| world.push_and_deliver(1).unwrap();
-    let mut world = two_builds_by_hand(lenient, triggered).unwrap();
+    let mut world = two_manual_builds(tolerant, triggered).unwrap();
     world.push_and_deliver(2).unwrap();
     world.run_to_end().unwrap();
-    let broken = world.check_nothing_is_lost_unsaid().unwrap_err();
+    let violation = world.check_no_push_is_lost().unwrap_err();
     assert!(
-        broken.starts_with("the last push is not published"),
-        "{broken}"
+        violation.starts_with("the last push is not published"),
+        "{violation}"
     );
-    world.check_the_next_schedule_publishes().unwrap();
+    world.check_next_schedule_publishes().unwrap();
 }
 
 proptest! {
     #[test]
-    fn the_last_push_is_published_one_build_runs_and_publication_never_goes_backwards(
+    fn last_push_is_published_without_overlapping_builds(
         ops in many(prop_oneof![9 => any_op(consistent()), 1 => manual()]),
     ) {
-        holds(after(World::new(), &ops).and_then(|world| world.check_nothing_is_lost_unsaid()))?;
+        test_result(world_after(World::new(), &ops).and_then(|world| world.check_no_push_is_lost()))?;
     }
 
-    /// A build that failed is announced, not repeated: the next trigger, a schedule at the latest, builds what it did not.
+    /// prepull reports a failed build and does not repeat it. The next trigger builds the missing content, at the
+    /// latest a schedule.
     #[test]
-    fn whatever_fails_no_push_is_lost_unsaid_and_the_next_schedule_publishes_it(
+    fn failed_build_is_reported_and_the_next_schedule_repairs_it(
         ops in many(prop_oneof![9 => any_op(consistent()), 1 => manual(), 2 => any_fault()]),
     ) {
-        holds(after(World::new(), &ops).and_then(|mut world| {
-            world.check_nothing_is_lost_unsaid()?;
-            world.check_the_next_schedule_publishes()
+        test_result(world_after(World::new(), &ops).and_then(|mut world| {
+            world.check_no_push_is_lost()?;
+            world.check_next_schedule_publishes()
         }))?;
     }
 
-    /// Triggered executions do not notice that `ListExecutions` is eventually consistent, as long as it lags by less than
-    /// they debounce: whoever looks has run for so long, and whoever is older for longer.
+    /// Triggered executions tolerate eventual consistency of `ListExecutions` if its lag is shorter than the debounce.
+    /// An execution reads the list after its debounce, and every older execution has run for longer.
     #[test]
-    fn a_list_that_lags_by_less_than_triggers_debounce_changes_nothing(
+    fn lag_below_the_debounce_changes_nothing(
         ops in many(prop_oneof![10 => any_op(lagging()), 2 => any_fault()]),
     ) {
-        holds(after(World::new(), &ops).and_then(|mut world| {
-            world.check_nothing_is_lost_unsaid()?;
-            world.check_the_next_schedule_publishes()
+        test_result(world_after(World::new(), &ops).and_then(|mut world| {
+            world.check_no_push_is_lost()?;
+            world.check_next_schedule_publishes()
         }))?;
     }
 
-    /// An execution that a person starts does not debounce, so it can miss one that started within the lag before it. What
-    /// that costs, the tests below show. What it does not: publication never goes backwards, nobody waits for ever, and
-    /// the next schedule publishes what there is.
+    /// A manual execution has no debounce, so it can miss an execution that started within the lag before it. The tests
+    /// above show the cost. Publication still never goes back, no execution gets stuck, and the next schedule publishes
+    /// the current content.
     #[test]
-    fn builds_by_hand_on_a_list_that_lags_do_no_lasting_harm(
+    fn manual_builds_within_the_lag_do_no_lasting_harm(
         ops in many(prop_oneof![9 => any_op(lagging()), 2 => manual(), 2 => any_fault()]),
     ) {
-        let world = World { alone: false, ..World::new() };
-        holds(after(world, &ops).and_then(|mut world| world.check_the_next_schedule_publishes()))?;
+        let world = World { exclusive_builds: false, ..World::new() };
+        test_result(world_after(world, &ops).and_then(|mut world| world.check_next_schedule_publishes()))?;
     }
 
-    /// Each push of a burst, and each of its events that comes late or twice, joins one execution, or two where the burst
-    /// lies across the end of a window.
+    /// All pushes of a burst join one execution, or two if the burst crosses the end of a window. This includes late
+    /// and duplicate events.
     #[test]
-    fn a_burst_no_longer_than_a_window_is_one_build_or_two(
+    fn burst_within_one_window_builds_at_most_twice(
         seconds in prop::collection::vec(0..DEBOUNCE.as_secs(), 1..40),
         begin in 0..DEBOUNCE.as_secs(),
         twice in any::<bool>(),
@@ -742,37 +743,37 @@ proptest! {
             }
         }
         world.now = begin + DEBOUNCE;
-        holds(world.run_to_end())?;
+        test_result(world.run_to_end())?;
         prop_assert!(windows.len() <= 2);
         prop_assert_eq!(world.executions.len(), windows.len());
         prop_assert!((1..=2).contains(&world.builders), "{} builders", world.builders);
     }
 
-    /// Builds of a cache come one after the other, and what waits is never more than the next one: a burst costs no more
-    /// builds than follow each other without a pause, nor does it keep a build from its turn, and the last push waits for
-    /// two builds at the most.
+    /// Builds of a cache run one after the other, and at most one waits. A burst causes no more builds than fit into
+    /// its duration one after the other. It does not starve a build, and the last push waits for at most two builds.
     #[test]
-    fn a_burst_is_the_builds_that_fit_in_one_after_the_other(
+    fn long_burst_builds_one_after_the_other(
         pushes in prop::collection::vec(0..3u8, 30..120),
     ) {
-        // The plan, the steps of the build and the publication: each takes a window. The next one's turn comes with the last.
+        // The plan, each step of the build and the publication take one window each. The next execution starts in the
+        // last window.
         let build = usize::from(BUILD_STEPS) + 2;
         let windows = pushes.len();
         let mut world = World::new();
         for content in pushes {
-            holds(world.push_and_deliver(content))?;
-            holds(world.everybody_steps())?;
+            test_result(world.push_and_deliver(content))?;
+            test_result(world.step_all())?;
             world.advance(DEBOUNCE);
         }
         let planned = world.executions.iter().filter(|execution| execution.planned_at.is_some()).count();
         prop_assert!(planned + 1 >= windows / build, "{planned} plans in {windows} windows");
         let last_push = world.now - DEBOUNCE;
-        holds(world.run_to_end())?;
-        holds(world.check_nothing_is_lost_unsaid())?;
+        test_result(world.run_to_end())?;
+        test_result(world.check_no_push_is_lost())?;
         prop_assert!(world.builders <= windows / build + 2, "{} builders in {windows} windows", world.builders);
         let ended = world.executions.iter().filter_map(|execution| execution.ended_at).max();
-        let waited = ended.expect("somebody built").duration_since(last_push);
-        let most = DEBOUNCE * i32::try_from(2 * build + 1).unwrap();
-        prop_assert!(waited <= most, "the last push waited {waited:#}");
+        let waited = ended.expect("at least one execution ended").duration_since(last_push);
+        let maximum = DEBOUNCE * i32::try_from(2 * build + 1).unwrap();
+        prop_assert!(waited <= maximum, "the last push waited {waited:#}");
     }
 }

@@ -20,7 +20,7 @@ fn entries(section: &str) -> BTreeMap<&'static str, &'static str> {
         .collect()
 }
 
-fn expect<'a>(section: &str, errors: impl IntoIterator<Item = (&'a str, &'a str)>) {
+fn assert_entries<'a>(section: &str, errors: impl IntoIterator<Item = (&'a str, &'a str)>) {
     let (written, errors) = (entries(section), BTreeMap::from_iter(errors));
     assert!(
         written.keys().eq(errors.keys()),
@@ -38,8 +38,8 @@ fn expect<'a>(section: &str, errors: impl IntoIterator<Item = (&'a str, &'a str)
 }
 
 #[test]
-fn every_error_of_a_stage_has_its_entry_and_no_other() {
-    expect(
+fn operations_page_covers_exactly_the_stage_errors() {
+    assert_entries(
         "Errors of a build",
         ErrorName::ALL
             .iter()
@@ -48,7 +48,7 @@ fn every_error_of_a_stage_has_its_entry_and_no_other() {
 }
 
 #[test]
-fn every_family_of_aws_own_names_has_its_entry_and_no_other() {
+fn operations_page_covers_exactly_the_aws_error_families() {
     let aborted = [(ABORTED, ABORTED_REMEDY)];
-    expect("AWS's own names", FOREIGN_ERRORS.into_iter().chain(aborted));
+    assert_entries("AWS's own names", FOREIGN_ERRORS.into_iter().chain(aborted));
 }

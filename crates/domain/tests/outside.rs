@@ -1,7 +1,7 @@
-//! Whatever comes from outside is refused or understood: nothing panics, what is taken is written as it was read, and
-//! nothing that is taken means more than itself to a shell.
+//! Parsers accept or refuse external input and never panic. Accepted input is written back unchanged and is safe in a
+//! shell.
 //!
-//! More cases than by default: `PROPTEST_CASES=200000 cargo test -p prepull-domain --test outside`.
+//! Run more cases with `PROPTEST_CASES=200000 cargo test -p prepull-domain --test outside`.
 
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
@@ -22,8 +22,8 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use serde_json::Value;
 
-/// Whether `text` is one word to every shell, in quotation marks of any kind and without, is no option, and is one name
-/// in the documents' lists, which are separated by spaces and commas.
+/// Whether every shell reads `text` as one word, with quotation marks of any kind or without. It must not look like an
+/// option. It must also be one entry in the documents' lists, which separate names by spaces and commas.
 fn is_one_word(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text
@@ -31,38 +31,41 @@ fn is_one_word(text: &str) -> bool {
             .all(|c| c.is_ascii_alphanumeric() || "._:/@-".contains(c))
 }
 
-/// What is taken is written as it was read.
-fn is_written_as_read<T>(given: &str) -> Result<Option<T>, TestCaseError>
+/// Checks that an accepted text is written back unchanged.
+fn round_trip<T>(given: &str) -> Result<Option<T>, TestCaseError>
 where
     T: FromStr + Display + Debug + PartialEq + serde::Serialize + serde::de::DeserializeOwned,
 {
-    let Ok(taken) = given.parse::<T>() else {
+    let Ok(accepted) = given.parse::<T>() else {
         prop_assert!(serde_json::from_value::<T>(given.into()).is_err());
         return Ok(None);
     };
-    prop_assert_eq!(taken.to_string(), given);
-    prop_assert_eq!(serde_json::to_value(&taken).unwrap(), Value::from(given));
-    prop_assert_eq!(serde_json::from_value::<T>(given.into()).unwrap(), taken);
+    prop_assert_eq!(accepted.to_string(), given);
+    prop_assert_eq!(serde_json::to_value(&accepted).unwrap(), Value::from(given));
+    prop_assert_eq!(serde_json::from_value::<T>(given.into()).unwrap(), accepted);
     Ok(given.parse().ok())
 }
 
-/// The same of something that names one thing.
-fn is_one_name<T>(given: &str) -> Result<(), TestCaseError>
+/// Checks the same, and that the accepted text is one word.
+fn round_trip_one_word<T>(given: &str) -> Result<(), TestCaseError>
 where
     T: FromStr + Display + Debug + PartialEq + serde::Serialize + serde::de::DeserializeOwned,
 {
-    let taken = is_written_as_read::<T>(given)?;
-    prop_assert!(taken.is_none() || is_one_word(given), "{given:?} was taken");
+    let accepted = round_trip::<T>(given)?;
+    prop_assert!(
+        accepted.is_none() || is_one_word(given),
+        "{given:?} was accepted"
+    );
     Ok(())
 }
 
-/// The outputs of the corpus, which blank lines separate.
+/// Returns the outputs in the corpus, which are separated by blank lines.
 fn node_outputs() -> impl Iterator<Item = &'static str> {
     NODE_OUTPUTS.split("\n\n")
 }
 
 #[test]
-fn the_corpus_is_taken() {
+fn corpus_parses() {
     for reference in IMAGE_REFERENCES.lines() {
         assert!(reference.parse::<ImageReference>().is_ok(), "{reference}");
     }
@@ -71,25 +74,25 @@ fn the_corpus_is_taken() {
         CacheConfig::parse(&"web".parse().unwrap(), &config.to_string()).unwrap();
     }
     for output in node_outputs() {
-        let is_read = output.parse::<ReadyNode>().is_ok()
+        let parses = output.parse::<ReadyNode>().is_ok()
             || output.parse::<ImageStatus>().is_ok()
             || ReadyNode::waiting_for(output).is_some();
-        assert!(is_read, "{output}");
+        assert!(parses, "{output}");
     }
 }
 
 proptest! {
     #[test]
-    fn an_image_reference_that_is_taken_is_one_word_and_so_are_all_its_names(
+    fn accepted_image_reference_yields_only_single_words(
         given in mutated(IMAGE_REFERENCES.lines()),
         digest in mutated(IDENTIFIERS.lines().filter(|line| line.starts_with("sha256:"))),
     ) {
-        is_one_name::<Digest>(&digest)?;
-        if let Some(reference) = is_written_as_read::<ImageReference>(&given)? {
-            prop_assert!(is_one_word(&given), "{given:?} was taken");
+        round_trip_one_word::<Digest>(&digest)?;
+        if let Some(reference) = round_trip::<ImageReference>(&given)? {
+            prop_assert!(is_one_word(&given), "{given:?} was accepted");
             let digest = format!("sha256:{}", "f".repeat(64)).parse().unwrap();
             for name in reference.names_on_node(&digest) {
-                prop_assert!(is_one_word(&name), "{name:?} names {given:?}");
+                prop_assert!(is_one_word(&name), "{name:?} for {given:?}");
                 prop_assert_eq!(name.parse::<ImageName>().unwrap().to_string(), name);
             }
             if let Some(ecr) = reference.ecr() {
@@ -101,41 +104,42 @@ proptest! {
     }
 
     #[test]
-    fn an_identifier_that_is_taken_is_one_word(given in mutated(IDENTIFIERS.lines())) {
-        is_one_name::<AccountId>(&given)?;
-        is_one_name::<AmiId>(&given)?;
-        is_one_name::<CacheName>(&given)?;
-        is_one_name::<ContentKey>(&given)?;
-        is_one_name::<Digest>(&given)?;
-        is_one_name::<ImageName>(&given)?;
-        is_one_name::<InstanceId>(&given)?;
-        is_one_name::<RegionName>(&given)?;
-        is_one_name::<SecurityGroupId>(&given)?;
-        is_one_name::<SnapshotId>(&given)?;
-        is_one_name::<SubnetId>(&given)?;
-        is_one_name::<Variant>(&given)?;
-        is_one_name::<VolumeId>(&given)?;
-        is_one_name::<WantedVersion>(&given)?;
+    fn accepted_identifier_is_one_word(given in mutated(IDENTIFIERS.lines())) {
+        round_trip_one_word::<AccountId>(&given)?;
+        round_trip_one_word::<AmiId>(&given)?;
+        round_trip_one_word::<CacheName>(&given)?;
+        round_trip_one_word::<ContentKey>(&given)?;
+        round_trip_one_word::<Digest>(&given)?;
+        round_trip_one_word::<ImageName>(&given)?;
+        round_trip_one_word::<InstanceId>(&given)?;
+        round_trip_one_word::<RegionName>(&given)?;
+        round_trip_one_word::<SecurityGroupId>(&given)?;
+        round_trip_one_word::<SnapshotId>(&given)?;
+        round_trip_one_word::<SubnetId>(&given)?;
+        round_trip_one_word::<Variant>(&given)?;
+        round_trip_one_word::<VolumeId>(&given)?;
+        round_trip_one_word::<WantedVersion>(&given)?;
         prop_assert!(given.parse::<Architecture>().is_ok_and(|it| it.as_str() == given) || given.parse::<Architecture>().is_err());
-        // Step Functions names executions, and people do: theirs may begin with what they like. No shell hears of them.
-        is_written_as_read::<ExecutionName>(&given)?;
-        if let Some(arn) = is_written_as_read::<ExecutionArn>(&given)? {
+        // Step Functions and people also choose execution names, which can start with any character. No shell receives
+        // them.
+        round_trip::<ExecutionName>(&given)?;
+        if let Some(arn) = round_trip::<ExecutionArn>(&given)? {
             prop_assert!(given.ends_with(arn.name().as_str()));
         }
     }
 
     #[test]
-    fn a_version_that_is_read_is_written_so_that_it_can_be_read_again(given in mutated(["1.57.0", "1.57.0-0a1b2c3d"])) {
+    fn accepted_version_survives_a_round_trip(given in mutated(["1.57.0", "1.57.0-0a1b2c3d"])) {
         if let Ok(version) = given.parse::<BottlerocketVersion>() {
             let written = version.to_string();
-            prop_assert!(given.starts_with(&written), "{given:?} was read as {written}");
+            prop_assert!(given.starts_with(&written), "{given:?} parsed as {written}");
             prop_assert_eq!(written.parse::<BottlerocketVersion>(), Ok(version));
             prop_assert!(written.parse::<WantedVersion>().is_ok());
         }
     }
 
     #[test]
-    fn a_configuration_is_refused_or_written_as_it_was_read(json in mutated_json(CONFIGURATIONS)) {
+    fn accepted_configuration_survives_a_round_trip(json in mutated_json(CONFIGURATIONS)) {
         let cache: CacheName = "web".parse().unwrap();
         match CacheConfig::parse(&cache, &json.to_string()) {
             Ok(config) => {
@@ -147,13 +151,13 @@ proptest! {
     }
 
     #[test]
-    fn a_configuration_that_is_no_json_is_refused(text in mutated([CONFIGURATIONS, "[]", "{}", "null", ""])) {
+    fn malformed_json_does_not_panic(text in mutated([CONFIGURATIONS, "[]", "{}", "null", ""])) {
         let _ = CacheConfig::parse(&"web".parse().unwrap(), &text);
         let _ = ExecutionInput::cache_in(&text);
     }
 
     #[test]
-    fn what_a_builder_prints_is_refused_or_understood(output in mutated(node_outputs())) {
+    fn builder_output_parses_safely_or_is_refused(output in mutated(node_outputs())) {
         if let Ok(status) = output.parse::<ImageStatus>() {
             for other in &status.others {
                 prop_assert!(is_one_word(other.name.as_str()), "{other:?}");
@@ -164,9 +168,9 @@ proptest! {
             prop_assert!(wanted >= status.disk.wanted_size(Bytes(0)));
         }
         if let Ok(node) = output.parse::<ReadyNode>() {
-            // They go into the manifest, and with it into events and onto people's terminals.
-            for said in [&node.containerd_version, &node.kernel_version, &node.snapshotter] {
-                prop_assert!((1..=64).contains(&said.len()) && !said.contains(char::is_control), "{said:?}");
+            // The versions go into the manifest, and from there into events and terminals.
+            for version in [&node.containerd_version, &node.kernel_version, &node.snapshotter] {
+                prop_assert!((1..=64).contains(&version.len()) && !version.contains(char::is_control), "{version:?}");
             }
         }
         let _ = ReadyNode::waiting_for(&output);

@@ -1,4 +1,4 @@
-//! A stage has the same name everywhere: as a folder, in Terraform and in the state machine.
+//! A stage has the same name as a folder, in Terraform and in the state machine.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,8 +1,8 @@
-//! What a build takes and costs, and what it takes and costs nodes to load its snapshot.
+//! Time and cost of builds, and of loading a snapshot on nodes.
 //!
-//! **A model, not measured on AWS.** Its rates come from one measurement, from AWS's documentation and from users'
-//! reports; its prices are list prices of us-east-1, without taxes and discounts. Every constant says where it comes
-//! from. `docs/costs.md` has a table of what follows.
+//! **A model, not measured on AWS.** The rates come from one measurement, from AWS's documentation and from users'
+//! reports. The prices are list prices of us-east-1 without taxes and discounts. Every constant has its source.
+//! `docs/costs.md` has tables of the results.
 
 pub mod prices;
 
@@ -12,105 +12,110 @@ use serde::Serialize;
 
 use prepull_domain::{Bytes, GiB};
 
-// How long a build's steps take, in seconds.
+// Durations of a build's steps, in seconds.
 
-/// Until plan-build has asked the registries, in seconds, without the wait for other triggers. An assumption.
+/// Time of plan-build to query the registries, in seconds, without the debounce. An assumption.
 const PLAN: f64 = 5.0;
 
-/// From the launch of an instance until it runs, in seconds; EC2 charges nothing for it. Source: users' reports.
+/// Time from the launch of an instance until its state is running, in seconds. EC2 does not charge for it. Source:
+/// users' reports.
 const PENDING: f64 = 16.0;
 
-/// Kernel and user space of Bottlerocket, in seconds. Source: users' reports.
+/// Boot time of Bottlerocket's kernel and user space, in seconds. Source: users' reports.
 const BOOT: f64 = 32.0;
 
-/// From there until Systems Manager reaches the instance, in seconds. Source: users' reports of the reference script.
+/// Time from the end of the boot until Systems Manager reaches the instance, in seconds. Source: users' reports of the
+/// reference script.
 const SSM_READY: f64 = 8.0;
 
-/// The scrub, the shutdown, and until EC2 reports it, in seconds. An assumption.
+/// Time for the scrub, the shutdown, and EC2's report of it, in seconds. An assumption.
 const POWER_OFF: f64 = 30.0;
 
-/// The least that a snapshot takes, in seconds. An assumption.
-const SNAPSHOT_LEAST: f64 = 30.0;
+/// Minimum time of a snapshot, in seconds. An assumption.
+const MIN_SNAPSHOT: f64 = 30.0;
 
-/// Bytes a second that EBS stores of a snapshot. Source: users' reports, about 15 minutes for 100 GB.
+/// Rate at which EBS stores a snapshot, in bytes per second. Source: users' reports, about 15 minutes for 100 GB.
 const SNAPSHOT_RATE: f64 = 100e9 / 900.0;
 
-/// Manifest, pointer and clean-up, in seconds, without copies to other regions. An assumption.
+/// Time for manifest, pointer and clean-up, in seconds, without copies to other regions. An assumption.
 const PUBLISH: f64 = 5.0;
 
-// What a pull is bound by.
+// Limits of a pull.
 
-/// Packed bytes a second that one core inflates and unpacks, gzip. Source: measured once with containerd 2.1 on two cores
-/// and Go's gzip: 506 MB in 28 to 30 CPU seconds. A vCPU is taken for such a core.
+/// Compressed bytes per second that one core decompresses (gzip) and unpacks. The model counts a vCPU as such a core.
+///
+/// Source: one measurement with containerd 2.1 on two cores and Go's gzip, 506 MB in 28 to 30 CPU seconds.
 const INFLATE_RATE: f64 = 18e6;
 
-/// The part of all cores that pulls side by side keep busy. Source: the same measurement: four at once took 22 s
-/// for 28 CPU seconds on two cores.
+/// Fraction of all cores that parallel pulls keep busy. Source: the same measurement, in which four parallel pulls took
+/// 22 s for 28 CPU seconds on two cores.
 const BUSY_CORES: f64 = 0.65;
 
-/// Bytes a second from the registry for each vCPU: 0.39 Gbit/s. Source: EC2's `DescribeInstanceTypes`, the baseline of
-/// m7i and c7i.
+/// Bytes per second from the registry for each vCPU: 0.39 Gbit/s. Source: EC2's `DescribeInstanceTypes`, the baseline
+/// of m7i and c7i.
 const NETWORK_RATE: f64 = 0.39e9 / 8.0;
 
-/// The most bytes a second through an internet gateway, 5 Gbit/s. Source: EC2 user guide, "Instance network bandwidth",
-/// for less than 32 vCPUs.
-const NETWORK_MOST: f64 = 5e9 / 8.0;
+/// Maximum bytes per second through an internet gateway, 5 Gbit/s. Source: EC2 user guide, "Instance network
+/// bandwidth", for fewer than 32 vCPUs.
+const MAX_NETWORK_RATE: f64 = 5e9 / 8.0;
 
-/// How old unwritten pages become before Linux writes them, in seconds, so that what was unpacked last is left for the
-/// final sync. Source: the kernel's `vm.dirty_expire_centisecs`, 3,000 by default.
-const UNWRITTEN: f64 = 30.0;
+/// Age at which Linux writes dirty pages, in seconds. The final sync writes all younger pages. Source: the kernel's
+/// `vm.dirty_expire_centisecs`, 3,000 by default.
+const DIRTY_PAGE_AGE: f64 = 30.0;
 
-/// For how many seconds an instance has its highest EBS bandwidth. Source: EC2 user guide, "EBS-optimized instances":
-/// 30 minutes at least once a day.
+/// Time for which an instance has its maximum EBS bandwidth, in seconds. Source: EC2 user guide, "EBS-optimized
+/// instances": at least 30 minutes, once a day.
 const EBS_BURST: f64 = 1_800.0;
 
 const MIB: f64 = 1_048_576.0;
 const GIB: f64 = 1_073_741_824.0;
 
-// What prices are applied to.
+// Quantities that prices apply to.
 
-/// GB of memory of each function. Source: `infra/functions.tf`.
+/// Memory of each function, in GB. Source: `infra/functions.tf`.
 const LAMBDA_GB: f64 = 0.25;
-/// How long a function waits before the state machine calls it anew, in seconds. Source: `infra/functions.tf`.
+/// Time that a function waits before the state machine calls it again, in seconds. Source: `infra/functions.tf`.
 const LAMBDA_SECONDS: f64 = 300.0;
-/// Transitions of a build of one architecture in which nothing is retried. Source: `statemachine/build.asl.json`.
+/// State transitions of a build of one architecture without retries. Source: `statemachine/build.asl.json`.
 const TRANSITIONS: f64 = 14.0;
-/// Transitions of a build that finds everything up to date.
+/// State transitions of a build that is up to date.
 const TRANSITIONS_UNCHANGED: f64 = 4.0;
-/// The least that AWS charges of an instance or a gp3 volume, in seconds. Source: EC2's and EBS's pricing pages.
-const LEAST_CHARGED: f64 = 60.0;
+/// Minimum time that AWS charges for an instance or a gp3 volume, in seconds. Source: the pricing pages of EC2 and EBS.
+const MIN_CHARGED: f64 = 60.0;
 
-// How nodes load a snapshot.
+// Loading of a snapshot on nodes.
 
-/// Bytes a second of a volume that loads at first touch. Source: users' reports of single MB/s; this is their middle.
+/// Bytes per second of a volume that loads its blocks on first access. Source: users' reports of single MB/s, of which
+/// this is the middle.
 const LAZY_RATE: f64 = 5e6;
-/// The lowest initialization rate, in MiB/s. Source: EBS user guide, "Initialize Amazon EBS volumes".
+/// Minimum volume initialization rate, in MiB/s. Source: EBS user guide, "Initialize Amazon EBS volumes".
 pub const SLOWEST_INITIALIZATION: u32 = 100;
-/// The highest initialization rate, in MiB/s. Source: the same.
+/// Maximum volume initialization rate, in MiB/s. Source: the same.
 pub const FASTEST_INITIALIZATION: u32 = 300;
-/// A GiB loaded at the highest initialization rate, about. Source: <https://aws.amazon.com/ebs/pricing/>.
+/// Approximate price in dollars of one GiB at the maximum initialization rate. Source:
+/// <https://aws.amazon.com/ebs/pricing/>.
 const INITIALIZATION_GIB: f64 = 0.0036;
-/// An hour of Fast Snapshot Restore for one snapshot in one availability zone. Source: the same.
+/// Price in dollars of one hour of Fast Snapshot Restore for one snapshot in one availability zone. Source: the same.
 const FAST_RESTORE_HOUR: f64 = 0.75;
-/// Volumes an hour that Fast Snapshot Restore makes at most, and how many GiB it makes of them where that is less.
-/// Source: EBS user guide, "Fast snapshot restore volume creation credits".
+/// Maximum volumes per hour from Fast Snapshot Restore, and maximum GiB per hour. The lower limit applies. Source: EBS
+/// user guide, "Fast snapshot restore volume creation credits".
 const FAST_RESTORE_CREDITS: (f64, f64) = (10.0, 1_024.0);
-/// Minutes until Fast Snapshot Restore is ready, for each TiB of the snapshot's volume. Source: EBS user guide.
+/// Minutes until Fast Snapshot Restore is ready, for each TiB of volume size. Source: EBS user guide.
 const FAST_RESTORE_MINUTES: f64 = 60.0;
-/// How many seconds of loading at first touch are not worth money. An assumption.
-const BEARABLE: u32 = 60;
+/// Maximum loading time in seconds for which the model recommends the free option. An assumption.
+const MAX_LAZY_SECONDS: u32 = 60;
 
-/// Instance types of the same generation and kind, from `xlarge` to `4xlarge`: each size has twice the vCPUs, price and
-/// baseline of the one before.
+/// Instance types of one generation and kind, from `xlarge` to `4xlarge`. vCPUs, price and baseline double with each
+/// size.
 struct Family {
     name: &'static str,
     architecture: Architecture,
-    /// Dollars an hour of the `xlarge` on demand.
+    /// On-demand price of the `xlarge`, in dollars per hour.
     ///
-    /// Source: the price list of us-east-1 of 19 January 2026, as Karpenter's source has it in
+    /// Source: the price list of us-east-1 of 19 January 2026, from Karpenter's source,
     /// `pkg/providers/pricing/zz_generated.pricing_aws.go`.
     hourly: f64,
-    /// Mbit/s to EBS: the baseline of the `xlarge`, and the most of each size.
+    /// EBS bandwidth in Mbit/s: the baseline of the `xlarge`, and the maximum of every size.
     ///
     /// Source: EC2's `DescribeInstanceTypes`, `EbsOptimizedInfo`.
     ebs_mbps: (f64, f64),
@@ -142,24 +147,24 @@ const FAMILIES: [Family; 9] = [
     family("m8g", Architecture::Arm64, 0.17952, (1_250.0, 10_000.0)),
 ];
 
-/// What the model knows of an instance type.
+/// The properties of an instance type that the model uses.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InstanceType {
-    /// Its name.
+    /// Name of the type.
     pub name: String,
-    /// Its vCPUs.
+    /// Number of vCPUs.
     pub vcpus: u32,
-    /// Its architecture, of types that the model has a price of.
+    /// Architecture. `None` if the model has no price for the type.
     pub architecture: Option<Architecture>,
-    /// Dollars an hour on demand, list price.
+    /// On-demand list price in dollars per hour. `None` if the model has no price for the type.
     pub hourly: Option<f64>,
-    /// Bytes a second to EBS: the baseline, and the most for half an hour.
+    /// EBS bandwidth in bytes per second: the baseline, and the maximum, which lasts half an hour.
     ebs: Option<(f64, f64)>,
 }
 
 impl InstanceType {
-    /// The type called `name`. Of a type without a price here the vCPUs are taken from its size; there is none where the
-    /// size does not tell them.
+    /// Returns the instance type `name`. If the model has no price for it, the vCPUs follow from its size. Returns
+    /// `None` if the size does not determine them.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         let (family, size) = name.split_once('.')?;
@@ -190,7 +195,7 @@ impl InstanceType {
         })
     }
 
-    /// The types to compare others of `architecture` with: the cheapest of their generation, in three sizes.
+    /// Returns the types to compare others of `architecture` with: the cheapest of their generation, in three sizes.
     #[must_use]
     pub fn compared(architecture: Architecture) -> Vec<Self> {
         let names = match architecture {
@@ -201,57 +206,57 @@ impl InstanceType {
     }
 }
 
-/// What a build has to bring onto its volume.
+/// The work of a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Work {
-    /// How many images are pulled.
+    /// Number of images to pull.
     pub images: u32,
-    /// What is pulled: packed bytes, each layer once.
+    /// Compressed bytes to pull. Shared layers count once.
     pub pulled: Bytes,
-    /// The packed bytes of the largest image, which no other core helps with.
+    /// Compressed bytes of the largest image. Only one core unpacks an image.
     pub largest: Bytes,
-    /// What differs from the base afterwards: the packed and the unpacked bytes.
+    /// Bytes that differ from the base after the pull, compressed and unpacked together.
     pub written: Bytes,
 }
 
-/// What a build takes and costs, by the model.
+/// Estimated time and cost of a build.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Estimate {
-    /// Its steps, in seconds.
+    /// Duration of each step, in seconds.
     pub seconds: Steps,
-    /// Its price, in dollars.
+    /// Cost in dollars.
     pub dollars: Dollars,
 }
 
 /// The steps of a build of one architecture, each in seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Steps {
-    /// Until it is known what to build, without the wait for other triggers.
+    /// Plan, without the debounce.
     pub plan: u32,
-    /// Until Bottlerocket has booted.
+    /// Launch, and boot of Bottlerocket.
     pub launch: u32,
-    /// Until Systems Manager reaches it.
+    /// Registration with Systems Manager.
     pub ssm: u32,
-    /// The pulls.
+    /// Pulls.
     pub pull: u32,
-    /// Until what they wrote is on the volume.
+    /// Sync of the pulled data to the volume.
     pub sync: u32,
-    /// Until the builder is off.
+    /// Power-off of the builder.
     pub power_off: u32,
-    /// Until the snapshot is complete.
+    /// Completion of the snapshot.
     pub snapshot: u32,
     /// Publication and clean-up.
     pub publish: u32,
 }
 
 impl Steps {
-    /// All of them, in seconds.
+    /// Returns the sum of all steps, in seconds.
     #[must_use]
     pub fn total(&self) -> u32 {
         self.named().into_iter().map(|(_, seconds)| seconds).sum()
     }
 
-    /// The steps with their names, in order.
+    /// Returns the steps in order, with their names.
     #[must_use]
     pub fn named(&self) -> [(&'static str, u32); 8] {
         [
@@ -267,23 +272,24 @@ impl Steps {
     }
 }
 
-/// The price of a build, in dollars to a hundredth of a cent.
+/// The cost of a build, in dollars to a hundredth of a cent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Dollars {
-    /// The builder; none where the model has no price of its type.
+    /// Builder. `None` if the model has no price for its type.
     pub instance: Option<f64>,
-    /// Its data volume.
+    /// Data volume.
     pub volume: f64,
-    /// The functions.
+    /// Functions.
     pub lambda: f64,
-    /// Step Functions.
+    /// State transitions of Step Functions.
     pub transitions: f64,
-    /// What the snapshot costs each month, on top of its base.
+    /// Storage of the snapshot per month, on top of its base.
     pub snapshot_month: f64,
 }
 
 impl Dollars {
-    /// The build, without the storage of its snapshot; none where the model has no price of its instance type.
+    /// Returns the cost of the build without storage of the snapshot. `None` if the model has no price for the instance
+    /// type.
     #[must_use]
     pub fn build(&self) -> Option<f64> {
         self.instance
@@ -291,8 +297,8 @@ impl Dollars {
     }
 }
 
-/// What a build takes and costs that does `work` on an instance with a volume, with so many pulls at once: one
-/// more than there are vCPUs where it is not said.
+/// Returns the estimate for a build that does `work` on an instance with a volume. The default of `pulls_at_once` is
+/// the instance's vCPUs plus one.
 #[must_use]
 pub fn build(
     work: &Work,
@@ -300,61 +306,61 @@ pub fn build(
     volume: &VolumeConfig,
     pulls_at_once: Option<u8>,
 ) -> Estimate {
-    let written = number(work.written);
+    let written = to_f64(work.written);
     let (pull, sync) = pull_and_sync(work, instance, volume, pulls_at_once);
-    let snapshot = SNAPSHOT_LEAST + written / SNAPSHOT_RATE;
+    let snapshot = MIN_SNAPSHOT + written / SNAPSHOT_RATE;
     let running = BOOT + SSM_READY + pull + sync + POWER_OFF;
     let attached = PENDING + running + snapshot + PUBLISH;
     let total = PLAN + attached;
 
     Estimate {
         seconds: Steps {
-            plan: whole(PLAN),
-            launch: whole(PENDING + BOOT),
-            ssm: whole(SSM_READY),
-            pull: whole(pull),
-            sync: whole(sync),
-            power_off: whole(POWER_OFF),
-            snapshot: whole(snapshot),
-            publish: whole(PUBLISH),
+            plan: round(PLAN),
+            launch: round(PENDING + BOOT),
+            ssm: round(SSM_READY),
+            pull: round(pull),
+            sync: round(sync),
+            power_off: round(POWER_OFF),
+            snapshot: round(snapshot),
+            publish: round(PUBLISH),
         },
         dollars: Dollars {
             instance: instance
                 .hourly
-                .map(|hourly| cents(hourly / 3_600.0 * running.max(LEAST_CHARGED))),
-            volume: cents(prices::volume_second(volume) * attached.max(LEAST_CHARGED)),
-            lambda: cents(LAMBDA_GB * total * prices::LAMBDA_GB_SECOND),
-            transitions: cents(
+                .map(|hourly| round_dollars(hourly / 3_600.0 * running.max(MIN_CHARGED))),
+            volume: round_dollars(prices::volume_second(volume) * attached.max(MIN_CHARGED)),
+            lambda: round_dollars(LAMBDA_GB * total * prices::LAMBDA_GB_SECOND),
+            transitions: round_dollars(
                 (TRANSITIONS + (total / LAMBDA_SECONDS).floor()) * prices::TRANSITION,
             ),
-            snapshot_month: cents(prices::snapshot_month(work.written)),
+            snapshot_month: round_dollars(prices::snapshot_month(work.written)),
         },
     }
 }
 
-/// What a build takes and costs that finds everything up to date: no instance is launched.
+/// Returns the estimate for a build that is up to date. It launches no instance.
 #[must_use]
 pub fn unchanged() -> Estimate {
     Estimate {
         seconds: Steps {
-            plan: whole(PLAN),
+            plan: round(PLAN),
             ..Steps::default()
         },
         dollars: Dollars {
             instance: Some(0.0),
             volume: 0.0,
-            lambda: cents(LAMBDA_GB * PLAN * prices::LAMBDA_GB_SECOND),
-            transitions: cents(TRANSITIONS_UNCHANGED * prices::TRANSITION),
+            lambda: round_dollars(LAMBDA_GB * PLAN * prices::LAMBDA_GB_SECOND),
+            transitions: round_dollars(TRANSITIONS_UNCHANGED * prices::TRANSITION),
             snapshot_month: 0.0,
         },
     }
 }
 
-/// Seconds of the pulls, and of the sync after them.
+/// Returns the seconds of the pulls, and of the sync after them.
 ///
-/// The kernel starts to write what the pulls unpack only when it is some seconds old, so that the volume works later
-/// than the cores: as long as it takes to write what came last, or, where the volume is the slower of both, all that
-/// time later.
+/// The kernel writes dirty pages only after some seconds, so the volume finishes later than the cores. If the cores are
+/// slower, the delay is the time to write the last pages. If the volume is slower, the delay is the full age of the
+/// pages.
 fn pull_and_sync(
     work: &Work,
     instance: &InstanceType,
@@ -362,14 +368,14 @@ fn pull_and_sync(
     pulls_at_once: Option<u8>,
 ) -> (f64, f64) {
     let vcpus = f64::from(instance.vcpus);
-    let (pulled, written) = (number(work.pulled), number(work.written));
+    let (pulled, written) = (to_f64(work.pulled), to_f64(work.written));
 
-    // An image occupies one core, and all of them together less than there are.
+    // An image keeps one core busy. Parallel pulls keep only a fraction of all cores busy.
     let pulls_at_once = pulls_at_once.map_or(instance.vcpus + 1, u32::from);
     let cores = f64::from(work.images.min(pulls_at_once).max(1));
     let cores = cores.min((vcpus * BUSY_CORES).max(1.0));
-    let inflate = (pulled / cores).max(number(work.largest)) / INFLATE_RATE;
-    let network = pulled / (vcpus * NETWORK_RATE).min(NETWORK_MOST);
+    let inflate = (pulled / cores).max(to_f64(work.largest)) / INFLATE_RATE;
+    let network = pulled / (vcpus * NETWORK_RATE).min(MAX_NETWORK_RATE);
 
     let provisioned = f64::from(volume.throughput_mibps) * MIB;
     let rate = match instance.ebs {
@@ -379,73 +385,79 @@ fn pull_and_sync(
     };
     let writes = written / rate;
 
-    let filling = inflate.max(network);
-    let late = filling.min(UNWRITTEN);
-    let young = if filling > 0.0 { late / filling } else { 0.0 };
-    let end = (filling + writes * young).max(late + writes);
-    let pull = filling.max(writes);
+    let transfer = inflate.max(network);
+    let dirty_seconds = transfer.min(DIRTY_PAGE_AGE);
+    let dirty_fraction = if transfer > 0.0 {
+        dirty_seconds / transfer
+    } else {
+        0.0
+    };
+    let end = (transfer + writes * dirty_fraction).max(dirty_seconds + writes);
+    let pull = transfer.max(writes);
     (pull, end - pull)
 }
 
-/// What it takes and costs a node until all used bytes of a snapshot are on its volume.
+/// Time and cost for a node until all used bytes of a snapshot are on its volume.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Hydration {
-    /// Seconds at first touch, for nothing.
+    /// Seconds if blocks load on first access, which is free.
     pub lazy_seconds: u32,
-    /// Seconds at the lowest initialization rate. The model has no price of it.
+    /// Seconds at the minimum initialization rate. The model has no price for it.
     pub slowest_initialization_seconds: u32,
-    /// Seconds at the highest initialization rate.
+    /// Seconds at the maximum initialization rate.
     pub fastest_initialization_seconds: u32,
-    /// Dollars for each node at the highest initialization rate.
+    /// Dollars per node at the maximum initialization rate.
     pub fastest_initialization_dollars: f64,
-    /// With Fast Snapshot Restore, which leaves nothing to load.
+    /// Fast Snapshot Restore. Its volumes need no loading.
     pub fast_snapshot_restore: FastSnapshotRestore,
-    /// What the model would take.
+    /// Recommendation of the model.
     pub recommended: Loading,
 }
 
 /// Fast Snapshot Restore of a snapshot in one availability zone.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct FastSnapshotRestore {
-    /// Dollars an hour, however many nodes start.
+    /// Dollars per hour, independent of the number of nodes.
     pub dollars_per_hour: f64,
-    /// Volumes an hour that it makes; further ones load at first touch.
+    /// Maximum volumes per hour. Further volumes load on first access.
     pub volumes_per_hour: f64,
-    /// Node starts an hour from which it is cheaper than the highest initialization rate.
+    /// Node starts per hour from which it is cheaper than the maximum initialization rate.
     pub pays_from: f64,
-    /// Minutes after each publication until it is ready.
+    /// Minutes from publication until it is ready.
     pub ready_after_minutes: u32,
 }
 
-/// How a node's volume gets its data.
+/// The method by which a node's volume gets its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Loading {
-    /// At first touch.
+    /// On first access.
     Lazy,
-    /// At the highest initialization rate.
+    /// At the maximum initialization rate.
     InitializationRate,
     /// Before the node starts.
     FastSnapshotRestore,
 }
 
-/// What it takes and costs nodes to load a snapshot with so many `used` bytes of a `volume`. Of the nodes so many start
-/// each day in one availability zone, evenly; where that is not known, too few for Fast Snapshot Restore.
+/// Returns time and cost for nodes to load a snapshot with `used` bytes of a `volume`.
+///
+/// `nodes_per_day` counts evenly spread node starts in one availability zone. `None` means too few for Fast Snapshot
+/// Restore.
 #[must_use]
 pub fn hydration(used: Bytes, volume: GiB, nodes_per_day: Option<u32>) -> Hydration {
-    let (bytes, volume) = (number(used), f64::from(volume.0));
-    let at = |rate: u32| whole(bytes / (f64::from(rate) * MIB));
+    let (bytes, volume) = (to_f64(used), f64::from(volume.0));
+    let at = |rate: u32| round(bytes / (f64::from(rate) * MIB));
     let price = bytes / GIB * INITIALIZATION_GIB;
     let (most, gib) = FAST_RESTORE_CREDITS;
     let restore = FastSnapshotRestore {
         dollars_per_hour: FAST_RESTORE_HOUR,
-        volumes_per_hour: tenth((gib / volume).min(most)),
-        pays_from: tenth(FAST_RESTORE_HOUR / price),
-        ready_after_minutes: whole((FAST_RESTORE_MINUTES * volume / 1_024.0).ceil()),
+        volumes_per_hour: round_to_tenth((gib / volume).min(most)),
+        pays_from: round_to_tenth(FAST_RESTORE_HOUR / price),
+        ready_after_minutes: round((FAST_RESTORE_MINUTES * volume / 1_024.0).ceil()),
     };
-    let lazy_seconds = whole(bytes / LAZY_RATE);
+    let lazy_seconds = round(bytes / LAZY_RATE);
     let starts = nodes_per_day.map_or(0.0, |nodes| f64::from(nodes) / 24.0);
-    let recommended = if lazy_seconds <= BEARABLE {
+    let recommended = if lazy_seconds <= MAX_LAZY_SECONDS {
         Loading::Lazy
     } else if (restore.pays_from..=restore.volumes_per_hour).contains(&starts) {
         Loading::FastSnapshotRestore
@@ -456,28 +468,28 @@ pub fn hydration(used: Bytes, volume: GiB, nodes_per_day: Option<u32>) -> Hydrat
         lazy_seconds,
         slowest_initialization_seconds: at(SLOWEST_INITIALIZATION),
         fastest_initialization_seconds: at(FASTEST_INITIALIZATION),
-        fastest_initialization_dollars: cents(price),
+        fastest_initialization_dollars: round_dollars(price),
         fast_snapshot_restore: restore,
         recommended,
     }
 }
 
 #[allow(clippy::cast_precision_loss)] // no volume has 2^53 bytes
-fn number(bytes: Bytes) -> f64 {
+fn to_f64(bytes: Bytes) -> f64 {
     bytes.0 as f64
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a float that is too large becomes the largest number
-fn whole(number: f64) -> u32 {
+fn round(number: f64) -> u32 {
     number.round() as u32
 }
 
-/// Dollars to a hundredth of a cent.
-fn cents(dollars: f64) -> f64 {
+/// Rounds dollars to a hundredth of a cent.
+fn round_dollars(dollars: f64) -> f64 {
     (dollars * 1e4).round() / 1e4
 }
 
-fn tenth(number: f64) -> f64 {
+fn round_to_tenth(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
 }
 
@@ -505,9 +517,9 @@ mod tests {
         );
     }
 
-    /// Eight images on two cores, where about five bytes were written for each that was pulled.
+    /// Eight images on two cores. The volume received about five bytes for each pulled byte.
     #[test]
-    fn the_model_gives_what_pulls_took_on_the_local_cloud() {
+    fn model_matches_pulls_on_the_local_cloud() {
         let work = Work {
             images: 8,
             pulled: Bytes(506_000_000),
@@ -516,7 +528,7 @@ mod tests {
         };
         let machine = InstanceType::named("local.large").unwrap();
         for (at_once, unlimited, limited) in [(1, 32.0, 55.0), (4, 22.5, 47.0)] {
-            // Next to no time is spent on a volume without limits, and 119 MiB/s are 125 MB/s.
+            // A volume without limits adds almost no time. 119 MiB/s are 125 MB/s.
             let (pull, _) = pull_and_sync(&work, &machine, &volume(2_000), Some(at_once));
             assert_near(pull, unlimited);
             let (pull, sync) = pull_and_sync(&work, &machine, &volume(119), Some(at_once));
@@ -525,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn more_cores_help_as_long_as_there_are_pulls_for_them() {
+    fn more_cores_speed_up_only_parallel_pulls() {
         let work = Work {
             images: 10,
             pulled: gb(10),
@@ -541,7 +553,7 @@ mod tests {
         assert!(pull("m7i.2xlarge", Some(4)) < pull("m7i.xlarge", Some(4)));
         assert_eq!(pull("m7i.4xlarge", Some(4)), pull("m7i.2xlarge", Some(4)));
         assert!(pull("m7i.4xlarge", None) < pull("m7i.2xlarge", None));
-        // One image, one core.
+        // A single image uses one core.
         let one = Work {
             largest: gb(10),
             ..work
@@ -550,11 +562,11 @@ mod tests {
         let seconds = build(&one, &instance, &volume(1_000), Some(16))
             .seconds
             .pull;
-        assert_eq!(seconds, whole(10e9 / INFLATE_RATE));
+        assert_eq!(seconds, round(10e9 / INFLATE_RATE));
     }
 
     #[test]
-    fn a_type_without_a_price_is_known_by_its_size() {
+    fn instance_type_without_a_price_has_vcpus() {
         let known = InstanceType::named("m7i.2xlarge").unwrap();
         assert_eq!((known.vcpus, known.hourly), (8, Some(0.4032)));
         for (name, vcpus) in [("r8i.large", 2), ("m7i.48xlarge", 192), ("x9.3xlarge", 12)] {
@@ -567,7 +579,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_s_baseline_counts_only_for_what_takes_longer_than_its_burst() {
+    fn ebs_baseline_limits_only_pulls_beyond_the_burst() {
         let instance = InstanceType::named("m7i.xlarge").unwrap();
         let pull = |written| {
             let work = Work {
@@ -578,26 +590,26 @@ mod tests {
             };
             build(&work, &instance, &volume(500), None).seconds.pull
         };
-        assert_eq!(pull(gb(500)), whole(500e9 / (500.0 * MIB)));
-        assert_eq!(pull(gb(2_000)), whole(2_000e9 / 156.25e6));
+        assert_eq!(pull(gb(500)), round(500e9 / (500.0 * MIB)));
+        assert_eq!(pull(gb(2_000)), round(2_000e9 / 156.25e6));
     }
 
     #[test]
-    fn what_has_not_changed_costs_a_hundredth_of_a_cent() {
+    fn unchanged_build_costs_a_hundredth_of_a_cent() {
         let estimate = unchanged();
         assert_eq!(estimate.seconds.total(), 5);
         assert_eq!(estimate.dollars.build(), Some(0.0001));
     }
 
     #[test]
-    fn fast_snapshot_restore_is_taken_only_where_it_pays_and_its_credits_suffice() {
+    fn fast_restore_needs_a_lower_price_and_enough_credits() {
         let recommended = |used, nodes| hydration(used, GiB(100), nodes).recommended;
         assert_eq!(recommended(Bytes(200_000_000), Some(240)), Loading::Lazy);
         assert_eq!(recommended(gb(60), None), Loading::InitializationRate);
         assert_eq!(recommended(gb(60), Some(48)), Loading::InitializationRate);
         assert_eq!(recommended(gb(60), Some(120)), Loading::FastSnapshotRestore);
         assert_eq!(recommended(gb(60), Some(480)), Loading::InitializationRate);
-        // 0.75 / 0.0036 GiB are 208 GiB an hour, more than the credits load of a small snapshot.
+        // 0.75 / 0.0036 GiB are 208 GiB per hour, more than the credits allow for a small snapshot.
         assert_eq!(recommended(gb(10), Some(240)), Loading::InitializationRate);
     }
 }

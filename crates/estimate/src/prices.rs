@@ -1,33 +1,34 @@
-//! List prices of us-east-1 in dollars, on demand, without free tiers, taxes and discounts: those of "What it costs" in
-//! README.md. What an instance type costs [`crate::InstanceType`] tells.
+//! List prices of us-east-1 in dollars: on demand, without free tiers, taxes and discounts.
+//!
+//! `docs/costs.md` has them under "List prices". [`crate::InstanceType`] has the prices of instance types.
 
 use prepull_domain::cache::config::VolumeConfig;
 use prepull_domain::{Bytes, GiB};
 
-/// A GiB of gp3 for a month. Source: <https://aws.amazon.com/ebs/pricing/>, like the next four.
+/// Price of one GiB of gp3 for a month. Source: <https://aws.amazon.com/ebs/pricing/>, like the next four.
 pub const VOLUME_GIB: f64 = 0.08;
-/// A MiB/s of gp3 above [`FREE_MIBPS`] for a month.
+/// Price of one MiB/s of gp3 above [`FREE_MIBPS`] for a month.
 pub const VOLUME_MIBPS: f64 = 0.04;
-/// An I/O operation a second of gp3 above [`FREE_IOPS`] for a month.
+/// Price of one I/O operation per second of gp3 above [`FREE_IOPS`] for a month.
 pub const VOLUME_IOPS: f64 = 0.005;
-/// The throughput that every gp3 volume has, in MiB/s.
+/// Throughput included in every gp3 volume, in MiB/s.
 pub const FREE_MIBPS: u32 = 125;
-/// The I/O operations a second that every gp3 volume has.
+/// I/O operations per second included in every gp3 volume.
 pub const FREE_IOPS: u32 = 3_000;
-/// A GiB of changed blocks in a snapshot for a month. Source: <https://aws.amazon.com/ebs/pricing/>, whose GB is taken for
-/// the unit that EBS counts volumes in.
+/// Price of one GiB of changed blocks in a snapshot for a month. AWS lists the price per GB, which the model reads as
+/// GiB, EBS's unit of volume size. Source: <https://aws.amazon.com/ebs/pricing/>.
 pub const SNAPSHOT_GIB: f64 = 0.05;
-/// A GB-second of Lambda on arm64. Source: <https://aws.amazon.com/lambda/pricing/>, like the next.
+/// Price of one GB-second of Lambda on arm64. Source: <https://aws.amazon.com/lambda/pricing/>, like the next.
 pub const LAMBDA_GB_SECOND: f64 = 0.000_013_333_4;
-/// An invocation of a function.
+/// Price of one invocation of a function.
 pub const LAMBDA_INVOCATION: f64 = 0.20 / 1_000_000.0;
-/// A state transition of a standard workflow. Source: <https://aws.amazon.com/step-functions/pricing/>.
+/// Price of one state transition of a standard workflow. Source: <https://aws.amazon.com/step-functions/pricing/>.
 pub const TRANSITION: f64 = 0.025 / 1_000.0;
 
-/// Seconds of a month of 730 hours, as AWS counts it.
+/// Seconds of a month. AWS counts 730 hours.
 const MONTH: f64 = 730.0 * 3_600.0;
 
-/// A second of a gp3 volume.
+/// Returns the price of a gp3 volume for one second.
 #[must_use]
 pub fn volume_second(volume: &VolumeConfig) -> f64 {
     let month = f64::from(volume.size_gib.0) * VOLUME_GIB
@@ -36,7 +37,7 @@ pub fn volume_second(volume: &VolumeConfig) -> f64 {
     month / MONTH
 }
 
-/// A month of a snapshot in which so many bytes are stored that its base does not have.
+/// Returns the price of a snapshot for one month. `changed` counts the stored bytes that differ from its base.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "no snapshot has 2^53 bytes")]
 pub fn snapshot_month(changed: Bytes) -> f64 {
@@ -58,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_volume_only_what_lies_above_the_baseline_costs_more_than_its_size() {
+    fn volume_price_adds_only_performance_above_baseline() {
         let months = [
             month(100, 3_000, 125),
             month(50, 3_000, 500),
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_costs_its_changed_bytes() {
+    fn snapshot_price_covers_changed_bytes() {
         assert!((snapshot_month(GiB(20).bytes()) - 1.0).abs() < 1e-9);
     }
 }

@@ -1,4 +1,4 @@
-//! The tables of `docs/costs.md` are what the model gives.
+//! The tables in `docs/costs.md` match the model.
 
 use std::fmt::Write as _;
 
@@ -8,10 +8,10 @@ use prepull_estimate::{FASTEST_INITIALIZATION, InstanceType, Steps, Work, build,
 
 const COSTS: &str = include_str!("../../../docs/costs.md");
 
-/// What the finished volume holds, in GB, and its size.
+/// Content of the finished volume in GB, and size of the volume.
 const CACHES: [(u64, GiB); 3] = [(1, GiB(50)), (10, GiB(50)), (50, GiB(100))];
 
-/// Seconds until the instance of aws-samples' stack is up, by users' reports.
+/// Seconds until the instance of aws-samples' stack is ready. Source: users' reports.
 const CLOUDFORMATION: u32 = 190;
 
 const TYPES: [&str; 5] = [
@@ -22,13 +22,13 @@ const TYPES: [&str; 5] = [
     "m7g.2xlarge",
 ];
 
-fn expect(name: &str, table: &str) {
+fn assert_table(name: &str, table: &str) {
     let begin = format!("<!-- {name}, held by crates/domain/tests/costs.rs -->\n");
     let (_, rest) = COSTS
         .split_once(&begin)
-        .expect("the page has a place for the table");
+        .expect("the page has a marker for the table");
     let end = format!("<!-- end of {name} -->");
-    let (written, _) = rest.split_once(&end).expect("the table has an end");
+    let (written, _) = rest.split_once(&end).expect("the table has an end marker");
     assert!(
         written == table,
         "docs/costs.md must have this as `{name}`:\n{table}"
@@ -36,13 +36,13 @@ fn expect(name: &str, table: &str) {
 }
 
 #[test]
-fn the_table_of_cold_builds_is_what_the_model_gives() {
+fn cold_build_table_matches_the_model() {
     let mut table =
         "| builder | MiB/s | 1 GB | 10 GB | 50 GB |\n| --- | --- | --- | --- | --- |\n".to_owned();
     for name in TYPES {
         let instance = InstanceType::named(name).expect("these types have sizes");
         for throughput_mibps in [125, 250, 500, 1_000] {
-            write!(table, "| {name} | {throughput_mibps} |").expect("strings take what comes");
+            write!(table, "| {name} | {throughput_mibps} |").expect("a string accepts every write");
             for (used, size_gib) in CACHES {
                 let volume = VolumeConfig {
                     size_gib,
@@ -61,16 +61,16 @@ fn the_table_of_cold_builds_is_what_the_model_gives() {
                 let minutes = f64::from(estimate.seconds.total()) / 60.0;
                 let cents = 100.0 * estimate.dollars.build().expect("these types have prices");
                 write!(table, " {minutes:.1} min, {cents:.1} ¢ |")
-                    .expect("strings take what comes");
+                    .expect("a string accepts every write");
             }
             table.push('\n');
         }
     }
-    expect("what the model gives", &table);
+    assert_table("what the model gives", &table);
 }
 
 #[test]
-fn the_comparison_with_the_recipe_is_what_the_model_gives() {
+fn recipe_comparison_matches_the_model() {
     let instance = InstanceType::named("m7i.2xlarge").expect("the default type has a size");
     let mut table =
         "| used | by hand | first build | a twentieth changed |\n| --- | --- | --- | --- |\n"
@@ -105,13 +105,13 @@ fn the_comparison_with_the_recipe_is_what_the_model_gives() {
             by_hand / cold,
             cold / refresh
         )
-        .expect("strings take what comes");
+        .expect("a string accepts every write");
     }
-    expect("what the model gives for the recipe", &table);
+    assert_table("what the model gives for the recipe", &table);
 }
 
 #[test]
-fn the_table_of_nodes_is_what_the_model_gives() {
+fn node_table_matches_the_model() {
     let mut table = format!(
         "| used | at first touch | at {FASTEST_INITIALIZATION} MiB/s | Fast Snapshot Restore |\n| --- | --- | --- | --- |\n"
     );
@@ -132,7 +132,7 @@ fn the_table_of_nodes_is_what_the_model_gives() {
             restore.dollars_per_hour,
             restore.volumes_per_hour,
         )
-        .expect("strings take what comes");
+        .expect("a string accepts every write");
     }
-    expect("what the model gives for nodes", &table);
+    assert_table("what the model gives for nodes", &table);
 }

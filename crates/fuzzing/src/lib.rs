@@ -1,25 +1,25 @@
-//! Inputs from outside as tests make them up: valid ones from a corpus, with up to a few mutations.
+//! Test inputs that resemble external input: valid ones from a corpus, with up to three mutations.
 //!
-//! Random bytes seldom come past a parser's first check. What is nearly valid does, and so finds what the later ones lack.
-//! A mutation is data of its own, so that a failure shows the fewest that it takes.
+//! Random bytes rarely pass a parser's first check. Nearly valid inputs do, and so they test the later checks. A
+//! mutation is a value, so proptest can shrink a failure to the necessary mutations.
 
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use serde_json::{Value, json};
 
-/// References of images, one a line.
+/// Image references, one per line.
 pub const IMAGE_REFERENCES: &str = include_str!("../corpus/image-references.txt");
-/// What the documents print on a builder, separated by blank lines.
+/// Output of the SSM documents on a builder, separated by blank lines.
 pub const NODE_OUTPUTS: &str = include_str!("../corpus/node-outputs.txt");
-/// Names, IDs, ARNs and versions, one a line.
+/// Names, IDs, ARNs and versions, one per line.
 pub const IDENTIFIERS: &str = include_str!("../corpus/identifiers.txt");
-/// Configurations of caches, in one array.
+/// Cache configurations, in one array.
 pub const CONFIGURATIONS: &str = include_str!("../corpus/configurations.json");
-/// Events and calls that functions are invoked with, in one array.
+/// Events and calls for functions, in one array.
 pub const EVENTS: &str = include_str!("../corpus/events.json");
 
-/// What has a meaning to a shell, to a path, to a parser of lines, of numbers or of JSON, or to Unicode.
-const NASTY: [&str; 44] = [
+/// Texts with a meaning to a shell, to a path, to a parser of lines, numbers or JSON, or in Unicode.
+const SPECIAL_TEXTS: [&str; 44] = [
     "$(reboot)",
     "`id`",
     ";",
@@ -66,7 +66,7 @@ const NASTY: [&str; 44] = [
     "sha256:",
 ];
 
-/// One change of a text. Places are fractions of it.
+/// One change of a text. An [`Index`] is a relative position in it.
 #[derive(Debug, Clone)]
 enum Edit {
     Insert {
@@ -82,7 +82,7 @@ enum Edit {
         length: usize,
         times: usize,
     },
-    /// The rest is that of another text of the corpus.
+    /// Replaces the end by the end of another text from the corpus.
     Splice {
         at: Index,
         from: Index,
@@ -92,26 +92,26 @@ enum Edit {
 
 impl Edit {
     fn apply(&self, text: &mut Vec<char>) {
-        let place = |at: &Index| at.index(text.len() + 1);
+        let position = |at: &Index| at.index(text.len() + 1);
         match self {
             Self::Insert { at, text: new } => {
-                let at = place(at);
+                let at = position(at);
                 text.splice(at..at, new.chars());
             }
             Self::Remove { at, length } => {
-                let at = place(at);
+                let at = position(at);
                 let end = text.len().min(at + length);
                 text.drain(at..end);
             }
             Self::Repeat { at, length, times } => {
-                let at = place(at);
+                let at = position(at);
                 let end = text.len().min(at + length);
-                let again = text[at..end].repeat(*times);
-                text.splice(at..at, again);
+                let repeated = text[at..end].repeat(*times);
+                text.splice(at..at, repeated);
             }
             Self::Splice { at, from, other } => {
                 let other: Vec<_> = other.chars().collect();
-                text.truncate(place(at));
+                text.truncate(position(at));
                 text.extend(&other[from.index(other.len() + 1)..]);
             }
         }
@@ -120,7 +120,7 @@ impl Edit {
 
 fn any_edit(corpus: Vec<&'static str>) -> impl Strategy<Value = Edit> {
     let text = prop_oneof![
-        4 => select(NASTY.to_vec()).prop_map(str::to_owned),
+        4 => select(SPECIAL_TEXTS.to_vec()).prop_map(str::to_owned),
         1 => any::<char>().prop_map(String::from),
     ];
     prop_oneof![
@@ -133,10 +133,10 @@ fn any_edit(corpus: Vec<&'static str>) -> impl Strategy<Value = Edit> {
     ]
 }
 
-/// A text of `corpus` with up to three mutations.
+/// Generates a text of `corpus` with up to three mutations.
 ///
 /// # Panics
-/// Where the corpus is empty.
+/// Panics if the corpus is empty.
 pub fn mutated(corpus: impl IntoIterator<Item = &'static str>) -> impl Strategy<Value = String> {
     let corpus: Vec<_> = corpus.into_iter().collect();
     let edits = prop::collection::vec(any_edit(corpus.clone()), 0..=3);
@@ -149,14 +149,14 @@ pub fn mutated(corpus: impl IntoIterator<Item = &'static str>) -> impl Strategy<
     })
 }
 
-/// One change of a value within a JSON document, which all have a number.
+/// One change of a value within a JSON document.
 #[derive(Debug, Clone)]
 enum JsonEdit {
     Replace(Value),
-    /// Of an object or an array.
+    /// Removes a field of an object or an item of an array.
     RemoveField(Index),
     AddField(Value),
-    /// Of a text, at a place.
+    /// Inserts a text into a string at a relative position.
     Insert(Index, &'static str),
 }
 
@@ -187,17 +187,17 @@ impl JsonEdit {
     }
 }
 
-/// The value that bears a number when all within `value` are counted from 0, itself first.
-fn numbered<'a>(value: &'a mut Value, number: &mut usize) -> Option<&'a mut Value> {
+/// Returns the value with the given number. `value` has the number 0, and the values in it follow in order.
+fn value_at<'a>(value: &'a mut Value, number: &mut usize) -> Option<&'a mut Value> {
     if *number == 0 {
         return Some(value);
     }
     *number -= 1;
     match value {
-        Value::Array(items) => items.iter_mut().find_map(|item| numbered(item, number)),
+        Value::Array(items) => items.iter_mut().find_map(|item| value_at(item, number)),
         Value::Object(fields) => fields
             .values_mut()
-            .find_map(|field| numbered(field, number)),
+            .find_map(|field| value_at(field, number)),
         _ => None,
     }
 }
@@ -229,7 +229,7 @@ fn any_json_edit() -> impl Strategy<Value = JsonEdit> {
         json!("9999-12-31T23:59:59Z"),
         json!("-999999-01-01T00:00:00Z"),
     ];
-    let text = select(NASTY.to_vec());
+    let text = select(SPECIAL_TEXTS.to_vec());
     let value = prop_oneof![
         3 => select(values.to_vec()),
         1 => text.clone().prop_map(Value::from),
@@ -242,18 +242,18 @@ fn any_json_edit() -> impl Strategy<Value = JsonEdit> {
     ]
 }
 
-/// A document of `corpus`, which is an array of them, with up to three mutations.
+/// Generates a document of `corpus`, a JSON array, with up to three mutations.
 ///
 /// # Panics
-/// Where the corpus is no array or an empty one.
+/// Panics if the corpus is not an array or is empty.
 pub fn mutated_json(corpus: &str) -> impl Strategy<Value = Value> {
-    let corpus: Vec<Value> = serde_json::from_str(corpus).expect("a corpus is an array");
+    let corpus: Vec<Value> = serde_json::from_str(corpus).expect("the corpus is a JSON array");
     let edits = prop::collection::vec((any::<Index>(), any_json_edit()), 0..=3);
     (select(corpus), edits).prop_map(|(mut value, edits)| {
         for (at, edit) in edits {
             let mut number = at.index(count(&value));
-            if let Some(place) = numbered(&mut value, &mut number) {
-                edit.apply(place);
+            if let Some(target) = value_at(&mut value, &mut number) {
+                edit.apply(target);
             }
         }
         value

@@ -1,4 +1,4 @@
-//! The ways in which a stage ends without doing what it is for.
+//! The errors of the stages.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::cache::image::ImageReference;
 use crate::ids::{InstanceId, SnapshotId};
 use crate::size::{Bytes, GiB};
 
-/// Every failure of a stage. [`StageError::name`] is what the state machine matches; the message is for a person.
+/// An error of a stage. The state machine matches [`StageError::name`]. The message is for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, EnumDiscriminants)]
 #[strum_discriminants(
     name(ErrorName),
@@ -18,18 +18,18 @@ use crate::size::{Bytes, GiB};
         docs/operations.md."
 )]
 pub enum StageError {
-    /// The stage did not reach its end before the function's deadline. The state machine calls it again.
+    /// The stage did not finish before the function's deadline. The state machine calls it again.
     #[error("{NOT_DONE_YET}{0}")]
     StillRunning(String),
-    /// AWS throttled the call or answered 5xx after the SDK's own retries. The state machine calls the stage again.
+    /// AWS throttled the call or answered 5xx, even after the SDK's retries. The state machine calls the stage again.
     #[error("{call} was throttled or got no answer: {message}")]
     Throttled {
-        /// Service and action: `ec2:RunInstances`.
+        /// Service and action, for example `ec2:RunInstances`.
         call: &'static str,
         /// AWS's message.
         message: String,
     },
-    /// The function's role may not do what the stage needs.
+    /// The function's role lacks a permission.
     #[error(
         "{call} was denied: {message}. Allow it in the function's role, or change the boundary, SCP or key policy \
          that denies it"
@@ -40,7 +40,7 @@ pub enum StageError {
         /// AWS's message.
         message: String,
     },
-    /// An AWS call failed in a way that no stage expects.
+    /// An AWS call failed for a reason that no stage handles.
     #[error("{call} failed: {message}")]
     AwsFailed {
         /// Service and action.
@@ -48,10 +48,10 @@ pub enum StageError {
         /// AWS's error code and message.
         message: String,
     },
-    /// An event or a call that the function does not take.
+    /// The function does not accept this event or call.
     #[error("cannot handle the event: {0}")]
     InvalidEvent(String),
-    /// A cache's configuration is missing or wrong.
+    /// A cache's configuration is missing or invalid.
     #[error(transparent)]
     InvalidConfig(#[from] InvalidConfig),
     /// A registry does not have an image, or not for the wanted platform.
@@ -59,18 +59,18 @@ pub enum StageError {
     ImageNotFound {
         /// The image.
         image: ImageReference,
-        /// What is missing.
+        /// The missing part.
         problem: String,
     },
-    /// A registry refused the credentials, or wanted some where none are configured.
+    /// A registry refused the credentials, or requires credentials and none are configured.
     #[error("image `{image}` was denied by its registry: {problem}")]
     RegistryDenied {
         /// The image.
         image: ImageReference,
-        /// What the registry said and what to do.
+        /// The registry's answer, and a remedy.
         problem: String,
     },
-    /// No instance type in no subnet had capacity.
+    /// No instance type had capacity in any subnet.
     #[error(
         "no capacity for a builder: {tried}. Add instance types or subnets to the cache's `builder`"
     )]
@@ -78,13 +78,13 @@ pub enum StageError {
         /// Every attempt, with EC2's answer.
         tried: String,
     },
-    /// The account's quota forbids another instance.
+    /// The account's quota does not allow another instance.
     #[error(
         "launching a builder exceeds a quota: {0}. Request a higher quota in Service Quotas, or use smaller instance \
          types"
     )]
     QuotaExceeded(String),
-    /// The builder is gone, or going, while it is needed.
+    /// The builder stopped or terminated during the build.
     #[error("builder {instance} was lost: {problem}")]
     BuilderLost {
         /// The instance.
@@ -92,14 +92,14 @@ pub enum StageError {
         /// Its state and EC2's reason.
         problem: String,
     },
-    /// The builder runs but never became usable.
+    /// The builder runs but never became ready.
     #[error("builder {instance} was not ready after {} s: {problem}", waited.as_secs())]
     NeverReady {
         /// The instance.
         instance: InstanceId,
-        /// How long was waited since its launch.
+        /// Time since its launch.
         waited: Duration,
-        /// What did not come: the agent, the admin container, containerd.
+        /// The missing part: the agent, the admin container or containerd.
         problem: String,
     },
     /// An image could not be pulled.
@@ -107,7 +107,7 @@ pub enum StageError {
     PullFailed {
         /// The image.
         image: ImageReference,
-        /// What the puller said last.
+        /// Last message of the pull.
         problem: String,
     },
     /// The volume is too small for the images.
@@ -119,28 +119,28 @@ pub enum StageError {
         used: Bytes,
         /// The volume's size.
         size: Bytes,
-        /// The size that would do.
+        /// Sufficient size.
         wanted: GiB,
     },
-    /// What lies on the builder is not what was planned.
+    /// The builder's content differs from the plan.
     #[error("verification of the builder's images failed: {0}")]
     VerifyFailed(String),
-    /// The snapshot could not be made.
+    /// create-snapshot could not create the snapshot.
     #[error("snapshot of builder {instance} failed: {problem}")]
     SnapshotFailed {
         /// The instance.
         instance: InstanceId,
-        /// Which step, and why.
+        /// The failed step, and the reason.
         problem: String,
     },
-    /// A verified snapshot could not be made the one that nodes use.
+    /// A verified snapshot could not be published.
     #[error(
         "snapshot {snapshot} could not be published: {problem}. Nodes keep using the previous snapshot"
     )]
     PublishFailed {
-        /// The snapshot, which stays `verified`.
+        /// The snapshot. It stays `verified`.
         snapshot: SnapshotId,
-        /// Which step, and why.
+        /// The failed step, and the reason.
         problem: String,
     },
 }
@@ -149,7 +149,7 @@ pub enum StageError {
 const NOT_DONE_YET: &str = "not done yet: ";
 
 impl StageError {
-    /// The name by which Step Functions matches the error in `Retry` and `Catch`.
+    /// Returns the error name, which Step Functions matches in `Retry` and `Catch`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         ErrorName::from(self).into()
@@ -164,10 +164,10 @@ impl StageError {
 }
 
 impl ErrorName {
-    /// All of them, in the order of [`StageError`].
+    /// All names, in the order of [`StageError`].
     pub const ALL: &[Self] = Self::VARIANTS;
 
-    /// What an operator does when a build has ended with it, in one sentence. The message says more where more is known.
+    /// Returns the remedy for an operator, in one sentence. The error message can be more specific.
     #[must_use]
     pub fn remedy(self) -> &'static str {
         match self {
@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_s_name_is_its_variant_s() {
+    fn error_has_the_name_of_its_variant() {
         let error = StageError::Throttled {
             call: "ec2:RunInstances",
             message: String::new(),
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_remedy_is_one_sentence_without_its_full_stop() {
+    fn remedy_is_one_sentence_without_a_full_stop() {
         for name in ErrorName::ALL {
             let remedy = name.remedy();
             assert!(remedy.starts_with(char::is_uppercase), "{remedy}");

@@ -1,7 +1,7 @@
-//! What the stages hand to each other, and what the state machine carries between them.
+//! Inputs and outputs of the stages, which the state machine passes on.
 //!
-//! A [`Target`] holds everything that the stages of one architecture need, so that a build follows the configuration
-//! it was planned with, however the cache is changed meanwhile.
+//! A [`Target`] holds everything that the stages of one architecture need. A change of the cache's configuration
+//! therefore does not affect a planned build.
 
 use std::collections::BTreeMap;
 
@@ -21,156 +21,157 @@ use crate::snapshot::content_key::ContentKey;
 /// One architecture of a cache within a build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
-    /// The cache.
+    /// Cache of the target.
     pub cache: CacheName,
-    /// The architecture.
+    /// Architecture of the target.
     pub architecture: Architecture,
-    /// The execution that builds it.
+    /// Execution that builds the target.
     pub execution: ExecutionName,
-    /// When it was planned. Publication never goes from a later plan back to an earlier one.
+    /// Time of the plan. Publication never goes back to an older plan.
     pub planned_at: Timestamp,
-    /// When the build gives up.
+    /// Deadline of the build.
     pub give_up_at: Timestamp,
-    /// What the snapshot will hold, in one hash.
+    /// Content key of the snapshot.
     pub content_key: ContentKey,
-    /// What the snapshot will hold.
+    /// Images of the snapshot.
     pub images: Vec<PlannedImage>,
-    /// The compressed size of all their layers, each counted once.
+    /// Compressed size of all their layers. Shared layers count once.
     pub packed: Bytes,
     /// Whether the kubelet may remove the images.
     pub pinning: Pinning,
-    /// The variant to build on.
+    /// Variant of the builder.
     pub variant: Variant,
-    /// The image to boot the builder from.
+    /// Machine image of the builder.
     pub ami: Ami,
-    /// What the data volume starts from.
+    /// Base of the data volume.
     pub base: Base,
-    /// The data volume.
+    /// Data volume.
     pub volume: VolumeConfig,
-    /// The instance types to try, the most wanted first.
+    /// Instance types to try, in order of preference.
     pub instance_types: Vec<String>,
-    /// The subnets to try, in order.
+    /// Subnets to try, in order of preference.
     pub subnet_ids: Vec<SubnetId>,
-    /// The security groups of the builder.
+    /// Security groups of the builder.
     pub security_group_ids: Vec<SecurityGroupId>,
-    /// Where the credentials of registries lie, by the registry's host.
+    /// Sources of credentials by registry host.
     pub registry_credentials: BTreeMap<String, CredentialSource>,
-    /// How many images are pulled at once; one more than the builder has vCPUs where it is not said.
+    /// Number of parallel pulls. The default is the builder's vCPUs plus one.
     pub parallel_pulls: Option<u8>,
-    /// How many snapshots are kept.
+    /// Number of snapshots to keep.
     pub retain_snapshots: u8,
-    /// Who else may use the snapshot.
+    /// Other accounts and regions that get the snapshot.
     pub publication: Publication,
 }
 
-/// An image with the digests that its reference resolved to.
+/// An image with the digests of its reference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedImage {
-    /// The reference as the cache names it.
+    /// Reference, as in the cache's configuration.
     pub reference: ImageReference,
-    /// What the reference points at: an index, or a manifest where there is no index.
+    /// Digest of the index, or of the manifest if there is no index.
     pub digest: Digest,
-    /// The manifest for the target's architecture: the same as `digest` where there is no index.
+    /// Digest of the manifest for the target's architecture. It equals `digest` if there is no index.
     pub platform_digest: Digest,
-    /// The compressed size of the manifest's layers together.
+    /// Compressed size of the manifest's layers.
     pub size: Bytes,
-    /// The position of the image that is pulled before this one: it brings layers that both begin with. Pulled side by
-    /// side, each would unpack them.
+    /// Position of the image to pull before this one. Both start with the same layers. Parallel pulls would unpack
+    /// these layers twice.
     pub after: Option<usize>,
 }
 
-/// Whether the kubelet may remove an image to make room.
+/// Whether the kubelet may remove an image to free space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pinning {
-    /// Never, not even under disk pressure.
+    /// The kubelet never removes it, not even under disk pressure.
     Pinned,
-    /// As it sees fit.
+    /// The kubelet may remove it.
     Unpinned,
 }
 
 /// A Bottlerocket machine image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ami {
-    /// Its ID.
+    /// ID of the image.
     pub id: AmiId,
-    /// The release that it boots.
+    /// Bottlerocket release of the image.
     pub version: BottlerocketVersion,
 }
 
-/// What a builder's data volume starts from.
+/// The start content of a builder's data volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Base {
-    /// Nothing: every image is pulled.
+    /// An empty volume, onto which the builder pulls every image.
     Empty {
-        /// Why not from the last snapshot, for a person.
+        /// Reason not to use the last snapshot, for people.
         reason: String,
     },
-    /// A snapshot: what it lacks is pulled, what it has too much is removed.
+    /// A snapshot. The builder pulls missing images and removes stale ones.
     Snapshot {
-        /// The snapshot.
+        /// ID of the snapshot.
         snapshot_id: SnapshotId,
-        /// What the volume took when it was last built from nothing.
+        /// Disk usage after the last cold build.
         fresh: DiskUsage,
     },
 }
 
-/// What images take, packed and on a volume.
+/// The size of images, compressed and on a volume.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskUsage {
-    /// The compressed size of their layers, each counted once.
+    /// Compressed size of their layers. Shared layers count once.
     pub packed: Bytes,
-    /// Bytes in use on the volume that holds them.
+    /// Used bytes on the volume.
     pub used: Bytes,
 }
 
-/// How much more a volume may hold than its images took when they were last pulled onto an empty one, in percent, before
-/// the next build starts from nothing again.
+/// Maximum stale data on a base, in percent of its images' disk usage on an empty volume. Above it, the next build is
+/// cold.
 ///
-/// Blocks that are left over are loaded by every node, so this bounds what a node pays for them. In chains of refreshes
-/// on the local cloud containerd collected what was removed, so the limit is there for what it might miss.
-const GARBAGE_LIMIT: u64 = 50;
+/// Every node loads the blocks of stale data, so this limits the cost for nodes. In chains of refreshes on the local
+/// cloud, containerd collected all removed images. The limit covers data that it might miss.
+const STALE_DATA_LIMIT: u64 = 50;
 
 impl DiskUsage {
-    /// The bytes on this volume beyond what its images would take on an empty one, by what a volume took that was `fresh`;
-    /// none where they are few.
+    /// Returns the bytes of stale data on this volume, or `None` if they are within the limit.
+    ///
+    /// `fresh` is the disk usage after a cold build. It determines the expected usage of this volume's images.
     #[must_use]
     pub fn garbage(self, fresh: Self) -> Option<Bytes> {
         let expected = u128::from(self.packed.0) * u128::from(fresh.used.0)
             / u128::from(fresh.packed.0.max(1));
-        let garbage = u128::from(self.used.0).saturating_sub(expected);
-        (garbage * 100 > expected * u128::from(GARBAGE_LIMIT))
-            .then(|| Bytes(u64::try_from(garbage).unwrap_or(u64::MAX)))
+        let stale = u128::from(self.used.0).saturating_sub(expected);
+        (stale * 100 > expected * u128::from(STALE_DATA_LIMIT))
+            .then(|| Bytes(u64::try_from(stale).unwrap_or(u64::MAX)))
     }
 }
 
-/// What plan-build is called with.
+/// Input of plan-build.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PlanInput {
-    /// The cache, as whoever started the execution named it: parsed by plan-build, so that a wrong name gets its error.
+    /// Cache name, unparsed. plan-build parses it, so an invalid name yields plan-build's own error.
     pub cache: String,
-    /// The execution.
+    /// ARN of the execution.
     pub execution: ExecutionArn,
 }
 
-/// What plan-build decided.
+/// Output of plan-build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "decision", rename_all = "kebab-case")]
 pub enum Plan {
-    /// These targets are to be built; others of the cache may be up to date.
+    /// Build these targets. Other targets of the cache can be up to date.
     Build {
-        /// The targets.
+        /// Targets to build.
         targets: Vec<Target>,
     },
-    /// The published snapshots hold what the cache wants.
+    /// The published snapshots match the configuration.
     UpToDate {
-        /// The published snapshot of each architecture.
+        /// Published snapshot of each architecture.
         snapshots: BTreeMap<Architecture, SnapshotId>,
     },
-    /// A newer execution of the same cache waits too and will plan what this one would have.
+    /// A newer execution of the cache is also waiting and will plan later.
     Superseded {
-        /// The newer execution.
+        /// Name of the newer execution.
         by: ExecutionName,
     },
 }
@@ -178,72 +179,72 @@ pub enum Plan {
 /// A running builder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Builder {
-    /// The instance.
+    /// ID of the instance.
     pub instance_id: InstanceId,
-    /// Its type.
+    /// Type of the instance.
     pub instance_type: String,
-    /// When EC2 launched it.
+    /// Time at which EC2 launched it.
     pub launched_at: Timestamp,
 }
 
 /// Input of launch-builder. Its output is a [`Builder`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchInput {
-    /// The target to launch a builder for.
+    /// Target of the builder.
     pub target: Target,
 }
 
-/// Input of wait-for-ssm, whose output is a [`NodeInfo`], of pull-images ([`Pulled`]) and create-snapshot ([`Snapshot`]).
+/// Input of wait-for-ssm, pull-images and create-snapshot. Their outputs are [`NodeInfo`], [`Pulled`] and [`Snapshot`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuilderInput {
-    /// The target.
+    /// Target of the builder.
     pub target: Target,
-    /// Its builder.
+    /// Builder of the target.
     pub builder: Builder,
 }
 
-/// What runs on the builder: what decides on which nodes its snapshot can be used.
+/// The software on a builder. It determines which nodes can use the snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInfo {
-    /// Bottlerocket's release.
+    /// Bottlerocket release.
     pub bottlerocket_version: BottlerocketVersion,
-    /// containerd's version.
+    /// containerd version.
     pub containerd_version: String,
-    /// The kernel's release, whose XFS features the volume has.
+    /// Kernel release. It determines the XFS features of the volume.
     pub kernel_version: String,
-    /// The snapshotter that unpacked the images. A node with another one deletes them.
+    /// Snapshotter that unpacked the images. A node with a different snapshotter deletes them.
     pub snapshotter: String,
-    /// When the builder was ready.
+    /// Time at which the builder was ready.
     pub ready_at: Timestamp,
 }
 
-/// What pull-images verified.
+/// Output of pull-images.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pulled {
-    /// Bytes in use on the data volume.
+    /// Used bytes on the data volume.
     pub used: Bytes,
-    /// How many images were missing and had to be pulled.
+    /// Number of missing images that were pulled.
     pub pulled_images: u32,
-    /// How many images were removed because the cache does not name them any more.
+    /// Number of images that were removed because the cache no longer includes them.
     pub removed_images: u32,
-    /// When everything was verified.
+    /// Time at which all images were verified.
     pub verified_at: Timestamp,
 }
 
 /// A completed snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// Its ID.
+    /// ID of the snapshot.
     pub snapshot_id: SnapshotId,
-    /// The size of its volume: the least size of a volume made from it.
+    /// Size of the snapshot's volume, which is the minimum size of a volume from this snapshot.
     pub volume_size: GiB,
-    /// When EBS started it.
+    /// Time at which EBS started it.
     pub started_at: Timestamp,
-    /// When it was seen completed.
+    /// Time at which create-snapshot found it complete.
     pub completed_at: Timestamp,
 }
 
-/// What a snapshot may be used for: the tag `prepull:state`. A snapshot that bears none is unfinished.
+/// The state of a snapshot, stored in the tag `prepull:state`. A snapshot without this tag is unfinished.
 #[derive(
     Debug,
     Clone,
@@ -260,11 +261,11 @@ pub struct Snapshot {
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum SnapshotState {
-    /// Complete, and its images were verified.
+    /// Complete, with verified images.
     Verified,
-    /// The one that nodes use.
+    /// In use by nodes.
     Published,
-    /// Not to be used, and to be deleted.
+    /// Unusable, to be deleted.
     Rejected,
 }
 
@@ -279,33 +280,33 @@ impl SnapshotState {
 /// Input of publish-snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishInput {
-    /// The target.
+    /// Target of the snapshot.
     pub target: Target,
-    /// Its builder.
+    /// Builder of the target.
     pub builder: Builder,
-    /// What runs on the builder.
+    /// Software on the builder.
     pub node: NodeInfo,
-    /// What was verified on it.
+    /// Output of pull-images.
     pub pulled: Pulled,
-    /// The snapshot of its data volume.
+    /// Snapshot of the data volume.
     pub snapshot: Snapshot,
 }
 
 /// Output of publish-snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
-    /// The snapshot.
+    /// ID of the snapshot.
     pub snapshot_id: SnapshotId,
-    /// Whether nodes use it now.
+    /// Whether the snapshot was published.
     pub outcome: PublishOutcome,
 }
 
-/// Whether a snapshot became the one that nodes use.
+/// Whether a snapshot was published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PublishOutcome {
-    /// Nodes use it.
+    /// Nodes now use it.
     Published,
-    /// A snapshot of a later plan was published before; this one stays `verified`.
+    /// A snapshot from a later plan is already published. This one stays `verified`.
     Superseded,
 }

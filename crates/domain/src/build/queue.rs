@@ -1,40 +1,41 @@
-//! Whose turn it is: one build of a cache at a time.
+//! The queue of a cache's executions. Builds of a cache never overlap.
 
 use jiff::Timestamp;
 
 use crate::build::execution::ExecutionName;
 
-/// A running execution of one cache. Ordered by age, the oldest first; the name decides between executions that started
-/// in the same instant.
+/// A running execution of a cache.
+///
+/// The order is by age, oldest first. The name orders executions that started in the same instant.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Queued {
-    /// When it started.
+    /// Start time.
     pub started_at: Timestamp,
-    /// Its name.
+    /// Name of the execution.
     pub name: ExecutionName,
 }
 
-/// What an execution does next.
+/// The next action of an execution.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Turn {
-    /// It builds.
+    /// Build now.
     Go,
-    /// It waits for an older one to end.
+    /// Wait for an older execution to end.
     Wait {
-        /// The oldest execution, which builds.
+        /// Oldest execution, which builds.
         behind: ExecutionName,
     },
-    /// It ends: a newer one waits too, and will plan later than this one could have.
+    /// End without a build. A newer execution is also waiting and will plan later.
     Superseded {
-        /// The newest execution.
+        /// Newest execution.
         by: ExecutionName,
     },
 }
 
-/// Decides for `own`, given the executions of the same cache that run, `own` among them or not.
+/// Decides the next action of `own` from the running executions of the same cache. `running` may include `own`.
 ///
-/// The oldest builds, the newest waits for it, and those between end. The newest never ends without a plan, so what was
-/// pushed last is built; the oldest never waits, so somebody always builds.
+/// The oldest builds, the newest waits for it, and all others end. The newest never ends without a plan, so the last
+/// push is built. The oldest never waits, so one execution always builds.
 #[must_use]
 pub fn turn(own: &Queued, running: &[Queued]) -> Turn {
     let older = running.iter().filter(|other| *other < own).min();
@@ -50,8 +51,8 @@ pub fn turn(own: &Queued, running: &[Queued]) -> Turn {
     }
 }
 
-/// Whether nodes use a snapshot of a later plan already, so that one of the plan of `planned_at` must not replace it:
-/// publication never goes backwards. `published` is when the one that nodes use was planned.
+/// Whether a snapshot from the plan at `planned_at` must not replace the published one. `published` is the plan time of
+/// the published snapshot. Publication never goes back to an older plan.
 #[must_use]
 pub fn is_superseded(planned_at: Timestamp, published: Timestamp) -> bool {
     published > planned_at
@@ -73,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn executions_that_started_at_once_agree_on_whose_turn_it_is() {
+    fn simultaneous_executions_agree_on_the_order() {
         let running = [queued(7, "b"), queued(7, "a")];
         assert_eq!(turn(&running[1], &running), Turn::Go);
         assert_eq!(
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn an_execution_that_is_not_listed_yet_has_its_place_all_the_same() {
+    fn unlisted_execution_queues_behind_listed_ones() {
         let own = queued(9, "own");
         assert_eq!(turn(&own, &[]), Turn::Go);
         assert_eq!(
@@ -96,7 +97,7 @@ mod tests {
         );
     }
 
-    /// Up to nine executions, some of which start in the same second, in any order.
+    /// Generates one to nine executions in any order. Some start in the same second.
     fn any_queue() -> impl Strategy<Value = Vec<Queued>> {
         prop::collection::btree_map(0..20u8, 0..5i64, 1..10)
             .prop_map(|executions| -> Vec<_> {
@@ -110,7 +111,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn exactly_one_execution_builds_and_at_most_one_waits(queue in any_queue()) {
+        fn queue_has_one_builder_and_at_most_one_waiter(queue in any_queue()) {
             let turns: Vec<_> = queue.iter().map(|own| turn(own, &queue)).collect();
             let count = |wanted: fn(&Turn) -> bool| turns.iter().filter(|turn| wanted(turn)).count();
             prop_assert_eq!(count(|turn| matches!(turn, Turn::Go)), 1);
@@ -118,7 +119,7 @@ mod tests {
         }
 
         #[test]
-        fn the_newest_is_never_superseded_and_is_who_supersedes(queue in any_queue()) {
+        fn newest_execution_supersedes_those_in_between(queue in any_queue()) {
             let newest = queue.iter().max().unwrap();
             for own in &queue {
                 match turn(own, &queue) {
@@ -132,23 +133,23 @@ mod tests {
         }
 
         #[test]
-        fn the_newest_builds_in_the_end_whoever_looks_first(queue in any_queue(), order in any::<prop::sample::Index>()) {
+        fn newest_execution_builds_last_in_every_order(queue in any_queue(), order in any::<prop::sample::Index>()) {
             let newest = queue.iter().max().unwrap().clone();
-            let mut left: BTreeSet<_> = queue.into_iter().collect();
+            let mut remaining: BTreeSet<_> = queue.into_iter().collect();
             let mut built = Vec::new();
-            while !left.is_empty() {
-                let running: Vec<_> = left.iter().cloned().collect();
+            while !remaining.is_empty() {
+                let running: Vec<_> = remaining.iter().cloned().collect();
                 let start = order.index(running.len());
-                // Whoever looks and need not wait ends: by building or without.
+                // Ends an execution that does not have to wait, with or without a build.
                 let (own, decision) = (0..running.len())
                     .map(|n| &running[(start + n) % running.len()])
                     .map(|own| (own, turn(own, &running)))
                     .find(|(_, decision)| !matches!(decision, Turn::Wait { .. }))
-                    .expect("somebody need not wait");
+                    .expect("one execution does not wait");
                 if decision == Turn::Go {
                     built.push(own.clone());
                 }
-                left.remove(own);
+                remaining.remove(own);
             }
             prop_assert_eq!(built.last(), Some(&newest));
         }

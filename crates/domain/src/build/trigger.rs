@@ -1,4 +1,4 @@
-//! What starts a build, and which caches it concerns.
+//! Triggers of builds, and the caches that they affect.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -6,19 +6,19 @@ use serde::{Deserialize, Serialize};
 use crate::cache::config::CacheConfig;
 use crate::cache::image::{EcrRepository, ImageReference};
 
-/// An image that was pushed to private ECR under a tag.
+/// A push of an image tag to private ECR.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Push {
-    /// Where it was pushed to.
+    /// Repository of the push.
     pub repository: EcrRepository,
-    /// Under which tag.
+    /// Tag of the image.
     pub tag: String,
 }
 
 impl Push {
-    /// Whether the push may have changed what `image` names.
+    /// Whether the push can change the content that `image` resolves to.
     ///
-    /// A reference that is fixed to a digest names the same content for ever, even if it bears the tag too.
+    /// A reference with a digest always resolves to the same content, even if it also has the tag.
     #[must_use]
     pub fn changes(&self, image: &ImageReference) -> bool {
         image.digest().is_none()
@@ -26,7 +26,7 @@ impl Push {
             && image.ecr().as_ref() == Some(&self.repository)
     }
 
-    /// Whether `config` wants a build after this push.
+    /// Whether the push triggers a build of the cache with `config`.
     #[must_use]
     pub fn concerns(&self, config: &CacheConfig) -> bool {
         config.rebuild_on_push && config.images.iter().any(|image| self.changes(image))
@@ -48,25 +48,25 @@ impl std::fmt::Display for Push {
     }
 }
 
-/// What an execution was started for: part of its input, for whoever looks at it later.
+/// The trigger of an execution. It is part of the input, as a record for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "source", rename_all = "kebab-case")]
 pub enum TriggerRecord {
-    /// A push to private ECR. Others of the same window may have joined the execution.
+    /// A push to private ECR. The execution can also cover later pushes of the same window.
     Push {
-        /// What was pushed.
+        /// Pushed image.
         image: String,
-        /// When, by ECR's clock.
+        /// Time of the push, from ECR.
         at: Timestamp,
     },
     /// A schedule of the cache.
     Schedule {
-        /// When start-build heard of it.
+        /// Time of the call to start-build.
         at: Timestamp,
     },
-    /// Somebody who called start-build, or `prepull build`.
+    /// A direct call to start-build, or `prepull build`.
     Manual {
-        /// When.
+        /// Time of the call.
         at: Timestamp,
     },
 }
@@ -74,19 +74,19 @@ pub enum TriggerRecord {
 /// The input of an execution.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecutionInput {
-    /// The cache, as whoever started the execution named it.
+    /// Cache name, unparsed.
     pub cache: String,
-    /// How long the execution waits before it plans, so that the triggers that follow are part of it.
+    /// Debounce: time that the execution waits before it plans, to cover further triggers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub debounce_seconds: Option<i64>,
-    /// What it was started for; none where a person started it.
+    /// Trigger of the execution. `None` if a person started it without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trigger: Option<TriggerRecord>,
 }
 
 impl ExecutionInput {
-    /// The cache that the input of an execution names. Whatever else is in it is passed over: people start executions too,
-    /// and theirs must be known as builds of their cache like all others.
+    /// Returns the cache name from the input of an execution. It ignores all other fields, because people also start
+    /// executions. clean-up and the queue must recognize these as builds of their cache.
     #[must_use]
     pub fn cache_in(json: &str) -> Option<String> {
         #[derive(Deserialize)]
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_push_changes_the_reference_with_the_same_registry_repository_and_tag_alone() {
+    fn push_changes_only_the_same_repository_and_tag() {
         let host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
         let digest = format!("sha256:{}", "a".repeat(64));
         let push = push("123456789012", "eu-west-1", "team/api", "v1");
@@ -134,13 +134,13 @@ mod tests {
     }
 
     #[test]
-    fn an_execution_started_by_hand_names_the_cache_and_nothing_else() {
+    fn manual_input_serializes_only_the_cache() {
         let input: ExecutionInput = serde_json::from_str(r#"{"cache": "web"}"#).unwrap();
         assert_eq!(serde_json::to_string(&input).unwrap(), r#"{"cache":"web"}"#);
     }
 
     #[test]
-    fn an_input_names_its_cache_whatever_else_it_holds() {
+    fn input_yields_the_cache_despite_unknown_fields() {
         for (input, cache) in [
             (r#"{"cache": "web"}"#, Some("web")),
             (

@@ -1,4 +1,4 @@
-//! A cache: what it holds and how its snapshots are built, as declared in Terraform and stored in one SSM parameter.
+//! The configuration of a cache, as declared in Terraform and stored in one SSM parameter.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::ids::{AccountId, RegionName, SecurityGroupId, SubnetId, identifier};
 use crate::names;
 use crate::size::GiB;
 
-/// The most images that one cache holds. Its manifest must fit into one SSM parameter of 8 KiB.
+/// Maximum number of images in a cache. The manifest must fit into one SSM parameter of 8 KiB.
 ///
 /// Source: Parameter Store's quota for the value of an advanced parameter.
 pub const MAX_IMAGES: usize = 50;
@@ -23,75 +23,76 @@ identifier!(
         (1..=32).contains(&s.len())
             && s.starts_with(|c: char| c.is_ascii_lowercase())
             && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            // `/prepull/config` holds the configurations.
+            // `/prepull/config` is the path of the configurations.
             && s != "config"
     }
 );
 
-/// The configuration of a cache. Read it with [`CacheConfig::parse`], which checks what types alone cannot.
+/// The configuration of a cache. [`CacheConfig::parse`] reads it and also checks the rules that types cannot express.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CacheConfig {
-    /// The images, each by its full name.
+    /// Images, as fully qualified references.
     pub images: Vec<ImageReference>,
-    /// The architectures to build a snapshot for.
+    /// Architectures to build a snapshot for.
     pub architectures: BTreeSet<Architecture>,
-    /// The Bottlerocket variant of the nodes.
+    /// Bottlerocket variant of the nodes.
     pub variant: Variant,
-    /// The Bottlerocket release to build on. Name the oldest among the nodes: a younger kernel's XFS may not mount on it.
+    /// Bottlerocket release of the builder. It should be the oldest release among the nodes, because an older kernel
+    /// may not mount the XFS of a newer one.
     pub bottlerocket_version: WantedVersion,
-    /// The data volume.
+    /// Data volume.
     pub volume: VolumeConfig,
-    /// Where and on what to build.
+    /// Subnets, security groups and instance types of builders.
     pub builder: BuilderConfig,
-    /// Where the credentials of registries lie that are neither public nor private ECR, by the registry's host.
+    /// Sources of credentials by registry host, for registries other than public and private ECR.
     #[serde(default)]
     pub registry_credentials: BTreeMap<String, CredentialSource>,
-    /// Whether the kubelet is kept from ever removing the images, even where the disk is full.
+    /// Whether the kubelet must never remove the images, even under disk pressure.
     #[serde(default)]
     pub pin_images: bool,
-    /// How many images are pulled at once; one more than the builder has vCPUs where it is not said.
+    /// Number of parallel pulls. The default is the builder's vCPUs plus one.
     #[serde(default)]
     pub parallel_pulls: Option<u8>,
-    /// How many snapshots are kept for each architecture, the published one included.
+    /// Number of snapshots to keep for each architecture, including the published one.
     pub retain_snapshots: u8,
-    /// After how many minutes a build gives up.
+    /// Deadline of a build, in minutes after its start.
     pub timeout_minutes: u16,
     /// Whether a push of one of the images to private ECR starts a build.
     pub rebuild_on_push: bool,
-    /// Who else may use the snapshots.
+    /// Other accounts and regions that get the snapshots.
     #[serde(default)]
     pub publication: Publication,
 }
 
-/// The data volume of builders, and so the least size of a node's.
+/// The data volume of builders. Its size is the minimum size of a node's volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VolumeConfig {
-    /// Its size.
+    /// Size of the volume.
     pub size_gib: GiB,
-    /// gp3 I/O operations a second.
+    /// gp3 I/O operations per second.
     pub iops: u32,
     /// gp3 throughput in MiB/s.
     pub throughput_mibps: u32,
-    /// The KMS key to encrypt with; the account's default key for EBS where there is none.
+    /// KMS key for encryption. The default is the account's default key for EBS.
     #[serde(default)]
     pub kms_key_id: Option<String>,
 }
 
-/// Where and on what builders run.
+/// Subnets, security groups and instance types of builders.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BuilderConfig {
-    /// For each architecture the instance types to try, the most wanted first.
+    /// Instance types to try for each architecture, in order of preference.
     pub instance_types: BTreeMap<Architecture, Vec<String>>,
-    /// The subnets to try, in order.
+    /// Subnets to try, in order of preference.
     pub subnet_ids: Vec<SubnetId>,
-    /// The security groups of a builder.
+    /// Security groups of a builder.
     pub security_group_ids: Vec<SecurityGroupId>,
 }
 
-/// Where a registry's user name and password lie, as JSON `{"username": …, "password": …}`.
+/// Source of a registry's user name and password, as JSON `{"username": …, "password": …}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     deny_unknown_fields,
@@ -99,26 +100,26 @@ pub struct BuilderConfig {
     expecting = "expected either `secret_arn` (Secrets Manager) or `parameter_name` (SSM SecureString), and nothing else"
 )]
 pub enum CredentialSource {
-    /// In Secrets Manager.
+    /// A secret in Secrets Manager.
     Secret {
-        /// The secret's ARN.
+        /// ARN of the secret.
         secret_arn: String,
     },
-    /// In a `SecureString` of the Parameter Store.
+    /// A `SecureString` in Parameter Store.
     Parameter {
-        /// The parameter's name.
+        /// Name of the parameter.
         parameter_name: String,
     },
 }
 
-/// Who else may use the snapshots.
+/// Other accounts and regions that get the snapshots.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Publication {
     /// Accounts that may create volumes from the snapshots.
     #[serde(default)]
     pub share_with_accounts: BTreeSet<AccountId>,
-    /// Regions that get a copy of every published snapshot, and a pointer to it.
+    /// Regions that get a copy of every published snapshot and a pointer to it.
     #[serde(default)]
     pub copy_to_regions: BTreeSet<RegionName>,
 }
@@ -144,7 +145,7 @@ impl InvalidConfig {
 }
 
 impl CacheConfig {
-    /// Reads the configuration of `cache` from the JSON of its parameter.
+    /// Parses the configuration of `cache` from the JSON of its parameter.
     ///
     /// # Errors
     /// [`InvalidConfig`], with the path of the offending value, the value, and the remedy.
@@ -199,7 +200,7 @@ impl CacheConfig {
             return Err("`builder.subnet_ids` is empty. List a subnet with a route to the internet or to VPC endpoints".into());
         }
         within("volume.size_gib", self.volume.size_gib.0, 2, 16_384)?;
-        // gp3's limits: EBS user guide, "General Purpose SSD volumes".
+        // gp3 limits. Source: EBS user guide, "General Purpose SSD volumes".
         within("volume.iops", self.volume.iops, 3_000, 80_000)?;
         within(
             "volume.throughput_mibps",
@@ -263,7 +264,7 @@ mod tests {
         })
     }
 
-    /// The message that refuses the valid configuration with the value at `pointer` replaced.
+    /// Returns the error for the valid configuration with `value` at `pointer`.
     fn refusal(pointer: &str, value: Value) -> String {
         let mut config = valid();
         let (parent, field) = pointer.rsplit_once('/').unwrap();
@@ -274,13 +275,13 @@ mod tests {
     }
 
     #[test]
-    fn a_valid_configuration_is_written_as_it_was_read() {
+    fn valid_configuration_survives_a_round_trip() {
         let config = CacheConfig::parse(&"web".parse().unwrap(), &valid().to_string()).unwrap();
         assert_eq!(serde_json::to_value(&config).unwrap(), valid());
     }
 
     #[test]
-    fn a_wrong_configuration_is_refused_with_what_is_wrong_and_where() {
+    fn invalid_configuration_error_has_location_and_remedy() {
         let many: Vec<_> = (0..=MAX_IMAGES)
             .map(|n| format!("docker.io/library/nginx:{n}"))
             .collect();
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_s_name_is_safe_in_paths_tags_and_execution_names() {
+    fn cache_name_refuses_unsafe_characters() {
         assert!("web-2".parse::<CacheName>().is_ok());
         for wrong in [
             "",

@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use crate::excerpt;
 use crate::ids::{AccountId, RegionName, identifier};
 
-/// The longest reference that is taken, in bytes. The grammar bounds the repository at 255; host, tag and digest are
-/// further bounded here, so that a command line and a parameter hold what a person would ever write.
+/// Maximum length of a reference in bytes. The OCI grammar limits only the repository, to 255. This limit also covers
+/// host, tag and digest, so that references fit into command lines and parameters.
 pub const MAX_REFERENCE_LENGTH: usize = 255;
 
-/// Why a text is not the reference of an image that can be cached.
+/// A text is not a valid reference of an image to cache.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidReference {
     /// It does not follow the grammar.
@@ -22,9 +22,9 @@ pub enum InvalidReference {
          `registry/repository@sha256:…`"
     )]
     Malformed {
-        /// The text as it was given, cut where it is very long.
+        /// The text, truncated if it is very long.
         given: String,
-        /// What is wrong with it.
+        /// The violated rule.
         why: String,
     },
     /// It has no registry host.
@@ -33,9 +33,9 @@ pub enum InvalidReference {
          `{suggestion}`"
     )]
     NoRegistry {
-        /// The text as it was given.
+        /// The text.
         given: String,
-        /// What was most likely meant.
+        /// The probably intended reference.
         suggestion: String,
     },
     /// It has neither tag nor digest.
@@ -44,14 +44,14 @@ pub enum InvalidReference {
          `{given}:latest`"
     )]
     NoTag {
-        /// The text as it was given.
+        /// The text.
         given: String,
     },
 }
 
-/// The reference of one image: registry, repository, and a tag or a digest or both.
+/// The reference of an image: registry, repository, and tag, digest or both.
 ///
-/// Fully qualified always, because containerd and the kubelet look images up by the literal full name.
+/// It is always fully qualified, because containerd and the kubelet look up images by their literal full name.
 ///
 /// ```
 /// use prepull_domain::ImageReference;
@@ -71,40 +71,41 @@ pub struct ImageReference {
 }
 
 impl ImageReference {
-    /// The registry's host, with its port where it has one: `registry.example.com:5443`.
+    /// Returns the registry's host, including the port if there is one: `registry.example.com:5443`.
     #[must_use]
     pub fn registry(&self) -> &str {
         &self.registry
     }
 
-    /// The repository within the registry: `library/nginx`.
+    /// Returns the repository within the registry: `library/nginx`.
     #[must_use]
     pub fn repository(&self) -> &str {
         &self.repository
     }
 
-    /// The tag, where there is one.
+    /// Returns the tag, if there is one.
     #[must_use]
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
     }
 
-    /// The digest that the reference itself is fixed to, where it is.
+    /// Returns the digest in the reference, if there is one.
     #[must_use]
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
 
-    /// The name of the same image by `digest`: what is pulled, since a tag may move between planning and pulling.
+    /// Returns the reference of the same image by `digest`. Builders pull by digest, because a tag can move after the
+    /// plan.
     #[must_use]
     pub fn by_digest(&self, digest: &Digest) -> String {
         format!("{}/{}@{digest}", self.registry, self.repository)
     }
 
-    /// The names under which a node must find the image once it resolved to `digest`.
+    /// Returns the image names that must exist on a node if the reference resolves to `digest`.
     ///
-    /// The CRI plugin drops the tag of a reference that has both (containerd's `ParseDockerRef`), so such a reference is
-    /// found by its digest alone.
+    /// containerd's CRI plugin drops the tag of a reference that has both tag and digest (`ParseDockerRef`). It looks
+    /// up such a reference by digest only.
     #[must_use]
     pub fn names_on_node(&self, digest: &Digest) -> Vec<String> {
         let by_digest = self.by_digest(digest);
@@ -117,7 +118,7 @@ impl ImageReference {
         }
     }
 
-    /// Account, region and repository, where the image lies in a private ECR registry.
+    /// Returns account, region and repository if the registry is private ECR.
     #[must_use]
     pub fn ecr(&self) -> Option<EcrRepository> {
         let host = self
@@ -139,11 +140,11 @@ impl ImageReference {
 /// A repository in private ECR.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EcrRepository {
-    /// The account whose registry it is.
+    /// Account that owns the registry.
     pub account: AccountId,
-    /// The registry's region.
+    /// Region of the registry.
     pub region: RegionName,
-    /// The repository's name.
+    /// Name of the repository.
     pub repository: String,
 }
 
@@ -174,7 +175,7 @@ impl FromStr for ImageReference {
                 given.len()
             )));
         }
-        // The parser takes letters of every script in a tag; registries and containerd take those of ASCII.
+        // The parser accepts letters of every script in a tag. Registries and containerd accept only ASCII.
         if !given.is_ascii() {
             return Err(malformed("it has a character outside ASCII".to_owned()));
         }
@@ -182,7 +183,7 @@ impl FromStr for ImageReference {
             .parse()
             .map_err(|error| malformed(format!("{error}")))?;
         let (registry, repository) = (parsed.registry(), parsed.repository());
-        // The parser fills in Docker Hub where no host is written; the text itself then does not begin with it.
+        // The parser inserts Docker Hub if the text has no host. In that case the text does not start with the host.
         if !given
             .strip_prefix(registry)
             .is_some_and(|rest| rest.starts_with('/'))
@@ -203,7 +204,7 @@ impl FromStr for ImageReference {
                     .map_err(|error| malformed(error.to_string()))
             })
             .transpose()?;
-        // The parser fills in `latest` where neither tag nor digest is written.
+        // The parser inserts `latest` if the text has neither tag nor digest.
         let tag = parsed.tag().map(str::to_owned);
         if digest.is_none() && !given.ends_with(&format!(":{}", tag.as_deref().unwrap_or_default()))
         {
@@ -217,7 +218,7 @@ impl FromStr for ImageReference {
             tag,
             digest,
         };
-        // Whatever the parser normalised away would make the node look for another name than the user's pods do.
+        // The parser normalizes some references. Pods would then look up a different image name than the node has.
         if reference.to_string() != given {
             return Err(malformed(format!("its full form is `{reference}`")));
         }
@@ -225,7 +226,7 @@ impl FromStr for ImageReference {
     }
 }
 
-/// Host names as the certificate of a registry could bear them: lower case, since containerd compares literally.
+/// Whether `host` is a registry host in lower case. containerd compares hosts literally.
 fn is_host(host: &str) -> bool {
     let (name, port) = host
         .split_once(':')
@@ -257,7 +258,7 @@ impl From<ImageReference> for String {
 }
 
 identifier!(
-    /// The digest of a manifest or of an index: `sha256:` and 64 hexadecimal digits.
+    /// The digest of an image manifest or index: `sha256:` and 64 hexadecimal digits.
     Digest, "a digest", "`sha256:` and 64 lower-case hexadecimal digits", |s| {
         s.strip_prefix("sha256:").is_some_and(|hex| {
             hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn references_are_written_as_they_were_read() {
+    fn image_reference_survives_a_round_trip() {
         for given in [
             "docker.io/library/nginx:1.27".to_owned(),
             "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/api:v1.2.3".to_owned(),
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_reference_is_refused() {
+    fn malformed_reference_does_not_parse() {
         let long = format!("docker.io/library/{}:1", "a".repeat(300));
         for wrong in [
             "",
@@ -315,13 +316,13 @@ mod tests {
         ] {
             assert!(
                 wrong.parse::<ImageReference>().is_err(),
-                "{wrong:?} was taken"
+                "{wrong:?} was accepted"
             );
         }
     }
 
     #[test]
-    fn a_short_name_is_refused_with_its_full_name() {
+    fn short_name_error_suggests_the_full_name() {
         let error = "nginx:1.27".parse::<ImageReference>().unwrap_err();
         assert!(
             error.to_string().contains("`docker.io/library/nginx:1.27`"),
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_without_tag_and_digest_is_refused() {
+    fn reference_without_tag_and_digest_does_not_parse() {
         assert_eq!(
             "docker.io/library/nginx".parse::<ImageReference>(),
             Err(InvalidReference::NoTag {
@@ -340,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tagged_image_is_found_by_tag_and_by_digest() {
+    fn tagged_image_has_names_by_tag_and_digest() {
         let digest: Digest = DIGEST.parse().unwrap();
         assert_eq!(
             parse("docker.io/library/nginx:1.27").names_on_node(&digest),
@@ -356,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_ecr_image_tells_its_account_and_region() {
+    fn private_ecr_reference_yields_account_and_region() {
         let ecr = parse("123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/api:v1")
             .ecr()
             .unwrap();

@@ -1,4 +1,4 @@
-//! Bottlerocket's variants and versions.
+//! Variants and versions of Bottlerocket.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,27 +7,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{InvalidId, identifier};
 
-/// Why a variant cannot be built on.
+/// prepull cannot build on a variant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidVariant {
-    /// A builder of an NVIDIA variant on an instance without a GPU never reaches SSM.
+    /// A builder with an NVIDIA variant never registers with SSM if its instance has no GPU.
     #[error(
         "variant `{given}` cannot be built: builders have no GPU, and an NVIDIA variant does not boot without one. \
          Use `{plain}`, because NVIDIA nodes can use its snapshots"
     )]
     Nvidia {
-        /// The variant as it was given.
+        /// The variant.
         given: String,
-        /// The variant to name instead.
+        /// The variant to use instead.
         plain: String,
     },
-    /// `aws-mantle` keeps its storage bound to the instance's TPM.
+    /// `aws-mantle` binds its storage to the instance's TPM.
     #[error(
         "variant `{0}` cannot be built: its data volume is bound to one instance's TPM, so other nodes cannot use a \
          snapshot of it. Use an `aws-k8s` variant"
     )]
     TpmBound(String),
-    /// Anything else.
+    /// The variant is unknown or too old.
     #[error(
         "variant `{0}` is not supported: prepull builds `aws-k8s-1.NN` with NN from {oldest}, and the same with \
          `-fips`. Use one of these",
@@ -36,14 +36,15 @@ pub enum InvalidVariant {
     Unknown(String),
 }
 
-/// The oldest Kubernetes minor whose data volume is XFS and whose variant is still published.
+/// Oldest Kubernetes minor version whose variant is still published and uses XFS for the data volume.
 ///
-/// Source: Bottlerocket's release notes, `aws-k8s-1.28` moved from ext4 to XFS.
+/// Source: Bottlerocket's release notes. `aws-k8s-1.28` moved from ext4 to XFS.
 const OLDEST_MINOR: u16 = 28;
 
-/// A Bottlerocket variant for EKS: its Kubernetes minor version and flavour.
+/// A Bottlerocket variant for EKS: its Kubernetes minor version and flavor.
 ///
-/// A snapshot serves the nodes of its own variant line, because containerd's metadata and XFS's features follow it.
+/// A snapshot serves only nodes of its own variant, because the variant determines containerd's metadata and the XFS
+/// features.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Variant {
@@ -52,7 +53,7 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// The Kubernetes version, `1.NN`.
+    /// Returns the Kubernetes version, `1.NN`.
     #[must_use]
     pub fn kubernetes_version(&self) -> String {
         format!("1.{}", self.minor)
@@ -109,7 +110,7 @@ impl From<Variant> for String {
     }
 }
 
-/// A number as names and versions hold it. `u16::from_str` by itself accepts a sign and leading zeros too.
+/// Parses a number without sign and leading zeros. `u16::from_str` accepts both.
 fn plain_number(given: &str) -> Option<u16> {
     let number: u16 = given.parse().ok()?;
     (number.to_string() == given).then_some(number)
@@ -133,7 +134,7 @@ impl fmt::Display for BottlerocketVersion {
 impl FromStr for BottlerocketVersion {
     type Err = InvalidId;
 
-    /// Takes `1.57.0` and, as the public parameter `image_version` writes it, `1.57.0-0a1b2c3d`.
+    /// Parses `1.57.0` or `1.57.0-0a1b2c3d`. The public parameter `image_version` uses the second form.
     fn from_str(given: &str) -> Result<Self, InvalidId> {
         let wrong = || InvalidId {
             given: given.to_owned(),
@@ -173,7 +174,7 @@ impl From<BottlerocketVersion> for String {
 }
 
 identifier!(
-    /// Which release of a variant to build on: `latest`, or one version.
+    /// The Bottlerocket release to build on: `latest`, or one version.
     WantedVersion, "a Bottlerocket version", "`X.Y.Z` or `latest`",
     |s| s == "latest" || (!s.contains('-') && s.parse::<BottlerocketVersion>().is_ok())
 );
@@ -183,14 +184,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_variant_is_written_as_it_was_read() {
+    fn variant_survives_a_round_trip() {
         for name in ["aws-k8s-1.28", "aws-k8s-1.33", "aws-k8s-1.33-fips"] {
             assert_eq!(name.parse::<Variant>().unwrap().to_string(), name);
         }
     }
 
     #[test]
-    fn an_nvidia_variant_is_refused_with_the_one_to_name_instead() {
+    fn nvidia_variant_error_suggests_the_plain_variant() {
         for (nvidia, instead) in [
             ("aws-k8s-1.33-nvidia", "aws-k8s-1.33"),
             ("aws-k8s-1.33-nvidia-fips", "aws-k8s-1.33-fips"),
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_variant_is_refused() {
+    fn unknown_variant_does_not_parse() {
         for wrong in [
             "",
             "aws-k8s-1.27",
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_ordered_by_number_and_not_by_letter() {
+    fn bottlerocket_versions_compare_as_numbers() {
         let old: BottlerocketVersion = "1.9.2".parse().unwrap();
         let new: BottlerocketVersion = "1.57.0-ab12cd34".parse().unwrap();
         assert!(old < new);
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wanted_version_is_latest_or_one_release() {
+    fn wanted_version_accepts_latest_or_one_release() {
         assert!("latest".parse::<WantedVersion>().is_ok());
         assert!("1.57.0".parse::<WantedVersion>().is_ok());
         for wrong in [

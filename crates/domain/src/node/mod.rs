@@ -1,8 +1,8 @@
-//! What the SSM documents print about a builder, and how it is read.
+//! Parsers for the output of the SSM documents on a builder.
 //!
-//! A document's output passes through shells, `apiclient` and Systems Manager, each of which may cut it or mix other
-//! words into it. So every line begins with a keyword, lines without one are passed over, and a last line `END` tells
-//! that nothing is missing.
+//! The output passes through shells, `apiclient` and Systems Manager. Each of them can truncate it or add text to it.
+//! Therefore every line starts with a keyword, the parser ignores lines without one, and the last line `END` marks the
+//! output as complete.
 
 mod document;
 
@@ -17,24 +17,24 @@ use crate::excerpt;
 use crate::ids::identifier;
 use crate::size::{Bytes, GiB};
 
-/// The fill below which a data volume must stay, in percent.
+/// Maximum disk usage of a data volume, in percent. Usage must stay below it.
 ///
-/// The kubelet removes images that no container ever used as soon as 85 % are in use (its default
-/// `imageGCHighThresholdPercent`), and a node needs room for more than its images.
+/// The kubelet removes unused images from 85 % on (its default `imageGCHighThresholdPercent`), and a node needs space
+/// for other data too.
 pub const FILL_LIMIT: u64 = 80;
 
-/// The fill that a volume of the size that prepull asks for would have, in percent.
-const FILL_WANTED: u64 = 65;
+/// Disk usage of a volume with the recommended size, in percent.
+const FILL_TARGET: u64 = 65;
 
-/// The longest version that is taken, in bytes: the manifest has room for such.
-const MAX_WORD: usize = 64;
+/// Maximum length of a version in bytes, for the space in the manifest.
+const MAX_VERSION_LENGTH: usize = 64;
 
-/// What an unpacked image takes on disk, in multiples of its compressed size: the compressed layers, which containerd
-/// keeps, and about two and a half times as much for their content.
+/// Ratio of an unpacked image's disk usage to its compressed size. containerd keeps the compressed layers, and their
+/// content takes about two and a half times as much.
 const EXPANSION: f64 = 3.5;
 
 identifier!(
-    /// A name in containerd's image store, of whatever origin, in the characters that the documents' parameters take.
+    /// An image name in containerd's image store, limited to the characters that the documents' parameters accept.
     ImageName, "an image name", "letters, digits and `._:/@-`, starting with a letter or a digit", |s| {
         s.starts_with(|c: char| c.is_ascii_alphanumeric())
             && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:/@-".contains(&b))
@@ -42,36 +42,36 @@ identifier!(
 );
 
 impl ImageName {
-    /// Whether it is the name of a sandbox image: the one that the node itself needs for every pod. Older releases pull
-    /// it from EKS' own repositories, newer ones bring it along as `localhost/kubernetes/pause`.
+    /// Whether the name is that of a sandbox image, which a node needs for every pod. Older releases pull it from EKS's
+    /// own repositories. Newer releases include it as `localhost/kubernetes/pause`.
     #[must_use]
     pub fn is_sandbox(&self) -> bool {
         let last = self.as_str().rsplit('/').next().unwrap_or_default();
         last.split([':', '@']).next() == Some("pause")
     }
 
-    /// Whether it is an image ID, under which containerd's CRI plugin records every image a second time.
+    /// Whether the name is an image ID. containerd's CRI plugin adds an entry under the image ID for every image.
     #[must_use]
     pub fn is_image_id(&self) -> bool {
         self.as_str().parse::<Digest>().is_ok()
     }
 }
 
-/// A document's output that is cut short or is not what the document prints.
+/// The output of a document is truncated or has an unexpected form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MalformedOutput {
     /// The line `END` is missing.
     #[error("the output ends early, after `{0}`")]
     Incomplete(String),
-    /// A line that begins with a keyword does not go on as it should.
+    /// The rest of a line does not match its keyword.
     #[error("the output has the invalid line `{0}`")]
     Line(String),
-    /// There is no line with this keyword.
+    /// The line with this keyword is missing.
     #[error("the output has no line `{0}`")]
     Missing(&'static str),
 }
 
-/// The lines of a complete output, each split into its keyword and the rest.
+/// Splits each line of a complete output into its keyword and the rest.
 fn lines(output: &str) -> Result<impl Iterator<Item = (&str, &str)>, MalformedOutput> {
     let body = output.trim_end().strip_suffix("\nEND").ok_or_else(|| {
         MalformedOutput::Incomplete(shorten(output.lines().last().unwrap_or_default()))
@@ -86,21 +86,21 @@ fn shorten(line: &str) -> String {
     excerpt(line, 120)
 }
 
-/// What the document `await-ready` prints once the builder is ready.
+/// The output of the document `await-ready` from a ready builder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadyNode {
-    /// Bottlerocket's release.
+    /// Bottlerocket release.
     pub bottlerocket_version: BottlerocketVersion,
-    /// containerd's version.
+    /// containerd version.
     pub containerd_version: String,
-    /// The kernel's release.
+    /// Kernel release.
     pub kernel_version: String,
-    /// The snapshotter that unpacks images.
+    /// Snapshotter that unpacks images.
     pub snapshotter: String,
 }
 
 impl ReadyNode {
-    /// What the builder still lacks, as the document says it when it gives up waiting for now.
+    /// Returns the part that the builder still lacks, as the document prints it when it stops waiting.
     #[must_use]
     pub fn waiting_for(output: &str) -> Option<&str> {
         output
@@ -121,8 +121,8 @@ impl FromStr for ReadyNode {
                 .filter(|value| !value.is_empty())
                 .ok_or(MalformedOutput::Missing(keyword))
         };
-        let word = |keyword: &'static str| match line(keyword)? {
-            value if value.len() <= MAX_WORD && !value.contains(char::is_control) => {
+        let version = |keyword: &'static str| match line(keyword)? {
+            value if value.len() <= MAX_VERSION_LENGTH && !value.contains(char::is_control) => {
                 Ok(value.to_owned())
             }
             value => Err(MalformedOutput::Line(shorten(value))),
@@ -133,100 +133,100 @@ impl FromStr for ReadyNode {
             .ok_or_else(|| MalformedOutput::Line(shorten(os)))?;
         Ok(Self {
             bottlerocket_version,
-            containerd_version: word("CONTAINERD")?,
-            kernel_version: word("KERNEL")?,
-            snapshotter: word("SNAPSHOTTER")?,
+            containerd_version: version("CONTAINERD")?,
+            kernel_version: version("KERNEL")?,
+            snapshotter: version("SNAPSHOTTER")?,
         })
     }
 }
 
-/// The release in the answer of `apiclient get os`.
+/// Returns the release from the answer of `apiclient get os`.
 fn version_id(json: &str) -> Option<String> {
     let os: serde_json::Value = serde_json::from_str(json).ok()?;
     Some(os.pointer("/os/version_id")?.as_str()?.to_owned())
 }
 
-/// What the document `image-status` prints.
+/// The output of the document `image-status`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageStatus {
-    /// How the pulls stand that were started on this builder, by the image's position in the plan.
+    /// State of each started pull, by the image's position in the plan.
     pub pulls: BTreeMap<usize, PullState>,
-    /// What pulls that failed said last, by the image's position in the plan.
+    /// Last log lines of each failed pull, by the image's position in the plan.
     pub words: BTreeMap<usize, Vec<String>>,
-    /// The names that were asked for and are there, by their position in the question.
+    /// Requested names that exist, by their position in the request.
     pub names: BTreeMap<usize, NameRecord>,
-    /// Names that were not asked for.
+    /// Names that exist but were not requested.
     pub others: Vec<OtherName>,
-    /// How many more of these there are than the output had room for.
+    /// Number of further such names that did not fit into the output.
     pub more_others: u32,
-    /// The data volume.
+    /// Data volume.
     pub disk: Disk,
-    /// How many vCPUs the builder has.
+    /// Number of the builder's vCPUs.
     pub cpus: usize,
 }
 
-/// How a pull stands.
+/// The state of a pull.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PullState {
-    /// It runs.
+    /// The pull is running.
     Running,
-    /// It ended well.
+    /// The pull succeeded.
     Succeeded,
-    /// It ended badly.
+    /// The pull failed.
     Failed,
 }
 
-/// What a name in containerd's image store stands for.
+/// An entry of containerd's image store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameRecord {
-    /// The index or manifest.
+    /// Digest of the index or manifest.
     pub digest: Digest,
-    /// Whether it can be used.
+    /// Whether the image is complete and unpacked.
     pub usable: Usable,
-    /// Whether the kubelet is kept from removing it.
+    /// Whether the kubelet must not remove it.
     pub pinned: bool,
 }
 
-/// Whether all that an image consists of is there.
+/// Whether an image is complete and unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Usable {
-    /// Every blob is there, and every layer is unpacked.
+    /// All blobs exist, and all layers are unpacked.
     Yes,
-    /// Every blob is there, but not every layer is unpacked.
+    /// All blobs exist, but some layers are not unpacked.
     Packed,
     /// Blobs are missing.
     Incomplete,
 }
 
-/// A name in containerd's image store that nobody asked for.
+/// An entry of containerd's image store that was not requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OtherName {
-    /// The name.
+    /// Name of the entry.
     pub name: ImageName,
-    /// What it stands for.
+    /// Digest of the entry.
     pub digest: Digest,
 }
 
-/// A file system's size and fill.
+/// Size and usage of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Disk {
-    /// Its size.
+    /// Size of the file system.
     pub size: Bytes,
-    /// What is in use of it.
+    /// Used bytes.
     pub used: Bytes,
 }
 
 impl Disk {
-    /// Whether so much is in use that nodes would soon remove images.
+    /// Whether the usage has reached [`FILL_LIMIT`], so that nodes would soon remove images.
     #[must_use]
     pub fn is_too_full(self) -> bool {
         u128::from(self.used.0) * 100 >= u128::from(self.size.0) * u128::from(FILL_LIMIT)
     }
 
-    /// The size of a volume that holds what this one does, and `missing` compressed bytes of images, with room to spare.
+    /// Returns the recommended size for a volume with this content plus `missing` compressed bytes of images.
     #[must_use]
     pub fn wanted_size(self, missing: Bytes) -> GiB {
-        // An estimate that is rounded up to whole GiB anyway.
+        // The estimate is rounded up to whole GiB.
         #[allow(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
@@ -234,7 +234,7 @@ impl Disk {
         )]
         let unpacked = (missing.0 as f64 * EXPANSION) as u64;
         let wanted =
-            (u128::from(self.used.0) + u128::from(unpacked)) * 100 / u128::from(FILL_WANTED);
+            (u128::from(self.used.0) + u128::from(unpacked)) * 100 / u128::from(FILL_TARGET);
         GiB(u32::try_from(wanted.div_ceil(1 << 30)).unwrap_or(u32::MAX))
     }
 }
@@ -259,9 +259,9 @@ impl FromStr for ImageStatus {
                     pulls.insert(position, PullState::of_unit(active, sub_state));
                 }
                 ("LOG", [position, ..]) => {
-                    let said = rest.split_once(' ').map_or("", |(_, said)| said);
+                    let message = rest.split_once(' ').map_or("", |(_, message)| message);
                     let position = position.parse().map_err(|_| malformed())?;
-                    words.entry(position).or_default().push(said.to_owned());
+                    words.entry(position).or_default().push(message.to_owned());
                 }
                 ("NAME", [position, digest, status, unpacked, pinned]) => {
                     let record = NameRecord {
@@ -306,7 +306,7 @@ impl FromStr for ImageStatus {
 }
 
 impl PullState {
-    /// A pull is a service that stays `active (exited)` when it ended well.
+    /// Returns the state of a pull from its systemd unit. A unit stays `active (exited)` after success.
     fn of_unit(active: &str, sub_state: &str) -> Self {
         match (active, sub_state) {
             ("active", "exited") => Self::Succeeded,
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ready_node_tells_its_versions() {
+    fn ready_output_yields_all_versions() {
         let output = "OS {\"os\": {\"version_id\": \"1.57.0\", \"arch\": \"x86_64\"}}\n\
                       CONTAINERD 2.1.4+bottlerocket\nKERNEL 6.12.40\nSNAPSHOTTER overlayfs\nEND\n";
         let node: ReadyNode = output.parse().unwrap();
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_is_not_ready_says_what_it_waits_for() {
+    fn waiting_output_yields_the_missing_part() {
         assert_eq!(
             ReadyNode::waiting_for("WAITING the admin container\n"),
             Some("the admin container")
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ready_node_that_lacks_a_version_is_not_taken() {
+    fn ready_output_without_a_version_does_not_parse() {
         for (output, error) in [
             (
                 "OS {\"os\": {}}\nCONTAINERD 2\nKERNEL 6\nSNAPSHOTTER overlayfs\nEND",
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_tells_pulls_images_and_disk() {
+    fn status_output_yields_pulls_images_and_disk() {
         let output = format!(
             "UNIT 0 active exited\nUNIT 1 active running\nUNIT 2 failed failed\n\
              LOG 2 level=fatal msg=\"no  such image\"\n\
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_that_was_cut_or_garbled_is_not_taken() {
+    fn truncated_or_garbled_status_does_not_parse() {
         for output in [
             "",
             "DISK 1000 300",
@@ -425,14 +425,14 @@ mod tests {
     }
 
     #[test]
-    fn the_node_s_own_sandbox_image_is_known_by_its_name() {
+    fn image_name_identifies_the_sandbox_image() {
         assert!(name("localhost/kubernetes/pause:0.1.0").is_sandbox());
         assert!(name("602401143452.dkr.ecr.eu-west-1.amazonaws.com/eks/pause:3.10").is_sandbox());
         assert!(!name("docker.io/team/pause-button:1").is_sandbox());
     }
 
     #[test]
-    fn a_volume_is_too_full_from_eighty_percent_and_a_wanted_one_is_filled_to_sixty_five() {
+    fn disk_is_too_full_at_80_percent_and_grows_to_65() {
         let disk = |used| Disk {
             size: GiB(10).bytes(),
             used,

@@ -1,4 +1,4 @@
-//! The content key: two snapshots with the same key hold the same images.
+//! The content key. Snapshots with equal keys hold the same images.
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -8,24 +8,24 @@ use crate::build::payload::{Pinning, PlannedImage};
 use crate::cache::variant::Variant;
 use crate::ids::identifier;
 
-/// The format of the volume's content. Raise it when a new prepull must rebuild what an old one built.
+/// Format of the volume's content. A higher number forces a rebuild of all snapshots that an older prepull built.
 const FORMAT: u8 = 1;
 
 identifier!(
-    /// A hash over everything that decides what a snapshot holds.
+    /// A hash of everything that determines a snapshot's content.
     ContentKey, "a content key", "64 lower-case hexadecimal digits", |s| {
         s.len() == 64 && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     }
 );
 
 impl ContentKey {
-    /// The key of a snapshot of `variant` and `architecture` with `images` in it.
+    /// Returns the key of a snapshot of `variant` and `architecture` that holds `images`.
     ///
-    /// The order in which a cache names its images does not matter; Bottlerocket's release does not either, since a
-    /// snapshot serves all releases of its variant.
+    /// The order of the images does not matter. The Bottlerocket release does not matter either, because a snapshot
+    /// serves all releases of its variant.
     ///
     /// # Panics
-    /// Never: what is hashed can always be written as JSON.
+    /// Never. The hashed content always serializes to JSON.
     #[must_use]
     pub fn of(
         variant: &Variant,
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_images_does_not_change_the_key_and_everything_else_does() {
+    fn content_key_ignores_only_the_order_of_images() {
         let (a, b) = (
             image("docker.io/library/a:1", 'a'),
             image("docker.io/library/b:1", 'b'),
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_of_a_given_content_never_changes() {
+    fn content_key_stays_the_same_across_releases() {
         let key = key(
             "aws-k8s-1.33",
             Architecture::X86_64,

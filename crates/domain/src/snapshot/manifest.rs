@@ -1,4 +1,4 @@
-//! The manifest: what a snapshot holds and how it came to be.
+//! The manifest: the content and the history of a snapshot.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -13,77 +13,77 @@ use crate::ids::SnapshotId;
 use crate::size::{Bytes, GiB};
 use crate::snapshot::content_key::ContentKey;
 
-/// The most bytes that the value of an SSM parameter holds.
+/// Maximum size in bytes of an SSM parameter's value.
 ///
 /// Source: Parameter Store's quota for an advanced parameter, 8 KB.
 pub const MAX_PARAMETER_BYTES: usize = 8_192;
 
-/// What a snapshot holds and how it came to be. Stored as JSON in one SSM parameter for each snapshot.
+/// The content and the history of a snapshot, stored as JSON in one SSM parameter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The snapshot.
+    /// ID of the snapshot.
     pub snapshot_id: SnapshotId,
-    /// The cache it was built for.
+    /// Cache of the snapshot.
     pub cache: CacheName,
-    /// Its architecture.
+    /// Architecture of the snapshot.
     pub architecture: Architecture,
-    /// The execution that built it.
+    /// Execution that built it.
     pub execution: ExecutionName,
-    /// What it holds, in one hash.
+    /// Content key of the snapshot.
     pub content_key: ContentKey,
-    /// What it holds.
+    /// Images in the snapshot.
     pub images: Vec<ManifestImage>,
-    /// The variant that it was built on.
+    /// Variant of the builder.
     pub variant: Variant,
-    /// The software that it was built with.
+    /// Software on the builder.
     pub node: NodeInfo,
-    /// What it was built from.
+    /// Base of the builder's data volume.
     pub base: Base,
-    /// The size of its volume: the least size of a volume made from it.
+    /// Size of the snapshot's volume, which is the minimum size of a volume from this snapshot.
     pub volume_size: GiB,
-    /// Bytes in use on the volume.
+    /// Bytes used on the volume.
     pub used: Bytes,
-    /// The compressed size of the images' layers, each counted once.
+    /// Compressed size of the images' layers. Shared layers count once.
     pub packed: Bytes,
-    /// What the last volume of this cache and architecture took that was built from nothing.
+    /// Disk usage after the last cold build of this cache and architecture.
     pub fresh: DiskUsage,
-    /// The builder's instance type.
+    /// Instance type of the builder.
     pub instance_type: String,
-    /// When it was planned.
+    /// Time of the plan.
     pub planned_at: Timestamp,
-    /// When the builder was launched.
+    /// Time of the builder's launch.
     pub launched_at: Timestamp,
-    /// When every image was there and unpacked.
+    /// Time at which pull-images verified every image.
     pub verified_at: Timestamp,
-    /// When EBS started the snapshot.
+    /// Time at which EBS started the snapshot.
     pub snapshot_started_at: Timestamp,
-    /// When the snapshot was complete.
+    /// Time at which EBS completed the snapshot.
     pub completed_at: Timestamp,
-    /// When all copies of it were complete and it was about to be published.
+    /// Time just before publication, after the copies to other regions were complete.
     pub published_at: Timestamp,
 }
 
-/// A part of a build between two moments that its manifest tells.
+/// A part of a build, between two times in its manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Step {
-    /// The stage that waited.
+    /// Stage that waited.
     pub stage: &'static str,
-    /// What it waited for.
+    /// Condition that the stage waited for.
     pub waited_for: &'static str,
-    /// When it began.
+    /// Start of the step.
     pub started_at: Timestamp,
-    /// When it was over.
+    /// End of the step.
     pub ended_at: Timestamp,
 }
 
 /// An image in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestImage {
-    /// The reference as the cache names it.
+    /// Reference, as in the cache's configuration.
     pub reference: ImageReference,
-    /// What it resolved to.
+    /// Digest of the reference at the time of the plan.
     pub digest: Digest,
-    /// The compressed size of its layers.
+    /// Compressed size of its layers.
     pub size: Bytes,
 }
 
@@ -98,7 +98,7 @@ impl From<&PlannedImage> for ManifestImage {
 }
 
 impl Manifest {
-    /// The manifest of what is about to be published at `published_at`.
+    /// Returns the manifest of a snapshot that is about to be published at `published_at`.
     #[must_use]
     pub fn of(input: &PublishInput, published_at: Timestamp) -> Self {
         let PublishInput {
@@ -140,7 +140,7 @@ impl Manifest {
         }
     }
 
-    /// What it takes.
+    /// Returns the disk usage of the snapshot.
     #[must_use]
     pub fn fill(&self) -> DiskUsage {
         DiskUsage {
@@ -149,7 +149,7 @@ impl Manifest {
         }
     }
 
-    /// Where the time of the build went, from the plan to the publication.
+    /// Returns the steps of the build, from the plan to the publication.
     #[must_use]
     pub fn timeline(&self) -> [Step; 6] {
         let steps = [

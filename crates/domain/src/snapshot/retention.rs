@@ -1,4 +1,4 @@
-//! Which snapshots are kept, and which go.
+//! Retention of snapshots.
 
 use std::collections::BTreeSet;
 
@@ -10,16 +10,16 @@ use crate::ids::SnapshotId;
 /// A snapshot of one cache and architecture in one region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundSnapshot {
-    /// Its ID.
+    /// ID of the snapshot.
     pub id: SnapshotId,
-    /// When EBS started it. `None` if EC2 returns no start time: retention then keeps the snapshot.
+    /// Time at which EBS started it. `None` if EC2 returns none. Retention then keeps the snapshot.
     pub started_at: Option<Timestamp>,
-    /// What it may be used for; none where it is unfinished.
+    /// State of the snapshot. `None` if it is unfinished.
     pub state: Option<SnapshotState>,
 }
 
 impl FoundSnapshot {
-    /// Whether its images were verified, so that only retention may end it.
+    /// Whether the images were verified. Only retention may delete such a snapshot.
     #[must_use]
     pub fn is_good(&self) -> bool {
         matches!(
@@ -29,10 +29,10 @@ impl FoundSnapshot {
     }
 }
 
-/// The good snapshots that are beyond the newest `retain`, and not in `in_use`: what the pointer, a machine image or a
-/// launch template names.
+/// Returns the good snapshots beyond the newest `retain` that are not in `in_use`. A snapshot is in use if the pointer,
+/// a machine image or a launch template refers to it.
 ///
-/// Unfinished and rejected ones are none of retention's: they go with the build that left them.
+/// Retention ignores unfinished and rejected snapshots. clean-up removes them together with their build.
 #[must_use]
 pub fn beyond_retention(
     snapshots: &[FoundSnapshot],
@@ -44,7 +44,7 @@ pub fn beyond_retention(
         .filter(|found| found.is_good())
         .filter_map(|found| Some((found.started_at?, &found.id)))
         .collect();
-    // The ID decides between snapshots of the same instant, so that every call decides alike.
+    // The ID orders snapshots of the same instant, so every call returns the same result.
     good.sort_by(|a, b| b.cmp(a));
     good.into_iter()
         .skip(usize::from(retain).max(1))
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_are_kept_and_so_is_an_older_one_that_nodes_use() {
+    fn newest_snapshots_and_those_in_use_are_kept() {
         let published = Some(SnapshotState::Published);
         let verified = Some(SnapshotState::Verified);
         let snapshots = [
@@ -113,7 +113,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_used_unfinished_or_newest_never_goes(
+        fn retention_keeps_used_unfinished_and_newest_snapshots(
             snapshots in any_snapshots(),
             retain in 0..6u8,
             used in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
@@ -123,24 +123,24 @@ mod tests {
                 .filter(|_| !snapshots.is_empty())
                 .map(|n| n.get(&snapshots).id.clone())
                 .collect();
-            let going = beyond_retention(&snapshots, retain, &in_use);
-            let goes = |found: &FoundSnapshot| going.contains(&found.id);
-            prop_assert!(!going.iter().any(|id| in_use.contains(id)));
-            prop_assert!(!snapshots.iter().any(|found| goes(found) && !found.is_good()));
+            let deleted = beyond_retention(&snapshots, retain, &in_use);
+            let is_deleted = |found: &FoundSnapshot| deleted.contains(&found.id);
+            prop_assert!(!deleted.iter().any(|id| in_use.contains(id)));
+            prop_assert!(!snapshots.iter().any(|found| is_deleted(found) && !found.is_good()));
             let newest = snapshots.iter().filter(|found| found.is_good()).map(|found| found.started_at).max();
-            let kept: Vec<_> = snapshots.iter().filter(|found| found.is_good() && !goes(found)).collect();
+            let kept: Vec<_> = snapshots.iter().filter(|found| found.is_good() && !is_deleted(found)).collect();
             prop_assert!(newest.is_none_or(|newest| kept.iter().any(|found| found.started_at == newest)));
-            // Nothing that stays is older than what goes, unless it is used.
-            for gone in snapshots.iter().filter(|found| goes(found)) {
+            // Every kept snapshot is in use or at least as new as each deleted one.
+            for gone in snapshots.iter().filter(|found| is_deleted(found)) {
                 prop_assert!(kept.iter().all(|found| in_use.contains(&found.id) || found.started_at >= gone.started_at));
             }
         }
 
         #[test]
-        fn no_more_stay_than_are_retained_and_used(snapshots in any_snapshots(), retain in 1..6u8) {
-            let going = beyond_retention(&snapshots, retain, &BTreeSet::new());
+        fn retention_deletes_every_snapshot_beyond_the_limit(snapshots in any_snapshots(), retain in 1..6u8) {
+            let deleted = beyond_retention(&snapshots, retain, &BTreeSet::new());
             let good = snapshots.iter().filter(|found| found.is_good()).count();
-            prop_assert_eq!(good - going.len(), good.min(usize::from(retain)));
+            prop_assert_eq!(good - deleted.len(), good.min(usize::from(retain)));
         }
     }
 }
