@@ -5,27 +5,51 @@ use clap::{Parser, Subcommand, ValueEnum};
 use prepull_domain::{Architecture, CacheName};
 
 const AFTER_HELP: &str = "\
-Region and credentials are found as every AWS tool finds them: AWS_REGION, AWS_PROFILE and so on.
+The region and the credentials come from the environment, as for
+every AWS tool: AWS_REGION, AWS_PROFILE and so on.
+
+Examples:
+  prepull status
+  prepull build web
+  prepull snapshots web --images
 
 Exit codes:
-    0  done; for `build` and `follow`: published, up to date, or left to a newer build
-    1  the build failed, or AWS did not do what was asked
-    2  wrong usage: an unknown cache, a wrong configuration, no such state machine
-  130  Ctrl-C: following stopped, the build goes on";
+    0  success; `build` and `follow` also if the build is superseded
+    1  failed build, failed AWS call, or no published snapshot
+    2  usage error: unknown cache, invalid configuration or
+       unknown state machine
+  130  Ctrl-C: the command ends, the build continues";
 
-/// Keeps EBS snapshots with container images for Bottlerocket nodes up to date.
+const BUILD_HELP: &str = "\
+Examples:
+  prepull build web
+  prepull build web --no-follow
+  prepull build web --output json";
+
+const ESTIMATE_HELP: &str = "\
+Examples:
+  prepull estimate web
+  prepull estimate web --instance-type m7i.4xlarge
+  prepull estimate web --architecture arm64 --nodes-per-day 200";
+
+const NODECLASS_HELP: &str = "\
+Examples:
+  prepull nodeclass web > nodeclass.yaml
+  prepull nodeclass web --architecture arm64 --output json";
+
+/// Keep EBS snapshots with container images for Bottlerocket up to date.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "prepull", version, after_help = AFTER_HELP)]
 pub struct Args {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 
-    /// How to print the result: text for people, or one JSON document and no progress.
+    /// Print the result in this format.
     #[arg(long, global = true, value_enum, default_value_t)]
     pub output: Output,
 
-    /// The `name` that prepull was deployed with.
+    /// Use the deployment with this `name` in Terraform.
     #[arg(
         long,
         global = true,
@@ -35,7 +59,7 @@ pub struct Args {
     )]
     pub name: String,
 
-    /// The state machine's ARN; without it, the one called `<name>-build` is looked for.
+    /// Use this state machine instead of `<name>-build`.
     #[arg(
         long,
         global = true,
@@ -46,65 +70,91 @@ pub struct Args {
     pub state_machine: Option<String>,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
-    /// Start a build of a cache and follow it to its end. Ctrl-C stops following, not the build.
+    /// Start a build of a cache and follow it to its end.
+    ///
+    /// Ctrl-C ends the command. The build continues.
+    #[command(after_help = BUILD_HELP)]
     Build {
-        /// The cache, as it is called in Terraform's `caches`.
+        /// Build this cache from Terraform's `caches`.
         cache: CacheName,
-        /// Only start it.
+        /// Start the build without following it.
         #[arg(long)]
         no_follow: bool,
     },
-    /// Follow the newest build of a cache, whatever started it.
+    /// Follow the newest build of a cache to its end.
+    ///
+    /// Ctrl-C ends the command. The build continues.
     Follow {
-        /// The cache.
+        /// Follow the newest build of this cache.
         cache: CacheName,
     },
-    /// Show for each cache what is published, whether it is what is declared, and how the last build went.
+    /// Show the published snapshots and the last build.
     Status {
-        /// Only this cache.
+        /// Show only this cache.
         cache: Option<CacheName>,
     },
-    /// List the snapshots of a cache: what each holds and which is published.
+    /// List the snapshots of a cache with their content.
     Snapshots {
-        /// The cache.
+        /// List the snapshots of this cache.
         cache: CacheName,
-        /// What to tell of each beyond its line.
+        /// The details.
         #[command(flatten)]
         details: Details,
     },
-    /// Estimate what builds of a cache take and cost, and what it takes and costs nodes to load its snapshots.
+    /// Estimate the time and cost of builds and of loading nodes.
+    #[command(after_help = ESTIMATE_HELP)]
     Estimate {
-        /// The cache.
+        /// Estimate this cache.
         cache: CacheName,
-        /// For builders of this type too, beside those that the cache names.
+        /// Estimate builders of this type too.
         #[arg(long, value_name = "TYPE")]
         instance_type: Option<String>,
-        /// Only for this architecture: `x86_64` or `arm64`.
+        /// Estimate only `x86_64` or `arm64`.
         #[arg(long)]
         architecture: Option<Architecture>,
-        /// How many nodes start each day in one availability zone.
+        /// Assume this many node starts per day and zone.
         #[arg(long, value_name = "NUMBER")]
         nodes_per_day: Option<u32>,
     },
-    /// Print the `EC2NodeClass` that has Karpenter start nodes from the published snapshot.
+    /// Print an `EC2NodeClass` with the published snapshot.
+    #[command(after_help = NODECLASS_HELP)]
     Nodeclass {
-        /// The cache.
+        /// Use the published snapshot of this cache.
         cache: CacheName,
-        /// Only for this architecture: `x86_64` or `arm64`.
+        /// Print only `x86_64` or `arm64`.
         #[arg(long)]
         architecture: Option<Architecture>,
     },
 }
 
-/// How a result is printed.
+/// The format of a result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
-    /// For people.
+    /// Text for people, with progress.
     #[default]
     Text,
-    /// One JSON document.
+    /// One JSON document, without progress.
     Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn help_lines_have_at_most_70_characters() {
+        let mut prepull = Args::command();
+        let mut texts = vec![prepull.render_long_help().to_string()];
+        for command in prepull.get_subcommands_mut() {
+            texts.push(command.render_long_help().to_string());
+        }
+        for line in texts.iter().flat_map(|text| text.lines()) {
+            assert!(line.chars().count() <= 70, "{line}");
+        }
+    }
 }

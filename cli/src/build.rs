@@ -48,7 +48,7 @@ pub async fn newest(
     match newest.get(cache) {
         Some(execution) => executions::parse(&execution.execution_arn),
         None => Err(Error::Usage(format!(
-            "there is no build of cache `{cache}` to follow: start one with `prepull build {cache}`"
+            "cannot follow cache `{cache}`: it has no build. Start one with `prepull build {cache}`"
         ))),
     }
 }
@@ -144,13 +144,11 @@ impl fmt::Display for Report {
             Outcome::Running => {
                 return write!(
                     f,
-                    "Build {name} goes on.\n  \
-                     to follow it: prepull follow {}\n  \
-                     to stop it:   aws stepfunctions stop-execution --execution-arn {}",
+                    "Build {name} is still running.\n  to follow it: prepull follow {}\n  to stop it:   aws stepfunctions stop-execution --execution-arn {}",
                     build.cache, build.execution
                 );
             }
-            Outcome::Published { .. } => writeln!(f, "Build {name} ended{took}")?,
+            Outcome::Published { .. } => writeln!(f, "Build {name} finished{took}")?,
             Outcome::UpToDate { snapshots } => {
                 writeln!(f, "Build {name} found everything up to date{took}")?;
                 let rows: Vec<_> = snapshots
@@ -160,7 +158,7 @@ impl fmt::Display for Report {
                 f.write_str(&table("  ", &rows))?;
             }
             Outcome::Superseded { superseded_by } => {
-                writeln!(f, "Build {name} left its work to the newer {superseded_by}")?;
+                writeln!(f, "Build {name} was superseded by {superseded_by}")?;
             }
             Outcome::Failed { error, cause } => {
                 writeln!(f, "Build {name} failed{took} with {error}")?;
@@ -209,7 +207,7 @@ impl fmt::Display for TargetOutcome {
             Self::Published { snapshot_id } => write!(f, "published {snapshot_id}"),
             Self::Superseded { snapshot_id } => write!(
                 f,
-                "made {snapshot_id}, which is not in use: a newer build published before"
+                "created {snapshot_id}, but a newer build published first"
             ),
             Self::Failed {
                 stage,

@@ -33,7 +33,10 @@ pub enum Error {
     #[error("{0}")]
     Missing(String),
     /// AWS returned content that prepull does not write.
-    #[error("{place} is malformed: {problem}")]
+    #[error(
+        "{place} is malformed: {problem}. Use the CLI version of the deployment, or start a build to write it \
+         again"
+    )]
     Malformed {
         /// The parameter or execution.
         place: String,
@@ -49,7 +52,9 @@ pub enum Error {
         message: String,
     },
     /// An AWS call failed or timed out.
-    #[error("{call} failed: {message}")]
+    #[error(
+        "{call} failed: {message}. Check AWS_REGION, the credentials and the network, and try again"
+    )]
     Aws {
         /// Service and action.
         call: &'static str,

@@ -101,7 +101,8 @@ pub async fn report(
     }
     if targets.is_empty() {
         return Err(Error::Missing(format!(
-            "cache `{cache}` has no published snapshot whose sizes an estimate could go by: `prepull build {cache}` makes one"
+            "cannot estimate cache `{cache}`: it has no published snapshot to estimate from. Build one with `prepull \
+             build {cache}`"
         )));
     }
     Ok(EstimateReport {
@@ -115,12 +116,17 @@ pub async fn report(
 fn wanted_type(name: &str, architectures: &[Architecture]) -> Result<InstanceType, Error> {
     let wanted = InstanceType::named(name).ok_or_else(|| {
         Error::Usage(format!(
-            "`{name}` does not tell how many vCPUs it has: name an instance type like `m7i.2xlarge`"
+            "cannot estimate instance type `{name}`: its name does not show its vCPUs. Use a type like `m7i.2xlarge`"
         ))
     })?;
     match wanted.architecture {
         Some(other) if !architectures.contains(&other) => Err(Error::Usage(format!(
-            "`{name}` is {other}, which this estimate is not for"
+            "instance type `{name}` does not fit: it is {other}, and the estimate is for {}. Use another type",
+            architectures
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" and ")
         ))),
         _ => Ok(wanted),
     }
@@ -230,8 +236,7 @@ impl fmt::Display for EstimateReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "A model with list prices of us-east-1, not measured on AWS: docs/costs.md has what it rests on.\n\
-             When nothing has changed: {}, and no builder.",
+            "Modelled with list prices of us-east-1, not measured on AWS. See docs/costs.md.\nUnchanged build: {}, without a builder.",
             takes_and_costs(&self.unchanged)
         )?;
         for target in &self.targets {
@@ -241,7 +246,7 @@ impl fmt::Display for EstimateReport {
         for architecture in &self.unpublished {
             writeln!(
                 f,
-                "\n{0} {architecture}: nothing is published yet; `prepull build {0}` makes the snapshot whose sizes this goes by",
+                "\n{0} {architecture}: no published snapshot to estimate from. Build one with `prepull build {0}`",
                 self.cache
             )?;
         }
@@ -253,7 +258,7 @@ impl TargetEstimate {
     fn write(&self, f: &mut fmt::Formatter<'_>, cache: &CacheName) -> fmt::Result {
         writeln!(
             f,
-            "{cache} {}: {}, {} used; {} packed",
+            "{cache} {}: {}, {} used, {} compressed",
             self.architecture,
             count(self.images, "image"),
             self.used,
@@ -286,7 +291,10 @@ impl TargetEstimate {
         }));
         f.write_str(&table("  ", &rows))?;
         for name in &self.unknown_instance_types {
-            writeln!(f, "  {name} is left out: its name does not tell its vCPUs")?;
+            writeln!(
+                f,
+                "  {name} is not estimated: its name does not show its vCPUs"
+            )?;
         }
         if let Some(name) = &self.recommended_instance_type {
             let configured = self
@@ -296,11 +304,11 @@ impl TargetEstimate {
             let named = if configured {
                 ""
             } else {
-                ", not named by the cache"
+                ", not in the cache's configuration"
             };
             writeln!(
                 f,
-                "  * recommended{named}: the cheapest that takes at most a tenth longer than the fastest"
+                "  * recommended{named}: the cheapest within 10 % of the fastest"
             )?;
         }
         if let Some(first) = self.builders.first() {
@@ -312,7 +320,7 @@ impl TargetEstimate {
             });
             writeln!(
                 f,
-                "  Cold on {}: {}; its snapshot costs {} a month",
+                "  Cold build on {}: {}. Its snapshot costs {} a month",
                 first.instance_type,
                 steps.join(", "),
                 dollars(first.cold.dollars.snapshot_month)
@@ -340,13 +348,13 @@ impl TargetEstimate {
             row.extend(cells);
             row
         };
-        let head = ["LOADING OF A NODE'S VOLUME", "TAKES", "COSTS"].map(String::from);
+        let head = ["VOLUME LOADING", "TAKES", "COSTS"].map(String::from);
         let rows = [
             row(None, head),
             row(
                 Some(Loading::Lazy),
                 [
-                    "at first touch".to_owned(),
+                    "on first read".to_owned(),
                     minutes(*lazy_seconds),
                     "nothing".to_owned(),
                 ],
@@ -392,12 +400,11 @@ fn pays(restore: &FastSnapshotRestore) -> String {
         ..
     } = restore;
     if pays_from > volumes_per_hour {
-        format!(
-            "; never pays: cheaper from {pays_from} nodes an hour on, of which it serves {volumes_per_hour}"
-        )
+        format!("; never cheaper: it needs {pays_from} nodes an hour and serves {volumes_per_hour}")
     } else {
         format!(
-            "; pays from {pays_from} to {volumes_per_hour} nodes an hour; ready {ready_after_minutes} min after a publication"
+            "; cheaper from {pays_from} to {volumes_per_hour} nodes an hour; ready {ready_after_minutes} min after \
+             publication"
         )
     }
 }

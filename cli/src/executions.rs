@@ -57,8 +57,8 @@ impl StateMachine {
             .region()
             .map_or_else(|| "this region".to_owned(), |region| region.to_string());
         Err(Error::Usage(format!(
-            "there is no state machine `{wanted}` in {region}: set AWS_REGION to where prepull is deployed, \
-             or say which with --name or --state-machine"
+            "prepull is not deployed here: there is no state machine `{wanted}` in {region}. Set AWS_REGION to the \
+             region of the deployment, or use --name or --state-machine"
         )))
     }
 
@@ -137,7 +137,10 @@ impl StateMachine {
 
     fn unknown(&self) -> Error {
         let (Self::Arn(machine) | Self::Name(machine)) = self;
-        Error::Usage(format!("there is no state machine {machine}"))
+        Error::Usage(format!(
+            "prepull is not deployed here: there is no state machine {machine}. Check AWS_REGION, \
+             --name and --state-machine"
+        ))
     }
 }
 
@@ -160,7 +163,7 @@ fn cache_of(execution: &DescribeExecutionOutput) -> Option<CacheName> {
 pub fn parse(arn: &str) -> Result<ExecutionArn, Error> {
     arn.parse()
         .map_err(|error: prepull_domain::ids::InvalidId| Error::Malformed {
-            place: "an execution".to_owned(),
+            place: "an execution ARN".to_owned(),
             problem: error.to_string(),
         })
 }

@@ -10,7 +10,9 @@ use prepull_aws::sfn::types::{HistoryEvent, HistoryEventType as Type, MapIterati
 use prepull_domain::build::payload::{
     Builder, NodeInfo, Plan, PublishOutcome, Published, Pulled, Snapshot,
 };
-use prepull_domain::{Architecture, CacheName, ExecutionArn, ExecutionName, SnapshotId, Stage};
+use prepull_domain::{
+    Architecture, CacheName, ExecutionArn, ExecutionName, SnapshotId, Stage, StageError,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -156,8 +158,8 @@ fn did(stage: Stage, output: Value) -> Option<String> {
         Stage::PublishSnapshot => {
             let published: Published = parse(output)?;
             Some(match published.outcome {
-                PublishOutcome::Published => "nodes use it from now on".to_owned(),
-                PublishOutcome::Superseded => "a newer one is published already".to_owned(),
+                PublishOutcome::Published => "nodes use it now".to_owned(),
+                PublishOutcome::Superseded => "a newer build published first".to_owned(),
             })
         }
     }
@@ -219,7 +221,7 @@ pub enum StageProgress {
 impl StageProgress {
     /// Parses the message of a `StillRunning`. An unknown wording stays text: the functions may be of another version.
     fn new(message: &str) -> Self {
-        let text = message.strip_prefix("not done yet: ").unwrap_or(message);
+        let text = StageError::progress_in(message);
         text.parse()
             .map_or_else(|_| Self::Text(text.to_owned()), Self::Images)
     }
@@ -413,7 +415,7 @@ impl Outcome {
     pub fn of_success(output: &str) -> Self {
         serde_json::from_str(output).unwrap_or_else(|error| Self::Failed {
             error: "UnknownOutput".to_owned(),
-            cause: format!("the execution put out what this version does not know: {error}"),
+            cause: format!("this version of prepull cannot read the execution's output: {error}. Upgrade prepull"),
         })
     }
 }

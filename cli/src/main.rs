@@ -17,7 +17,7 @@ async fn main() -> ExitCode {
     match prepull::run(&args, &clients, Timestamp::now(), interrupt()).await {
         Ok(answer) => match writeln!(std::io::stdout(), "{}", answer.text) {
             Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-                eprintln!("error: the answer could not be written: {error}");
+                eprintln!("error: cannot write to standard output: {error}");
                 ExitCode::FAILURE
             }
             _ => answer.exit.into(),

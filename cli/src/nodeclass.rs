@@ -35,7 +35,8 @@ pub async fn report(
     for architecture in architectures {
         let missing = |what: &str| {
             Error::Missing(format!(
-                "cache `{cache}` has no {what} for {architecture}: `prepull build {cache}` makes one"
+                "cannot print the node class of cache `{cache}`: it has no {what} for {architecture}. Build one with \
+                 `prepull build {cache}`"
             ))
         };
         let snapshot = store::published(clients, cache, architecture)
@@ -162,7 +163,7 @@ impl fmt::Display for NodeClass {
             f,
             "\
 # Snapshot of cache {cache} for {architecture}: {images} images, completed {completed_at}.
-# Nodes of another architecture need a node class and a node pool of their own.
+# Nodes of another architecture need their own node class and node pool.
 apiVersion: karpenter.k8s.aws/v1
 kind: EC2NodeClass
 metadata:
@@ -170,7 +171,7 @@ metadata:
 spec:
   amiFamily: Bottlerocket
   amiSelectorTerms:
-    # Built on {variant} {version}, for clusters of Kubernetes {kubernetes}. Nodes may run a later release, not an earlier one.
+    # Built on {variant} {version} for Kubernetes {kubernetes}. Nodes can run this release or a later one.
     - {selector}: {ami}
   # Adapt to your cluster: the nodes' role, subnets and security groups.
   role: KarpenterNodeRole-CLUSTER
@@ -180,7 +181,7 @@ spec:
   securityGroupSelectorTerms:
     - tags:
         karpenter.sh/discovery: CLUSTER
-  # Leave `instanceStorePolicy` unset: RAID0 would move containerd's data off the volume, and the images with it.
+  # Leave `instanceStorePolicy` unset: with RAID0, containerd does not use this volume and its images.
   blockDeviceMappings:
     - deviceName: /dev/xvda
       ebs:
@@ -191,13 +192,13 @@ spec:
     - deviceName: /dev/xvdb
       ebs:
         snapshotID: {snapshot_id}
-        # At least the snapshot's. The kubelet removes images once 85 % are in use, so leave room for what pods add.
+        # At least the snapshot's size. The kubelet removes images above 85 % usage, so leave room for the pods' data.
         volumeSize: {size}Gi
         volumeType: gp3
         iops: {iops}
         throughput: {throughput}
-        # MiB/s, from Karpenter 1.5 on, charged per GiB of snapshot. Without it the volume loads at first touch, and a
-        # large image may start later than if it were pulled.
+        # In MiB/s. Needs Karpenter 1.5; AWS charges per GiB of snapshot. Without it, EBS loads each block on first read,
+        # and a large image can start later than after a pull.
         volumeInitializationRate: {FASTEST_INITIALIZATION}
         encrypted: true",
             images = images.len(),

@@ -58,11 +58,9 @@ pub fn lines(update: &Update) -> Vec<String> {
     let line = |text: String| vec![format!("{head}{text}")];
     match &update.news {
         BuildEvent::Began(_) | BuildEvent::Ended => Vec::new(),
-        BuildEvent::Gathering => line("waits for other triggers before it plans".to_owned()),
+        BuildEvent::Gathering => line("waiting for other triggers".to_owned()),
         BuildEvent::Planned(Plan::UpToDate { .. }) => line("everything is up to date".to_owned()),
-        BuildEvent::Planned(Plan::Superseded { by }) => {
-            line(format!("leaves it to the newer {by}"))
-        }
+        BuildEvent::Planned(Plan::Superseded { by }) => line(format!("superseded by {by}")),
         BuildEvent::Planned(Plan::Build { targets }) => targets
             .iter()
             .flat_map(|target| planned(&head, target))
@@ -72,7 +70,10 @@ pub fn lines(update: &Update) -> Vec<String> {
             stage,
             error,
             cause,
-        } => line(format!("{} met {error}: {cause}", stage.as_str())),
+        } => line(format!(
+            "{} call failed with {error}: {cause}",
+            stage.as_str()
+        )),
         BuildEvent::Finished { stage, took, did } => {
             let did = did.as_ref().map(|did| format!(": {did}"));
             line(format!(
@@ -88,11 +89,11 @@ pub fn lines(update: &Update) -> Vec<String> {
 fn planned(head: &str, target: &Target) -> Vec<String> {
     let base = match &target.base {
         Base::Empty { reason } => format!("from an empty volume: {reason}"),
-        Base::Snapshot { snapshot_id, .. } => format!("on {snapshot_id}"),
+        Base::Snapshot { snapshot_id, .. } => format!("from {snapshot_id}"),
     };
     let architecture = target.architecture.as_str();
     let images = count(target.images.len(), "image");
-    let mut lines = vec![format!("{head}{architecture:6}  builds {images} {base}")];
+    let mut lines = vec![format!("{head}{architecture:6}  building {images} {base}")];
     lines.extend(target.images.iter().map(|image| {
         let PlannedImage {
             reference,
@@ -129,7 +130,7 @@ impl Bars {
             ProgressBar::new_spinner(),
             "{spinner} {msg}  {elapsed}",
         ));
-        plan.set_message("starts");
+        plan.set_message("starting");
         Self {
             all,
             plan,
@@ -143,7 +144,7 @@ impl Bars {
             let _ = self.all.println(line);
         }
         match (&update.news, update.architecture) {
-            (BuildEvent::Gathering, _) => self.plan.set_message("waits for other triggers"),
+            (BuildEvent::Gathering, _) => self.plan.set_message("waiting for other triggers"),
             (BuildEvent::Planned(Plan::Build { targets }), _) => {
                 self.plan.finish_and_clear();
                 for target in targets {

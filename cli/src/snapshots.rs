@@ -31,7 +31,7 @@ pub struct Details {
     /// List every image with its digest and size.
     #[arg(long)]
     pub images: bool,
-    /// Show the time that each step of the build took.
+    /// Show the time of each build step.
     #[arg(long)]
     pub timeline: bool,
 }
@@ -122,7 +122,7 @@ impl SnapshotReport {
     fn row(&self) -> Vec<String> {
         let state = match (self.ebs_state.as_str(), self.state.as_deref()) {
             (_, _) if self.published => "published",
-            ("completed", Some("published")) => "published before",
+            ("completed", Some("published")) => "previously published",
             ("completed", Some(state)) => state,
             ("completed", None) => "unfinished",
             (ebs_state, _) => ebs_state,
@@ -178,12 +178,12 @@ impl fmt::Display for SnapshotsReport {
         if self.snapshots.is_empty() {
             return writeln!(
                 f,
-                "Cache `{0}` has no snapshot yet: `prepull build {0}` makes one.",
+                "Cache `{0}` has no snapshots. Build one with `prepull build {0}`.",
                 self.cache
             );
         }
         let head = [
-            "", "SNAPSHOT", "FOR", "STATE", "STARTED", "VOLUME", "USED", "IMAGES", "BUILT ON",
+            "", "SNAPSHOT", "ARCH", "STATE", "STARTED", "VOLUME", "USED", "IMAGES", "BASE",
         ];
         let mut rows = vec![head.map(String::from).to_vec()];
         rows.extend(self.snapshots.iter().map(SnapshotReport::row));

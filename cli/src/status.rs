@@ -124,9 +124,13 @@ pub async fn report(
         configs.retain(|name, _| name == cache);
         if configs.is_empty() {
             return Err(Error::Usage(match &known[..] {
-                [] => format!("there is no cache `{cache}`, nor any other"),
+                [] => format!(
+                    "unknown cache `{cache}`: no cache is declared. Declare it in Terraform's `caches` and \
+                     apply"
+                ),
                 known => format!(
-                    "there is no cache `{cache}`; there are {}",
+                    "unknown cache `{cache}`: the declared caches are {}. Use one of them, or declare it in \
+                     Terraform's `caches` and apply",
                     known.join(", ")
                 ),
             }));
@@ -210,7 +214,7 @@ fn content(manifest: &Manifest, config: &CacheConfig) -> Content {
         .collect();
     differences.extend(
         held.difference(&declared)
-            .map(|image| format!("still holds {image}")),
+            .map(|image| format!("still contains {image}")),
     );
     if manifest.variant != config.variant {
         differences.push(format!(
@@ -274,7 +278,7 @@ fn last_build(execution: &DescribeExecutionOutput) -> Result<LastBuild, Error> {
 impl fmt::Display for StatusReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.caches.is_empty() {
-            f.write_str("There is no cache: declare one in Terraform's `caches` and apply.")?;
+            f.write_str("No cache is declared. Declare one in Terraform's `caches` and apply.")?;
         }
         for (index, cache) in self.caches.iter().enumerate() {
             if index > 0 {
@@ -344,11 +348,11 @@ impl StatusReport {
     fn build(&self, build: &LastBuild) -> String {
         let when = ago(build.ended_at.unwrap_or(build.started_at), self.as_of);
         let outcome = match &build.outcome {
-            Outcome::Running => format!("runs, started {when}"),
+            Outcome::Running => format!("running, started {when}"),
             Outcome::Published { .. } => format!("published {when}"),
             Outcome::UpToDate { .. } => format!("found everything up to date {when}"),
             Outcome::Superseded { superseded_by } => {
-                format!("left its work to {superseded_by} {when}")
+                format!("superseded by {superseded_by} {when}")
             }
             Outcome::Failed { error, cause } => {
                 let failures: Vec<_> = Failure::all("FAILED", Some(error), Some(cause))

@@ -17,7 +17,8 @@ pub fn architectures(
             Ok(vec![architecture])
         }
         Some(architecture) => Err(Error::Usage(format!(
-            "cache `{cache}` is not built for {architecture}: add it to the cache's `architectures` in Terraform"
+            "cache `{cache}` is not built for {architecture}: it is not in the cache's `architectures`. Add it in \
+             Terraform and apply"
         ))),
     }
 }

@@ -427,7 +427,7 @@ fn every_end_of_a_build_has_its_words_and_its_exit_code() {
         (
             Outcome::Failed {
                 error: "ImageNotFound".to_owned(),
-                cause: "plan-build failed with ImageNotFound: image `docker.io/library/nginx:1.72`: the registry has no such tag"
+                cause: "plan-build failed with ImageNotFound: image `docker.io/library/nginx:1.72` is not available: the registry has no such tag"
                     .to_owned(),
             },
             None,

@@ -118,7 +118,7 @@ pub async fn ensure_running(clients: &Clients, id: &InstanceId) -> Result<(), St
 pub fn not_known(id: &InstanceId) -> StageError {
     StageError::BuilderLost {
         instance: id.clone(),
-        problem: "EC2 does not know it".to_owned(),
+        problem: "EC2 does not list it".to_owned(),
     }
 }
 

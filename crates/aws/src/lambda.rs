@@ -52,14 +52,14 @@ where
         // Boxed for the same reason as in [`Deadline::poll`].
         Ok(input) => Box::pin(handler(input, deadline)).await,
         Err(error) => Err(StageError::InvalidEvent(format!(
-            "its input has another shape: {error}"
+            "its input has an unknown shape: {error}"
         ))),
     };
     result.map_err(|error| {
         if matches!(error, StageError::StillRunning(_)) {
-            tracing::info!(error = error.name(), "{error}");
+            tracing::info!(error = error.name(), cause = %error, "stage not done yet");
         } else {
-            tracing::error!(error = error.name(), "{error}");
+            tracing::error!(error = error.name(), cause = %error, "stage failed");
         }
         // Step Functions uses `errorType` as the error name for Retry and Catch.
         Diagnostic {

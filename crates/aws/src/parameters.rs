@@ -89,7 +89,7 @@ pub async fn caches(
             match name.parse::<CacheName>() {
                 Ok(cache) => Some((cache.clone(), CacheConfig::parse(&cache, &json))),
                 Err(error) => {
-                    tracing::error!(parameter, "parameter declares no cache: {error}");
+                    tracing::error!(parameter, cause = %error, "parameter name contains no cache name");
                     None
                 }
             }
@@ -121,7 +121,7 @@ pub async fn cache(clients: &Clients, name: &str) -> Result<(CacheName, CacheCon
     let parameter = names::config_parameter(&cache);
     let json = get(clients, &parameter).await?.ok_or_else(|| {
         invalid(format!(
-            "there is no parameter {parameter}: declare the cache in Terraform's `caches` and apply"
+            "there is no parameter {parameter}. Declare the cache in Terraform's `caches` and apply"
         ))
     })?;
     let config = CacheConfig::parse(&cache, &json)?;

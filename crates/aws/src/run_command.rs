@@ -44,7 +44,7 @@ impl CommandOutput {
         let words = [&self.stderr, &self.stdout]
             .into_iter()
             .find_map(|text| text.lines().rev().find(|line| !line.trim().is_empty()))
-            .unwrap_or("it printed nothing");
+            .unwrap_or("no output");
         excerpt(words, 500)
     }
 }
@@ -79,22 +79,22 @@ pub async fn run_document(
             follow(clients, instance, document, &id, deadline).await?
         } else {
             deadline
-                .pause(RECONNECTION, "the agent to be connected again")
+                .pause(RECONNECTION, "waiting for the SSM agent to reconnect")
                 .await?;
-            Ended::Interrupted("the agent is not connected".to_owned())
+            Ended::Interrupted("the SSM agent is not connected".to_owned())
         };
         match ended {
             Ended::Ran(output) => return Ok(output),
             Ended::Interrupted(how) => interruption = how,
         }
-        tracing::warn!(document, interruption, "a command did not run to its end");
+        tracing::warn!(document, interruption, "command interrupted");
         ensure_running(clients, instance).await?;
     }
     Err(StageError::BuilderLost {
         instance: instance.clone(),
         problem: format!(
-            "it runs but carries out no commands: `{document}` ended {ATTEMPTS} times without a result, \
-             the last time with `{interruption}`"
+            "it runs but executes no commands: `{document}` ended {ATTEMPTS} times without a result, the last time \
+             with `{interruption}`"
         ),
     })
 }
@@ -134,13 +134,17 @@ async fn follow(
 ) -> Result<Ended, StageError> {
     let mut looked = Instant::now();
     deadline
-        .poll(POLL, &format!("`{document}` to end"), async || {
-            if looked.elapsed() >= LOOK_AT_BUILDER {
-                looked = Instant::now();
-                ensure_running(clients, instance).await?;
-            }
-            ended(clients, instance, command_id).await
-        })
+        .poll(
+            POLL,
+            &format!("waiting for `{document}` to end"),
+            async || {
+                if looked.elapsed() >= LOOK_AT_BUILDER {
+                    looked = Instant::now();
+                    ensure_running(clients, instance).await?;
+                }
+                ended(clients, instance, command_id).await
+            },
+        )
         .await
 }
 

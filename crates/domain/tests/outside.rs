@@ -146,7 +146,7 @@ proptest! {
                 let written = serde_json::to_string(&config).unwrap();
                 prop_assert_eq!(CacheConfig::parse(&cache, &written).unwrap(), config);
             }
-            Err(error) => prop_assert!(error.to_string().starts_with("cache `web`: ")),
+            Err(error) => prop_assert!(error.to_string().starts_with("cache `web` has no valid configuration: ")),
         }
     }
 

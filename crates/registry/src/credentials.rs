@@ -56,12 +56,12 @@ pub async fn read_credentials(
         StageError::from(InvalidConfig::new(
             cache,
             format!(
-                "the credentials of registry `{host}` in {place} {problem}; \
-                 store JSON with the strings `username` and `password`"
+                "the credentials of registry `{host}` in {place} {problem}. Store JSON with the strings `username` \
+                 and `password`"
             ),
         ))
     };
     let value = value.ok_or_else(|| invalid("are missing"))?;
     // The parser's own message could quote the value, which is secret.
-    serde_json::from_str(&value).map_err(|_| invalid("have another shape"))
+    serde_json::from_str(&value).map_err(|_| invalid("have the wrong format"))
 }

@@ -97,7 +97,7 @@ impl Registries {
             ..ClientConfig::default()
         };
         let oci = oci_client::Client::try_from(config)
-            .unwrap_or_else(|error| panic!("no client for registries: {error}"));
+            .unwrap_or_else(|error| panic!("cannot create the registry client: {error}"));
         Self { oci, credentials }
     }
 
@@ -209,7 +209,7 @@ impl Lookup<'_> {
             .map_err(|error| self.not_found(format!("{error}")))?;
         let manifest = serde_json::from_slice(&body).map_err(|error| {
             self.not_found(format!(
-                "it is neither an image nor an index of images: {error}"
+                "its manifest is neither an image nor an image index: {error}"
             ))
         })?;
         Ok((digest, manifest))
@@ -244,7 +244,8 @@ impl Lookup<'_> {
             let (_, OciManifest::Image(manifest)) = self.manifest(Version::Digest(&digest)).await?
             else {
                 return Err(self.not_found(format!(
-                    "its index names another index for {architecture}, which containerd does not follow"
+                    "its index contains another index for {architecture}, which containerd does not follow. Push an \
+                     index of images"
                 )));
             };
             let layers = layers(&manifest);
@@ -263,13 +264,13 @@ impl Lookup<'_> {
         let config_type = manifest.config.media_type.as_str();
         if !CONFIG_TYPES.contains(&config_type) {
             return Err(self.not_found(format!(
-                "it is no container image: its configuration is of type `{config_type}`"
+                "it is not a container image: its configuration has type `{config_type}`. Remove it from the cache"
             )));
         }
         if architectures.len() > 1 {
             return Err(self.not_found(
-                "it is built for one platform and the cache wants several: push an image for each of them under one tag \
-                 (`docker buildx build --platform`), or cache it for one architecture"
+                "it has one platform, but the cache has several architectures. Push an image for each of them under \
+                 one tag (`docker buildx build --platform`), or build the cache for one architecture"
                     .to_owned(),
             ));
         }
@@ -360,15 +361,15 @@ impl Lookup<'_> {
             }
             _ => match error.into_stage_error("ecr:BatchGetImage") {
                 StageError::AccessDenied { message, .. } => self.denied(format!(
-                    "{message}. Allow plan-build's role and the builder's to pull from the repository, in its own \
-                     policy too where it is another account's"
+                    "{message}. Allow the roles of plan-build and the builder to pull from the repository. A \
+                     repository in another account needs this in its own policy too"
                 )),
                 other => other,
             },
         })?;
         match (answer.images(), answer.failures()) {
             ([image, ..], _) => image_in_ecr(image)
-                .ok_or_else(|| self.not_found("ECR names it but holds no manifest".to_owned())),
+                .ok_or_else(|| self.not_found("ECR lists it without a manifest".to_owned())),
             ([], [failure, ..]) => Err(self.failure_in_ecr(failure)),
             ([], []) => Err(self.not_found("ECR has no such image".to_owned())),
         }
@@ -377,7 +378,7 @@ impl Lookup<'_> {
     fn failure_in_ecr(&self, failure: &ImageFailure) -> StageError {
         let reason = failure
             .failure_reason()
-            .unwrap_or("no reason given")
+            .unwrap_or("ECR gives no reason")
             .to_owned();
         match failure.failure_code() {
             Some(ImageFailureCode::UpstreamAccessDenied) => self.denied(format!(
@@ -405,7 +406,7 @@ impl Lookup<'_> {
         for pause in PAUSES {
             match ask().await.map_err(|error| self.failure(error)) {
                 Err(StageError::Throttled { message, .. }) => {
-                    tracing::warn!(image = %self.image, "the registry is asked again: {message}");
+                    tracing::warn!(image = %self.image, cause = message, "retrying registry call");
                     tokio::time::sleep(pause).await;
                 }
                 other => return other,
@@ -456,12 +457,12 @@ impl Lookup<'_> {
         let host = self.image.registry();
         let advice = match &self.registry {
             Registry::Oci(_, RegistryAuth::Basic(username, _)) => {
-                format!("Check the password of `{username}` and what that user may pull")
+                format!("Check the password of `{username}` and its permission to pull")
             }
             // Docker Hub gives the same answer for both cases, to hide the existence of private repositories.
             _ => format!(
-                "Either there is no such repository, or it wants credentials: name them for `{host}` in \
-                 `registry_credentials`"
+                "The repository does not exist or needs credentials. Check the name, or add credentials for `{host}` \
+                 to `registry_credentials`"
             ),
         };
         self.denied(format!("{text}. {advice}"))
@@ -493,8 +494,8 @@ impl Lookup<'_> {
             _ => Vec::from_iter(offered).join(", "),
         };
         self.not_found(format!(
-            "it has no manifest for linux/{}, only for {offered}; push one, or remove `{architecture}` from the cache's \
-             `architectures`",
+            "it has no manifest for linux/{}, only for {offered}. Push one, or remove `{architecture}` from the \
+             cache's `architectures`",
             architecture.oci_name()
         ))
     }

@@ -66,13 +66,13 @@ impl Input {
         if let Some(target) = input.get_mut("target") {
             return serde_json::from_value(target.take())
                 .map(|target| Self::Target(Box::new(target)))
-                .map_err(|error| invalid(format!("its `target` is none: {error}")));
+                .map_err(|error| invalid(format!("its `target` is not valid: {error}")));
         }
         if input.get("detail-type") == Some(&DETAIL_TYPE.into()) {
             let event: EventBridgeEvent<EndedExecution> =
                 serde_json::from_value(input).map_err(|error| {
                     invalid(format!(
-                        "it is no `{DETAIL_TYPE}` event as Step Functions sends them: {error}"
+                        "it is not a valid `{DETAIL_TYPE}` event of Step Functions: {error}"
                     ))
                 })?;
             let execution = event.detail;
@@ -80,14 +80,14 @@ impl Input {
             return match execution.status.as_str() {
                 "FAILED" | "TIMED_OUT" | "ABORTED" => Ok(Self::Ended(Box::new(execution))),
                 status => Err(invalid(format!(
-                    "the execution {} is `{status}`: only what failed, timed out or was aborted is cleaned up after",
+                    "execution {} has status `{status}`. Send only executions that failed, timed out or were aborted",
                     execution.execution_arn
                 ))),
             };
         }
         if input.get("source") == Some(&"sweep".into()) {
             let sweep: SweepInput = serde_json::from_value(input)
-                .map_err(|error| invalid(format!("it is no sweep: {error}")))?;
+                .map_err(|error| invalid(format!("it is not a valid sweep: {error}")))?;
             return Ok(Self::Sweep(
                 sweep.least_age_seconds.map_or(LEAST_AGE, |seconds| {
                     SignedDuration::from_secs(seconds.into())
@@ -95,7 +95,8 @@ impl Input {
             ));
         }
         Err(invalid(format!(
-            "expected `{{\"target\": …}}`, an event `{DETAIL_TYPE}` or `{{\"source\": \"sweep\"}}`"
+            "it has an unknown shape. Send `{{\"target\": …}}`, an event `{DETAIL_TYPE}` or `{{\"source\": \
+             \"sweep\"}}`"
         )))
     }
 }

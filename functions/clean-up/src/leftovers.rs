@@ -64,21 +64,25 @@ pub(crate) async fn remove(
     let listed = deadline.sooner(LISTED_WITHIN);
     let mut was_listed = false;
     deadline
-        .poll(INTERVAL, "the builders to end", async || {
-            let instances = instances::find(clients, owner.filters()).await?;
-            was_listed |= !instances.is_empty();
-            if !was_listed && listed.check("a builder").is_ok() {
-                return Ok(None);
-            }
-            let living: Vec<_> = instances.into_iter().filter(is_living).collect();
-            let done = living.is_empty();
-            for instance in living {
-                if instance.state != InstanceStateName::ShuttingDown {
-                    removal::terminate(clients, instance.id, removed).await?;
+        .poll(
+            INTERVAL,
+            "waiting for the builders to terminate",
+            async || {
+                let instances = instances::find(clients, owner.filters()).await?;
+                was_listed |= !instances.is_empty();
+                if !was_listed && listed.check("waiting for a builder to be listed").is_ok() {
+                    return Ok(None);
                 }
-            }
-            Ok(done.then_some(()))
-        })
+                let living: Vec<_> = instances.into_iter().filter(is_living).collect();
+                let done = living.is_empty();
+                for instance in living {
+                    if instance.state != InstanceStateName::ShuttingDown {
+                        removal::terminate(clients, instance.id, removed).await?;
+                    }
+                }
+                Ok(done.then_some(()))
+            },
+        )
         .await?;
     // A builder's volumes go with it. These volumes belong to launches that never attached them.
     for volume in free_volumes(clients, owner.filters()).await? {

@@ -87,7 +87,9 @@ pub async fn handle(
             failed_build::announce(clients, &execution).await?;
             match result {
                 // With an error, Lambda would call again and announce twice. The sweep removes instances that still terminate.
-                Err(StageError::StillRunning(what)) => tracing::info!("left to the sweep: {what}"),
+                Err(StageError::StillRunning(progress)) => {
+                    tracing::info!(progress, "leaving the rest to the sweep");
+                }
                 other => other?,
             }
         }
@@ -105,7 +107,7 @@ pub async fn handle(
     if removed != Removed::default() {
         tracing::info!(
             removed = serde_json::to_string(&removed).unwrap_or_default(),
-            "removed"
+            "resources removed"
         );
     }
     Ok(removed)

@@ -50,7 +50,7 @@ pub(crate) async fn delete_snapshot(
         Ok(_) => removed.deleted_snapshots.push(id),
         Err(error) if error.aws_code() == Some("InvalidSnapshot.NotFound") => {}
         Err(error) if error.aws_code() == Some("InvalidSnapshot.InUse") => {
-            tracing::info!(snapshot = %id, "kept: a machine image was made of it meanwhile");
+            tracing::info!(snapshot = %id, "snapshot kept: an AMI uses it");
             return Ok(false);
         }
         Err(error) => return Err(error.into_stage_error("ec2:DeleteSnapshot")),

@@ -155,10 +155,10 @@ impl Sweep<'_> {
             .collect();
         for (cache, architecture) in targets {
             let Some(Ok(config)) = caches.get(&cache) else {
-                tracing::info!(%cache, "not declared, or not well: its snapshots are kept");
+                tracing::info!(%cache, "snapshots kept: their cache is not declared or not valid");
                 continue;
             };
-            deadline.check("retention of the other caches")?;
+            deadline.check("applying retention to the other caches")?;
             let result = retention::apply(
                 self.clients,
                 &cache,
@@ -176,7 +176,7 @@ impl Sweep<'_> {
     /// Continues after a failure, and keeps the first one.
     fn note(&mut self, result: Result<(), StageError>) {
         if let Err(error) = result {
-            tracing::error!(error = error.name(), "{error}");
+            tracing::error!(error = error.name(), cause = %error, "removal failed");
             if self.failure.is_ok() {
                 self.failure = Err(error);
             }

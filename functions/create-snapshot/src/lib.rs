@@ -95,7 +95,7 @@ async fn create(clients: &Clients, target: &Target, volume: &VolumeId) -> Result
         .send()
         .await
         .or_stage_error("ec2:CreateSnapshot")?;
-    tracing::info!(snapshot = made.snapshot_id(), %volume, "started a snapshot");
+    tracing::info!(snapshot = made.snapshot_id(), %volume, "snapshot started");
     Ok(())
 }
 
@@ -106,7 +106,7 @@ async fn completed(
     deadline: Deadline,
 ) -> Result<Snapshot, StageError> {
     deadline
-        .poll(POLL, "the snapshot to be complete", async || {
+        .poll(POLL, "waiting for the snapshot to complete", async || {
             let found = find(clients, &input.target).await?;
             // EC2 lists a new snapshot with a short delay.
             let Some((ours, doubles)) = found.split_first() else {
@@ -139,7 +139,7 @@ async fn completed(
                 _ if Timestamp::now() > input.target.give_up_at => Err(failed(
                     input,
                     format!(
-                        "{} is at {} and the build's time is over",
+                        "{} is at {} at the build's timeout. Increase the cache's `timeout_minutes`",
                         ours.id,
                         ours.progress()
                     ),
@@ -152,7 +152,7 @@ async fn completed(
 
 fn done(input: &BuilderInput, complete: &SnapshotRecord) -> Result<Snapshot, StageError> {
     let (Some(volume_size), Some(started_at)) = (complete.volume_size, complete.started_at) else {
-        let problem = format!("EC2 describes {} without size or start time", complete.id);
+        let problem = format!("EC2 returned {} without size or start time", complete.id);
         return Err(failed(input, problem));
     };
     Ok(Snapshot {

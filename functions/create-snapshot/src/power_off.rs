@@ -28,7 +28,7 @@ pub(crate) async fn scrubbed_volume(
     let id = &input.builder.instance_id;
     let document = Document::PowerOff.name(&settings.name);
     deadline
-        .poll(POLL, "the builder to power itself off", async || {
+        .poll(POLL, "waiting for the builder to power off", async || {
             let Some(builder) = instances::get(clients, id).await? else {
                 return Err(not_known(id));
             };
@@ -40,7 +40,7 @@ pub(crate) async fn scrubbed_volume(
                     Err(failed(
                         input,
                         format!(
-                            "the builder is still {} and the build's time is over",
+                            "the builder is still {} at the build's timeout. Start the build again",
                             builder.state
                         ),
                     ))
@@ -59,8 +59,8 @@ pub(crate) async fn scrubbed_volume(
                         return Err(failed(
                             input,
                             format!(
-                                "the builder was stopped by something else than the end of its scrub ({}), so its \
-                                 volume may hold secrets",
+                                "something other than its scrub stopped the builder ({}), so its volume may hold \
+                                 secrets. Start the build again",
                                 builder.reason.as_deref().unwrap_or("EC2 gives no reason")
                             ),
                         ));
@@ -86,13 +86,13 @@ fn must_send(
         return Ok(true);
     };
     if now.duration_since(first.requested_at) > OFF_WITHIN {
-        let said = match &last.standing {
-            CommandStatus::Good => "",
-            CommandStatus::Bad(said) => said,
+        let cause = match &last.standing {
+            CommandStatus::Good => "its scrub did not finish".to_owned(),
+            CommandStatus::Bad(said) => format!("its scrub failed: {said}"),
         };
         return Err(failed(
             input,
-            format!("the builder did not power itself off, so its scrub did not end well {said}"),
+            format!("the builder did not power itself off: {cause}"),
         ));
     }
     // The command starts a unit that stops the agent, so the report may be lost. After a few attempts, only the power-off

@@ -77,7 +77,7 @@ async fn oldest(clients: &Clients, target: &Target) -> Result<Option<InstanceId>
 /// Terminates a duplicate builder. A capacity pool may have capacity for one concurrent call and not for another, and their
 /// client tokens then differ. All calls agree on the oldest builder, and each terminates its own duplicate.
 async fn end_younger(clients: &Clients, id: &InstanceId) -> Result<(), StageError> {
-    tracing::warn!(%id, "ends it: another call launched one before");
+    tracing::warn!(%id, "terminating duplicate builder");
     clients
         .ec2
         .terminate_instances()
@@ -99,14 +99,14 @@ async fn launch(
     let mut tried = Vec::new();
     for instance_type in &target.instance_types {
         for subnet in &target.subnet_ids {
-            deadline.check("capacity for a builder")?;
+            deadline.check("looking for capacity for a builder")?;
             let place = CapacityPool {
                 instance_type,
                 subnet,
             };
             match try_place(clients, settings, target, place, &user_data, deadline).await? {
                 Attempt::Launched(id) => {
-                    tracing::info!(%id, instance_type, %subnet, "launched a builder");
+                    tracing::info!(%id, instance_type, %subnet, "builder launched");
                     return Ok(id);
                 }
                 Attempt::NoCapacity(why) => {
@@ -145,7 +145,7 @@ async fn try_place(
                 .map(|launched| Attempt::Launched(launched.id))
                 .ok_or_else(|| StageError::AwsFailed {
                     call: "ec2:RunInstances",
-                    message: "the answer names no instance".to_owned(),
+                    message: "the answer contains no instance".to_owned(),
                 });
         }
         Err(error) => error,
@@ -204,12 +204,12 @@ fn is_quota(code: &str) -> bool {
 fn refused(target: &Target, place: CapacityPool<'_>, answer: &str) -> StageError {
     let problem = match &target.base {
         Base::Snapshot { snapshot_id, .. } if answer.contains("smaller than snapshot") => format!(
-            "`volume.size_gib` is {}, less than the snapshot {snapshot_id} that the volume starts from has ({answer}); \
-             set it to at least that snapshot's size",
+            "`volume.size_gib` is {}, smaller than the base snapshot {snapshot_id} ({answer}). Set it to at least \
+             that snapshot's size",
             target.volume.size_gib.0
         ),
         _ => format!(
-            "EC2 refuses a builder of type {} in {}: {answer}; correct what it names in `builder`, `volume` or \
+            "EC2 rejected a builder of type {} in {}: {answer}. Correct the setting in `builder`, `volume` or \
              `architectures`",
             place.instance_type, place.subnet
         ),
@@ -233,16 +233,20 @@ async fn launched_before(
     ];
     deadline
         .sooner(VISIBLE_WITHIN)
-        .poll(POLL, "the instance of an earlier launch", async || {
-            let found = instances::builders_of(clients, target, &states).await?;
-            // The youngest, because an older one may belong to an attempt on a defective base.
-            Ok(found.into_iter().next_back().map(|found| found.id))
-        })
+        .poll(
+            POLL,
+            "waiting for the instance of an earlier launch",
+            async || {
+                let found = instances::builders_of(clients, target, &states).await?;
+                // The youngest, because an older one may belong to an attempt on a defective base.
+                Ok(found.into_iter().next_back().map(|found| found.id))
+            },
+        )
         .await
         .map_err(|error| match error {
             StageError::StillRunning(_) => StageError::AwsFailed {
                 call: "ec2:RunInstances",
-                message: "EC2 says that it launched a builder for this execution, but shows none"
+                message: "EC2 reports an earlier launch for this execution but lists no instance"
                     .to_owned(),
             },
             error => error,
@@ -256,10 +260,12 @@ async fn running(
 ) -> Result<Builder, StageError> {
     let visible = Deadline::after(VISIBLE_WITHIN);
     deadline
-        .poll(POLL, "the builder to run", async || {
+        .poll(POLL, "waiting for the builder to run", async || {
             let Some(found) = instances::get(clients, id).await? else {
                 // EC2 lists a new instance with a short delay.
-                visible.check("the builder").map_err(|_| not_known(id))?;
+                visible
+                    .check("waiting for the builder to be listed")
+                    .map_err(|_| not_known(id))?;
                 return Ok(None);
             };
             match found.state {

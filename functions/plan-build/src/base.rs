@@ -71,30 +71,30 @@ pub(crate) fn usable(
     let manifest =
         manifest.ok_or_else(|| format!("the published snapshot {snapshot} has no manifest"))?;
     let manifest: Manifest = serde_json::from_str(manifest).map_err(|error| {
-        format!("the manifest of the published snapshot {snapshot} is unreadable: {error}")
+        format!("the manifest of the published snapshot {snapshot} cannot be parsed: {error}")
     })?;
     if manifest.variant != *variant {
         return Err(format!(
-            "snapshot {snapshot} was built on {}",
+            "snapshot {snapshot} was built for variant {}",
             manifest.variant
         ));
     }
     if manifest.node.snapshotter != SNAPSHOTTER {
         return Err(format!(
-            "snapshot {snapshot} was unpacked by the snapshotter {}",
+            "snapshot {snapshot} uses the snapshotter {}",
             manifest.node.snapshotter
         ));
     }
     // An older kernel may not mount the XFS of a newer one. An older containerd may not read the newer metadata.
     if manifest.node.bottlerocket_version > *version {
         return Err(format!(
-            "snapshot {snapshot} was built on Bottlerocket {}, younger than {version}",
+            "snapshot {snapshot} was built on Bottlerocket {}, newer than {version}",
             manifest.node.bottlerocket_version
         ));
     }
     if let Some(garbage) = manifest.fill().garbage(manifest.fresh) {
         return Err(format!(
-            "of the {} on snapshot {snapshot}, about {garbage} are left over from images that are gone",
+            "about {garbage} of the {} on snapshot {snapshot} are stale data",
             manifest.used
         ));
     }

@@ -25,8 +25,8 @@ pub(crate) fn on_volume(packed: Bytes, size: GiB) -> Result<(), String> {
     }
     let wanted = size_for(packed, USUAL_EXPANSION);
     Err(format!(
-        "`volume.size_gib` is {size}, too small for its images: their layers are {packed} compressed, and lie on the \
-         volume packed and unpacked, of which {FILL_LIMIT} % may be used. Set it to {} or more",
+        "`volume.size_gib` is {size}, too small for the images. Their layers are {packed} compressed, the volume \
+         holds them packed and unpacked, and at most {FILL_LIMIT} % of it may be used. Set it to {} or more",
         wanted.0
     ))
 }
@@ -49,7 +49,7 @@ pub(crate) fn in_manifest(images: &[PlannedImage]) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "the manifest of its {} images would have {length} bytes for them, more than {most}: split the cache in two",
+        "the manifest of its {} images needs {length} bytes for them, more than {most}. Split the cache",
         images.len()
     ))
 }
@@ -72,7 +72,7 @@ mod tests {
         let image: PlannedImage = prepull_testing::target().images[0].clone();
         assert_eq!(in_manifest(&vec![image.clone(); 40]), Ok(()));
         let problem = in_manifest(&vec![image; 50]).unwrap_err();
-        assert!(problem.contains("split the cache"), "{problem}");
+        assert!(problem.contains("Split the cache"), "{problem}");
     }
 
     #[test]

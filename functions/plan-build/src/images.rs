@@ -105,7 +105,7 @@ fn joined(mut errors: Vec<StageError>) -> Option<StageError> {
         &mut first
     {
         for other in others {
-            problem.push_str("; and ");
+            problem.push_str("; also, ");
             problem.push_str(&other);
         }
     }
@@ -139,7 +139,8 @@ mod tests {
         ]);
         assert_eq!(
             error.unwrap().to_string(),
-            "image `docker.io/library/a:1`: there is none; and image `docker.io/library/b:1`: there is none"
+            "image `docker.io/library/a:1` is not available: there is none; also, image `docker.io/library/b:1` is \
+             not available: there is none"
         );
     }
 

@@ -48,7 +48,7 @@ pub async fn handle(
     if let Turn::Superseded { by } =
         queue::wait(clients, state_machine_arn, &input, deadline).await?
     {
-        tracing::info!(%by, "a newer execution will plan instead");
+        tracing::info!(%by, "superseded by a newer build");
         return Ok(Plan::Superseded { by });
     }
     // Reads again, because the configuration may have changed during the wait.
@@ -93,11 +93,11 @@ impl Planner<'_> {
         for (architecture, decision) in architectures.iter().zip(decisions.await?) {
             match decision {
                 Decision::UpToDate(snapshot) => {
-                    tracing::info!(%architecture, %snapshot, "up to date");
+                    tracing::info!(%architecture, %snapshot, "target is up to date");
                     snapshots.insert(*architecture, snapshot);
                 }
                 Decision::Build(target) => {
-                    tracing::info!(%architecture, base = ?target.base, "to be built");
+                    tracing::info!(%architecture, base = ?target.base, "target needs a build");
                     targets.push(*target);
                 }
             }
@@ -209,9 +209,9 @@ impl Planner<'_> {
         let (wanted, least) = (self.config.volume.size_gib, snapshot.volume_size);
         if wanted < least {
             return Err(self.invalid(format!(
-                "`volume.size_gib` is {wanted}, less than the {least} of the snapshot {} that nodes use: a volume never \
-                 shrinks below its snapshot. Set it to at least {}; or, to start afresh with a smaller volume, delete the \
-                 parameter {}",
+                "`volume.size_gib` is {wanted}, less than the {least} of the published snapshot {}, and a volume \
+                 cannot be smaller than its snapshot. Set it to at least {}, or delete the parameter {} to start \
+                 from an empty volume",
                 snapshot.id,
                 least.0,
                 names::pointer_parameter(&self.cache, architecture)

@@ -48,11 +48,11 @@ pub(crate) async fn wait(
         // Boxed for the same reason as in `Deadline::poll`.
         match queue::turn(&own, &Box::pin(queue.running()).await?) {
             Turn::Wait { behind } => {
-                tracing::info!(%behind, "waiting");
+                tracing::info!(%behind, "waiting for an older build");
                 let waited = Timestamp::now().duration_since(own.started_at);
                 let interval = interval(&own.name, waited.unsigned_abs());
                 deadline
-                    .pause(interval, "an older build of the cache to end")
+                    .pause(interval, "waiting for an older build of the cache to end")
                     .await?;
             }
             turn => return Ok(turn),
@@ -117,7 +117,7 @@ impl Queue<'_> {
                     // Step Functions accepts more characters than prepull. Such an execution cannot tag its resources.
                     tracing::warn!(
                         name = found.name,
-                        "an execution has a name that no tag can hold"
+                        "execution ignored: its name is not valid in a tag"
                     );
                     continue;
                 };

@@ -345,9 +345,7 @@ async fn a_snapshot_that_is_mostly_garbage_is_no_base() {
     };
     assert_eq!(
         reason,
-        format!(
-            "of the 4.5 kB on snapshot {SNAPSHOT}, about 1.5 kB are left over from images that are gone"
-        )
+        format!("about 1.5 kB of the 4.5 kB on snapshot {SNAPSHOT} are stale data")
     );
 }
 

@@ -26,7 +26,8 @@ pub(crate) async fn announce(
         Err(error) => {
             tracing::error!(
                 error = error.name(),
-                "published, but not announced: {error}"
+                cause = %error,
+                "snapshot published, but its notification failed"
             );
             Ok(())
         }

@@ -61,9 +61,8 @@ impl RegionalSnapshot<'_> {
                 refused(
                     input,
                     "ec2:ModifySnapshotAttribute",
-                    "A snapshot that is encrypted with the account's default key for EBS cannot be shared: name a KMS key \
-                     of your own in `volume.kms_key_id`, whose policy lets those accounts use it, or empty \
-                     `publication.share_with_accounts`",
+                    "A snapshot with the default EBS key cannot be shared: set `volume.kms_key_id` to a KMS key that \
+                     those accounts may use, or empty `publication.share_with_accounts`",
                     error,
                 )
             })?;
@@ -85,12 +84,12 @@ impl RegionalSnapshot<'_> {
             (&parameter, json.as_str()),
             (&pointer, self.snapshot.as_str()),
         ] {
-            let advice = format!("Look at parameter {name} in {}", self.region);
+            let advice = format!("Check parameter {name} in {}", self.region);
             parameters::put(&self.clients, name, value)
                 .await
                 .map_err(|error| publish_failed(input, &advice, error))?;
         }
-        tracing::info!(region = %self.region, snapshot = %self.snapshot, "nodes use it from now on");
+        tracing::info!(region = %self.region, snapshot = %self.snapshot, "pointer updated");
         Ok(())
     }
 }
@@ -107,12 +106,12 @@ pub(crate) async fn copy<'a>(
         deadline
             .poll(
                 ROOM_INTERVAL,
-                &format!("other copies to {region} to end"),
+                &format!("waiting for other copies to {region} to end"),
                 async || start_copy(&clients, home, region, input).await,
             )
             .await?;
     }
-    let waiting_for = format!("the copy in {region}");
+    let waiting_for = format!("waiting for the copy in {region}");
     let snapshot = deadline
         .poll(INTERVAL, &waiting_for, async || {
             let copy = existing_copy(&clients, input).await?;
@@ -121,7 +120,7 @@ pub(crate) async fn copy<'a>(
                 Some(EbsState::Error) => Err(StageError::PublishFailed {
                     snapshot: input.snapshot.snapshot_id.clone(),
                     problem: format!(
-                        "its copy in {region} failed: {}. Start the build again: it makes a new one",
+                        "its copy in {region} failed: {}. Start the build again to make a new copy",
                         copy.as_ref()
                             .and_then(|copy| copy.message.as_deref())
                             .unwrap_or("EBS gives no reason")
@@ -130,8 +129,7 @@ pub(crate) async fn copy<'a>(
                 _ if Timestamp::now() > input.target.give_up_at => Err(StageError::PublishFailed {
                     snapshot: input.snapshot.snapshot_id.clone(),
                     problem: format!(
-                        "its copy in {region} is at {} and the build's time is over; give the cache a larger \
-                         `timeout_minutes`",
+                        "its copy in {region} is at {} at the build's timeout. Increase the cache's `timeout_minutes`",
                         copy.as_ref().map_or("0%", SnapshotRecord::progress)
                     ),
                 }),
@@ -203,13 +201,13 @@ async fn start_copy(
             if error.aws_code() == Some(TOO_MANY_COPIES)
                 && Timestamp::now() <= input.target.give_up_at =>
         {
-            tracing::info!(%region, "as many copies are under way as there may be");
+            tracing::info!(%region, "copy delayed: too many copies in progress");
             Ok(None)
         }
         Err(error) => Err(refused(
             input,
             "ec2:CopySnapshot",
-            "Check `publication.copy_to_regions`, and that the key of the snapshot may be used for copies",
+            "Check `publication.copy_to_regions`, and that the snapshot's key allows copies",
             error,
         )),
     }

@@ -64,7 +64,7 @@ pub async fn handle(
     for place in copies.iter().chain([&here]) {
         place.point(&input).await?;
     }
-    tracing::info!(snapshot = %here.snapshot, "published");
+    tracing::info!(snapshot = %here.snapshot, "snapshot published");
     if state == SnapshotState::Verified {
         announce::announce(&here, &copies, &input, before).await?;
     }
@@ -86,7 +86,7 @@ async fn check(clients: &Clients, input: &PublishInput) -> Result<SnapshotState,
         problem,
     };
     let Some(snapshot) = snapshots::get(clients, id).await? else {
-        return Err(failed("it is gone: somebody deleted it".to_owned()));
+        return Err(failed("it no longer exists".to_owned()));
     };
     if snapshot.ebs_state != Some(EbsState::Completed) {
         let state = snapshot
@@ -98,7 +98,7 @@ async fn check(clients: &Clients, input: &PublishInput) -> Result<SnapshotState,
     match snapshot.state() {
         Some(state @ (SnapshotState::Verified | SnapshotState::Published)) => Ok(state),
         _ => Err(failed(format!(
-            "its tag {} is `{}`, so nobody vouches for its images",
+            "its tag {} is `{}`, so its images are not verified",
             names::TAG_STATE,
             snapshot.tag(names::TAG_STATE).unwrap_or_default()
         ))),
@@ -133,7 +133,7 @@ async fn superseded(clients: &Clients, input: &PublishInput) -> Result<bool, Sta
     if !later || snapshots::get(clients, &current).await?.is_none() {
         return Ok(false);
     }
-    tracing::warn!(%current, "a snapshot of a later plan is published already");
+    tracing::warn!(%current, "superseded by a snapshot of a newer plan");
     Ok(true)
 }
 

@@ -52,7 +52,7 @@ pub async fn handle(
         deadline,
     };
     let mut removed = BTreeSet::new();
-    let mut progress = "the images to be pulled".to_owned();
+    let mut progress = "starting the pulls".to_owned();
     let mut last = Repetition::default();
     loop {
         let status = builder.status().await.map_err(|error| match error {
@@ -128,12 +128,14 @@ impl Node<'_> {
                 Ok(status) => return Ok(status),
                 Err(error) => problem = format!("{error}: {}", output.last_words()),
             }
-            tracing::warn!(problem, "the builder gave no complete status");
-            self.deadline.pause(PAUSE, "the builder's status").await?;
+            tracing::warn!(problem, "incomplete status from the builder");
+            self.deadline
+                .pause(PAUSE, "waiting for the builder's status")
+                .await?;
         }
         Err(StageError::BuilderLost {
             instance: self.input.builder.instance_id.clone(),
-            problem: format!("it tells no status of its images: {problem}"),
+            problem: format!("it returned no status of its images: {problem}"),
         })
     }
 }
@@ -156,7 +158,7 @@ impl Repetition {
             return Ok(());
         }
         Err(StageError::VerifyFailed(format!(
-            "`{}` has no effect: {}",
+            "the changes `{}` had no effect: {}",
             excerpt(&self.changes, 300),
             output.last_words()
         )))

@@ -162,7 +162,7 @@ pub(crate) fn next(target: &Target, status: &ImageStatus) -> Result<Next, StageE
     }
     if status.more_others > 0 {
         return Err(StageError::VerifyFailed(format!(
-            "{} images beyond the plan are on it that could not be listed",
+            "{} unplanned images could not be listed",
             status.more_others
         )));
     }
@@ -272,7 +272,7 @@ fn check_base(
         return Ok(());
     }
     Err(StageError::VerifyFailed(format!(
-        "`{}` is {} on the snapshot {snapshot_id} that the volume started from",
+        "`{}` is {} on the base snapshot {snapshot_id}",
         image.image.reference,
         lack(Some(found.usable))
     )))
@@ -296,7 +296,7 @@ fn check_pull(
     match image.pull {
         None | Some(PullState::Running) => Ok(()),
         Some(PullState::Succeeded) => Err(StageError::VerifyFailed(format!(
-            "the pull of `{}` ended well, but the image is {}",
+            "the pull of `{}` succeeded, but the image is {}",
             image.image.reference,
             lack(image.names[0].1.map(|found| found.usable))
         ))),
@@ -330,7 +330,7 @@ fn problem(words: &[String]) -> String {
         .rev()
         .find_map(|line| message(line))
         .or_else(|| words.last().cloned())
-        .unwrap_or_else(|| "the puller ended without a word".to_owned());
+        .unwrap_or_else(|| "the pull ended without output".to_owned());
     let has = |patterns: &[&str]| patterns.iter().any(|pattern| said.contains(pattern));
     let advice = if has(&[
         "401",
@@ -340,21 +340,21 @@ fn problem(words: &[String]) -> String {
         "AccessDenied",
         "denied",
     ]) {
-        "; the builder may not read it: check the cache's `registry_credentials`, or for private ECR the repository's \
-         policy and the builder's role"
+        ". Check the cache's `registry_credentials`, or for private ECR the repository's policy and the builder's \
+         role"
     } else if has(&["not found", "404", "MANIFEST_UNKNOWN"]) {
-        "; it was there when the build was planned and is gone now"
+        ". The image was deleted after the plan; push it again"
     } else if has(&[
         "i/o timeout",
         "no such host",
         "connection refused",
         "deadline exceeded",
     ]) {
-        "; the builder does not reach the registry: check the routes, security groups and endpoints of its subnet"
+        ". Check that the builder reaches the registry: the routes, security groups and endpoints of its subnet"
     } else {
         ""
     };
-    format!("{said}{advice}")
+    format!("{}{advice}", said.trim_end_matches('.'))
 }
 
 /// Returns the message of a failure in `host-ctr`'s log. A line has the form `time="…" level=fatal msg="…"`.
@@ -389,14 +389,12 @@ pub(crate) fn out_of_time(target: &Target, status: &ImageStatus) -> StageError {
         Some(image) => StageError::PullFailed {
             image: image.image.reference.clone(),
             problem: format!(
-                "it was not pulled when the build's time was over, nor were {} others; \
-                 give the cache a larger `timeout_minutes`, a larger builder or more `volume.throughput_mibps`",
+                "it was not pulled before the build's timeout, nor were {} others. Increase the cache's \
+                 `timeout_minutes` or `volume.throughput_mibps`, or use a larger builder",
                 missing.len() - 1
             ),
         },
-        None => {
-            StageError::VerifyFailed("the build's time was over before the check was".to_owned())
-        }
+        None => StageError::VerifyFailed("the build timed out before the check ended".to_owned()),
     }
 }
 
@@ -562,7 +560,7 @@ mod tests {
         assert_eq!(error.name(), "VerifyFailed");
         assert!(
             error.to_string().contains(
-                "`docker.io/library/nginx:1.27` is not complete on the snapshot snap-0123456789abcdef0"
+                "`docker.io/library/nginx:1.27` is not complete on the base snapshot snap-0123456789abcdef0"
             ),
             "{error}"
         );
@@ -614,9 +612,9 @@ mod tests {
         let error = next(&target(), &status(&format!("UNIT 1 failed failed\n{said}"))).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "image `123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/api:v1` could not be pulled: \
-             retries exhausted: \"v1\": 401 Unauthorized; the builder may not read it: check the cache's \
-             `registry_credentials`, or for private ECR the repository's policy and the builder's role"
+            "image `123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/api:v1` could not be pulled: retries \
+             exhausted: \"v1\": 401 Unauthorized. Check the cache's `registry_credentials`, or for private ECR the \
+             repository's policy and the builder's role"
         );
     }
 

@@ -63,7 +63,7 @@ impl Event {
             None => Ok(Self::Manual { cache: call.cache }),
             Some("schedule") => Ok(Self::Schedule { cache: call.cache }),
             Some(source) => Err(invalid(format!(
-                "its `source` is `{}`: write `schedule`, or leave it out",
+                "its `source` is `{}`. Set it to `schedule`, or leave it out",
                 shorten(source)
             ))),
         }
@@ -78,7 +78,8 @@ impl Event {
             || input.get("source") != Some(&ECR_SOURCE.into())
         {
             return Err(invalid(format!(
-                "it is `{}` from `{}`, not `{ECR_DETAIL_TYPE}` from `{ECR_SOURCE}`: let the rule match no others",
+                "it is `{}` from `{}`, not `{ECR_DETAIL_TYPE}` from `{ECR_SOURCE}`. Restrict the EventBridge rule to \
+                 this event",
                 kind("detail-type"),
                 kind("source"),
             )));
@@ -86,32 +87,38 @@ impl Event {
         let event: EventBridgeEvent<ImageAction> =
             serde_json::from_value(input).map_err(|error| {
                 invalid(format!(
-                    "it is no `{ECR_DETAIL_TYPE}` event as ECR sends them: {error}"
+                    "it is not a valid `{ECR_DETAIL_TYPE}` event of ECR: {error}"
                 ))
             })?;
         let detail = event.detail;
         let name = shorten(&detail.repository_name);
         if detail.action_type != "PUSH" {
             return Err(invalid(format!(
-                "its `action-type` for `{name}` is `{}`: only a `PUSH` brings new content",
+                "its `action-type` for `{name}` is `{}`, and only a `PUSH` brings new content. Restrict the \
+                 EventBridge rule to `PUSH`",
                 shorten(&detail.action_type)
             )));
         }
         if detail.result != "SUCCESS" {
             return Err(invalid(format!(
-                "its `result` for `{name}` is `{}`: ECR took no image, so push it again",
+                "its `result` for `{name}` is `{}`, so ECR has no new image. Push the image again",
                 shorten(&detail.result)
             )));
         }
         let Some(tag) = detail.image_tag.filter(|tag| !tag.is_empty()) else {
             return Err(invalid(format!(
-                "it has no `image-tag`: `{name}@{}` was pushed by its digest alone, and no reference of a cache can have \
-                 changed by that; push it under a tag",
+                "it has no `image-tag`: `{name}@{}` was pushed by digest only, which changes no reference of a \
+                 cache. Push it with a tag",
                 shorten(detail.image_digest.as_deref().unwrap_or("?"))
             )));
         };
         let part = |name: &str, value: Option<String>| {
-            value.ok_or_else(|| invalid(format!("it has no `{name}`: ECR's own events have one")))
+            value.ok_or_else(|| {
+                invalid(format!(
+                    "it has no `{name}`, which every event of ECR has. Send the event as \
+                     ECR emits it"
+                ))
+            })
         };
         let repository = EcrRepository {
             account: part("account", event.account)?

@@ -75,10 +75,10 @@ pub async fn handle(
             let concerned = concerned_by(&push, &caches);
             if concerned.is_empty() {
                 let reason = format!(
-                    "no cache that rebuilds on pushes names {push}: add the image to a cache's `images`, or let nobody \
-                     wait for it"
+                    "no cache with `rebuild_on_push` lists {push}. Add the image to a cache's `images` to rebuild on \
+                     its pushes"
                 );
-                tracing::info!("ignored: {reason}");
+                tracing::info!(reason, "push ignored");
                 return Ok(Output {
                     ignored: Some(reason),
                     ..Output::default()
@@ -128,7 +128,7 @@ fn concerned_by<'a>(push: &Push, caches: &'a Caches) -> Vec<&'a CacheName> {
             Ok(config) => push.concerns(config).then_some(cache),
             Err(error) => {
                 let error = StageError::from(error.clone());
-                tracing::error!(%cache, error = error.name(), "{error}");
+                tracing::error!(%cache, error = error.name(), cause = %error, "cache skipped: its configuration is not valid");
                 None
             }
         })
@@ -145,7 +145,7 @@ fn declared<'a>(cache: &str, caches: &'a Caches) -> Result<&'a CacheName, StageE
         Some((name, Ok(_))) => Ok(name),
         Some((_, Err(error))) => Err(error.clone().into()),
         None => Err(invalid(
-            "it is not declared: declare it in Terraform's `caches` and apply, or remove what names it".to_owned(),
+            "it is not declared. Declare it in Terraform's `caches` and apply, or remove the schedule or call".to_owned(),
         )),
     }
 }
@@ -182,16 +182,16 @@ async fn start(
         };
         match answer {
             Ok(_) => {
-                tracing::info!(%cache, execution = %build.execution, "started");
+                tracing::info!(%cache, execution = %build.execution, "build started");
                 output.started.push(build);
             }
             Err(error) if error.aws_code() == Some("ExecutionAlreadyExists") => {
-                tracing::info!(%cache, execution = %build.execution, "joined");
+                tracing::info!(%cache, execution = %build.execution, "joined a running build");
                 output.joined.push(build);
             }
             Err(error) => {
                 let error = error.into_stage_error("states:StartExecution");
-                tracing::error!(%cache, error = error.name(), "{error}");
+                tracing::error!(%cache, error = error.name(), cause = %error, "build not started");
                 failure = Some(error);
             }
         }

@@ -47,7 +47,7 @@ pub async fn handle(
     // The last completed check, for the error message.
     let waiting_for = RefCell::new("its SSM agent to register".to_owned());
     let node = deadline
-        .poll(POLL, "the builder to be ready", async || {
+        .poll(POLL, "waiting for the builder to be ready", async || {
             let ready = look(clients, settings, &input, deadline).await?;
             match ready {
                 Ready::Yes(node) => return Ok(Some(node)),
@@ -99,7 +99,7 @@ async fn look(
     let agent = known.instance_information_list().first();
     if agent.and_then(|agent| agent.ping_status()) != Some(&PingStatus::Online) {
         return Ok(Ready::NotYet(
-            "its SSM agent to register; look whether its subnet reaches Systems Manager and ECR"
+            "its SSM agent to register. Check that its subnet reaches Systems Manager and ECR"
                 .to_owned(),
         ));
     }
@@ -111,7 +111,7 @@ async fn look(
     Ok(match output.stdout.parse() {
         Ok(node) => Ready::Yes(node),
         Err(error) => Ready::NotYet(format!(
-            "a complete answer: {error}; {}",
+            "a complete answer of `{document}`: {error}; last output: {}",
             output.last_words()
         )),
     })
@@ -127,6 +127,6 @@ fn give_up(input: &BuilderInput, waiting_for: &str) -> Result<(), StageError> {
     Err(StageError::NeverReady {
         instance: input.builder.instance_id.clone(),
         waited: waited.unsigned_abs(),
-        problem: format!("it still waits for {waiting_for}"),
+        problem: format!("it is still waiting for {waiting_for}"),
     })
 }

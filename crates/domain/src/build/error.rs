@@ -14,14 +14,15 @@ use crate::size::{Bytes, GiB};
 #[strum_discriminants(
     name(ErrorName),
     derive(EnumString, IntoStaticStr, VariantArray),
-    doc = "The name of a [`StageError`]: what is left of it in an execution, and the heading of its entry in the runbook."
+    doc = "Error name of a [`StageError`]. Executions show it, and it is the heading of the error in \
+        docs/operations.md."
 )]
 pub enum StageError {
     /// The stage did not finish before the function's deadline. The state machine calls it again.
-    #[error("not done yet: {0}")]
+    #[error("{NOT_DONE_YET}{0}")]
     StillRunning(String),
     /// AWS throttled the call or answered 5xx, even after the SDK's retries. The state machine calls the stage again.
-    #[error("{call} was throttled or unavailable: {message}")]
+    #[error("{call} was throttled or got no answer: {message}")]
     Throttled {
         /// Service and action, for example `ec2:RunInstances`.
         call: &'static str,
@@ -30,7 +31,8 @@ pub enum StageError {
     },
     /// The function's role lacks a permission.
     #[error(
-        "{call} was denied: {message}. Grant it to this function's role, or undo what took it away (a boundary, an SCP, a key policy)"
+        "{call} was denied: {message}. Allow it in the function's role, or change the boundary, SCP or key policy \
+         that denies it"
     )]
     AccessDenied {
         /// Service and action.
@@ -47,13 +49,13 @@ pub enum StageError {
         message: String,
     },
     /// The function does not accept this event or call.
-    #[error("this event is not taken: {0}")]
+    #[error("cannot handle the event: {0}")]
     InvalidEvent(String),
     /// A cache's configuration is missing or invalid.
     #[error(transparent)]
     InvalidConfig(#[from] InvalidConfig),
     /// A registry does not have an image, or not for the wanted platform.
-    #[error("image `{image}`: {problem}")]
+    #[error("image `{image}` is not available: {problem}")]
     ImageNotFound {
         /// The image.
         image: ImageReference,
@@ -61,7 +63,7 @@ pub enum StageError {
         problem: String,
     },
     /// A registry refused the credentials, or requires credentials and none are configured.
-    #[error("image `{image}`: the registry denied access: {problem}")]
+    #[error("image `{image}` was denied by its registry: {problem}")]
     RegistryDenied {
         /// The image.
         image: ImageReference,
@@ -70,7 +72,7 @@ pub enum StageError {
     },
     /// No instance type had capacity in any subnet.
     #[error(
-        "no capacity for a builder: {tried}. Name more instance types or subnets in the cache's `builder`"
+        "no capacity for a builder: {tried}. Add instance types or subnets to the cache's `builder`"
     )]
     CapacityUnavailable {
         /// Every attempt, with EC2's answer.
@@ -78,7 +80,8 @@ pub enum StageError {
     },
     /// The account's quota does not allow another instance.
     #[error(
-        "EC2 refused a builder for a quota: {0}. Ask for a larger one in Service Quotas, or name a smaller instance type"
+        "launching a builder exceeds a quota: {0}. Request a higher quota in Service Quotas, or use smaller instance \
+         types"
     )]
     QuotaExceeded(String),
     /// The builder stopped or terminated during the build.
@@ -120,7 +123,7 @@ pub enum StageError {
         wanted: GiB,
     },
     /// The builder's content differs from the plan.
-    #[error("the builder does not hold what was planned: {0}")]
+    #[error("verification of the builder's images failed: {0}")]
     VerifyFailed(String),
     /// create-snapshot could not create the snapshot.
     #[error("snapshot of builder {instance} failed: {problem}")]
@@ -132,7 +135,7 @@ pub enum StageError {
     },
     /// A verified snapshot could not be published.
     #[error(
-        "snapshot {snapshot} could not be published: {problem}. The one published before stays in use"
+        "snapshot {snapshot} could not be published: {problem}. Nodes keep using the previous snapshot"
     )]
     PublishFailed {
         /// The snapshot. It stays `verified`.
@@ -142,11 +145,21 @@ pub enum StageError {
     },
 }
 
+/// Start of the message of [`StageError::StillRunning`].
+const NOT_DONE_YET: &str = "not done yet: ";
+
 impl StageError {
     /// Returns the error name, which Step Functions matches in `Retry` and `Catch`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         ErrorName::from(self).into()
+    }
+
+    /// Returns the progress in the message of a [`StageError::StillRunning`]. Returns `message` if it has another wording,
+    /// because the functions can be of another version than the reader.
+    #[must_use]
+    pub fn progress_in(message: &str) -> &str {
+        message.strip_prefix(NOT_DONE_YET).unwrap_or(message)
     }
 }
 
@@ -159,47 +172,54 @@ impl ErrorName {
     pub fn remedy(self) -> &'static str {
         match self {
             Self::StillRunning => {
-                "Look at what the message says it waited for, and start the build again"
+                "Check the resource that the message is waiting for, and start the build again"
             }
             Self::Throttled => {
-                "Start the build again; if it stays, look at the service's health and at what else uses up the account's API rate"
+                "Start the build again; if it fails again, check the AWS Health Dashboard and the account's other \
+                 API traffic"
             }
             Self::AccessDenied => {
-                "Find the permissions boundary, service control policy or key policy that denies the call to the function's role, and let it through"
+                "Find the permissions boundary, service control policy or key policy that denies the call to the \
+                 function's role, and allow the call"
             }
-            Self::AwsFailed => "Put right what the service's message complains of",
+            Self::AwsFailed => "Fix the cause in the service's message, and start the build again",
             Self::InvalidEvent => {
-                "Find out what else calls prepull's functions or starts its state machine, and with what input"
+                "Find the caller of the function or the state machine, and correct its input"
             }
             Self::InvalidConfig => {
-                "Change the value that the message names in the cache's declaration, and apply"
+                "Correct the setting from the message in the cache's declaration, and run `terraform apply`"
             }
             Self::ImageNotFound => {
-                "Push the image for every architecture of the cache, correct its name, or remove it from the cache"
+                "Push the image for every architecture of the cache, correct the reference, or remove it from the \
+                 cache"
             }
             Self::RegistryDenied => {
-                "Correct the cache's `registry_credentials`, or let prepull's roles read the repository"
+                "Correct the cache's `registry_credentials`, or allow prepull's roles to pull from the repository"
             }
             Self::CapacityUnavailable => {
-                "Name more instance types, or subnets in more zones, in the cache's `builder`"
+                "Add instance types, or subnets in other zones, to the cache's `builder`"
             }
             Self::QuotaExceeded => {
-                "Ask for a larger quota in Service Quotas, or name smaller instance types"
+                "Request a higher quota in Service Quotas, or use smaller instance types"
             }
             Self::BuilderLost => {
-                "Start the build again; if it happens often, find out in CloudTrail who terminates or stops builders"
+                "Start the build again; if it happens often, find the caller of `TerminateInstances` or \
+                 `StopInstances` in CloudTrail"
             }
-            Self::NeverReady => "See that the builders' subnets reach Systems Manager, ECR and S3",
+            Self::NeverReady => {
+                "Check that the builders' subnets reach Systems Manager, ECR and S3"
+            }
             Self::PullFailed => {
-                "See that the builders reach the registry and that it serves the image, and start the build again"
+                "Check that the builders reach the registry and that it serves the image, and start the build again"
             }
-            Self::DiskFull => "Raise the cache's `volume.size_gib` to what the message says",
-            Self::VerifyFailed => "Start the build again; if it stays, report it",
+            Self::DiskFull => "Raise the cache's `volume.size_gib` to the size in the message",
+            Self::VerifyFailed => "Start the build again; if it fails again, report it",
             Self::SnapshotFailed => {
-                "Start the build again; if it stays, look at the step that the message names, and at the KMS key's policy"
+                "Start the build again; if it fails again, check the step in the message and the policy of the KMS \
+                 key"
             }
             Self::PublishFailed => {
-                "Put right what the message names: the right to a parameter, a region to copy to, an account to share with, a key"
+                "Fix the parameter, region, account or key in the message, and start the build again"
             }
         }
     }
@@ -217,6 +237,14 @@ mod tests {
         };
         assert_eq!(error.name(), "Throttled");
         assert_eq!("Throttled".parse(), Ok(ErrorName::Throttled));
+    }
+
+    #[test]
+    fn still_running_message_yields_its_progress() {
+        let message = StageError::StillRunning("3 of 8 images pulled".to_owned()).to_string();
+        assert_eq!(message, "not done yet: 3 of 8 images pulled");
+        assert_eq!(StageError::progress_in(&message), "3 of 8 images pulled");
+        assert_eq!(StageError::progress_in("other wording"), "other wording");
     }
 
     #[test]

@@ -10,14 +10,14 @@ use crate::ids::identifier;
 
 identifier!(
     /// The name of an execution. It is also the value of the tag `prepull:execution`.
-    ExecutionName, "an execution's name", "1 to 80 letters, digits, `-` and `_`", |s| {
+    ExecutionName, "an execution name", "1 to 80 letters, digits, `-` and `_`", |s| {
         (1..=80).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     }
 );
 
 identifier!(
     /// The ARN of an execution.
-    ExecutionArn, "an execution's ARN", "`arn:…:states:region:account:execution:machine:name`", |s| {
+    ExecutionArn, "an execution ARN", "`arn:…:states:region:account:execution:machine:name`", |s| {
         let parts: Vec<_> = s.split(':').collect();
         parts.len() == 8
             && parts[0] == "arn"

@@ -143,7 +143,10 @@ fn remedy(error: &str) -> &'static str {
     FOREIGN_ERRORS
         .iter()
         .find(|(family, _)| error.starts_with(family))
-        .map_or("Read the execution's history", |(_, remedy)| remedy)
+        .map_or(
+            "Find the failed state in the execution's history",
+            |(_, remedy)| remedy,
+        )
 }
 
 /// Returns the image at the start of a message. Every message of [`crate::StageError`] about one image starts with it.
@@ -179,12 +182,15 @@ mod tests {
 
     #[test]
     fn failed_plan_has_no_architecture() {
-        let cause = "plan-build failed with InvalidConfig: cache `web`: there is none";
+        let cause = "plan-build failed with InvalidConfig: cache `web` has no valid configuration: there is no parameter";
         let failures = Failure::all("FAILED", Some("InvalidConfig"), Some(cause));
         assert_eq!(failures.len(), 1);
         assert_eq!(failures[0].architecture, None);
         assert_eq!(failures[0].stage, Some(Stage::PlanBuild));
-        assert_eq!(failures[0].message, "cache `web`: there is none");
+        assert_eq!(
+            failures[0].message,
+            "cache `web` has no valid configuration: there is no parameter"
+        );
     }
 
     #[test]

@@ -58,7 +58,7 @@ mod tests {
     fn other_wordings_do_not_parse() {
         for text in [
             "",
-            "the images to be pulled",
+            "starting the pulls",
             "the images to be pulled: 1 of 2 are there",
             "one of 2 images pulled",
             "1 of 2 images pulled.",

@@ -18,7 +18,8 @@ pub const MAX_IMAGES: usize = 50;
 
 identifier!(
     /// The name of a cache.
-    CacheName, "a cache's name", "1 to 32 of `a-z`, `0-9` and `-`, the first a letter; not `config`", |s| {
+    CacheName, "a cache name", "1 to 32 characters of `a-z`, `0-9` and `-`, starting with a letter, and not \
+        `config`", |s| {
         (1..=32).contains(&s.len())
             && s.starts_with(|c: char| c.is_ascii_lowercase())
             && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
@@ -125,7 +126,7 @@ pub struct Publication {
 
 /// A cache whose configuration is missing or invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("cache `{cache}`: {problem}")]
+#[error("cache `{cache}` has no valid configuration: {problem}")]
 pub struct InvalidConfig {
     /// The name of the cache as it was given, which may be invalid.
     cache: String,
@@ -154,10 +155,10 @@ impl CacheConfig {
         let config: Self =
             serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(json))
                 .map_err(|error| {
+                    let problem = without_position(error.inner());
                     invalid(format!(
-                        "in parameter {at}, at `{}`: {}",
-                        error.path(),
-                        error.inner()
+                        "in parameter {at}, at `{}`: {problem}",
+                        error.path()
                     ))
                 })?;
         config
@@ -168,20 +169,20 @@ impl CacheConfig {
 
     fn check(&self) -> Result<(), String> {
         if self.images.is_empty() {
-            return Err("`images` is empty: name at least one image".into());
+            return Err("`images` is empty. List at least one image".into());
         }
         if self.images.len() > MAX_IMAGES {
             let count = self.images.len();
             return Err(format!(
-                "`images` has {count} entries, more than {MAX_IMAGES}: split the cache in two"
+                "`images` has {count} entries, more than {MAX_IMAGES}. Split the cache"
             ));
         }
         let mut seen = BTreeSet::new();
         if let Some(twice) = self.images.iter().find(|image| !seen.insert(*image)) {
-            return Err(format!("`images` names `{twice}` twice: remove one"));
+            return Err(format!("`images` lists `{twice}` twice. Remove one"));
         }
         if self.architectures.is_empty() {
-            return Err("`architectures` is empty: name `x86_64`, `arm64` or both".into());
+            return Err("`architectures` is empty. List `x86_64`, `arm64` or both".into());
         }
         for architecture in &self.architectures {
             if self
@@ -191,12 +192,12 @@ impl CacheConfig {
                 .is_none_or(Vec::is_empty)
             {
                 return Err(format!(
-                    "`builder.instance_types` has none for `{architecture}`"
+                    "`builder.instance_types` has no type for `{architecture}`. List at least one"
                 ));
             }
         }
         if self.builder.subnet_ids.is_empty() {
-            return Err("`builder.subnet_ids` is empty: name a subnet with a way to the internet or to VPC endpoints".into());
+            return Err("`builder.subnet_ids` is empty. List a subnet with a route to the internet or to VPC endpoints".into());
         }
         within("volume.size_gib", self.volume.size_gib.0, 2, 16_384)?;
         // gp3 limits. Source: EBS user guide, "General Purpose SSD volumes".
@@ -216,12 +217,22 @@ impl CacheConfig {
     }
 }
 
+/// Returns the message of `error`. Omits the line and column if the JSON is well-formed, because the path shows the place.
+fn without_position(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    match message.strip_suffix(&position) {
+        Some(message) if error.is_data() => message.to_owned(),
+        _ => message,
+    }
+}
+
 fn within(field: &str, value: u32, least: u32, most: u32) -> Result<(), String> {
     if (least..=most).contains(&value) {
         Ok(())
     } else {
         Err(format!(
-            "`{field}` is {value}: it must be from {least} to {most}"
+            "`{field}` is {value}. Set it to a value from {least} to {most}"
         ))
     }
 }

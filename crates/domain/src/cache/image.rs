@@ -18,7 +18,8 @@ pub const MAX_REFERENCE_LENGTH: usize = 255;
 pub enum InvalidReference {
     /// It does not follow the grammar.
     #[error(
-        "image reference `{given}` is malformed: {why}; expected `registry/repository:tag` or `registry/repository@sha256:…`"
+        "image reference `{given}` is malformed: {why}. Write `registry/repository:tag` or \
+         `registry/repository@sha256:…`"
     )]
     Malformed {
         /// The text, truncated if it is very long.
@@ -28,7 +29,8 @@ pub enum InvalidReference {
     },
     /// It has no registry host.
     #[error(
-        "image reference `{given}` names no registry: containerd looks images up by their full name, so write `{suggestion}`"
+        "image reference `{given}` has no registry: containerd looks up images by their full name. Write \
+         `{suggestion}`"
     )]
     NoRegistry {
         /// The text.
@@ -38,7 +40,8 @@ pub enum InvalidReference {
     },
     /// It has neither tag nor digest.
     #[error(
-        "image reference `{given}` has neither tag nor digest: write which one, for example `{given}:latest`"
+        "image reference `{given}` is incomplete: it has neither tag nor digest. Add one, for example \
+         `{given}:latest`"
     )]
     NoTag {
         /// The text.
@@ -168,13 +171,13 @@ impl FromStr for ImageReference {
         };
         if given.len() > MAX_REFERENCE_LENGTH {
             return Err(malformed(format!(
-                "{} characters, more than {MAX_REFERENCE_LENGTH}",
+                "it has {} characters, more than {MAX_REFERENCE_LENGTH}",
                 given.len()
             )));
         }
         // The parser accepts letters of every script in a tag. Registries and containerd accept only ASCII.
         if !given.is_ascii() {
-            return Err(malformed("it has other characters than ASCII's".to_owned()));
+            return Err(malformed("it has a character outside ASCII".to_owned()));
         }
         let parsed: Reference = given
             .parse()
@@ -191,7 +194,7 @@ impl FromStr for ImageReference {
             });
         }
         if !is_host(registry) {
-            return Err(malformed(format!("`{registry}` is not a registry's host")));
+            return Err(malformed(format!("`{registry}` is not a registry host")));
         }
         let digest = parsed
             .digest()
@@ -217,9 +220,7 @@ impl FromStr for ImageReference {
         };
         // The parser normalizes some references. Pods would then look up a different image name than the node has.
         if reference.to_string() != given {
-            return Err(malformed(format!(
-                "its full form is `{reference}`; write that"
-            )));
+            return Err(malformed(format!("its full form is `{reference}`")));
         }
         Ok(reference)
     }
@@ -258,7 +259,7 @@ impl From<ImageReference> for String {
 
 identifier!(
     /// The digest of an image manifest or index: `sha256:` and 64 hexadecimal digits.
-    Digest, "a digest", "`sha256:` and 64 hexadecimal digits in lower case", |s| {
+    Digest, "a digest", "`sha256:` and 64 lower-case hexadecimal digits", |s| {
         s.strip_prefix("sha256:").is_some_and(|hex| {
             hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
         })

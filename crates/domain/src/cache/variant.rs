@@ -12,8 +12,8 @@ use crate::ids::{InvalidId, identifier};
 pub enum InvalidVariant {
     /// A builder with an NVIDIA variant never registers with SSM if its instance has no GPU.
     #[error(
-        "variant `{given}`: an NVIDIA variant does not boot on a builder without a GPU; name the plain variant `{plain}`, \
-         whose snapshot its nodes can use"
+        "variant `{given}` cannot be built: builders have no GPU, and an NVIDIA variant does not boot without one. \
+         Use `{plain}`, because NVIDIA nodes can use its snapshots"
     )]
     Nvidia {
         /// The variant.
@@ -23,12 +23,14 @@ pub enum InvalidVariant {
     },
     /// `aws-mantle` binds its storage to the instance's TPM.
     #[error(
-        "variant `{0}`: its data volume is bound to one instance's TPM, so no snapshot of it can be shared"
+        "variant `{0}` cannot be built: its data volume is bound to one instance's TPM, so other nodes cannot use a \
+         snapshot of it. Use an `aws-k8s` variant"
     )]
     TpmBound(String),
     /// The variant is unknown or too old.
     #[error(
-        "variant `{0}` is not one that prepull builds: expected `aws-k8s-1.NN` with NN from {oldest}, or the same with `-fips`",
+        "variant `{0}` is not supported: prepull builds `aws-k8s-1.NN` with NN from {oldest}, and the same with \
+         `-fips`. Use one of these",
         oldest = OLDEST_MINOR
     )]
     Unknown(String),

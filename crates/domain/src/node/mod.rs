@@ -35,7 +35,7 @@ const EXPANSION: f64 = 3.5;
 
 identifier!(
     /// An image name in containerd's image store, limited to the characters that the documents' parameters accept.
-    ImageName, "an image name", "letters, digits and `._:/@-`, the first a letter or a digit", |s| {
+    ImageName, "an image name", "letters, digits and `._:/@-`, starting with a letter or a digit", |s| {
         s.starts_with(|c: char| c.is_ascii_alphanumeric())
             && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:/@-".contains(&b))
     }
@@ -64,7 +64,7 @@ pub enum MalformedOutput {
     #[error("the output ends early, after `{0}`")]
     Incomplete(String),
     /// The rest of a line does not match its keyword.
-    #[error("the output has a line `{0}`")]
+    #[error("the output has the invalid line `{0}`")]
     Line(String),
     /// The line with this keyword is missing.
     #[error("the output has no line `{0}`")]

@@ -13,7 +13,7 @@ const FORMAT: u8 = 1;
 
 identifier!(
     /// A hash of everything that determines a snapshot's content.
-    ContentKey, "a content key", "64 hexadecimal digits in lower case", |s| {
+    ContentKey, "a content key", "64 lower-case hexadecimal digits", |s| {
         s.len() == 64 && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     }
 );

@@ -153,13 +153,17 @@ impl Manifest {
     #[must_use]
     pub fn timeline(&self) -> [Step; 6] {
         let steps = [
-            ("launch-builder", "a place with capacity", self.launched_at),
+            ("launch-builder", "EC2 capacity", self.launched_at),
             (
                 "wait-for-ssm",
                 "the instance, its agent, its admin container and containerd",
                 self.node.ready_at,
             ),
-            ("pull-images", "registries and unpacking", self.verified_at),
+            (
+                "pull-images",
+                "pulling and unpacking the images",
+                self.verified_at,
+            ),
             (
                 "create-snapshot",
                 "the scrub and the power-off",
@@ -167,7 +171,7 @@ impl Manifest {
             ),
             (
                 "create-snapshot",
-                "EBS to store the blocks that changed",
+                "EBS to store the changed blocks",
                 self.completed_at,
             ),
             (

@@ -1,17 +1,17 @@
-//! The runbook has an entry for every error of a build, with the same remedy as the event.
+//! docs/operations.md has an entry for each error of a build, with the remedy of the event.
 
 use std::collections::BTreeMap;
 
 use prepull_domain::ErrorName;
 use prepull_domain::build::failure::{ABORTED, ABORTED_REMEDY, FOREIGN_ERRORS};
 
-const RUNBOOK: &str = include_str!("../../../docs/runbook.md");
+const OPERATIONS: &str = include_str!("../../../docs/operations.md");
 
 /// Returns the entries of a section by their headings.
 fn entries(section: &str) -> BTreeMap<&'static str, &'static str> {
-    let (_, rest) = RUNBOOK
+    let (_, rest) = OPERATIONS
         .split_once(&format!("\n## {section}\n"))
-        .unwrap_or_else(|| panic!("the runbook has no section {section}"));
+        .unwrap_or_else(|| panic!("docs/operations.md has no section {section}"));
     let section = rest.split("\n## ").next().unwrap_or_default();
     section
         .split("\n### ")
@@ -24,12 +24,12 @@ fn assert_entries<'a>(section: &str, errors: impl IntoIterator<Item = (&'a str, 
     let (written, errors) = (entries(section), BTreeMap::from_iter(errors));
     assert!(
         written.keys().eq(errors.keys()),
-        "{section}: the runbook has {:?}, builds end in {:?}",
+        "{section}: docs/operations.md has {:?}, builds end with {:?}",
         written.keys(),
         errors.keys()
     );
     for (error, entry) in written {
-        for part in ["**Means:** ", "**Done:** ", "**Look at:** "] {
+        for part in ["**Means:** ", "**Already done:** ", "**Look at:** "] {
             assert!(entry.contains(part), "{error} lacks {part}");
         }
         let remedy = format!("**Do:** {}.\n", errors[error]);
@@ -38,7 +38,7 @@ fn assert_entries<'a>(section: &str, errors: impl IntoIterator<Item = (&'a str, 
 }
 
 #[test]
-fn runbook_covers_exactly_the_stage_errors() {
+fn operations_page_covers_exactly_the_stage_errors() {
     assert_entries(
         "Errors of a build",
         ErrorName::ALL
@@ -48,7 +48,7 @@ fn runbook_covers_exactly_the_stage_errors() {
 }
 
 #[test]
-fn runbook_covers_exactly_the_aws_error_families() {
+fn operations_page_covers_exactly_the_aws_error_families() {
     let aborted = [(ABORTED, ABORTED_REMEDY)];
     assert_entries("AWS's own names", FOREIGN_ERRORS.into_iter().chain(aborted));
 }
