@@ -324,19 +324,19 @@ fn history() -> Vec<Rule> {
 // The commands.
 
 #[test]
-fn the_help_says_what_there_is_and_how_it_ends() {
+fn help_lists_commands_and_exit_codes() {
     insta::assert_snapshot!(Args::command().render_long_help());
 }
 
 #[test]
-fn a_name_that_can_be_no_cache_s_is_refused_with_the_names_there_can_be() {
+fn invalid_cache_name_fails_with_the_naming_rule() {
     let error = Args::try_parse_from(["prepull", "build", "Web"]).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     insta::assert_snapshot!(error);
 }
 
 #[tokio::test]
-async fn a_build_is_started_and_followed_to_its_end() {
+async fn build_starts_and_follows_to_the_end() {
     let mut rules = executions();
     rules.extend(history());
     let clients = Mocks::new()
@@ -349,7 +349,7 @@ async fn a_build_is_started_and_followed_to_its_end() {
 }
 
 #[tokio::test]
-async fn a_build_in_json_tells_every_stage_and_target() {
+async fn build_json_contains_every_stage_and_target() {
     let mut rules = executions();
     rules.extend(history());
     let clients = Mocks::new()
@@ -360,7 +360,7 @@ async fn a_build_in_json_tells_every_stage_and_target() {
 }
 
 #[tokio::test]
-async fn the_newest_build_of_a_cache_is_followed_and_not_that_of_one_whose_name_begins_alike() {
+async fn follow_selects_the_newest_build_of_exactly_this_cache() {
     let mut rules = executions();
     rules.extend(history());
     let clients = Mocks::new().sfn(rules).clients();
@@ -369,7 +369,7 @@ async fn the_newest_build_of_a_cache_is_followed_and_not_that_of_one_whose_name_
 }
 
 #[test]
-fn progress_is_told_in_lines_that_stand_for_themselves() {
+fn progress_prints_self_contained_lines() {
     let clients = Mocks::new().sfn(history()).clients();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -396,7 +396,7 @@ fn progress_is_told_in_lines_that_stand_for_themselves() {
 }
 
 #[test]
-fn every_end_of_a_build_has_its_words_and_its_exit_code() {
+fn outcome_determines_text_and_exit_code() {
     let snapshots: BTreeMap<_, _> = [(Architecture::X86_64, NEW.parse().unwrap())].into();
     let published = TargetOutcome::Published {
         snapshot_id: NEW.parse().unwrap(),
@@ -453,7 +453,7 @@ fn every_end_of_a_build_has_its_words_and_its_exit_code() {
 }
 
 #[tokio::test]
-async fn ctrl_c_stops_following_and_tells_how_to_stop_the_build() {
+async fn ctrl_c_stops_following_and_prints_the_stop_command() {
     let mut rules = executions();
     rules.extend(history());
     let clients = Mocks::new()
@@ -469,7 +469,7 @@ async fn ctrl_c_stops_following_and_tells_how_to_stop_the_build() {
 }
 
 #[tokio::test]
-async fn a_build_of_a_cache_that_is_not_there_or_is_wrong_starts_nothing() {
+async fn build_of_missing_or_invalid_cache_starts_nothing() {
     let mut wrong = config();
     wrong["images"] = json!(["nginx:1.27"]);
     for parameters in [
@@ -484,7 +484,7 @@ async fn a_build_of_a_cache_that_is_not_there_or_is_wrong_starts_nothing() {
 }
 
 #[tokio::test]
-async fn a_state_machine_that_is_not_there_is_told_with_what_to_set() {
+async fn missing_state_machine_fails_with_the_option_to_set() {
     let clients = Mocks::new()
         .ssm(parameter_store(parameters()))
         .sfn(executions())
@@ -503,12 +503,12 @@ fn everything() -> Clients {
 }
 
 #[tokio::test]
-async fn the_status_tells_what_is_published_how_the_last_build_went_and_what_runs() {
+async fn status_shows_snapshots_last_build_and_instances() {
     insta::assert_snapshot!(text("status", everything()).await);
 }
 
 #[tokio::test]
-async fn the_status_tells_what_a_snapshot_lacks_of_what_is_declared_and_when_it_is_gone() {
+async fn status_shows_differences_and_deleted_snapshots() {
     let mut changed = config();
     changed["images"] = json!(["docker.io/library/nginx:1.28", "docker.io/library/redis:8"]);
     changed["variant"] = json!("aws-k8s-1.34");
@@ -528,21 +528,21 @@ async fn the_status_tells_what_a_snapshot_lacks_of_what_is_declared_and_when_it_
 }
 
 #[tokio::test]
-async fn the_status_of_a_cache_that_is_not_there_names_those_that_are() {
+async fn status_of_unknown_cache_lists_declared_caches() {
     let error = run("status api", everything()).await.unwrap_err();
     assert_eq!(error.exit(), Exit::Usage);
     insta::assert_snapshot!(error);
 }
 
 #[tokio::test]
-async fn snapshots_are_listed_with_what_each_holds_and_which_is_published() {
+async fn snapshots_show_content_and_published_snapshot() {
     insta::assert_snapshot!(text("snapshots web", everything()).await);
     insta::assert_snapshot!(text("snapshots web --images", everything()).await);
     insta::assert_snapshot!(text("snapshots web --timeline", everything()).await);
 }
 
 #[tokio::test]
-async fn a_node_class_holds_the_published_snapshot_and_what_to_adapt() {
+async fn nodeclass_contains_the_published_snapshot() {
     insta::assert_snapshot!(text("nodeclass web --architecture x86_64", everything()).await);
     insta::assert_snapshot!(
         text(
@@ -554,14 +554,14 @@ async fn a_node_class_holds_the_published_snapshot_and_what_to_adapt() {
 }
 
 #[tokio::test]
-async fn a_node_class_of_what_was_never_built_is_told_how_to_build_it() {
+async fn nodeclass_without_snapshot_suggests_a_build() {
     let error = run("nodeclass web", everything()).await.unwrap_err();
     assert_eq!(error.exit(), Exit::Failed);
     insta::assert_snapshot!(error);
 }
 
 #[tokio::test]
-async fn an_estimate_tells_what_builds_and_nodes_take_and_cost_and_what_is_recommended() {
+async fn estimate_shows_time_cost_and_recommendation() {
     insta::assert_snapshot!(text("estimate web", everything()).await);
     // A large cache, for a type that has no price here.
     let mut parameters = parameters();
@@ -580,7 +580,7 @@ async fn an_estimate_tells_what_builds_and_nodes_take_and_cost_and_what_is_recom
 }
 
 #[tokio::test]
-async fn an_estimate_in_json_has_the_steps_and_the_prices() {
+async fn estimate_json_contains_steps_and_prices() {
     let answer = text("estimate web --output json", everything()).await;
     let answer: Value = serde_json::from_str(&answer).unwrap();
     let target = &answer["targets"][0];
@@ -594,7 +594,7 @@ async fn an_estimate_in_json_has_the_steps_and_the_prices() {
 }
 
 #[tokio::test]
-async fn an_estimate_needs_a_snapshot_and_a_type_that_suits_it() {
+async fn estimate_requires_a_snapshot_and_a_matching_type() {
     for (command, exit) in [
         ("estimate web --architecture arm64", Exit::Failed),
         ("estimate web --instance-type m7i.metal", Exit::Usage),

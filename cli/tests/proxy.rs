@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread;
 
 #[test]
-fn aws_is_asked_through_the_proxy_that_the_environment_names() {
+fn command_uses_the_proxy_of_the_environment() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let proxy = format!("http://{address}");

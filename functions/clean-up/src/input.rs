@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn an_execution_that_ended_badly_tells_its_name_and_its_cache() {
+    fn failed_execution_event_yields_name_and_cache() {
         for status in ["FAILED", "TIMED_OUT", "ABORTED"] {
             let Ok(Input::Ended(execution)) = Input::parse(ended(status)) else {
                 panic!("{status}");
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn an_execution_that_runs_or_succeeded_is_not_cleaned_up_after() {
+    fn running_or_successful_execution_event_is_rejected() {
         for status in ["RUNNING", "SUCCEEDED", "PENDING_REDRIVE"] {
             let error = Input::parse(ended(status)).unwrap_err();
             assert_eq!(error.name(), "InvalidEvent", "{status}");
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_leaves_what_is_young_unless_it_is_told_otherwise() {
+    fn sweep_uses_the_default_or_the_given_minimum_age() {
         let least_age = |input| match Input::parse(input) {
             Ok(Input::Sweep(least_age)) => least_age,
             other => panic!("{other:?}"),
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_call_of_clean_up_is_refused() {
+    fn unknown_input_is_rejected() {
         for input in [
             json!(null),
             json!({}),

@@ -48,7 +48,7 @@ fn passes(instance: &Instance, filter: &Filter) -> bool {
 
 proptest! {
     #[test]
-    fn an_event_is_refused_or_ends_builders_of_what_it_names(event in mutated_json(EVENTS)) {
+    fn event_is_rejected_or_terminates_only_its_own_builders(event in mutated_json(EVENTS)) {
         let there = Arc::new(Mutex::new(vec![builder("i-00000001", "web-10"), builder("i-00000002", "web-11")]));
         let (listed, left) = (Arc::clone(&there), Arc::clone(&there));
         let told = Arc::new(Mutex::new(Vec::new()));

@@ -328,7 +328,7 @@ fn after_a_build() -> World {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_a_target_removes_its_own_things_alone() {
+async fn target_clean_up_removes_only_its_own_resources() {
     let world = after_a_build();
     let removed = world
         .clean_up(
@@ -343,7 +343,7 @@ async fn the_end_of_a_target_removes_its_own_things_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clean_up_ends_when_the_builder_has() {
+async fn clean_up_waits_for_the_builder_to_terminate() {
     let world = after_a_build();
     world
         .clean_up(&ParameterStore::default(), json!({"target": target()}))
@@ -357,7 +357,7 @@ async fn clean_up_ends_when_the_builder_has() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_builder_that_ec2_lists_late_is_removed_all_the_same() {
+async fn builder_with_delayed_listing_is_removed() {
     let world = after_a_build();
     world.state().blind_looks = 5;
     let removed = world
@@ -368,7 +368,7 @@ async fn a_builder_that_ec2_lists_late_is_removed_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_call_finds_nothing_to_do() {
+async fn second_call_removes_nothing() {
     let world = after_a_build();
     let (store, input) = (ParameterStore::default(), json!({"target": target()}));
     world.clean_up(&store, input.clone()).await.unwrap();
@@ -377,7 +377,7 @@ async fn a_second_call_finds_nothing_to_do() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_aborted_execution_is_cleaned_up_in_all_its_architectures_and_announced_once() {
+async fn aborted_execution_is_cleaned_up_and_announced_once() {
     let world = after_a_build();
     let event = json!({
         "detail-type": "Step Functions Execution Status Change",
@@ -455,7 +455,7 @@ async fn retention_keeps_the_newest_and_the_published_snapshot() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retention_keeps_what_a_machine_image_or_a_launch_template_names() {
+async fn retention_keeps_snapshots_of_images_and_launch_templates() {
     let (world, store) = many_snapshots();
     world.state().in_image = Some("snap-00000001".to_owned());
     world.state().in_template = Some("snap-00000003".to_owned());
@@ -469,7 +469,7 @@ async fn retention_keeps_what_a_machine_image_or_a_launch_template_names() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_snapshot_that_nodes_use_stays_though_it_was_rejected() {
+async fn rejected_snapshot_stays_while_published() {
     let store = ParameterStore::of([
         ("/prepull/config/web", &configuration().to_string()),
         ("/prepull/web/x86_64/snapshot-id", "snap-00000001"),
@@ -484,7 +484,7 @@ async fn a_snapshot_that_nodes_use_stays_though_it_was_rejected() {
 }
 
 #[tokio::test]
-async fn the_sweep_removes_what_no_running_execution_owns_and_leaves_the_rest() {
+async fn sweep_removes_only_orphans() {
     let now = jiff::Timestamp::now().as_second();
     let world = World::default()
         .instance("i-00000001", tags("aborted", "x86_64"), LONG_AGO)
@@ -528,7 +528,7 @@ async fn the_sweep_removes_what_no_running_execution_owns_and_leaves_the_rest() 
 }
 
 #[tokio::test]
-async fn the_sweep_applies_retention_to_declared_caches() {
+async fn sweep_applies_retention_to_declared_caches() {
     let (world, store) = many_snapshots();
     let sweep = json!({"source": "sweep"});
     let removed = world.clean_up(&store, sweep.clone()).await.unwrap();
@@ -540,7 +540,7 @@ async fn the_sweep_applies_retention_to_declared_caches() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_removed_keeps_the_sweep_from_nothing_else() {
+async fn failed_removal_does_not_stop_the_sweep() {
     let world = World::default()
         .instance("i-00000001", tags("aborted", "x86_64"), LONG_AGO)
         .volume(

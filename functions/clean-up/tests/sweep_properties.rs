@@ -753,7 +753,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.div_ceil(2), ..ProptestConfig::default() })]
 
     #[test]
-    fn the_sweep_removes_what_is_left_and_nothing_else(account in any_account()) {
+    fn sweep_removes_all_orphans_and_nothing_else(account in any_account()) {
         let world = World::of(&account);
         let parameters = account.parameters();
         let clients = world.clients(&parameters);

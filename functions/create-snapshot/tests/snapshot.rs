@@ -159,7 +159,7 @@ fn good() -> Snapshot {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_running_builder_is_told_once_to_power_off_and_is_then_snapshotted() {
+async fn running_builder_powers_off_once_before_the_snapshot() {
     let (list, send) = is_told_once();
     let mocks = Mocks::new()
         .ec2([
@@ -174,7 +174,7 @@ async fn a_running_builder_is_told_once_to_power_off_and_is_then_snapshotted() {
 }
 
 #[tokio::test]
-async fn a_snapshot_of_this_execution_is_taken_and_no_second_one_made() {
+async fn existing_snapshot_is_reused() {
     let mocks = Mocks::new().ec2([
         exist(vec![snapshot(OLDER, SnapshotState::Completed)]),
         marks(OLDER, "verified"),
@@ -183,7 +183,7 @@ async fn a_snapshot_of_this_execution_is_taken_and_no_second_one_made() {
 }
 
 #[tokio::test]
-async fn a_published_snapshot_is_not_marked_again() {
+async fn published_snapshot_keeps_its_state() {
     let mut published = snapshot(OLDER, SnapshotState::Completed);
     published.tags = Some(vec![tag("prepull:state", "published")]);
     let mocks = Mocks::new().ec2([exist(vec![published])]);
@@ -191,7 +191,7 @@ async fn a_published_snapshot_is_not_marked_again() {
 }
 
 #[tokio::test]
-async fn of_two_snapshots_every_call_takes_the_older_and_rejects_the_other() {
+async fn duplicate_snapshots_converge_on_the_oldest() {
     let rejects = marks(YOUNGER, "rejected");
     let mocks = Mocks::new().ec2([
         exist(vec![
@@ -206,7 +206,7 @@ async fn of_two_snapshots_every_call_takes_the_older_and_rejects_the_other() {
 }
 
 #[tokio::test]
-async fn a_snapshot_that_was_vouched_for_is_taken_though_another_is_older() {
+async fn verified_snapshot_takes_precedence_over_an_older_one() {
     for state in ["verified", "published"] {
         let mut vouched_for = snapshot(YOUNGER, SnapshotState::Completed);
         vouched_for.tags = Some(vec![tag("prepull:state", state)]);
@@ -222,7 +222,7 @@ async fn a_snapshot_that_was_vouched_for_is_taken_though_another_is_older() {
 }
 
 #[tokio::test]
-async fn a_snapshot_that_ends_in_an_error_is_rejected() {
+async fn failed_snapshot_is_rejected() {
     let rejects = marks(OLDER, "rejected");
     let mocks = Mocks::new().ec2([
         exist(vec![snapshot(OLDER, SnapshotState::Error)]),
@@ -235,7 +235,7 @@ async fn a_snapshot_that_ends_in_an_error_is_rejected() {
 }
 
 #[tokio::test]
-async fn a_builder_that_did_not_power_itself_off_is_never_snapshotted() {
+async fn builder_without_clean_power_off_is_not_snapshotted() {
     // No rule for CreateSnapshot: a call would fail the test.
     let told = || was_told(CommandInvocationStatus::Success, Timestamp::now());
     for (reason, told) in [
@@ -257,7 +257,7 @@ async fn a_builder_that_did_not_power_itself_off_is_never_snapshotted() {
 }
 
 #[tokio::test]
-async fn a_builder_that_does_not_power_off_is_given_up() {
+async fn running_builder_fails_after_the_power_off_timeout() {
     let long_ago = Timestamp::now() - jiff::SignedDuration::from_mins(4);
     let mocks = Mocks::new()
         .ec2([exist(vec![]), instance_is(InstanceStateName::Running, "")])
@@ -271,7 +271,7 @@ async fn a_builder_that_does_not_power_off_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_builder_that_cannot_be_told_to_power_off_is_given_up_when_the_build_is() {
+async fn unreachable_builder_fails_at_the_build_deadline() {
     let no_agent = || {
         use prepull_aws::ssm::Client;
         use prepull_aws::ssm::error::ErrorMetadata;
@@ -294,7 +294,7 @@ async fn a_builder_that_cannot_be_told_to_power_off_is_given_up_when_the_build_i
 }
 
 #[tokio::test]
-async fn a_builder_that_is_terminated_is_lost() {
+async fn terminated_builder_is_lost() {
     let mocks = Mocks::new().ec2([
         exist(vec![]),
         instance_is(

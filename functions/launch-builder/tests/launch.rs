@@ -103,7 +103,7 @@ fn recorder() -> (Rule, Arc<Mutex<Vec<RunInstancesInput>>>) {
 }
 
 #[tokio::test]
-async fn a_builder_is_launched_and_returned_once_it_runs() {
+async fn launch_returns_the_running_builder() {
     let clients = Mocks::new()
         .ec2([none_found(), is(InstanceStateName::Running), launches()])
         .clients();
@@ -111,7 +111,7 @@ async fn a_builder_is_launched_and_returned_once_it_runs() {
 }
 
 #[tokio::test]
-async fn a_builder_that_is_there_is_not_launched_again() {
+async fn existing_builder_is_reused() {
     // No rule for RunInstances: a call would fail the test.
     let clients = Mocks::new()
         .ec2([one_found(), is(InstanceStateName::Running)])
@@ -128,7 +128,7 @@ fn older() -> Instance {
 }
 
 #[tokio::test]
-async fn of_two_builders_that_calls_at_once_started_all_take_the_older_and_the_younger_ends() {
+async fn concurrent_launches_converge_on_the_oldest_builder() {
     let both = mock!(Client::describe_instances)
         .match_requests(|request| request.instance_ids().is_empty())
         .sequence()
@@ -159,7 +159,7 @@ async fn of_two_builders_that_calls_at_once_started_all_take_the_older_and_the_y
 }
 
 #[tokio::test]
-async fn a_place_without_capacity_is_followed_by_the_next() {
+async fn full_capacity_pool_falls_through_to_the_next() {
     let full = mock!(Client::run_instances)
         .match_requests(|request| {
             request.subnet_id() == Some("subnet-0123456789abcdef0")
@@ -182,7 +182,7 @@ async fn a_place_without_capacity_is_followed_by_the_next() {
 }
 
 #[tokio::test]
-async fn when_there_is_no_capacity_anywhere_every_place_is_named() {
+async fn capacity_error_lists_every_capacity_pool() {
     let clients = Mocks::new()
         .ec2([none_found(), refuses("Unsupported", "not in this zone")])
         .clients();
@@ -198,7 +198,7 @@ async fn when_there_is_no_capacity_anywhere_every_place_is_named() {
 }
 
 #[tokio::test]
-async fn what_ec2_refuses_gets_its_name() {
+async fn ec2_errors_map_to_stage_errors() {
     let mut smaller = target();
     smaller.base = Base::Snapshot {
         snapshot_id: "snap-0123456789abcdef0".parse().unwrap(),
@@ -251,7 +251,7 @@ async fn what_ec2_refuses_gets_its_name() {
 }
 
 #[tokio::test]
-async fn a_launch_with_other_user_data_before_is_found_instead_of_repeated() {
+async fn earlier_launch_with_other_user_data_is_reused() {
     let clients = Mocks::new()
         .ec2([
             found_late(),
@@ -263,7 +263,7 @@ async fn a_launch_with_other_user_data_before_is_found_instead_of_repeated() {
 }
 
 #[tokio::test]
-async fn of_several_launches_before_the_youngest_is_taken() {
+async fn several_earlier_launches_yield_the_youngest() {
     // The instance of an attempt on a broken base, which is terminated.
     let mut ended = older();
     ended.state = ec2_instance(InstanceStateName::Terminated).state;
@@ -286,7 +286,7 @@ async fn of_several_launches_before_the_youngest_is_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_launch_before_that_never_shows_up_is_not_waited_for_for_ever() {
+async fn unlisted_earlier_launch_fails_after_a_while() {
     let clients = Mocks::new()
         .ec2([
             none_found(),
@@ -298,7 +298,7 @@ async fn a_launch_before_that_never_shows_up_is_not_waited_for_for_ever() {
 }
 
 #[tokio::test]
-async fn a_launch_that_ends_at_once_tells_why() {
+async fn immediate_termination_fails_with_the_reason() {
     let clients = Mocks::new()
         .ec2([none_found(), is(InstanceStateName::Terminated), launches()])
         .clients();
@@ -311,7 +311,7 @@ async fn a_launch_that_ends_at_once_tells_why() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_builder_that_has_ended_since_an_earlier_call_is_lost() {
+async fn terminated_earlier_launch_is_lost() {
     let clients = Mocks::new()
         .ec2([
             found_late(),
@@ -324,7 +324,7 @@ async fn a_builder_that_has_ended_since_an_earlier_call_is_lost() {
 }
 
 #[tokio::test]
-async fn two_calls_for_one_target_bear_one_token_and_two_targets_two() {
+async fn client_token_depends_only_on_the_target() {
     let mut other = target();
     other.execution = "web-11".parse().unwrap();
     let mut tokens = Vec::new();
@@ -343,7 +343,7 @@ async fn two_calls_for_one_target_bear_one_token_and_two_targets_two() {
 }
 
 #[tokio::test]
-async fn a_builder_is_tagged_encrypted_and_stops_when_it_powers_off() {
+async fn request_sets_tags_encryption_and_stop_on_power_off() {
     let (rule, requests) = recorder();
     let clients = Mocks::new()
         .ec2([none_found(), is(InstanceStateName::Running), rule])

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn an_execution_looks_less_often_the_longer_it_has_waited() {
+    fn poll_interval_grows_with_the_waited_time() {
         let (shortest, longest) = INTERVALS;
         let after = |seconds| interval(&name(1), Duration::from_secs(seconds));
         let intervals = [0, 30, 60, 120, 300, 100_000].map(after);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn executions_that_started_at_once_do_not_look_at_once() {
+    fn poll_interval_differs_between_executions() {
         let intervals: HashSet<_> = (29_922_780..29_922_800)
             .map(|window| interval(&name(window), Duration::from_secs(60)))
             .collect();

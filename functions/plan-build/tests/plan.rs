@@ -267,7 +267,7 @@ fn message(error: &StageError) -> String {
 }
 
 #[tokio::test]
-async fn a_cache_without_a_snapshot_is_built_from_nothing_with_digests_of_its_platform() {
+async fn first_build_starts_empty_with_platform_digests() {
     let target = World::default().target().await;
     assert_eq!(target.images[0].digest.as_str(), digest('a'));
     assert_eq!(target.images[0].platform_digest.as_str(), digest('b'));
@@ -286,7 +286,7 @@ async fn a_cache_without_a_snapshot_is_built_from_nothing_with_digests_of_its_pl
 }
 
 #[tokio::test]
-async fn each_architecture_is_a_target_of_its_own() {
+async fn each_architecture_becomes_a_target() {
     let mut world = World::default();
     world.config["architectures"] = json!(["x86_64", "arm64"]);
     let Ok(Plan::Build { targets }) = world.plan().await else {
@@ -301,7 +301,7 @@ async fn each_architecture_is_a_target_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_published_snapshot_that_holds_everything_is_not_built_again() {
+async fn complete_published_snapshot_needs_no_build() {
     let mut world = World::default();
     let target = world.target().await;
     world.publish(&target, "1.57.0");
@@ -313,7 +313,7 @@ async fn a_published_snapshot_that_holds_everything_is_not_built_again() {
 }
 
 #[tokio::test]
-async fn a_changed_image_is_built_on_the_published_snapshot() {
+async fn changed_image_builds_on_the_published_snapshot() {
     let mut world = World::default();
     let target = world.target().await;
     world.publish(&target, "1.57.0");
@@ -331,7 +331,7 @@ async fn a_changed_image_is_built_on_the_published_snapshot() {
 }
 
 #[tokio::test]
-async fn a_snapshot_that_is_mostly_garbage_is_no_base() {
+async fn snapshot_with_too_much_stale_data_is_no_base() {
     let mut world = World::default();
     let target = world.target().await;
     world.ecr = has_single_manifest();
@@ -352,7 +352,7 @@ async fn a_snapshot_that_is_mostly_garbage_is_no_base() {
 }
 
 #[tokio::test]
-async fn a_snapshot_that_a_builder_may_not_mount_is_no_base() {
+async fn snapshot_of_newer_bottlerocket_is_no_base() {
     let mut world = World::default();
     let target = world.target().await;
     world.publish(&target, "1.58.0");
@@ -364,7 +364,7 @@ async fn a_snapshot_that_a_builder_may_not_mount_is_no_base() {
 }
 
 #[tokio::test]
-async fn a_published_snapshot_that_is_gone_is_built_anew() {
+async fn deleted_published_snapshot_is_rebuilt() {
     let world = World::default();
     world.store.set(POINTER, SNAPSHOT);
     let Base::Empty { reason } = world.target().await.base else {
@@ -374,7 +374,7 @@ async fn a_published_snapshot_that_is_gone_is_built_anew() {
 }
 
 #[tokio::test]
-async fn a_volume_smaller_than_its_base_is_refused_with_both_sizes() {
+async fn volume_smaller_than_its_base_fails_with_both_sizes() {
     let mut world = World::default();
     let target = world.target().await;
     world.publish(&target, "1.57.0");
@@ -387,7 +387,7 @@ async fn a_volume_smaller_than_its_base_is_refused_with_both_sizes() {
 }
 
 #[tokio::test]
-async fn a_volume_too_small_for_the_images_is_refused() {
+async fn volume_too_small_for_the_images_is_rejected() {
     let world = World {
         ecr: has_image(30 << 30),
         ..World::default()
@@ -398,7 +398,7 @@ async fn a_volume_too_small_for_the_images_is_refused() {
 }
 
 #[tokio::test]
-async fn an_unknown_cache_is_refused() {
+async fn unknown_cache_is_rejected() {
     for cache in ["unknown", "", "Not A Name"] {
         let error = World::default().plan_of(cache).await.unwrap_err();
         assert_eq!(error.name(), "InvalidConfig", "{cache}");
@@ -406,7 +406,7 @@ async fn an_unknown_cache_is_refused() {
 }
 
 #[tokio::test]
-async fn an_unpublished_bottlerocket_is_refused_with_variant_and_version() {
+async fn unknown_bottlerocket_release_fails_with_its_version() {
     let mut world = World::default();
     world.config["bottlerocket_version"] = "1.2.3".into();
     let text = message(&world.plan().await.unwrap_err());
@@ -416,7 +416,7 @@ async fn an_unpublished_bottlerocket_is_refused_with_variant_and_version() {
 }
 
 #[tokio::test]
-async fn an_image_that_cannot_be_had_is_refused_with_its_name_and_the_reason() {
+async fn unavailable_image_fails_with_its_reference_and_cause() {
     for (ecr, name) in [
         (image_is_missing(), "ImageNotFound"),
         (ecr_fails("RepositoryNotFoundException"), "ImageNotFound"),
@@ -436,7 +436,7 @@ async fn an_image_that_cannot_be_had_is_refused_with_its_name_and_the_reason() {
 }
 
 #[tokio::test]
-async fn a_tag_without_the_wanted_platform_is_refused_with_those_that_there_are() {
+async fn missing_platform_fails_with_available_platforms() {
     let index = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -458,7 +458,7 @@ async fn a_tag_without_the_wanted_platform_is_refused_with_those_that_there_are(
 }
 
 #[tokio::test]
-async fn one_manifest_is_not_taken_for_two_platforms() {
+async fn single_manifest_cannot_serve_two_platforms() {
     let mut world = World {
         ecr: has_single_manifest(),
         ..World::default()
@@ -469,7 +469,7 @@ async fn one_manifest_is_not_taken_for_two_platforms() {
 }
 
 #[tokio::test]
-async fn an_execution_waits_for_an_older_one_of_its_cache_and_for_no_other() {
+async fn execution_waits_only_for_older_ones_of_its_cache() {
     let world = World {
         running: vec![("older", 50, "web"), OWN],
         ..World::default()
@@ -483,7 +483,7 @@ async fn an_execution_waits_for_an_older_one_of_its_cache_and_for_no_other() {
 }
 
 #[tokio::test]
-async fn builds_of_other_caches_are_not_described_where_their_names_tell() {
+async fn executions_named_after_other_caches_are_not_described() {
     let night = 1_795_366_800;
     let world = World {
         running: vec![
@@ -506,7 +506,7 @@ async fn builds_of_other_caches_are_not_described_where_their_names_tell() {
 }
 
 #[tokio::test]
-async fn of_several_that_wait_the_newest_alone_goes_on() {
+async fn queued_executions_yield_to_the_newest() {
     let world = World {
         running: vec![
             ("older", 50, "web"),

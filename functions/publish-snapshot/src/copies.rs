@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_is_encrypted_with_the_replica_of_a_multi_region_key_and_with_no_other() {
+    fn copy_uses_only_replicas_of_multi_region_keys() {
         let region = "eu-central-1".parse().unwrap();
         assert_eq!(
             replica(

@@ -235,7 +235,7 @@ fn matching(
 }
 
 #[tokio::test]
-async fn the_pointer_is_written_after_the_manifest_and_the_rest_tells_of_it() {
+async fn publish_writes_manifest_then_pointer_then_notifies() {
     let world = World::verified().and_before(-60);
     let published = world.publish(input()).await.unwrap();
     assert_eq!(published.outcome, PublishOutcome::Published);
@@ -253,7 +253,7 @@ async fn the_pointer_is_written_after_the_manifest_and_the_rest_tells_of_it() {
 }
 
 #[tokio::test]
-async fn a_repeated_call_emits_no_second_event() {
+async fn repeated_call_emits_no_second_event() {
     let world = World::with(vec![snapshot(OURS, SnapshotState::Completed, "published")]);
     world.store.set(POINTER, OURS);
     let published = world.publish(input()).await.unwrap();
@@ -262,7 +262,7 @@ async fn a_repeated_call_emits_no_second_event() {
 }
 
 #[tokio::test]
-async fn a_call_that_was_cut_off_after_the_pointer_still_tells_what_was_before() {
+async fn interrupted_call_still_reports_the_previous_snapshot() {
     let world = World::verified().and_before(-60);
     world.store.set(POINTER, OURS);
     world.publish(input()).await.unwrap();
@@ -273,7 +273,7 @@ async fn a_call_that_was_cut_off_after_the_pointer_still_tells_what_was_before()
 }
 
 #[tokio::test]
-async fn an_older_plan_does_not_replace_a_younger_one() {
+async fn older_plan_does_not_replace_a_newer_one() {
     let world = World::verified().and_before(60);
     let published = world.publish(input()).await.unwrap();
     assert_eq!(published.outcome, PublishOutcome::Superseded);
@@ -282,7 +282,7 @@ async fn an_older_plan_does_not_replace_a_younger_one() {
 }
 
 #[tokio::test]
-async fn a_younger_snapshot_that_is_gone_is_replaced() {
+async fn deleted_newer_snapshot_is_replaced() {
     let world = World::verified().and_before(60);
     world
         .snapshots
@@ -294,7 +294,7 @@ async fn a_younger_snapshot_that_is_gone_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_snapshot_that_nobody_vouches_for_is_not_published() {
+async fn unverified_snapshot_is_not_published() {
     for snapshots in [
         vec![],
         vec![snapshot(OURS, SnapshotState::Pending, "verified")],
@@ -309,7 +309,7 @@ async fn a_snapshot_that_nobody_vouches_for_is_not_published() {
 }
 
 #[tokio::test]
-async fn a_copy_is_complete_shared_and_pointed_at_before_home_is() {
+async fn copies_are_published_before_the_home_region() {
     let world = World::verified();
     let mut input = input();
     input.target.publication = serde_json::from_value(json!({
@@ -346,7 +346,7 @@ async fn a_copy_is_complete_shared_and_pointed_at_before_home_is() {
 }
 
 #[tokio::test]
-async fn a_copy_waits_for_room_as_long_as_the_build_has_time() {
+async fn copy_waits_for_quota_until_the_build_deadline() {
     let mut input = input();
     input.target.publication.copy_to_regions = ["eu-central-1".parse().unwrap()].into();
     for (code, give_up_at, outcome) in [
@@ -367,7 +367,7 @@ async fn a_copy_waits_for_room_as_long_as_the_build_has_time() {
 }
 
 #[tokio::test]
-async fn a_snapshot_that_cannot_be_shared_is_not_published_and_the_way_out_is_named() {
+async fn failed_share_stops_publication_with_a_remedy() {
     let world = World {
         shares: Err("OperationNotPermitted"),
         ..World::verified()
@@ -381,7 +381,7 @@ async fn a_snapshot_that_cannot_be_shared_is_not_published_and_the_way_out_is_na
 }
 
 #[tokio::test]
-async fn an_event_that_cannot_be_emitted_does_not_make_a_published_snapshot_a_failure() {
+async fn failed_event_does_not_fail_the_publication() {
     for (code, outcome) in [
         ("AccessDeniedException", Ok(PublishOutcome::Published)),
         ("ThrottlingException", Err("Throttled")),

@@ -115,14 +115,14 @@ fn any_target() -> impl Strategy<Value = Target> {
 }
 
 #[test]
-fn every_parameter_of_the_documents_has_a_pattern() {
+fn document_parameters_have_patterns() {
     assert!(PATTERNS["prepull-image-status"].contains_key("Names"));
     assert!(PATTERNS["prepull-pull-images"].contains_key("Changes"));
 }
 
 proptest! {
     #[test]
-    fn a_document_is_sent_nothing_that_its_parameters_do_not_take(
+    fn sent_parameters_match_their_patterns(
         target in any_target(),
         outputs in prop::collection::vec(mutated(NODE_OUTPUTS.split("\n\n")), 1..5),
     ) {

@@ -94,7 +94,7 @@ async fn pull_of(target: Target, mocks: Mocks) -> Result<Pulled, StageError> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn images_are_pulled_tagged_verified_and_stale_ones_removed() {
+async fn builder_pulls_tags_and_removes_stale_images() {
     let old = format!("OTHER docker.io/library/old:1 sha256:{}\n", "9".repeat(64));
     let units = "UNIT 0 active exited\nUNIT 1 active exited\n";
     let (mocks, changes) = node(vec![
@@ -117,7 +117,7 @@ async fn images_are_pulled_tagged_verified_and_stale_ones_removed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_builder_that_holds_everything_is_told_to_change_nothing() {
+async fn complete_builder_changes_nothing() {
     let (mocks, changes) = node(vec![complete()]);
     let pulled = pull(mocks).await.unwrap();
     assert_eq!(pulled.pulled_images, 0);
@@ -125,7 +125,7 @@ async fn a_builder_that_holds_everything_is_told_to_change_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pulls_that_take_longer_than_the_function_are_left_running() {
+async fn long_pulls_continue_after_the_call() {
     let (mocks, _) = node(vec!["UNIT 0 active running\nUNIT 1 active running".into()]);
     let error = pull(mocks).await.unwrap_err();
     assert_eq!(error.name(), "StillRunning");
@@ -133,7 +133,7 @@ async fn pulls_that_take_longer_than_the_function_are_left_running() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn still_running_holds_the_pull_progress() {
+async fn still_running_contains_the_pull_progress() {
     let half = format!(
         "UNIT 0 active exited\nUNIT 1 active running\n{}",
         complete().lines().take(2).collect::<Vec<_>>().join("\n")
@@ -150,7 +150,7 @@ async fn still_running_holds_the_pull_progress() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_without_effect_is_not_tried_for_ever() {
+async fn change_without_effect_fails_after_four_attempts() {
     let (mocks, changes) = node(vec![String::new()]);
     let error = pull(mocks).await.unwrap_err();
     assert_eq!(error.name(), "VerifyFailed");
@@ -158,7 +158,7 @@ async fn a_change_without_effect_is_not_tried_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_begun_once_the_build_s_time_is_over() {
+async fn no_change_starts_after_the_build_deadline() {
     let mut late = target();
     late.give_up_at = late.planned_at;
     for status in ["", "UNIT 0 active running\nUNIT 1 active running"] {
@@ -172,7 +172,7 @@ async fn nothing_is_begun_once_the_build_s_time_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_cut_short_is_asked_for_again() {
+async fn truncated_status_is_requested_again() {
     let cut = "NAME 0 sha256:12";
     let (mocks, _) = node(vec![cut.into(), complete()]);
     assert!(pull(mocks).await.is_ok());

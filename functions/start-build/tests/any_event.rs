@@ -21,7 +21,7 @@ const MACHINE: &str = "arn:aws:states:eu-west-1:123456789012:stateMachine:prepul
 
 proptest! {
     #[test]
-    fn an_event_is_refused_or_starts_builds_of_declared_caches(event in mutated_json(EVENTS)) {
+    fn event_is_rejected_or_starts_only_declared_caches(event in mutated_json(EVENTS)) {
         let requests: Arc<Mutex<Vec<StartExecutionInput>>> = Arc::default();
         let kept = Arc::clone(&requests);
         let starts = mock!(Client::start_execution).then_compute_output(move |request| {

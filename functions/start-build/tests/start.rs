@@ -93,7 +93,7 @@ fn names(requests: &Requests) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_push_starts_an_execution_for_every_cache_that_names_the_image() {
+async fn push_starts_every_cache_with_the_image() {
     let (rule, requests) = starts(&[]);
     let output = trigger(&caches(), rule, push("team/api")).await.unwrap();
     assert_eq!(
@@ -118,7 +118,7 @@ async fn a_push_starts_an_execution_for_every_cache_that_names_the_image() {
 }
 
 #[tokio::test]
-async fn a_push_joins_the_execution_that_another_of_its_window_started() {
+async fn push_joins_the_execution_of_its_window() {
     let (rule, _) = starts(&[("web-", "ExecutionAlreadyExists")]);
     let output = trigger(&caches(), rule, push("team/api")).await.unwrap();
     assert_eq!(output.started.len(), 1);
@@ -126,7 +126,7 @@ async fn a_push_joins_the_execution_that_another_of_its_window_started() {
 }
 
 #[tokio::test]
-async fn a_push_that_concerns_no_cache_is_ignored_with_the_reason() {
+async fn unrelated_push_is_ignored_with_a_reason() {
     let (rule, requests) = starts(&[]);
     let output = trigger(&caches(), rule, push("team/other")).await.unwrap();
     let reason = output.ignored.unwrap();
@@ -135,7 +135,7 @@ async fn a_push_that_concerns_no_cache_is_ignored_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_cache_that_cannot_be_started_keeps_no_other_from_it() {
+async fn failed_start_does_not_stop_other_caches() {
     let (rule, requests) = starts(&[("api-", "ThrottlingException")]);
     let error = trigger(&caches(), rule, push("team/api"))
         .await
@@ -145,7 +145,7 @@ async fn a_cache_that_cannot_be_started_keeps_no_other_from_it() {
 }
 
 #[tokio::test]
-async fn an_event_that_is_none_starts_nothing() {
+async fn failed_push_starts_nothing() {
     let (rule, requests) = starts(&[]);
     let mut event = push("team/api");
     event["detail"]["result"] = "FAILURE".into();
@@ -155,7 +155,7 @@ async fn an_event_that_is_none_starts_nothing() {
 }
 
 #[tokio::test]
-async fn a_schedule_starts_its_cache_even_if_that_ignores_pushes() {
+async fn schedule_starts_a_cache_that_ignores_pushes() {
     let (rule, requests) = starts(&[]);
     let input = json!({"source": "schedule", "cache": "deaf"});
     let output = trigger(&caches(), rule, input).await.unwrap();
@@ -164,7 +164,7 @@ async fn a_schedule_starts_its_cache_even_if_that_ignores_pushes() {
 }
 
 #[tokio::test]
-async fn a_call_for_a_cache_that_cannot_be_built_is_refused() {
+async fn call_for_unknown_or_invalid_cache_is_rejected() {
     for cache in ["unknown", "broken", "Not A Name"] {
         let (rule, requests) = starts(&[]);
         let error = trigger(&caches(), rule, json!({ "cache": cache }))

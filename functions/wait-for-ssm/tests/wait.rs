@@ -76,7 +76,7 @@ const YOUNG: SignedDuration = SignedDuration::from_secs(30);
 const OLD: SignedDuration = SignedDuration::from_mins(11);
 
 #[tokio::test]
-async fn a_ready_builder_tells_what_runs_on_it() {
+async fn ready_builder_reports_its_versions() {
     let mocks = Mocks::new()
         .ec2([instance_is(InstanceStateName::Running)])
         .ssm([
@@ -90,7 +90,7 @@ async fn a_ready_builder_tells_what_runs_on_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_builder_whose_admin_container_comes_late_is_asked_again() {
+async fn late_admin_container_is_checked_again() {
     let late = mock!(Client::get_command_invocation)
         .sequence()
         .output(|| {
@@ -109,7 +109,7 @@ async fn a_builder_whose_admin_container_comes_late_is_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_young_builder_without_an_agent_is_waited_for() {
+async fn young_builder_without_agent_is_still_running() {
     let mocks = Mocks::new()
         .ec2([instance_is(InstanceStateName::Running)])
         .ssm([agent_is(None)]);
@@ -118,7 +118,7 @@ async fn a_young_builder_without_an_agent_is_waited_for() {
 }
 
 #[tokio::test]
-async fn an_old_builder_that_is_not_ready_is_given_up_with_what_it_lacks() {
+async fn old_builder_fails_with_the_missing_part() {
     let agent = || Mocks::new().ec2([instance_is(InstanceStateName::Running)]);
     let without_agent = agent().ssm([agent_is(Some(PingStatus::ConnectionLost))]);
     let without_admin = agent().ssm([
@@ -141,13 +141,13 @@ async fn an_old_builder_that_is_not_ready_is_given_up_with_what_it_lacks() {
 }
 
 #[tokio::test]
-async fn a_builder_that_is_gone_is_lost() {
+async fn terminated_builder_is_lost() {
     let mocks = Mocks::new().ec2([instance_is(InstanceStateName::ShuttingDown)]);
     assert_eq!(wait(mocks, YOUNG).await.unwrap_err().name(), "BuilderLost");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_command_that_always_ends_without_a_result_is_no_reason_to_wait_for_ever() {
+async fn interrupted_commands_fail_after_three_attempts() {
     for status in [
         CommandInvocationStatus::TimedOut,
         CommandInvocationStatus::Cancelled,
