@@ -232,7 +232,7 @@ impl fmt::Display for EstimateReport {
             f,
             "A model with list prices of us-east-1, not measured on AWS: docs/costs.md has what it rests on.\n\
              When nothing has changed: {}, and no builder.",
-            takes_and_costs(&self.unchanged)
+            time_and_cost(&self.unchanged)
         )?;
         for target in &self.targets {
             writeln!(f)?;
@@ -279,9 +279,9 @@ impl TargetEstimate {
                 .to_owned(),
                 builder.instance_type.clone(),
                 builder.vcpus.to_string(),
-                takes_and_costs(&builder.cold),
-                takes_and_costs(&builder.largest_changed),
-                takes_and_costs(&builder.median_changed),
+                time_and_cost(&builder.cold),
+                time_and_cost(&builder.largest_changed),
+                time_and_cost(&builder.median_changed),
             ]
         }));
         f.write_str(&table("  ", &rows))?;
@@ -402,7 +402,7 @@ fn pays(restore: &FastSnapshotRestore) -> String {
     }
 }
 
-fn takes_and_costs(estimate: &Estimate) -> String {
+fn time_and_cost(estimate: &Estimate) -> String {
     let takes = minutes(estimate.seconds.total());
     match estimate.dollars.build() {
         Some(price) => format!("{takes}, {}", dollars(price)),

@@ -31,7 +31,7 @@ impl Deadline {
 
     /// Returns the earlier of this deadline and one `left` from now.
     #[must_use]
-    pub fn sooner(self, left: Duration) -> Self {
+    pub fn at_most(self, left: Duration) -> Self {
         self.min(Self::after(left))
     }
 

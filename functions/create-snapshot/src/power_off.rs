@@ -86,7 +86,7 @@ fn must_send(
         return Ok(true);
     };
     if now.duration_since(first.requested_at) > OFF_WITHIN {
-        let said = match &last.standing {
+        let said = match &last.status {
             CommandStatus::Good => "",
             CommandStatus::Bad(said) => said,
         };
@@ -97,5 +97,5 @@ fn must_send(
     }
     // The command starts a unit that stops the agent, so the report may be lost. After a few attempts, only the power-off
     // itself counts.
-    Ok(matches!(last.standing, CommandStatus::Bad(_)) && sent.len() < ATTEMPTS)
+    Ok(matches!(last.status, CommandStatus::Bad(_)) && sent.len() < ATTEMPTS)
 }

@@ -80,7 +80,7 @@ impl Images {
     }
 
     /// Returns the compressed size of all layers, each counted once.
-    pub(crate) fn size_on_the_wire(&self, architecture: Architecture) -> Bytes {
+    pub(crate) fn compressed_size(&self, architecture: Architecture) -> Bytes {
         let layers: BTreeSet<_> = self
             .0
             .iter()

@@ -20,7 +20,7 @@ use prepull_domain::{ExecutionArn, ExecutionName, StageError};
 const INTERVALS: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(30));
 
 /// Poll interval, as a fraction of the time already waited (back-off).
-const PART_OF_WAITED: u32 = 10;
+const BACKOFF_DIVISOR: u32 = 10;
 
 /// Jitter, as a fraction of the interval, so that executions that started together do not poll together.
 const JITTER: u32 = 4;
@@ -64,7 +64,7 @@ pub(crate) async fn wait(
 /// returns the same.
 fn interval(name: &ExecutionName, waited: Duration) -> Duration {
     let (shortest, longest) = INTERVALS;
-    let interval = (waited / PART_OF_WAITED).clamp(shortest, longest);
+    let interval = (waited / BACKOFF_DIVISOR).clamp(shortest, longest);
     let chance = name.as_str().bytes().fold(0_u32, |hash, byte| {
         hash.wrapping_mul(31).wrapping_add(byte.into())
     }) % 1_000;

@@ -18,7 +18,7 @@ use crate::{publish_failed, refused};
 const INTERVAL: Duration = Duration::from_secs(3);
 
 /// Retry interval for a copy that EBS refuses because too many are in progress to its Region.
-const ROOM_INTERVAL: Duration = Duration::from_secs(15);
+const QUOTA_INTERVAL: Duration = Duration::from_secs(15);
 
 /// EC2's error code for too many snapshot copies in progress to one Region. The quota is 20 per account.
 ///
@@ -106,7 +106,7 @@ pub(crate) async fn copy<'a>(
     if existing_copy(&clients, input).await?.is_none() {
         deadline
             .poll(
-                ROOM_INTERVAL,
+                QUOTA_INTERVAL,
                 &format!("other copies to {region} to end"),
                 async || start_copy(&clients, home, region, input).await,
             )

@@ -53,16 +53,16 @@ pub async fn handle(
             .map(|region| copies::copy(&here, region, &input, deadline)),
     )
     .await?;
-    for place in copies.iter().chain([&here]) {
-        place.share(&input).await?;
+    for regional in copies.iter().chain([&here]) {
+        regional.share(&input).await?;
     }
     // A copy takes long enough for another build to publish.
     if superseded(clients, &input).await? {
         return Ok(published(&input, PublishOutcome::Superseded));
     }
     let before = pointer(clients, &input).await?;
-    for place in copies.iter().chain([&here]) {
-        place.point(&input).await?;
+    for regional in copies.iter().chain([&here]) {
+        regional.point(&input).await?;
     }
     tracing::info!(snapshot = %here.snapshot, "published");
     if state == SnapshotState::Verified {

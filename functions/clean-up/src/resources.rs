@@ -61,7 +61,7 @@ pub(crate) async fn remove(
     removed: &mut Removed,
     deadline: Deadline,
 ) -> Result<(), StageError> {
-    let listed = deadline.sooner(LISTED_WITHIN);
+    let listed = deadline.at_most(LISTED_WITHIN);
     let mut was_listed = false;
     deadline
         .poll(INTERVAL, "the builders to end", async || {
