@@ -1,4 +1,4 @@
-//! What users see: the commands' output, against an AWS that answers by rule.
+//! Snapshot tests of the commands' output, against mocked answers of AWS.
 
 use std::collections::BTreeMap;
 use std::future::{pending, ready};
@@ -37,7 +37,7 @@ async fn text(command: &str, clients: Clients) -> String {
     run(command, clients).await.unwrap().text
 }
 
-// What there is in AWS.
+// The content of AWS.
 
 fn config() -> Value {
     json!({
@@ -92,7 +92,7 @@ fn manifest(snapshot: &str, image: &str, base: &Value) -> Value {
     })
 }
 
-/// A published snapshot for `x86_64` that was built on an older one; nothing for `arm64`.
+/// Returns a published snapshot for `x86_64`, built on an older one. `arm64` has none.
 fn parameters() -> BTreeMap<String, String> {
     let path = "/prepull/web/x86_64";
     let (redis, valkey) = ("docker.io/library/redis:8", "docker.io/valkey/valkey:8");
@@ -231,7 +231,7 @@ fn execution(name: &str) -> String {
     format!("arn:aws:states:eu-west-1:123456789012:execution:prepull-build:{name}")
 }
 
-/// The state machine, with an execution of another cache that is newer than that of `web`.
+/// Returns rules for the state machine. An execution of another cache is newer than the one of `web`.
 fn executions() -> Vec<Rule> {
     vec![
         mock!(sfn::Client::list_state_machines).then_output(|| {
@@ -281,7 +281,7 @@ fn executions() -> Vec<Rule> {
     ]
 }
 
-/// An execution whose history has grown by some events each time it is asked for, with what was asked of Step Functions.
+/// Returns rules for an execution. Its history grows between two requests.
 fn history() -> Vec<Rule> {
     let page = |events: usize| {
         let all = include_str!("histories/one_of_two_architectures_fails.json");
@@ -563,7 +563,7 @@ async fn nodeclass_without_snapshot_suggests_a_build() {
 #[tokio::test]
 async fn estimate_shows_time_cost_and_recommendation() {
     insta::assert_snapshot!(text("estimate web", everything()).await);
-    // A large cache, for a type that has no price here.
+    // A large cache, with an instance type that has no price here.
     let mut parameters = parameters();
     let manifest = parameters
         .get_mut(&format!("/prepull/web/x86_64/snapshots/{NEW}"))

@@ -161,8 +161,8 @@ impl TaggedSnapshot {
         Some((cache, architecture))
     }
 
-    /// Whether the pointer refers to the snapshot. Nodes then start from it, so it stays until another is published, whatever
-    /// its tags are.
+    /// Returns whether the pointer refers to the snapshot. Nodes then start from it, so it stays until another is published.
+    /// Its tags do not matter.
     pub(crate) async fn is_published(&self, clients: &Clients) -> Result<bool, StageError> {
         let Some((cache, architecture)) = self.target() else {
             return Ok(false);

@@ -1,6 +1,6 @@
-//! clean-up with events of every kind: what is no call is refused, and nothing goes but what the call names.
+//! Property tests of clean-up: it rejects invalid events, and valid ones terminate only their own builders.
 //!
-//! More cases than by default: `PROPTEST_CASES=20000 cargo test -p clean-up --test any_event`.
+//! To run more cases than the default: `PROPTEST_CASES=20000 cargo test -p clean-up --test any_event`.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use serde_json::Value;
 
 const MACHINE: &str = "arn:aws:states:eu-west-1:123456789012:stateMachine:prepull-build";
 
-/// A builder of `execution` that was launched long ago.
+/// Returns a builder of `execution` with a launch time in the past.
 fn builder(id: &str, execution: &str) -> Instance {
     let running = InstanceState::builder().name(InstanceStateName::Running);
     Instance::builder()
@@ -34,7 +34,7 @@ fn builder(id: &str, execution: &str) -> Instance {
         .build()
 }
 
-/// Whether an instance passes the filters by tag.
+/// Returns whether an instance matches a tag filter.
 fn passes(instance: &Instance, filter: &Filter) -> bool {
     let value = &filter.values()[0];
     match filter.name().unwrap().strip_prefix("tag:") {

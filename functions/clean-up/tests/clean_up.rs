@@ -1,4 +1,4 @@
-//! clean-up among things of ours and of others.
+//! Tests of clean-up among resources of prepull and of others.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -31,10 +31,10 @@ use prepull_testing::{Mocks, ParameterStore, configuration, target};
 use serde_json::{Value, json};
 
 const MACHINE: &str = "arn:aws:states:eu-west-1:123456789012:stateMachine:prepull-build";
-/// Long before any test runs.
+/// A time before any test.
 const LONG_AGO: i64 = 1_000_000_000;
 
-/// EC2 with a few things in it. What is removed is gone, an instance after one more look.
+/// EC2 with some resources. A terminated instance disappears after the next request.
 #[derive(Clone, Default)]
 struct World(Arc<Mutex<State>>);
 
@@ -43,14 +43,14 @@ struct State {
     instances: Vec<Instance>,
     volumes: Vec<Volume>,
     snapshots: Vec<Snapshot>,
-    /// Snapshots that a machine image names, and that a launch template names.
+    /// The snapshots of a machine image and of a launch template.
     in_image: Option<String>,
     in_template: Option<String>,
-    /// The code with which every termination is refused.
+    /// The error code of every termination.
     termination_fails: Option<&'static str>,
     running: Vec<&'static str>,
     events: Vec<Value>,
-    /// So many looks at the instances show none.
+    /// The number of requests that do not list instances yet.
     blind_looks: u32,
 }
 
@@ -87,7 +87,7 @@ impl World {
         self
     }
 
-    /// A snapshot of the given second after [`LONG_AGO`], with the tag `prepull:state` where that is not empty.
+    /// Adds a snapshot, started `second` after [`LONG_AGO`]. It has the tag `prepull:state` if `tagged` is not empty.
     fn snapshot(self, id: &str, second: i64, tagged: &str, mut tags: Vec<Tag>) -> Self {
         if !tagged.is_empty() {
             tags.push(tag("prepull:state", tagged));
@@ -116,7 +116,7 @@ impl World {
         [self.things(), self.removals(), self.users()].concat()
     }
 
-    /// What there is.
+    /// Returns rules that list resources.
     fn things(&self) -> Vec<Rule> {
         let (instances, volumes, snapshots) = (self.clone(), self.clone(), self.clone());
         vec![
@@ -132,7 +132,7 @@ impl World {
                     .filter(|instance| matches(instance.tags(), request.filters()))
                     .cloned()
                     .collect();
-                // What shuts down has ended by the next look.
+                // An instance that shuts down has terminated by the next request.
                 state.instances.retain(|instance| {
                     instance.state().unwrap().name() != Some(&InstanceStateName::ShuttingDown)
                 });
@@ -164,7 +164,7 @@ impl World {
         ]
     }
 
-    /// What can be done to it.
+    /// Returns rules that remove resources.
     fn removals(&self) -> Vec<Rule> {
         let (terminated, deleted, dropped) = (self.clone(), self.clone(), self.clone());
         vec![
@@ -200,7 +200,7 @@ impl World {
         ]
     }
 
-    /// Who else uses snapshots.
+    /// Returns rules for machine images and launch templates.
     fn users(&self) -> Vec<Rule> {
         let (images, templates) = (self.clone(), self.clone());
         vec![
@@ -215,7 +215,7 @@ impl World {
             }),
             mock!(ec2::Client::describe_launch_template_versions).then_compute_output(
                 move |request| {
-                    // The version that names the snapshot is neither the latest nor the default one.
+                    // The version with the snapshot is neither the latest nor the default one.
                     let named = request.launch_template_id().is_some();
                     let snapshot = templates.state().in_template.clone();
                     let disk = LaunchTemplateEbsBlockDevice::builder()
@@ -285,7 +285,7 @@ fn state(name: InstanceStateName) -> InstanceState {
     InstanceState::builder().name(name).build()
 }
 
-/// Whether tags pass the filters by tag.
+/// Returns whether tags match the filters.
 fn matches(tags: &[Tag], filters: &[Filter]) -> bool {
     assert!(!filters.is_empty(), "nothing may be listed unfiltered");
     filters.iter().all(|filter| match filter.name().unwrap() {
@@ -310,7 +310,7 @@ fn foreign() -> Vec<Tag> {
     ]
 }
 
-/// Two builders and leftovers of the execution `web-10`, and things of another execution and of somebody else.
+/// Two builders and orphans of the execution `web-10`, and resources of another execution.
 fn after_a_build() -> World {
     World::default()
         .instance("i-00000001", tags("web-10", "x86_64"), LONG_AGO)
@@ -419,7 +419,7 @@ async fn aborted_execution_is_cleaned_up_and_announced_once() {
     );
 }
 
-/// Five good snapshots, of which the second is published.
+/// Five verified snapshots. The second is published.
 fn many_snapshots() -> (World, ParameterStore) {
     let world = (1..=5).fold(World::default(), |world, n| {
         let state = if n == 2 { "published" } else { "verified" };

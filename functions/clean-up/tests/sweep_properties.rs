@@ -1,6 +1,6 @@
-//! The sweep in random accounts: what it removes is what may go, and all of it.
+//! Property tests of the sweep in random accounts: it removes every orphan and nothing else.
 //!
-//! More accounts than by default: `PROPTEST_CASES=5000 cargo test -p clean-up --test sweep_properties`.
+//! To run more accounts than the default: `PROPTEST_CASES=5000 cargo test -p clean-up --test sweep_properties`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -37,10 +37,10 @@ use serde_json::json;
 const MACHINE: &str = "arn:aws:states:eu-west-1:123456789012:stateMachine:prepull-build";
 const TEMPLATE: &str = "lt-0123456789abcdef0";
 
-/// The age from which the sweep takes a thing for left, where the call does not say, in seconds.
-const USUAL_LEAST_AGE: i64 = 300;
+/// Default minimum age of an orphan, in seconds.
+const DEFAULT_MINIMUM_AGE: i64 = 300;
 
-/// Whose a thing is, by its tags.
+/// The owner of a resource, by its tags.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Owner {
     cache: Option<&'static str>,
@@ -61,7 +61,7 @@ impl Owner {
         .collect()
     }
 
-    /// Whether an execution made it that is known not to run any more.
+    /// Returns whether the resource belongs to an execution that has ended.
     fn has_ended(&self) -> bool {
         self.cache.is_some()
             && matches!(
@@ -75,25 +75,25 @@ impl Owner {
     }
 }
 
-/// What can be removed. Its number makes its ID.
+/// A resource. Its ID contains its position.
 #[derive(Debug, Clone)]
-struct Thing<Kind> {
+struct Resource<Kind> {
     owner: Owner,
     age: i64,
-    /// Whether EC2 refuses to remove it.
-    refused: bool,
+    /// Whether EC2 denies its removal.
+    denied_removal: bool,
     kind: Kind,
 }
 
-/// What else is known of a snapshot.
+/// The details of a snapshot.
 #[derive(Debug, Clone)]
 struct Stored {
     state: SnapshotState,
     tagged: Option<&'static str>,
-    /// Whether the pointer of its cache and architecture names it, if no other of them does.
+    /// Whether it is published. If several snapshots of a target are, the last one counts.
     wants_pointer: bool,
     in_image: bool,
-    /// The version of a launch template that names it; the second is the latest one.
+    /// The version of the launch template that uses it. Version 2 is the latest.
     in_template: Option<i64>,
     has_manifest: bool,
 }
@@ -101,21 +101,21 @@ struct Stored {
 /// An account before the sweep.
 #[derive(Debug, Clone)]
 struct Account {
-    instances: Vec<Thing<InstanceStateName>>,
-    volumes: Vec<Thing<VolumeState>>,
-    snapshots: Vec<Thing<Stored>>,
-    /// How many snapshots the declared caches retain; the cache `gone` is not declared.
+    instances: Vec<Resource<InstanceStateName>>,
+    volumes: Vec<Resource<VolumeState>>,
+    snapshots: Vec<Resource<Stored>>,
+    /// The retention of the declared caches. The cache `gone` is not declared.
     retain: BTreeMap<&'static str, u8>,
-    /// What the sweep is called with.
-    least_age: Option<i64>,
+    /// The minimum age in the call.
+    minimum_age: Option<i64>,
 }
 
-/// What must become of a thing.
+/// The expected result for a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Stays,
-    Goes,
-    /// It is of no use, and nobody minds when it goes.
+enum Expected {
+    Kept,
+    Removed,
+    /// Removal is allowed and not required.
     Either,
 }
 
@@ -138,15 +138,15 @@ fn manifest((cache, architecture): (&str, &str), n: usize) -> String {
     )
 }
 
-impl Thing<Stored> {
-    /// The cache and architecture that it was made for, where such can be.
+impl Resource<Stored> {
+    /// Returns its cache and architecture. `None` if the tags are invalid.
     fn target(&self) -> Option<(&'static str, &'static str)> {
         let cache = self.owner.cache.filter(|name| *name != "Not A Cache");
         let architecture = self.owner.architecture.filter(|name| *name != "sparc");
         Some((cache?, architecture?))
     }
 
-    /// Whether its images were verified. EBS' error outdoes the tag.
+    /// Returns whether its images were verified. An error in EBS overrides the tag.
     fn is_good(&self) -> bool {
         self.kind.state != SnapshotState::Error
             && matches!(self.kind.tagged, Some("verified" | "published"))
@@ -158,79 +158,89 @@ impl Thing<Stored> {
 }
 
 impl Account {
-    /// The fate of what an execution made, and what that execution alone decides on.
-    fn fate_of_leftover<Kind>(&self, thing: &Thing<Kind>) -> Fate {
-        let least_age = self.least_age.unwrap_or(USUAL_LEAST_AGE);
-        if thing.owner.has_ended() && thing.age >= least_age {
-            Fate::Goes
+    /// Returns the expectation for a resource of an execution.
+    fn expected_of_resource<Kind>(&self, resource: &Resource<Kind>) -> Expected {
+        let minimum_age = self.minimum_age.unwrap_or(DEFAULT_MINIMUM_AGE);
+        if resource.owner.has_ended() && resource.age >= minimum_age {
+            Expected::Removed
         } else {
-            Fate::Stays
+            Expected::Kept
         }
     }
 
-    fn fate_of_instance(&self, n: usize) -> Fate {
+    fn expected_of_instance(&self, n: usize) -> Expected {
         match &self.instances[n].kind {
-            InstanceStateName::ShuttingDown | InstanceStateName::Terminated => Fate::Stays,
-            _ => self.fate_of_leftover(&self.instances[n]),
+            InstanceStateName::ShuttingDown | InstanceStateName::Terminated => Expected::Kept,
+            _ => self.expected_of_resource(&self.instances[n]),
         }
     }
 
-    fn fate_of_volume(&self, n: usize) -> Fate {
+    fn expected_of_volume(&self, n: usize) -> Expected {
         match &self.volumes[n].kind {
-            VolumeState::Available | VolumeState::Error => self.fate_of_leftover(&self.volumes[n]),
-            _ => Fate::Stays,
+            VolumeState::Available | VolumeState::Error => {
+                self.expected_of_resource(&self.volumes[n])
+            }
+            _ => Expected::Kept,
         }
     }
 
-    fn fate_of_snapshot(&self, n: usize) -> Fate {
+    fn expected_of_snapshot(&self, n: usize) -> Expected {
         let snapshot = &self.snapshots[n];
         let stored = &snapshot.kind;
         if snapshot.owner.cache.is_none() || self.is_published(n) || stored.in_image {
-            return Fate::Stays;
+            return Expected::Kept;
         }
         if snapshot.is_good() {
             if stored.in_template.is_some() || !self.is_beyond_retention(n) {
-                return Fate::Stays;
+                return Expected::Kept;
             }
             return if snapshot.owner.runs() {
-                Fate::Either
+                Expected::Either
             } else {
-                Fate::Goes
+                Expected::Removed
             };
         }
-        if self.fate_of_leftover(snapshot) == Fate::Goes {
-            // Nobody should have named it: its images were never verified.
+        if self.expected_of_resource(snapshot) == Expected::Removed {
+            // A template should not use an unverified snapshot.
             return if stored.in_template.is_some() {
-                Fate::Either
+                Expected::Either
             } else {
-                Fate::Goes
+                Expected::Removed
             };
         }
         if snapshot.is_rejected() && self.retained(n).is_some() && stored.in_template.is_none() {
-            // No stage looks at it again, whether its execution runs or not.
-            return Fate::Either;
+            // No stage reads it again.
+            return Expected::Either;
         }
-        Fate::Stays
+        Expected::Kept
     }
 
-    /// Whether EC2 refuses to remove something that must go.
-    fn refuses_what_must_go(&self) -> bool {
-        let instances = self.instances.iter().map(|thing| thing.refused);
-        let volumes = self.volumes.iter().map(|thing| thing.refused);
-        let snapshots = self.snapshots.iter().map(|thing| thing.refused);
-        let goes = |(n, refused), fate: &dyn Fn(usize) -> Fate| refused && fate(n) == Fate::Goes;
+    /// Returns whether EC2 denies a required removal.
+    fn denies_a_required_removal(&self) -> bool {
+        let instances = self
+            .instances
+            .iter()
+            .map(|resource| resource.denied_removal);
+        let volumes = self.volumes.iter().map(|resource| resource.denied_removal);
+        let snapshots = self
+            .snapshots
+            .iter()
+            .map(|resource| resource.denied_removal);
+        let goes = |(n, denied_removal), expected_at: &dyn Fn(usize) -> Expected| {
+            denied_removal && expected_at(n) == Expected::Removed
+        };
         instances
             .enumerate()
-            .any(|it| goes(it, &|n| self.fate_of_instance(n)))
+            .any(|it| goes(it, &|n| self.expected_of_instance(n)))
             || volumes
                 .enumerate()
-                .any(|it| goes(it, &|n| self.fate_of_volume(n)))
+                .any(|it| goes(it, &|n| self.expected_of_volume(n)))
             || snapshots
                 .enumerate()
-                .any(|it| goes(it, &|n| self.fate_of_snapshot(n)))
+                .any(|it| goes(it, &|n| self.expected_of_snapshot(n)))
     }
 
-    /// How many snapshots are retained of its kind; none where its cache is not declared.
+    /// Returns the retention of its cache. `None` if the cache is not declared.
     fn retained(&self, n: usize) -> Option<u8> {
         let (cache, _) = self.snapshots[n].target()?;
         self.retain.get(cache).copied()
@@ -251,7 +261,7 @@ impl Account {
             .is_some_and(|retained| newer.count() >= usize::from(retained))
     }
 
-    /// The snapshot that each pointer names.
+    /// Returns the snapshot of each pointer.
     fn pointers(&self) -> BTreeMap<(&'static str, &'static str), usize> {
         let wanting = self.snapshots.iter().enumerate();
         wanting
@@ -264,7 +274,7 @@ impl Account {
         self.pointers().values().any(|published| *published == n)
     }
 
-    /// The manifests in the Parameter Store, with the snapshots that they describe; one describes none that there is.
+    /// Returns the manifests with the positions of their snapshots. One manifest has no snapshot.
     fn manifests(&self) -> BTreeMap<String, Option<usize>> {
         let described = self.snapshots.iter().enumerate();
         described
@@ -282,7 +292,7 @@ impl Account {
             store.set(&format!("/prepull/config/{cache}"), &config.to_string());
         }
         store.set("/prepull/config/broken", "{}");
-        store.set("/prepull/web/notes/snapshots", "somebody else's");
+        store.set("/prepull/web/notes/snapshots", "not prepull's");
         for ((cache, architecture), n) in self.pointers() {
             let pointer = format!("/prepull/{cache}/{architecture}/snapshot-id");
             store.set(&pointer, &snapshot_id(n));
@@ -294,7 +304,7 @@ impl Account {
     }
 }
 
-/// EC2 and Step Functions with an account's things in them.
+/// EC2 and Step Functions with the resources of an account.
 #[derive(Clone)]
 struct World(Arc<Mutex<State>>);
 
@@ -304,35 +314,40 @@ struct State {
     snapshots: Vec<Snapshot>,
     in_images: BTreeSet<String>,
     in_templates: BTreeMap<String, i64>,
-    refused: BTreeSet<String>,
+    denied_removal: BTreeSet<String>,
 }
 
 impl World {
     fn of(account: &Account) -> Self {
         let now = jiff::Timestamp::now().as_second();
-        let instances = account.instances.iter().enumerate().map(|(n, thing)| {
+        let instances = account.instances.iter().enumerate().map(|(n, resource)| {
             Instance::builder()
                 .instance_id(instance_id(n))
-                .state(InstanceState::builder().name(thing.kind.clone()).build())
-                .launch_time(DateTime::from_secs(now - thing.age))
-                .set_tags(Some(thing.owner.tags()))
+                .state(InstanceState::builder().name(resource.kind.clone()).build())
+                .launch_time(DateTime::from_secs(now - resource.age))
+                .set_tags(Some(resource.owner.tags()))
                 .build()
         });
-        let volumes = account.volumes.iter().enumerate().map(|(n, thing)| {
+        let volumes = account.volumes.iter().enumerate().map(|(n, resource)| {
             Volume::builder()
                 .volume_id(volume_id(n))
-                .state(thing.kind.clone())
-                .create_time(DateTime::from_secs(now - thing.age))
-                .set_tags(Some(thing.owner.tags()))
+                .state(resource.kind.clone())
+                .create_time(DateTime::from_secs(now - resource.age))
+                .set_tags(Some(resource.owner.tags()))
                 .build()
         });
-        let snapshots = account.snapshots.iter().enumerate().map(|(n, thing)| {
-            let mut tags = thing.owner.tags();
-            tags.extend(thing.kind.tagged.map(|state| tag("prepull:state", state)));
+        let snapshots = account.snapshots.iter().enumerate().map(|(n, resource)| {
+            let mut tags = resource.owner.tags();
+            tags.extend(
+                resource
+                    .kind
+                    .tagged
+                    .map(|state| tag("prepull:state", state)),
+            );
             Snapshot::builder()
                 .snapshot_id(snapshot_id(n))
-                .state(thing.kind.state.clone())
-                .start_time(DateTime::from_secs(now - thing.age))
+                .state(resource.kind.state.clone())
+                .start_time(DateTime::from_secs(now - resource.age))
                 .set_tags(Some(tags))
                 .build()
         });
@@ -340,13 +355,13 @@ impl World {
             account
                 .snapshots
                 .iter()
-                .map(|thing| &thing.kind)
+                .map(|resource| &resource.kind)
                 .enumerate()
         };
-        let refused = [
-            ids_of_refused(&account.instances, instance_id),
-            ids_of_refused(&account.volumes, volume_id),
-            ids_of_refused(&account.snapshots, snapshot_id),
+        let denied_removal = [
+            ids_of_denied(&account.instances, instance_id),
+            ids_of_denied(&account.volumes, volume_id),
+            ids_of_denied(&account.snapshots, snapshot_id),
         ];
         Self(Arc::new(Mutex::new(State {
             instances: instances.collect(),
@@ -359,7 +374,7 @@ impl World {
             in_templates: stored()
                 .filter_map(|(n, stored)| Some((snapshot_id(n), stored.in_template?)))
                 .collect(),
-            refused: refused.into_iter().flatten().collect(),
+            denied_removal: denied_removal.into_iter().flatten().collect(),
         })))
     }
 
@@ -370,13 +385,13 @@ impl World {
     fn clients(&self, parameters: &ParameterStore) -> Clients {
         Mocks::new()
             .ssm(parameters.rules())
-            .ec2([self.things(), self.removals(), self.users()].concat())
+            .ec2([self.resources(), self.removals(), self.users()].concat())
             .sfn([executions()])
             .clients()
     }
 
-    /// What of the account's things is gone, or going.
-    fn gone(&self, account: &Account) -> Gone {
+    /// Returns the removed resources, and the instances that shut down.
+    fn removed_ids(&self, account: &Account) -> RemovedIds {
         let state = self.state();
         let instances = account.instances.iter().enumerate().filter(|(n, before)| {
             let now = state.instances[*n].state().and_then(InstanceState::name);
@@ -390,15 +405,15 @@ impl World {
             let is_it = |snapshot: &Snapshot| snapshot.snapshot_id() == Some(id);
             !state.snapshots.iter().any(is_it)
         });
-        Gone {
+        RemovedIds {
             instances: instances.map(|(n, _)| instance_id(n)).collect(),
             volumes: volumes.collect(),
             snapshots: snapshots.collect(),
         }
     }
 
-    /// What there is.
-    fn things(&self) -> Vec<Rule> {
+    /// Returns rules that list resources.
+    fn resources(&self) -> Vec<Rule> {
         let (instances, volumes, snapshots) = (self.clone(), self.clone(), self.clone());
         vec![
             mock!(ec2::Client::describe_instances).then_compute_output(move |request| {
@@ -436,14 +451,14 @@ impl World {
         ]
     }
 
-    /// What can be done to it. EC2 itself keeps what a volume or a machine image needs.
+    /// Returns rules that remove resources. EC2 keeps a snapshot that a machine image uses.
     fn removals(&self) -> Vec<Rule> {
         let (terminated, deleted, dropped) = (self.clone(), self.clone(), self.clone());
         vec![
             mock!(ec2::Client::terminate_instances).then_compute_response(move |request| {
                 let mut world = terminated.state();
                 let id = &request.instance_ids()[0];
-                if world.refused.contains(id) {
+                if world.denied_removal.contains(id) {
                     return MockResponse::Error(TerminateInstancesError::generic(denied()));
                 }
                 for instance in &mut world.instances {
@@ -456,7 +471,7 @@ impl World {
             }),
             mock!(ec2::Client::delete_volume).then_compute_response(move |request| {
                 let mut world = deleted.state();
-                if world.refused.contains(request.volume_id().unwrap()) {
+                if world.denied_removal.contains(request.volume_id().unwrap()) {
                     return MockResponse::Error(DeleteVolumeError::generic(denied()));
                 }
                 world
@@ -471,7 +486,7 @@ impl World {
                     let in_use = code("InvalidSnapshot.InUse");
                     return MockResponse::Error(DeleteSnapshotError::generic(in_use));
                 }
-                if world.refused.contains(id) {
+                if world.denied_removal.contains(id) {
                     return MockResponse::Error(DeleteSnapshotError::generic(denied()));
                 }
                 world
@@ -482,7 +497,7 @@ impl World {
         ]
     }
 
-    /// Who else uses snapshots.
+    /// Returns rules for machine images and launch templates.
     fn users(&self) -> Vec<Rule> {
         let (images, templates) = (self.clone(), self.clone());
         vec![
@@ -516,7 +531,7 @@ impl World {
         ]
     }
 
-    /// A version of the launch template, with a disk of each snapshot that it names.
+    /// Returns a version of the launch template with a disk for each of its snapshots.
     fn version(&self, number: i64) -> LaunchTemplateVersion {
         let named = self.state().in_templates.clone().into_iter();
         let mappings = named
@@ -540,16 +555,16 @@ impl World {
     }
 }
 
-/// The IDs of what was removed.
+/// The IDs of the removed resources.
 #[derive(Debug, PartialEq, Eq)]
-struct Gone {
+struct RemovedIds {
     instances: Vec<String>,
     volumes: Vec<String>,
     snapshots: Vec<String>,
 }
 
-fn sweep(clients: &Clients, least_age: Option<i64>) -> Result<Removed, StageError> {
-    let input = match least_age {
+fn sweep(clients: &Clients, minimum_age: Option<i64>) -> Result<Removed, StageError> {
+    let input = match minimum_age {
         Some(seconds) => json!({"source": "sweep", "least_age_seconds": seconds}),
         None => json!({"source": "sweep"}),
     };
@@ -561,12 +576,15 @@ fn sweep(clients: &Clients, least_age: Option<i64>) -> Result<Removed, StageErro
         .block_on(handle(clients, MACHINE, input, deadline))
 }
 
-fn ids_of_refused<Kind>(things: &[Thing<Kind>], id: fn(usize) -> String) -> Vec<String> {
-    let refused = things.iter().enumerate().filter(|(_, thing)| thing.refused);
-    refused.map(|(n, _)| id(n)).collect()
+fn ids_of_denied<Kind>(resources: &[Resource<Kind>], id: fn(usize) -> String) -> Vec<String> {
+    let denied_removal = resources
+        .iter()
+        .enumerate()
+        .filter(|(_, resource)| resource.denied_removal);
+    denied_removal.map(|(n, _)| id(n)).collect()
 }
 
-/// Step Functions, which knows an execution by its status.
+/// Returns a rule for executions. The name of an execution is its status.
 fn executions() -> Rule {
     mock!(sfn::Client::describe_execution).then_compute_response(|request| {
         let arn = request.execution_arn().unwrap();
@@ -600,7 +618,7 @@ fn denied() -> ec2::error::ErrorMetadata {
     code("UnauthorizedOperation")
 }
 
-/// Whether tags pass the filters by tag.
+/// Returns whether tags match the filters.
 fn matches(tags: &[Tag], filters: &[Filter]) -> bool {
     assert!(!filters.is_empty(), "nothing may be listed unfiltered");
     filters.iter().all(|filter| match filter.name().unwrap() {
@@ -636,25 +654,27 @@ fn any_owner() -> impl Strategy<Value = Owner> {
     })
 }
 
-/// Ages in seconds. The test takes some seconds itself, so none is close to a limit.
+/// Generates ages in seconds. None is close to a limit, because the test itself takes some seconds.
 fn any_age() -> impl Strategy<Value = i64> {
     prop_oneof![
-        1 => 0..USUAL_LEAST_AGE - 60,
-        2 => USUAL_LEAST_AGE..3_000,
+        1 => 0..DEFAULT_MINIMUM_AGE - 60,
+        2 => DEFAULT_MINIMUM_AGE..3_000,
         3 => 4_000..10_000_000i64,
         1 => Just(5_000),
     ]
 }
 
-fn any_thing<Kind: std::fmt::Debug>(
+fn any_resource<Kind: std::fmt::Debug>(
     kind: impl Strategy<Value = Kind>,
-) -> impl Strategy<Value = Thing<Kind>> {
-    let refused = prop::bool::weighted(0.05);
-    (any_owner(), any_age(), refused, kind).prop_map(|(owner, age, refused, kind)| Thing {
-        owner,
-        age,
-        refused,
-        kind,
+) -> impl Strategy<Value = Resource<Kind>> {
+    let denied_removal = prop::bool::weighted(0.05);
+    (any_owner(), any_age(), denied_removal, kind).prop_map(|(owner, age, denied_removal, kind)| {
+        Resource {
+            owner,
+            age,
+            denied_removal,
+            kind,
+        }
     })
 }
 
@@ -703,40 +723,44 @@ fn any_stored() -> impl Strategy<Value = Stored> {
 
 fn any_account() -> impl Strategy<Value = Account> {
     (
-        prop::collection::vec(any_thing(any_instance_state()), 0..6),
-        prop::collection::vec(any_thing(any_volume_state()), 0..6),
-        prop::collection::vec(any_thing(any_stored()), 0..14),
+        prop::collection::vec(any_resource(any_instance_state()), 0..6),
+        prop::collection::vec(any_resource(any_volume_state()), 0..6),
+        prop::collection::vec(any_resource(any_stored()), 0..14),
         (1..4u8, 1..4u8),
         select(vec![None, None, Some(0), Some(3_600)]),
     )
         .prop_map(
-            |(instances, volumes, snapshots, (web, batch), least_age)| Account {
+            |(instances, volumes, snapshots, (web, batch), minimum_age)| Account {
                 instances,
                 volumes,
                 snapshots,
                 retain: [("web", web), ("batch", batch)].into(),
-                least_age,
+                minimum_age,
             },
         )
 }
 
-/// Compares what was removed of `things` with what was to be.
+/// Compares the removed resources with the expected ones.
 fn check<Kind: std::fmt::Debug>(
-    things: &[Thing<Kind>],
+    resources: &[Resource<Kind>],
     removed: &[String],
     id: fn(usize) -> String,
-    fate: impl Fn(usize) -> Fate,
+    expected_at: impl Fn(usize) -> Expected,
 ) -> Result<(), TestCaseError> {
-    for (n, thing) in things.iter().enumerate() {
-        let expected = if thing.refused { Fate::Stays } else { fate(n) };
-        let came = if removed.contains(&id(n)) {
-            Fate::Goes
+    for (n, resource) in resources.iter().enumerate() {
+        let expected = if resource.denied_removal {
+            Expected::Kept
         } else {
-            Fate::Stays
+            expected_at(n)
+        };
+        let actual = if removed.contains(&id(n)) {
+            Expected::Removed
+        } else {
+            Expected::Kept
         };
         prop_assert!(
-            expected == came || expected == Fate::Either,
-            "{} {came:?}, but {expected:?} is right: {thing:?}",
+            expected == actual || expected == Expected::Either,
+            "{}: {actual:?}, expected {expected:?}: {resource:?}",
             id(n)
         );
     }
@@ -749,7 +773,7 @@ fn sorted<T: ToString>(ids: &[T]) -> Vec<String> {
 }
 
 proptest! {
-    // Half as many cases as elsewhere: each is two sweeps, with a dozen calls or more.
+    // Half the usual number of cases: each has two sweeps with at least a dozen calls.
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.div_ceil(2), ..ProptestConfig::default() })]
 
     #[test]
@@ -757,19 +781,19 @@ proptest! {
         let world = World::of(&account);
         let parameters = account.parameters();
         let clients = world.clients(&parameters);
-        let result = sweep(&clients, account.least_age);
+        let result = sweep(&clients, account.minimum_age);
 
-        let gone = world.gone(&account);
-        check(&account.instances, &gone.instances, instance_id, |n| account.fate_of_instance(n))?;
-        check(&account.volumes, &gone.volumes, volume_id, |n| account.fate_of_volume(n))?;
-        check(&account.snapshots, &gone.snapshots, snapshot_id, |n| account.fate_of_snapshot(n))?;
+        let removed_ids = world.removed_ids(&account);
+        check(&account.instances, &removed_ids.instances, instance_id, |n| account.expected_of_instance(n))?;
+        check(&account.volumes, &removed_ids.volumes, volume_id, |n| account.expected_of_volume(n))?;
+        check(&account.snapshots, &removed_ids.snapshots, snapshot_id, |n| account.expected_of_snapshot(n))?;
         for (parameter, snapshot) in account.manifests() {
             let is_there = parameters.get(&parameter).is_some();
             match snapshot {
-                // The next sweep sees to it at the latest.
-                Some(n) if gone.snapshots.contains(&snapshot_id(n)) => {}
-                Some(_) => prop_assert!(is_there, "{parameter} describes a snapshot and went"),
-                None => prop_assert!(!is_there, "{parameter} describes nothing and stayed"),
+                // The next sweep removes its manifest at the latest.
+                Some(n) if removed_ids.snapshots.contains(&snapshot_id(n)) => {}
+                Some(_) => prop_assert!(is_there, "{parameter} has a snapshot and was removed"),
+                None => prop_assert!(!is_there, "{parameter} has no snapshot and was kept"),
             }
         }
         prop_assert!(parameters.get("/prepull/web/notes/snapshots").is_some());
@@ -780,19 +804,19 @@ proptest! {
 
         match result {
             Ok(removed) => {
-                prop_assert!(!account.refuses_what_must_go(), "a removal was refused, and the sweep ended well");
-                prop_assert_eq!(sorted(&removed.terminated), gone.instances.clone());
-                prop_assert_eq!(sorted(&removed.deleted_volumes), gone.volumes.clone());
-                prop_assert_eq!(sorted(&removed.deleted_snapshots), gone.snapshots.clone());
+                prop_assert!(!account.denies_a_required_removal(), "a removal was denied, and the sweep succeeded");
+                prop_assert_eq!(sorted(&removed.terminated), removed_ids.instances.clone());
+                prop_assert_eq!(sorted(&removed.deleted_volumes), removed_ids.volumes.clone());
+                prop_assert_eq!(sorted(&removed.deleted_snapshots), removed_ids.snapshots.clone());
             }
             Err(error) => prop_assert_eq!(error.name(), "AccessDenied"),
         }
 
-        // The next sweep finds nothing but the manifests of what went.
-        let _ = sweep(&clients, account.least_age);
-        prop_assert_eq!(&world.gone(&account), &gone);
+        // The next sweep removes only manifests of removed snapshots.
+        let _ = sweep(&clients, account.minimum_age);
+        prop_assert_eq!(&world.removed_ids(&account), &removed_ids);
         for (parameter, snapshot) in account.manifests() {
-            let describes = snapshot.is_some_and(|n| !gone.snapshots.contains(&snapshot_id(n)));
+            let describes = snapshot.is_some_and(|n| !removed_ids.snapshots.contains(&snapshot_id(n)));
             prop_assert_eq!(parameters.get(&parameter).is_some(), describes, "{}", parameter);
         }
     }

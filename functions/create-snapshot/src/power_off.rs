@@ -76,7 +76,7 @@ pub(crate) async fn scrubbed_volume(
         .await
 }
 
-/// Whether a running builder needs a (further) power-off command. `sent` has the commands so far, latest first.
+/// Returns whether a running builder needs a (further) power-off command. `sent` has the commands so far, latest first.
 fn must_send(
     input: &BuilderInput,
     sent: &[SentCommand],

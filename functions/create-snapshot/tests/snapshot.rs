@@ -1,4 +1,4 @@
-//! create-snapshot against builders and snapshots in every state.
+//! Tests of create-snapshot with builders and snapshots in every state.
 
 use std::time::Duration;
 
@@ -41,12 +41,12 @@ fn listed(snapshots: impl IntoIterator<Item = Ec2Snapshot>) -> DescribeSnapshots
         .build()
 }
 
-/// EC2 lists these snapshots, whenever it is asked.
+/// Returns a rule that lists `snapshots`.
 fn exist(snapshots: Vec<Ec2Snapshot>) -> Rule {
     mock!(Client::describe_snapshots).then_output(move || listed(snapshots.clone()))
 }
 
-/// EC2 lists no snapshot at first and a complete one from then on.
+/// Returns a rule that lists no snapshot, then a pending one, then the same completed.
 fn appears() -> Rule {
     mock!(Client::describe_snapshots)
         .sequence()
@@ -62,7 +62,7 @@ fn is_made() -> Rule {
         .then_output(|| CreateSnapshotOutput::builder().build())
 }
 
-/// Takes the tag `prepull:state` = `state` for the snapshot `id`.
+/// Returns a rule that accepts the tag `prepull:state` = `state` for the snapshot `id`.
 fn marks(id: &'static str, state: &'static str) -> Rule {
     mock!(Client::create_tags)
         .match_requests(move |request| {
@@ -82,16 +82,16 @@ fn instance_is(state: InstanceStateName, reason: &'static str) -> Rule {
         .then_output(move || described([instance(state.clone(), reason)]))
 }
 
-const BY_ITSELF: &str = "Client.InstanceInitiatedShutdown";
+const POWERED_OFF: &str = "Client.InstanceInitiatedShutdown";
 
-/// The builder runs, then stops, then is off.
+/// Returns a rule by which the builder runs, then stops, then is stopped.
 fn instance_powers_off() -> Rule {
     mock!(Client::describe_instances)
         .sequence()
         .output(|| described([instance(InstanceStateName::Running, "")]))
         .output(|| described([instance(InstanceStateName::Running, "")]))
-        .output(|| described([instance(InstanceStateName::Stopping, BY_ITSELF)]))
-        .output(|| described([instance(InstanceStateName::Stopped, BY_ITSELF)]))
+        .output(|| described([instance(InstanceStateName::Stopping, POWERED_OFF)]))
+        .output(|| described([instance(InstanceStateName::Stopped, POWERED_OFF)]))
         .build()
 }
 
@@ -118,7 +118,7 @@ fn was_never_told() -> Rule {
         .then_output(|| ListCommandInvocationsOutput::builder().build())
 }
 
-/// Systems Manager has no command at first and one from then on.
+/// Returns rules by which Systems Manager lists no command at first, and one after it was sent.
 fn is_told_once() -> (Rule, Rule) {
     use prepull_aws::ssm::Client;
     let list = mock!(Client::list_command_invocations)
@@ -208,11 +208,11 @@ async fn duplicate_snapshots_converge_on_the_oldest() {
 #[tokio::test]
 async fn verified_snapshot_takes_precedence_over_an_older_one() {
     for state in ["verified", "published"] {
-        let mut vouched_for = snapshot(YOUNGER, SnapshotState::Completed);
-        vouched_for.tags = Some(vec![tag("prepull:state", state)]);
+        let mut verified = snapshot(YOUNGER, SnapshotState::Completed);
+        verified.tags = Some(vec![tag("prepull:state", state)]);
         let rejects = marks(OLDER, "rejected");
         let mocks = Mocks::new().ec2([
-            exist(vec![snapshot(OLDER, SnapshotState::Completed), vouched_for]),
+            exist(vec![snapshot(OLDER, SnapshotState::Completed), verified]),
             rejects.clone(),
         ]);
         let taken = make(mocks).await.unwrap();
@@ -242,7 +242,7 @@ async fn builder_without_clean_power_off_is_not_snapshotted() {
         ("Client.UserInitiatedShutdown", told()),
         ("Server.InternalError", told()),
         ("", told()),
-        (BY_ITSELF, was_never_told()),
+        (POWERED_OFF, was_never_told()),
     ] {
         let mocks = Mocks::new()
             .ec2([

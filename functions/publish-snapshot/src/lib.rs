@@ -115,7 +115,7 @@ async fn pointer(
     Ok(value.and_then(|id| id.parse().ok()))
 }
 
-/// Whether nodes use a snapshot whose plan is newer than this one.
+/// Returns whether nodes use a snapshot whose plan is newer than this one.
 ///
 /// Systems Manager has no compare-and-set, so two publications at the same moment could still overwrite each other. Builds
 /// of a cache never overlap, so this needs an execution that plan-build did not see.

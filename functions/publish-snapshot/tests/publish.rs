@@ -1,4 +1,4 @@
-//! publish-snapshot: the order of its steps, and what keeps it from taking them.
+//! Tests of publish-snapshot: the order of its steps, and the conditions that prevent them.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -48,13 +48,13 @@ fn input() -> PublishInput {
     .unwrap()
 }
 
-/// What happened, in order: written parameters, tags, events, shares and copies.
+/// The tags, events, shares and copies, in order.
 type Log = Arc<Mutex<Vec<String>>>;
 
-/// EC2 and `EventBridge` as publish-snapshot sees them.
+/// EC2 and `EventBridge` for publish-snapshot.
 struct World {
     store: ParameterStore,
-    /// Snapshots with their state and their tag `prepull:state`.
+    /// The snapshots.
     snapshots: Arc<Mutex<Vec<Snapshot>>>,
     log: Log,
     copies: Result<(), &'static str>,
@@ -86,7 +86,7 @@ impl World {
         Self::with(vec![snapshot(OURS, SnapshotState::Completed, "verified")])
     }
 
-    /// Another snapshot is published, whose plan is `seconds` younger than ours.
+    /// Publishes another snapshot, with a plan `seconds` newer than ours.
     fn and_before(self, seconds: i64) -> Self {
         self.snapshots.lock().unwrap().push(snapshot(
             BEFORE,
@@ -210,7 +210,7 @@ fn error(code: &str) -> ec2::error::ErrorMetadata {
     ec2::error::ErrorMetadata::builder().code(code).build()
 }
 
-/// The snapshots that have the wanted ID, and the wanted tag `prepull:state` or `prepull:execution`.
+/// Returns the snapshots that match the request's IDs and its filters for `prepull:state` and `prepull:execution`.
 fn matching(
     snapshots: Vec<Snapshot>,
     request: &ec2::operation::describe_snapshots::DescribeSnapshotsInput,

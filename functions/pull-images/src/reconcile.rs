@@ -123,7 +123,7 @@ impl<'a> Planned<'a> {
         record.is_some_and(|found| found.digest == self.image.digest && found.usable == Usable::Yes)
     }
 
-    /// Whether the image is complete and unpacked.
+    /// Returns whether the image is complete and unpacked.
     fn is_present(&self) -> bool {
         self.is_right(self.names[0].1)
     }
@@ -407,7 +407,7 @@ mod tests {
     use prepull_domain::build::payload::DiskUsage;
     use prepull_testing::target;
 
-    /// A status of the builder of [`target`]. Names 0 and 1 belong to nginx, 2 and 3 to api.
+    /// Returns a status of the builder of [`target`]. Names 0 and 1 belong to nginx, 2 and 3 to api.
     fn status(lines: &str) -> ImageStatus {
         format!("{lines}\nDISK 1000 300\nCPUS 8\nEND")
             .parse()
@@ -420,14 +420,14 @@ mod tests {
 
     const GOOD: &str = "complete unpacked unpinned";
 
-    /// Every image has its digest and its tag.
+    /// Returns the status lines of a builder with all images, by digest and by tag.
     fn complete() -> String {
         [(0, "a"), (1, "a"), (2, "d"), (3, "d")]
             .map(|(position, digit)| name(position, digit, GOOD))
             .concat()
     }
 
-    /// The next step, as the document expects it.
+    /// Returns the next step in the form that the document expects.
     fn does(target: &Target, lines: &str) -> String {
         match next(target, &status(lines)).unwrap() {
             Next::Done => "done".to_owned(),

@@ -1,7 +1,7 @@
-//! pull-images with plans and builders of every kind: whatever is planned and whatever a builder prints, nothing panics,
-//! and what a document is sent is what its parameters take.
+//! Property tests of pull-images with random plans and outputs of builders. The stage never panics, and it sends only
+//! parameters that its documents accept.
 //!
-//! More cases than by default: `PROPTEST_CASES=5000 cargo test -p pull-images --test any_output`.
+//! To run more cases than the default: `PROPTEST_CASES=5000 cargo test -p pull-images --test any_output`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,7 +23,7 @@ use proptest::prelude::*;
 use pull_images::{Settings, handle};
 use regex::Regex;
 
-/// The `allowedPattern` of each parameter of a document, as Systems Manager matches it.
+/// Returns the `allowedPattern` of each parameter of a document.
 fn patterns(document: &str) -> BTreeMap<String, Regex> {
     let name = document
         .strip_prefix("prepull-")
@@ -33,7 +33,7 @@ fn patterns(document: &str) -> BTreeMap<String, Regex> {
         env!("CARGO_MANIFEST_DIR")
     );
     let yaml = fs::read_to_string(file).unwrap();
-    // Parameters are indented by two, what is said of them by four.
+    // Parameters are indented by two, and their properties by four.
     let mut patterns = BTreeMap::new();
     let mut parameter = None;
     let declared = yaml
@@ -59,10 +59,11 @@ static PATTERNS: LazyLock<BTreeMap<String, BTreeMap<String, Regex>>> = LazyLock:
         .collect()
 });
 
-/// What was sent: the document and its parameters.
+/// The sent documents with their parameters.
 type Sent = Arc<Mutex<Vec<(String, Vec<(String, String)>)>>>;
 
-/// A builder that answers every command with the next of `outputs`, and with the last one for ever.
+/// Returns mocks of a builder that answers each command with the next of `outputs` and then repeats the last one, and the
+/// sent commands.
 fn node(outputs: Vec<String>) -> (Mocks, Sent) {
     let sent = Sent::default();
     let kept = Arc::clone(&sent);
@@ -89,7 +90,7 @@ fn node(outputs: Vec<String>) -> (Mocks, Sent) {
     (Mocks::new().ec2([runs]).ssm([takes, answers]), sent)
 }
 
-/// The target of the other tests, with images whose references are whatever a configuration may name.
+/// Generates targets with further images that a configuration may contain.
 fn any_target() -> impl Strategy<Value = Target> {
     let reference = mutated(IMAGE_REFERENCES.lines())
         .prop_filter_map("no reference", |given| given.parse::<ImageReference>().ok());
@@ -134,7 +135,7 @@ proptest! {
             .start_paused(true)
             .build()
             .unwrap();
-        // However it ends: that it ends without a panic is what counts.
+        // Any result is fine. The stage must not panic.
         let _ = runtime.block_on(async {
             let deadline = Deadline::after(Duration::from_secs(5));
             handle(&mocks.clients(), &settings, input, deadline).await

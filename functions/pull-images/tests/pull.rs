@@ -1,4 +1,4 @@
-//! pull-images against a builder that is played by Systems Manager's answers.
+//! Tests of pull-images with a builder that consists of Systems Manager's answers.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use prepull_domain::{PullProgress, StageError};
 use prepull_testing::{Mocks, builder, described, ec2_instance, target};
 use pull_images::{Settings, handle};
 
-/// What the builder says of [`target`]'s images when all of them are there.
+/// Returns the builder's status if all images of [`target`] are complete.
 fn complete() -> String {
     [(0, "a"), (1, "a"), (2, "d"), (3, "d")]
         .map(|(name, digit)| {
@@ -27,8 +27,8 @@ fn complete() -> String {
         .concat()
 }
 
-/// A builder whose every answer to `image-status` is the next of `statuses`, the last one for ever, and the changes
-/// that it was told to make.
+/// Returns mocks of a builder that answers each `image-status` with the next of `statuses` and then repeats the last one,
+/// and the requested changes.
 fn node(statuses: Vec<String>) -> (Mocks, Arc<Mutex<Vec<String>>>) {
     let changes = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&changes);
