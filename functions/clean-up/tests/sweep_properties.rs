@@ -3,39 +3,19 @@
 //! To run more accounts than the default: `PROPTEST_CASES=5000 cargo test -p clean-up --test sweep_properties`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use aws_smithy_mocks::{MockResponse, Rule, mock};
 use clean_up::{Removed, handle};
-use prepull_aws::ec2::operation::delete_snapshot::{DeleteSnapshotError, DeleteSnapshotOutput};
-use prepull_aws::ec2::operation::delete_volume::{DeleteVolumeError, DeleteVolumeOutput};
-use prepull_aws::ec2::operation::describe_images::DescribeImagesOutput;
-use prepull_aws::ec2::operation::describe_instances::DescribeInstancesOutput;
-use prepull_aws::ec2::operation::describe_launch_template_versions::DescribeLaunchTemplateVersionsOutput;
-use prepull_aws::ec2::operation::describe_snapshots::DescribeSnapshotsOutput;
-use prepull_aws::ec2::operation::describe_volumes::DescribeVolumesOutput;
-use prepull_aws::ec2::operation::terminate_instances::{
-    TerminateInstancesError, TerminateInstancesOutput,
-};
 use prepull_aws::ec2::types::{
-    BlockDeviceMapping, EbsBlockDevice, Filter, Image, Instance, InstanceState, InstanceStateName,
-    LaunchTemplateBlockDeviceMapping, LaunchTemplateEbsBlockDevice, LaunchTemplateVersion,
-    Reservation, ResponseLaunchTemplateData, Snapshot, SnapshotState, Tag, Volume, VolumeState,
-};
-use prepull_aws::sfn::operation::describe_execution::{
-    DescribeExecutionError, DescribeExecutionOutput,
+    Instance, InstanceState, InstanceStateName, Snapshot, SnapshotState, Tag, Volume, VolumeState,
 };
 use prepull_aws::sfn::types::ExecutionStatus;
-use prepull_aws::{Clients, DateTime, Deadline, ec2, sfn, tag};
+use prepull_aws::{Clients, DateTime, Deadline, tag};
 use prepull_domain::StageError;
-use prepull_testing::{Mocks, ParameterStore, configuration};
+use prepull_testing::{FakeAws, STATE_MACHINE_ARN, configuration, execution};
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::json;
-
-const MACHINE: &str = "arn:aws:states:eu-west-1:123456789012:stateMachine:prepull-build";
-const TEMPLATE: &str = "lt-0123456789abcdef0";
 
 /// Default minimum age of an orphan, in seconds.
 const DEFAULT_MINIMUM_AGE: i64 = 300;
@@ -284,59 +264,44 @@ impl Account {
             .collect()
     }
 
-    fn parameters(&self) -> ParameterStore {
-        let store = ParameterStore::default();
+    fn set_parameters(&self, aws: &FakeAws) {
         for (cache, retain) in &self.retain {
             let mut config = configuration();
             config["retain_snapshots"] = json!(retain);
-            store.set(&format!("/prepull/config/{cache}"), &config.to_string());
+            aws.set_parameter(&format!("/prepull/config/{cache}"), &config.to_string());
         }
-        store.set("/prepull/config/broken", "{}");
-        store.set("/prepull/web/notes/snapshots", "not prepull's");
+        aws.set_parameter("/prepull/config/broken", "{}");
+        aws.set_parameter("/prepull/web/notes/snapshots", "not prepull's");
         for ((cache, architecture), n) in self.pointers() {
             let pointer = format!("/prepull/{cache}/{architecture}/snapshot-id");
-            store.set(&pointer, &snapshot_id(n));
+            aws.set_parameter(&pointer, &snapshot_id(n));
         }
         for parameter in self.manifests().keys() {
-            store.set(parameter, "{}");
+            aws.set_parameter(parameter, "{}");
         }
-        store
     }
-}
 
-/// EC2 and Step Functions with the resources of an account.
-#[derive(Clone)]
-struct World(Arc<Mutex<State>>);
-
-struct State {
-    instances: Vec<Instance>,
-    volumes: Vec<Volume>,
-    snapshots: Vec<Snapshot>,
-    in_images: BTreeSet<String>,
-    in_templates: BTreeMap<String, i64>,
-    denied_removal: BTreeSet<String>,
-}
-
-impl World {
-    fn of(account: &Account) -> Self {
+    /// Returns AWS with the resources of the account. The name of an execution is its status.
+    fn aws(&self) -> FakeAws {
         let now = jiff::Timestamp::now().as_second();
-        let instances = account.instances.iter().enumerate().map(|(n, resource)| {
+        let started = |age| DateTime::from_secs(now - age);
+        let instances = self.instances.iter().enumerate().map(|(n, resource)| {
             Instance::builder()
                 .instance_id(instance_id(n))
                 .state(InstanceState::builder().name(resource.kind.clone()).build())
-                .launch_time(DateTime::from_secs(now - resource.age))
+                .launch_time(started(resource.age))
                 .set_tags(Some(resource.owner.tags()))
                 .build()
         });
-        let volumes = account.volumes.iter().enumerate().map(|(n, resource)| {
+        let volumes = self.volumes.iter().enumerate().map(|(n, resource)| {
             Volume::builder()
                 .volume_id(volume_id(n))
                 .state(resource.kind.clone())
-                .create_time(DateTime::from_secs(now - resource.age))
+                .create_time(started(resource.age))
                 .set_tags(Some(resource.owner.tags()))
                 .build()
         });
-        let snapshots = account.snapshots.iter().enumerate().map(|(n, resource)| {
+        let snapshots = self.snapshots.iter().enumerate().map(|(n, resource)| {
             let mut tags = resource.owner.tags();
             tags.extend(
                 resource
@@ -347,211 +312,67 @@ impl World {
             Snapshot::builder()
                 .snapshot_id(snapshot_id(n))
                 .state(resource.kind.state.clone())
-                .start_time(DateTime::from_secs(now - resource.age))
+                .start_time(started(resource.age))
                 .set_tags(Some(tags))
                 .build()
         });
-        let stored = || {
-            account
-                .snapshots
-                .iter()
-                .map(|resource| &resource.kind)
-                .enumerate()
-        };
-        let denied_removal = [
-            ids_of_denied(&account.instances, instance_id),
-            ids_of_denied(&account.volumes, volume_id),
-            ids_of_denied(&account.snapshots, snapshot_id),
+        let stored = self.snapshots.iter().map(|resource| &resource.kind);
+        let stored = stored.enumerate();
+        let in_images = stored.clone().filter(|(_, stored)| stored.in_image);
+        let in_images: Vec<_> = in_images.map(|(n, _)| snapshot_id(n)).collect();
+        let in_templates: Vec<_> = stored
+            .filter_map(|(n, stored)| Some((snapshot_id(n), stored.in_template?)))
+            .collect();
+        let executions = [
+            ("running", ExecutionStatus::Running),
+            ("succeeded", ExecutionStatus::Succeeded),
+            ("failed", ExecutionStatus::Failed),
+            ("stopped", ExecutionStatus::Aborted),
         ];
-        Self(Arc::new(Mutex::new(State {
-            instances: instances.collect(),
-            volumes: volumes.collect(),
-            snapshots: snapshots.collect(),
-            in_images: stored()
-                .filter(|(_, stored)| stored.in_image)
-                .map(|(n, _)| snapshot_id(n))
-                .collect(),
-            in_templates: stored()
-                .filter_map(|(n, stored)| Some((snapshot_id(n), stored.in_template?)))
-                .collect(),
-            denied_removal: denied_removal.into_iter().flatten().collect(),
-        })))
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
-    }
-
-    fn clients(&self, parameters: &ParameterStore) -> Clients {
-        Mocks::new()
-            .ssm(parameters.rules())
-            .ec2([self.resources(), self.removals(), self.users()].concat())
-            .sfn([executions()])
-            .clients()
+        let mut aws = FakeAws::new()
+            .with_parameters(&[])
+            .with_instances(instances)
+            .with_volumes(volumes)
+            .with_snapshots(snapshots)
+            .with_snapshot_users(&in_images, &in_templates)
+            .with_executions(executions.map(|(name, status)| execution(name, "web", status, 0)));
+        for removal in [
+            denied("ec2:TerminateInstances", &self.instances, instance_id),
+            denied("ec2:DeleteVolume", &self.volumes, volume_id),
+            denied("ec2:DeleteSnapshot", &self.snapshots, snapshot_id),
+        ]
+        .concat()
+        {
+            aws = aws.failing(&removal, "UnauthorizedOperation");
+        }
+        self.set_parameters(&aws);
+        aws
     }
 
     /// Returns the removed resources, and the instances that shut down.
-    fn removed_ids(&self, account: &Account) -> RemovedIds {
-        let state = self.state();
-        let instances = account.instances.iter().enumerate().filter(|(n, before)| {
-            let now = state.instances[*n].state().and_then(InstanceState::name);
-            now != Some(&before.kind)
+    fn removed_ids(&self, aws: &FakeAws) -> RemovedIds {
+        use InstanceStateName::{ShuttingDown, Terminated};
+        let ends = |state: &InstanceStateName| matches!(state, ShuttingDown | Terminated);
+        let instances = self.instances.iter().zip(aws.instances()).enumerate();
+        let instances = instances.filter(|(_, (before, now))| {
+            let now = now.state().and_then(InstanceState::name);
+            !ends(&before.kind) && now.is_some_and(ends)
         });
-        let volumes = (0..account.volumes.len()).map(volume_id).filter(|id| {
-            let is_it = |volume: &Volume| volume.volume_id() == Some(id);
-            !state.volumes.iter().any(is_it)
-        });
-        let snapshots = (0..account.snapshots.len()).map(snapshot_id).filter(|id| {
-            let is_it = |snapshot: &Snapshot| snapshot.snapshot_id() == Some(id);
-            !state.snapshots.iter().any(is_it)
-        });
+        let (volumes, snapshots) = (aws.volumes(), aws.snapshots());
+        let left: BTreeSet<_> = volumes
+            .iter()
+            .filter_map(Volume::volume_id)
+            .chain(snapshots.iter().filter_map(Snapshot::snapshot_id))
+            .collect();
+        let removed = |count: usize, id: fn(usize) -> String| {
+            let ids = (0..count).map(id);
+            ids.filter(|id| !left.contains(id.as_str())).collect()
+        };
         RemovedIds {
             instances: instances.map(|(n, _)| instance_id(n)).collect(),
-            volumes: volumes.collect(),
-            snapshots: snapshots.collect(),
+            volumes: removed(self.volumes.len(), volume_id),
+            snapshots: removed(self.snapshots.len(), snapshot_id),
         }
-    }
-
-    /// Returns rules that list resources.
-    fn resources(&self) -> Vec<Rule> {
-        let (instances, volumes, snapshots) = (self.clone(), self.clone(), self.clone());
-        vec![
-            mock!(ec2::Client::describe_instances).then_compute_output(move |request| {
-                let found = instances.state().instances.clone();
-                let found = found
-                    .into_iter()
-                    .filter(|it| matches(it.tags(), request.filters()));
-                DescribeInstancesOutput::builder()
-                    .reservations(
-                        Reservation::builder()
-                            .set_instances(Some(found.collect()))
-                            .build(),
-                    )
-                    .build()
-            }),
-            mock!(ec2::Client::describe_volumes).then_compute_output(move |request| {
-                let found = volumes.state().volumes.clone();
-                let found = found
-                    .into_iter()
-                    .filter(|it| matches(it.tags(), request.filters()));
-                DescribeVolumesOutput::builder()
-                    .set_volumes(Some(found.collect()))
-                    .build()
-            }),
-            mock!(ec2::Client::describe_snapshots).then_compute_output(move |request| {
-                assert_eq!(request.owner_ids(), ["self"]);
-                let found = snapshots.state().snapshots.clone();
-                let found = found
-                    .into_iter()
-                    .filter(|it| matches(it.tags(), request.filters()));
-                DescribeSnapshotsOutput::builder()
-                    .set_snapshots(Some(found.collect()))
-                    .build()
-            }),
-        ]
-    }
-
-    /// Returns rules that remove resources. EC2 keeps a snapshot that a machine image uses.
-    fn removals(&self) -> Vec<Rule> {
-        let (terminated, deleted, dropped) = (self.clone(), self.clone(), self.clone());
-        vec![
-            mock!(ec2::Client::terminate_instances).then_compute_response(move |request| {
-                let mut world = terminated.state();
-                let id = &request.instance_ids()[0];
-                if world.denied_removal.contains(id) {
-                    return MockResponse::Error(TerminateInstancesError::generic(denied()));
-                }
-                for instance in &mut world.instances {
-                    if instance.instance_id() == Some(id) {
-                        let ending = InstanceState::builder().name(InstanceStateName::ShuttingDown);
-                        instance.state = Some(ending.build());
-                    }
-                }
-                MockResponse::Output(TerminateInstancesOutput::builder().build())
-            }),
-            mock!(ec2::Client::delete_volume).then_compute_response(move |request| {
-                let mut world = deleted.state();
-                if world.denied_removal.contains(request.volume_id().unwrap()) {
-                    return MockResponse::Error(DeleteVolumeError::generic(denied()));
-                }
-                world
-                    .volumes
-                    .retain(|volume| volume.volume_id() != request.volume_id());
-                MockResponse::Output(DeleteVolumeOutput::builder().build())
-            }),
-            mock!(ec2::Client::delete_snapshot).then_compute_response(move |request| {
-                let mut world = dropped.state();
-                let id = request.snapshot_id().unwrap();
-                if world.in_images.contains(id) {
-                    let in_use = code("InvalidSnapshot.InUse");
-                    return MockResponse::Error(DeleteSnapshotError::generic(in_use));
-                }
-                if world.denied_removal.contains(id) {
-                    return MockResponse::Error(DeleteSnapshotError::generic(denied()));
-                }
-                world
-                    .snapshots
-                    .retain(|snapshot| snapshot.snapshot_id() != Some(id));
-                MockResponse::Output(DeleteSnapshotOutput::builder().build())
-            }),
-        ]
-    }
-
-    /// Returns rules for machine images and launch templates.
-    fn users(&self) -> Vec<Rule> {
-        let (images, templates) = (self.clone(), self.clone());
-        vec![
-            mock!(ec2::Client::describe_images).then_compute_output(move |request| {
-                assert_eq!(request.owners(), ["self"]);
-                let filter = &request.filters()[0];
-                assert_eq!(filter.name(), Some("block-device-mapping.snapshot-id"));
-                let named = images.state().in_images.clone().into_iter();
-                let found = named.filter(|id| filter.values().contains(id)).map(|id| {
-                    let disk = EbsBlockDevice::builder().snapshot_id(id).build();
-                    let mapping = BlockDeviceMapping::builder().ebs(disk).build();
-                    Image::builder().block_device_mappings(mapping).build()
-                });
-                DescribeImagesOutput::builder()
-                    .set_images(Some(found.collect()))
-                    .build()
-            }),
-            mock!(ec2::Client::describe_launch_template_versions).then_compute_output(
-                move |request| {
-                    let of_template = request.launch_template_id() == Some(TEMPLATE);
-                    let latest = request.versions().contains(&"$Latest".to_owned());
-                    let versions = [1, 2]
-                        .into_iter()
-                        .filter(|version| of_template || (latest && *version == 2));
-                    let versions = versions.map(|version| templates.version(version));
-                    DescribeLaunchTemplateVersionsOutput::builder()
-                        .set_launch_template_versions(Some(versions.collect()))
-                        .build()
-                },
-            ),
-        ]
-    }
-
-    /// Returns a version of the launch template with a disk for each of its snapshots.
-    fn version(&self, number: i64) -> LaunchTemplateVersion {
-        let named = self.state().in_templates.clone().into_iter();
-        let mappings = named
-            .filter(|(_, version)| *version == number)
-            .map(|(id, _)| {
-                let disk = LaunchTemplateEbsBlockDevice::builder()
-                    .snapshot_id(id)
-                    .build();
-                LaunchTemplateBlockDeviceMapping::builder()
-                    .ebs(disk)
-                    .build()
-            });
-        let data = ResponseLaunchTemplateData::builder()
-            .set_block_device_mappings(Some(mappings.collect()))
-            .build();
-        LaunchTemplateVersion::builder()
-            .launch_template_id(TEMPLATE)
-            .version_number(number)
-            .launch_template_data(data)
-            .build()
     }
 }
 
@@ -573,62 +394,18 @@ fn sweep(clients: &Clients, minimum_age: Option<i64>) -> Result<Removed, StageEr
         .enable_all()
         .build()
         .expect("a runtime needs nothing")
-        .block_on(handle(clients, MACHINE, input, deadline))
+        .block_on(handle(clients, STATE_MACHINE_ARN, input, deadline))
 }
 
-fn ids_of_denied<Kind>(resources: &[Resource<Kind>], id: fn(usize) -> String) -> Vec<String> {
-    let denied_removal = resources
-        .iter()
-        .enumerate()
-        .filter(|(_, resource)| resource.denied_removal);
-    denied_removal.map(|(n, _)| id(n)).collect()
-}
-
-/// Returns a rule for executions. The name of an execution is its status.
-fn executions() -> Rule {
-    mock!(sfn::Client::describe_execution).then_compute_response(|request| {
-        let arn = request.execution_arn().unwrap();
-        let status = match arn.rsplit_once(':').unwrap().1 {
-            "running" => ExecutionStatus::Running,
-            "succeeded" => ExecutionStatus::Succeeded,
-            "failed" => ExecutionStatus::Failed,
-            "stopped" => ExecutionStatus::Aborted,
-            _ => {
-                let unknown = sfn::error::ErrorMetadata::builder().code("ExecutionDoesNotExist");
-                return MockResponse::Error(DescribeExecutionError::generic(unknown.build()));
-            }
-        };
-        MockResponse::Output(
-            DescribeExecutionOutput::builder()
-                .execution_arn(arn)
-                .state_machine_arn(MACHINE)
-                .status(status)
-                .start_date(DateTime::from_secs(0))
-                .build()
-                .unwrap(),
-        )
-    })
-}
-
-fn code(code: &str) -> ec2::error::ErrorMetadata {
-    ec2::error::ErrorMetadata::builder().code(code).build()
-}
-
-fn denied() -> ec2::error::ErrorMetadata {
-    code("UnauthorizedOperation")
-}
-
-/// Returns whether tags match the filters.
-fn matches(tags: &[Tag], filters: &[Filter]) -> bool {
-    assert!(!filters.is_empty(), "nothing may be listed unfiltered");
-    filters.iter().all(|filter| match filter.name().unwrap() {
-        "tag-key" => tags
-            .iter()
-            .any(|tag| tag.key() == Some(&filter.values()[0])),
-        name => tags.iter().any(|tag| {
-            name.strip_prefix("tag:") == tag.key() && tag.value() == Some(&filter.values()[0])
-        }),
-    })
+/// Returns the calls of `action` that EC2 denies.
+fn denied<Kind>(
+    action: &str,
+    resources: &[Resource<Kind>],
+    id: fn(usize) -> String,
+) -> Vec<String> {
+    let resources = resources.iter().enumerate();
+    let denied = resources.filter(|(_, resource)| resource.denied_removal);
+    denied.map(|(n, _)| format!("{action} {}", id(n))).collect()
 }
 
 fn any_owner() -> impl Strategy<Value = Owner> {
@@ -778,17 +555,16 @@ proptest! {
 
     #[test]
     fn sweep_removes_all_orphans_and_nothing_else(account in any_account()) {
-        let world = World::of(&account);
-        let parameters = account.parameters();
-        let clients = world.clients(&parameters);
+        let aws = account.aws();
+        let clients = aws.clients();
         let result = sweep(&clients, account.minimum_age);
 
-        let removed_ids = world.removed_ids(&account);
+        let removed_ids = account.removed_ids(&aws);
         check(&account.instances, &removed_ids.instances, instance_id, |n| account.expected_of_instance(n))?;
         check(&account.volumes, &removed_ids.volumes, volume_id, |n| account.expected_of_volume(n))?;
         check(&account.snapshots, &removed_ids.snapshots, snapshot_id, |n| account.expected_of_snapshot(n))?;
         for (parameter, snapshot) in account.manifests() {
-            let is_there = parameters.get(&parameter).is_some();
+            let is_there = aws.parameter(&parameter).is_some();
             match snapshot {
                 // The next sweep removes its manifest at the latest.
                 Some(n) if removed_ids.snapshots.contains(&snapshot_id(n)) => {}
@@ -796,9 +572,9 @@ proptest! {
                 None => prop_assert!(!is_there, "{parameter} has no snapshot and was kept"),
             }
         }
-        prop_assert!(parameters.get("/prepull/web/notes/snapshots").is_some());
+        prop_assert!(aws.parameter("/prepull/web/notes/snapshots").is_some());
         for ((cache, architecture), n) in account.pointers() {
-            let pointer = parameters.get(&format!("/prepull/{cache}/{architecture}/snapshot-id"));
+            let pointer = aws.parameter(&format!("/prepull/{cache}/{architecture}/snapshot-id"));
             prop_assert_eq!(pointer, Some(snapshot_id(n)));
         }
 
@@ -814,10 +590,10 @@ proptest! {
 
         // The next sweep removes only manifests of removed snapshots.
         let _ = sweep(&clients, account.minimum_age);
-        prop_assert_eq!(&world.removed_ids(&account), &removed_ids);
+        prop_assert_eq!(&account.removed_ids(&aws), &removed_ids);
         for (parameter, snapshot) in account.manifests() {
             let describes = snapshot.is_some_and(|n| !removed_ids.snapshots.contains(&snapshot_id(n)));
-            prop_assert_eq!(parameters.get(&parameter).is_some(), describes, "{}", parameter);
+            prop_assert_eq!(aws.parameter(&parameter).is_some(), describes, "{}", parameter);
         }
     }
 }

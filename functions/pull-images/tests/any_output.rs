@@ -5,20 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use aws_smithy_mocks::{Rule, mock};
 use prepull_aws::Deadline;
 use prepull_aws::ec2::types::InstanceStateName;
-use prepull_aws::ssm::Client;
-use prepull_aws::ssm::operation::get_command_invocation::GetCommandInvocationOutput;
-use prepull_aws::ssm::operation::send_command::SendCommandOutput;
-use prepull_aws::ssm::types::{Command, CommandInvocationStatus};
+use prepull_aws::ssm::types::CommandInvocationStatus;
 use prepull_domain::build::payload::{BuilderInput, Pinning, PlannedImage, Target};
 use prepull_domain::{Bytes, ImageReference};
 use prepull_fuzzing::{IMAGE_REFERENCES, NODE_OUTPUTS, mutated};
-use prepull_testing::{Mocks, builder, described, ec2_instance, target};
+use prepull_testing::{FakeAws, builder, command_output, ec2_instance, target};
 use proptest::prelude::*;
 use pull_images::{Settings, handle};
 use regex::Regex;
@@ -59,35 +55,16 @@ static PATTERNS: LazyLock<BTreeMap<String, BTreeMap<String, Regex>>> = LazyLock:
         .collect()
 });
 
-/// The sent documents with their parameters.
-type Sent = Arc<Mutex<Vec<(String, Vec<(String, String)>)>>>;
-
-/// Returns mocks of a builder that answers each command with the next of `outputs` and then repeats the last one, and the
-/// sent commands.
-fn node(outputs: Vec<String>) -> (Mocks, Sent) {
-    let sent = Sent::default();
-    let kept = Arc::clone(&sent);
-    let takes = mock!(Client::send_command).then_compute_output(move |request| {
-        let parameters = request.parameters().into_iter().flatten();
-        let parameters = parameters.map(|(name, values)| (name.clone(), values.join(" ")));
-        let document = request.document_name().unwrap().to_owned();
-        kept.lock().unwrap().push((document, parameters.collect()));
-        let command = Command::builder().command_id("command").build();
-        SendCommandOutput::builder().command(command).build()
-    });
-    let next = Mutex::new(0);
-    let answers = mock!(Client::get_command_invocation).then_output(move || {
-        let mut next = next.lock().unwrap();
-        let output = &outputs[(*next).min(outputs.len() - 1)];
-        *next += 1;
-        GetCommandInvocationOutput::builder()
-            .status(CommandInvocationStatus::Success)
-            .standard_output_content(output)
-            .build()
-    });
-    let runs: Rule = mock!(prepull_aws::ec2::Client::describe_instances)
-        .then_output(|| described([ec2_instance(InstanceStateName::Running)]));
-    (Mocks::new().ec2([runs]).ssm([takes, answers]), sent)
+/// Returns AWS with a builder that answers each command with the next of `outputs` and then repeats the last one.
+fn node(outputs: Vec<String>) -> FakeAws {
+    let mut next = 0;
+    FakeAws::new()
+        .with_instances([ec2_instance(InstanceStateName::Running)])
+        .with_agent(move |_| {
+            let output = &outputs[next.min(outputs.len() - 1)];
+            next += 1;
+            command_output(CommandInvocationStatus::Success, 0, output)
+        })
 }
 
 /// Generates targets with further images that a configuration may contain.
@@ -127,7 +104,7 @@ proptest! {
         target in any_target(),
         outputs in prop::collection::vec(mutated(NODE_OUTPUTS.split("\n\n")), 1..5),
     ) {
-        let (mocks, sent) = node(outputs);
+        let aws = node(outputs);
         let input = BuilderInput { target, builder: builder() };
         let settings = Settings { name: "prepull".into() };
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -138,13 +115,16 @@ proptest! {
         // Any result is fine. The stage must not panic.
         let _ = runtime.block_on(async {
             let deadline = Deadline::after(Duration::from_secs(5));
-            handle(&mocks.clients(), &settings, input, deadline).await
+            handle(&aws.clients(), &settings, input, deadline).await
         });
-        for (document, parameters) in sent.lock().unwrap().iter() {
-            let patterns = &PATTERNS[document];
+        for command in aws.commands() {
+            let document = command.document_name.unwrap();
+            let parameters = command.parameters.unwrap_or_default();
+            let patterns = &PATTERNS[&document];
             prop_assert_eq!(parameters.len(), patterns.len());
-            for (name, value) in parameters {
-                prop_assert!(patterns[name].is_match(value), "{document} is sent {name} = {value:?}");
+            for (name, values) in parameters {
+                let value = values.join(" ");
+                prop_assert!(patterns[&name].is_match(&value), "{document} is sent {name} = {value:?}");
             }
         }
     }
