@@ -220,15 +220,17 @@ impl FakeAws {
     pub fn calls(&self, action: &str) -> Vec<String> {
         let state = self.state();
         let calls = state.calls.iter();
+        let calls = calls.map(|call| call.split_once(' ').unwrap_or((call, "")));
         calls
-            .filter_map(|call| Some(call.strip_prefix(action)?.trim_start().to_owned()))
+            .filter(|(called, _)| *called == action)
+            .map(|(_, resource)| resource.to_owned())
             .collect()
     }
 
     /// Returns all calls that change resources, in order, failed calls included. Rules record no calls.
     #[must_use]
     pub fn writes(&self) -> Vec<String> {
-        let mut calls = self.calls("");
+        let mut calls = self.state().calls.clone();
         calls.retain(|call| {
             let action = call.split_once(':').map_or("", |(_, action)| action);
             !["Describe", "Get", "List"]
