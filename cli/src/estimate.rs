@@ -237,7 +237,7 @@ impl fmt::Display for EstimateReport {
         writeln!(
             f,
             "Modelled with list prices of us-east-1, not measured on AWS. See docs/costs.md.\nUnchanged build: {}, without a builder.",
-            takes_and_costs(&self.unchanged)
+            time_and_cost(&self.unchanged)
         )?;
         for target in &self.targets {
             writeln!(f)?;
@@ -284,9 +284,9 @@ impl TargetEstimate {
                 .to_owned(),
                 builder.instance_type.clone(),
                 builder.vcpus.to_string(),
-                takes_and_costs(&builder.cold),
-                takes_and_costs(&builder.largest_changed),
-                takes_and_costs(&builder.median_changed),
+                time_and_cost(&builder.cold),
+                time_and_cost(&builder.largest_changed),
+                time_and_cost(&builder.median_changed),
             ]
         }));
         f.write_str(&table("  ", &rows))?;
@@ -409,7 +409,7 @@ fn pays(restore: &FastSnapshotRestore) -> String {
     }
 }
 
-fn takes_and_costs(estimate: &Estimate) -> String {
+fn time_and_cost(estimate: &Estimate) -> String {
     let takes = minutes(estimate.seconds.total());
     match estimate.dollars.build() {
         Some(price) => format!("{takes}, {}", dollars(price)),

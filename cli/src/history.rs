@@ -305,15 +305,15 @@ impl Build {
             }
             Type::TaskFailed => {
                 let details = event.task_failed_event_details()?;
-                self.trouble(architecture, details.error(), details.cause())
+                self.failure(architecture, details.error(), details.cause())
             }
             Type::TaskTimedOut => {
                 let details = event.task_timed_out_event_details()?;
-                self.trouble(architecture, details.error(), details.cause())
+                self.failure(architecture, details.error(), details.cause())
             }
             Type::TaskStartFailed => {
                 let details = event.task_start_failed_event_details()?;
-                self.trouble(architecture, details.error(), details.cause())
+                self.failure(architecture, details.error(), details.cause())
             }
             Type::TaskSucceeded => {
                 let output = event.task_succeeded_event_details()?.output()?;
@@ -358,7 +358,7 @@ impl Build {
             .rfind(|run| run.architecture == architecture && run.ended_at.is_none())
     }
 
-    fn trouble(
+    fn failure(
         &mut self,
         architecture: Option<Architecture>,
         error: Option<&str>,

@@ -1,7 +1,7 @@
-//! The operator's command of prepull: starts and follows builds, shows what they made, and how nodes use it.
+//! The operator's command-line tool. It starts and follows builds, and shows their snapshots.
 //!
-//! One module a verb ([`build`], [`status`], [`snapshots`], [`estimate`], [`nodeclass`]); each makes a report, which is
-//! printed as text or as JSON. Nothing here reads the clock or the environment, so that tests can run all of it.
+//! Each command has a module: [`build`], [`status`], [`snapshots`], [`estimate`], [`nodeclass`]. Each module returns a
+//! report, printed as text or as JSON. Nothing here reads the clock or the environment, so tests can run all of it.
 
 mod args;
 pub mod build;
@@ -29,12 +29,12 @@ pub use executions::StateMachine;
 
 use progress::Progress;
 
-/// What a command prints at its end, and how it ends.
+/// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The text for standard output, without its last line break.
     pub text: String,
-    /// How the command ends.
+    /// The exit code.
     pub exit: Exit,
 }
 
@@ -49,10 +49,10 @@ impl Answer {
     }
 }
 
-/// Runs the command that `args` name. A build that is followed is followed until it ends or `interrupted` does.
+/// Runs the command of `args`. It follows a build until the build ends or `interrupted` resolves.
 ///
 /// # Errors
-/// See [`Error`]; a build that fails is an [`Answer`], not an error.
+/// See [`Error`]. A failed build is an [`Answer`], not an error.
 pub async fn run(
     args: &Args,
     clients: &Clients,

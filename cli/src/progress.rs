@@ -227,7 +227,7 @@ mod tests {
     use prepull_aws::sfn;
     use prepull_aws::smithy::client::orchestrator::HttpResponse;
     use prepull_domain::{PullProgress, StageError};
-    use prepull_testing::Mocks;
+    use prepull_testing::FakeAws;
     use serde_json::{Value, json};
 
     const HISTORY: &str = include_str!("../tests/histories/one_of_two_architectures_fails.json");
@@ -251,7 +251,7 @@ mod tests {
         let rule = mock!(sfn::Client::get_execution_history).then_http_response(move || {
             HttpResponse::new(200.try_into().unwrap(), page.clone().into())
         });
-        let clients = Mocks::new().sfn([rule]).clients();
+        let clients = FakeAws::new().sfn([rule]).clients();
         let request = clients.sfn.get_execution_history().execution_arn(EXECUTION);
         let events = request.send().await.unwrap().events;
         let mut build = Build::new("web".parse().unwrap(), EXECUTION.parse().unwrap());

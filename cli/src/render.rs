@@ -68,13 +68,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_as_wide_as_their_widest_cell_and_lines_end_without_blanks() {
+    fn table_aligns_columns_without_trailing_blanks() {
         let rows = [["a", "bb", "c"], ["aaa", "", ""]].map(|row| row.map(String::from).to_vec());
         assert_eq!(table("  ", &rows), "  a    bb  c\n  aaa\n");
     }
 
     #[test]
-    fn durations_read_as_a_person_would_write_them() {
+    fn durations_render_in_readable_units() {
         let shown = [7, 754, 3723].map(|s| clock(SignedDuration::from_secs(s)));
         assert_eq!(shown, ["0:07", "12:34", "1:02:03"]);
         let now = Timestamp::from_second(1_000_000).unwrap();

@@ -1,4 +1,4 @@
-//! What users see: the commands' output, against an AWS that answers by rule.
+//! Snapshot tests of the commands' output, against mocked answers of AWS.
 
 use std::collections::BTreeMap;
 use std::future::{pending, ready};
@@ -9,18 +9,15 @@ use jiff::Timestamp;
 use prepull::history::{Build, Outcome, TargetOutcome, Update};
 use prepull::{Answer, Args, Error, Exit, Output, progress};
 use prepull_aws::ec2::types::{
-    Instance, InstanceState, InstanceStateName, Reservation, Snapshot, SnapshotState, Tag,
+    Instance, InstanceState, InstanceStateName, Snapshot, SnapshotState, Tag,
 };
-use prepull_aws::sfn::types::{
-    ExecutionListItem, ExecutionStatus, HistoryEvent, StateMachineListItem, StateMachineType,
-};
-use prepull_aws::ssm::types::Parameter;
-use prepull_aws::{Clients, DateTime, ec2, sfn, ssm};
+use prepull_aws::sfn::operation::describe_execution::DescribeExecutionOutput;
+use prepull_aws::sfn::types::{ExecutionStatus, HistoryEvent};
+use prepull_aws::{DateTime, sfn, tag};
 use prepull_domain::Architecture;
-use prepull_testing::Mocks;
+use prepull_testing::{FakeAws, configuration, execution, execution_arn, manifest};
 use serde_json::{Value, json};
 
-const MACHINE: &str = "arn:aws:states:eu-west-1:123456789012:stateMachine:prepull-build";
 const NEW: &str = "snap-0123456789abcdef1";
 const OLD: &str = "snap-0123456789abcdef0";
 
@@ -28,71 +25,36 @@ fn now() -> Timestamp {
     "2026-01-02T06:10:00Z".parse().unwrap()
 }
 
-async fn run(command: &str, clients: Clients) -> Result<Answer, Error> {
+async fn run(command: &str, aws: &FakeAws) -> Result<Answer, Error> {
     let args = Args::try_parse_from(format!("prepull {command}").split(' ')).unwrap();
-    prepull::run(&args, &clients, now(), pending()).await
+    prepull::run(&args, &aws.clients(), now(), pending()).await
 }
 
-async fn text(command: &str, clients: Clients) -> String {
-    run(command, clients).await.unwrap().text
+async fn text(command: &str, aws: &FakeAws) -> String {
+    run(command, aws).await.unwrap().text
 }
 
-// What there is in AWS.
+// The content of AWS.
 
 fn config() -> Value {
-    json!({
-        "images": ["docker.io/library/nginx:1.27", "docker.io/library/redis:8"],
-        "architectures": ["x86_64", "arm64"],
-        "variant": "aws-k8s-1.33",
-        "bottlerocket_version": "latest",
-        "volume": {"size_gib": 50, "iops": 3000, "throughput_mibps": 500, "kms_key_id": null},
-        "builder": {
-            "instance_types": {"x86_64": ["m7i.2xlarge"], "arm64": ["m7g.2xlarge"]},
-            "subnet_ids": ["subnet-0123456789abcdef0"],
-            "security_group_ids": ["sg-0123456789abcdef0"]
-        },
-        "parallel_pulls": 4,
-        "retain_snapshots": 3,
-        "timeout_minutes": 60,
-        "rebuild_on_push": true
-    })
+    let mut config = configuration();
+    config["images"] = json!(["docker.io/library/nginx:1.27", "docker.io/library/redis:8"]);
+    config["architectures"] = json!(["x86_64", "arm64"]);
+    config
 }
 
-fn manifest(snapshot: &str, image: &str, base: &Value) -> Value {
-    json!({
-        "snapshot_id": snapshot,
-        "cache": "web",
-        "architecture": "x86_64",
-        "execution": "web-29455384",
-        "content_key": "c".repeat(64),
-        "images": [
-            {"reference": "docker.io/library/nginx:1.27", "digest": format!("sha256:{}", "a".repeat(64)), "size": 72_400_000},
-            {"reference": image, "digest": format!("sha256:{}", "b".repeat(64)), "size": 45_300_000}
-        ],
-        "variant": "aws-k8s-1.33",
-        "node": {
-            "bottlerocket_version": "1.57.0",
-            "containerd_version": "2.1.9",
-            "kernel_version": "6.12.40",
-            "snapshotter": "overlayfs",
-            "ready_at": "2026-01-02T03:05:00Z"
-        },
-        "base": base,
-        "volume_size": 50,
-        "used": 412_000_000,
-        "packed": 110_000_000,
-        "fresh": {"packed": 105_000_000, "used": 390_000_000},
-        "instance_type": "m7i.2xlarge",
-        "planned_at": "2026-01-02T03:04:05Z",
-        "launched_at": "2026-01-02T03:04:10Z",
-        "verified_at": "2026-01-02T03:06:00Z",
-        "snapshot_started_at": "2026-01-02T03:07:00Z",
-        "completed_at": "2026-01-02T03:08:00Z",
-        "published_at": "2026-01-02T03:08:10Z"
-    })
+fn manifest_of(snapshot: &str, image: &str, base: &Value) -> Value {
+    let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
+    let mut manifest = manifest(snapshot);
+    manifest["images"] = json!([
+        {"reference": "docker.io/library/nginx:1.27", "digest": digest("a"), "size": 72_400_000},
+        {"reference": image, "digest": digest("b"), "size": 45_300_000}
+    ]);
+    manifest["base"] = base.clone();
+    manifest
 }
 
-/// A published snapshot for `x86_64` that was built on an older one; nothing for `arm64`.
+/// Returns a published snapshot for `x86_64`, built on an older one. `arm64` has none.
 fn parameters() -> BTreeMap<String, String> {
     let path = "/prepull/web/x86_64";
     let (redis, valkey) = ("docker.io/library/redis:8", "docker.io/valkey/valkey:8");
@@ -103,76 +65,54 @@ fn parameters() -> BTreeMap<String, String> {
         (format!("{path}/snapshot-id"), NEW.to_owned()),
         (
             format!("{path}/snapshots/{NEW}"),
-            manifest(NEW, redis, &second).to_string(),
+            manifest_of(NEW, redis, &second).to_string(),
         ),
         (
             format!("{path}/snapshots/{OLD}"),
-            manifest(OLD, valkey, &first).to_string(),
+            manifest_of(OLD, valkey, &first).to_string(),
         ),
     ]
     .into()
 }
 
-fn code(code: &str) -> ssm::error::ErrorMetadata {
-    ssm::error::ErrorMetadata::builder().code(code).build()
+/// Returns AWS with `parameters` and the executions.
+fn with_parameters(parameters: &BTreeMap<String, String>) -> FakeAws {
+    let aws = FakeAws::new()
+        .with_parameters(&[])
+        .with_executions(executions());
+    for (name, value) in parameters {
+        aws.set_parameter(name, value);
+    }
+    aws
 }
 
-fn parameter_store(parameters: BTreeMap<String, String>) -> [Rule; 2] {
-    let below = parameters.clone();
-    [
-        mock!(ssm::Client::get_parameter).then_compute_response(move |request| {
-            use aws_smithy_mocks::MockResponse;
-            use ssm::operation::get_parameter::{GetParameterError, GetParameterOutput};
-            use ssm::types::error::ParameterNotFound;
-            let Some(value) = parameters.get(request.name().unwrap()) else {
-                let metadata = code("ParameterNotFound");
-                return MockResponse::Error(GetParameterError::ParameterNotFound(
-                    ParameterNotFound::builder().meta(metadata).build(),
-                ));
-            };
-            let parameter = Parameter::builder().value(value).build();
-            MockResponse::Output(GetParameterOutput::builder().parameter(parameter).build())
-        }),
-        mock!(ssm::Client::get_parameters_by_path).then_compute_output(move |request| {
-            let path = format!("{}/", request.path().unwrap());
-            let found = below.iter().filter(|(name, _)| name.starts_with(&path));
-            let found =
-                found.map(|(name, value)| Parameter::builder().name(name).value(value).build());
-            ssm::operation::get_parameters_by_path::GetParametersByPathOutput::builder()
-                .set_parameters(Some(found.collect()))
-                .build()
-        }),
-    ]
-}
-
-fn tags(tags: &[(&str, &str)]) -> Vec<Tag> {
-    let tag = |(key, value): &(&str, &str)| Tag::builder().key(*key).value(*value).build();
-    tags.iter().map(tag).collect()
+/// Returns the tags of a resource of the cache `web`.
+fn tags(architecture: &str, more: &[(&str, &str)]) -> Vec<Tag> {
+    let owner = [
+        ("prepull:cache", "web"),
+        ("prepull:architecture", architecture),
+    ];
+    let all = owner.iter().chain(more);
+    all.map(|(key, value)| tag(key, value)).collect()
 }
 
 fn date(time: &str) -> DateTime {
     DateTime::from_secs(time.parse::<Timestamp>().unwrap().as_second())
 }
 
-fn snapshots() -> Rule {
-    let snapshot = |id: &str, time: &str, state: SnapshotState, tag: &[(&str, &str)]| {
-        let mut all = vec![("prepull:cache", "web"), ("prepull:architecture", "x86_64")];
-        all.extend(tag);
-        let progress = if state == SnapshotState::Pending {
-            "42%"
-        } else {
-            "100%"
-        };
+fn snapshots() -> [Snapshot; 3] {
+    let snapshot = |id: &str, time: &str, state: SnapshotState, more: &[(&str, &str)]| {
+        let pending = state == SnapshotState::Pending;
         Snapshot::builder()
             .snapshot_id(id)
             .state(state)
-            .progress(progress)
+            .progress(if pending { "42%" } else { "100%" })
             .start_time(date(time))
             .volume_size(50)
-            .set_tags(Some(tags(&all)))
+            .set_tags(Some(tags("x86_64", more)))
             .build()
     };
-    let found = [
+    [
         snapshot(
             OLD,
             "2026-01-01T03:07:00Z",
@@ -191,97 +131,32 @@ fn snapshots() -> Rule {
             SnapshotState::Pending,
             &[],
         ),
-    ];
-    mock!(ec2::Client::describe_snapshots).then_compute_output(move |request| {
-        let asked = |snapshot: &&Snapshot| {
-            let ids = request.snapshot_ids();
-            ids.is_empty()
-                || ids
-                    .iter()
-                    .any(|id| Some(id.as_str()) == snapshot.snapshot_id())
-        };
-        ec2::operation::describe_snapshots::DescribeSnapshotsOutput::builder()
-            .set_snapshots(Some(found.iter().filter(asked).cloned().collect()))
-            .build()
-    })
-}
-
-fn instances() -> Rule {
-    mock!(ec2::Client::describe_instances).then_output(|| {
-        let instance = Instance::builder()
-            .instance_id("i-0123456789abcdef0")
-            .state(
-                InstanceState::builder()
-                    .name(InstanceStateName::Running)
-                    .build(),
-            )
-            .set_tags(Some(tags(&[
-                ("prepull:cache", "web"),
-                ("prepull:architecture", "arm64"),
-                ("prepull:execution", "web-29455999"),
-            ])))
-            .build();
-        ec2::operation::describe_instances::DescribeInstancesOutput::builder()
-            .reservations(Reservation::builder().instances(instance).build())
-            .build()
-    })
-}
-
-fn execution(name: &str) -> String {
-    format!("arn:aws:states:eu-west-1:123456789012:execution:prepull-build:{name}")
-}
-
-/// The state machine, with an execution of another cache that is newer than that of `web`.
-fn executions() -> Vec<Rule> {
-    vec![
-        mock!(sfn::Client::list_state_machines).then_output(|| {
-            let machine = StateMachineListItem::builder()
-                .name("prepull-build")
-                .state_machine_arn(MACHINE)
-                .r#type(StateMachineType::Standard)
-                .creation_date(date("2026-01-01T00:00:00Z"))
-                .build();
-            sfn::operation::list_state_machines::ListStateMachinesOutput::builder()
-                .state_machines(machine.unwrap())
-                .build()
-                .unwrap()
-        }),
-        mock!(sfn::Client::list_executions).then_output(|| {
-            let execution = |name: &str| {
-                ExecutionListItem::builder()
-                    .name(name)
-                    .execution_arn(execution(name))
-                    .state_machine_arn(MACHINE)
-                    .status(ExecutionStatus::Failed)
-                    .start_date(date("2026-01-02T03:04:05Z"))
-                    .build()
-                    .unwrap()
-            };
-            sfn::operation::list_executions::ListExecutionsOutput::builder()
-                .executions(execution("web-2-29455999"))
-                .executions(execution("web-29455384"))
-                .build()
-                .unwrap()
-        }),
-        mock!(sfn::Client::describe_execution).then_compute_output(|request| {
-            let arn = request.execution_arn().unwrap();
-            let cache = if arn.contains("web-2-") { "web-2" } else { "web" };
-            sfn::operation::describe_execution::DescribeExecutionOutput::builder()
-                .execution_arn(arn)
-                .state_machine_arn(MACHINE)
-                .status(ExecutionStatus::Failed)
-                .start_date(date("2026-01-02T03:04:05Z"))
-                .stop_date(date("2026-01-02T03:16:18Z"))
-                .input(json!({"cache": cache}).to_string())
-                .error("PullFailed")
-                .cause("arm64: pull-images failed with PullFailed: image `docker.io/library/redis:8` could not be pulled: connection reset by peer")
-                .build()
-                .unwrap()
-        }),
     ]
 }
 
-/// An execution whose history has grown by some events each time it is asked for, with what was asked of Step Functions.
+fn instance() -> Instance {
+    let running = InstanceState::builder().name(InstanceStateName::Running);
+    let execution = [("prepull:execution", "web-29455999")];
+    Instance::builder()
+        .instance_id("i-0123456789abcdef0")
+        .state(running.build())
+        .set_tags(Some(tags("arm64", &execution)))
+        .build()
+}
+
+/// Returns an execution of `web`, and a newer one of another cache.
+fn executions() -> [DescribeExecutionOutput; 2] {
+    [("web-2-29455999", "web-2"), ("web-29455384", "web")].map(|(name, cache)| {
+        let started = date("2026-01-02T03:04:05Z").secs();
+        let mut failed = execution(name, cache, ExecutionStatus::Failed, started);
+        failed.stop_date = Some(date("2026-01-02T03:16:18Z"));
+        failed.error = Some("PullFailed".to_owned());
+        failed.cause = Some("arm64: pull-images failed with PullFailed: image `docker.io/library/redis:8` could not be pulled: connection reset by peer".to_owned());
+        failed
+    })
+}
+
+/// Returns rules for an execution. Its history grows between two requests.
 fn history() -> Vec<Rule> {
     let page = |events: usize| {
         let all = include_str!("histories/one_of_two_architectures_fails.json");
@@ -308,7 +183,7 @@ fn history() -> Vec<Rule> {
                 )
             );
             sfn::operation::start_execution::StartExecutionOutput::builder()
-                .execution_arn(execution(request.name().unwrap()))
+                .execution_arn(execution_arn(request.name().unwrap()))
                 .start_date(date("2026-01-02T03:04:05Z"))
                 .build()
                 .unwrap()
@@ -324,53 +199,41 @@ fn history() -> Vec<Rule> {
 // The commands.
 
 #[test]
-fn the_help_says_what_there_is_and_how_it_ends() {
+fn help_lists_commands_and_exit_codes() {
     insta::assert_snapshot!(Args::command().render_long_help());
 }
 
 #[test]
-fn a_name_that_can_be_no_cache_s_is_refused_with_the_names_there_can_be() {
+fn invalid_cache_name_fails_with_the_naming_rule() {
     let error = Args::try_parse_from(["prepull", "build", "Web"]).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     insta::assert_snapshot!(error);
 }
 
 #[tokio::test]
-async fn a_build_is_started_and_followed_to_its_end() {
-    let mut rules = executions();
-    rules.extend(history());
-    let clients = Mocks::new()
-        .ssm(parameter_store(parameters()))
-        .sfn(rules)
-        .clients();
-    let answer = run("build web", clients).await.unwrap();
+async fn build_starts_and_follows_to_the_end() {
+    let aws = with_parameters(&parameters()).sfn(history());
+    let answer = run("build web", &aws).await.unwrap();
     assert_eq!(answer.exit, Exit::Failed);
     insta::assert_snapshot!(answer.text);
 }
 
 #[tokio::test]
-async fn a_build_in_json_tells_every_stage_and_target() {
-    let mut rules = executions();
-    rules.extend(history());
-    let clients = Mocks::new()
-        .ssm(parameter_store(parameters()))
-        .sfn(rules)
-        .clients();
-    insta::assert_snapshot!(text("build web --output json", clients).await);
+async fn build_json_contains_every_stage_and_target() {
+    let aws = with_parameters(&parameters()).sfn(history());
+    insta::assert_snapshot!(text("build web --output json", &aws).await);
 }
 
 #[tokio::test]
-async fn the_newest_build_of_a_cache_is_followed_and_not_that_of_one_whose_name_begins_alike() {
-    let mut rules = executions();
-    rules.extend(history());
-    let clients = Mocks::new().sfn(rules).clients();
-    let text = text("follow web", clients).await;
+async fn follow_selects_the_newest_build_of_exactly_this_cache() {
+    let aws = FakeAws::new().with_executions(executions()).sfn(history());
+    let text = text("follow web", &aws).await;
     assert!(text.starts_with("Build web-29455384 failed"), "{text}");
 }
 
 #[test]
-fn progress_is_told_in_lines_that_stand_for_themselves() {
-    let clients = Mocks::new().sfn(history()).clients();
+fn progress_prints_self_contained_lines() {
+    let clients = FakeAws::new().sfn(history()).clients();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -380,13 +243,16 @@ fn progress_is_told_in_lines_that_stand_for_themselves() {
             clients
                 .sfn
                 .get_execution_history()
-                .execution_arn(execution("web-1"))
+                .execution_arn(execution_arn("web-1"))
                 .send()
         };
         ask().await.unwrap();
         ask().await.unwrap().events.into_iter().rev().collect()
     });
-    let mut build = Build::new("web".parse().unwrap(), execution("web-1").parse().unwrap());
+    let mut build = Build::new(
+        "web".parse().unwrap(),
+        execution_arn("web-1").parse().unwrap(),
+    );
     let updates: Vec<Update> = events
         .iter()
         .filter_map(|event| build.apply(event))
@@ -396,7 +262,7 @@ fn progress_is_told_in_lines_that_stand_for_themselves() {
 }
 
 #[test]
-fn every_end_of_a_build_has_its_words_and_its_exit_code() {
+fn outcome_determines_text_and_exit_code() {
     let snapshots: BTreeMap<_, _> = [(Architecture::X86_64, NEW.parse().unwrap())].into();
     let published = TargetOutcome::Published {
         snapshot_id: NEW.parse().unwrap(),
@@ -441,7 +307,10 @@ fn every_end_of_a_build_has_its_words_and_its_exit_code() {
         (Outcome::TimedOut, None),
     ];
     let texts = ends.map(|(outcome, target)| {
-        let mut build = Build::new("web".parse().unwrap(), execution("web-1").parse().unwrap());
+        let mut build = Build::new(
+            "web".parse().unwrap(),
+            execution_arn("web-1").parse().unwrap(),
+        );
         build.outcome = outcome;
         build
             .targets
@@ -453,15 +322,10 @@ fn every_end_of_a_build_has_its_words_and_its_exit_code() {
 }
 
 #[tokio::test]
-async fn ctrl_c_stops_following_and_tells_how_to_stop_the_build() {
-    let mut rules = executions();
-    rules.extend(history());
-    let clients = Mocks::new()
-        .ssm(parameter_store(parameters()))
-        .sfn(rules)
-        .clients();
+async fn ctrl_c_stops_following_and_prints_the_stop_command() {
+    let aws = with_parameters(&parameters()).sfn(history());
     let args = Args::try_parse_from(["prepull", "build", "web"]).unwrap();
-    let answer = prepull::run(&args, &clients, now(), ready(()))
+    let answer = prepull::run(&args, &aws.clients(), now(), ready(()))
         .await
         .unwrap();
     assert_eq!(answer.exit, Exit::Interrupted);
@@ -469,101 +333,90 @@ async fn ctrl_c_stops_following_and_tells_how_to_stop_the_build() {
 }
 
 #[tokio::test]
-async fn a_build_of_a_cache_that_is_not_there_or_is_wrong_starts_nothing() {
+async fn build_of_missing_or_invalid_cache_starts_nothing() {
     let mut wrong = config();
     wrong["images"] = json!(["nginx:1.27"]);
     for parameters in [
         BTreeMap::new(),
         [("/prepull/config/web".to_owned(), wrong.to_string())].into(),
     ] {
-        let clients = Mocks::new().ssm(parameter_store(parameters)).clients();
-        let error = run("build web", clients).await.unwrap_err();
+        let aws = with_parameters(&parameters);
+        let error = run("build web", &aws).await.unwrap_err();
+        assert!(aws.writes().is_empty());
         assert_eq!(error.exit(), Exit::Usage);
         insta::assert_snapshot!(error);
     }
 }
 
 #[tokio::test]
-async fn a_state_machine_that_is_not_there_is_told_with_what_to_set() {
-    let clients = Mocks::new()
-        .ssm(parameter_store(parameters()))
-        .sfn(executions())
-        .clients();
-    let error = run("build web --name other", clients).await.unwrap_err();
+async fn missing_state_machine_fails_with_the_option_to_set() {
+    let aws = with_parameters(&parameters());
+    let error = run("build web --name other", &aws).await.unwrap_err();
     assert_eq!(error.exit(), Exit::Usage);
     insta::assert_snapshot!(error);
 }
 
-fn everything() -> Clients {
-    Mocks::new()
-        .ssm(parameter_store(parameters()))
-        .ec2([snapshots(), instances()])
-        .sfn(executions())
-        .clients()
+fn everything() -> FakeAws {
+    with_parameters(&parameters())
+        .with_snapshots(snapshots())
+        .with_instances([instance()])
 }
 
 #[tokio::test]
-async fn the_status_tells_what_is_published_how_the_last_build_went_and_what_runs() {
-    insta::assert_snapshot!(text("status", everything()).await);
+async fn status_shows_snapshots_last_build_and_instances() {
+    insta::assert_snapshot!(text("status", &everything()).await);
 }
 
 #[tokio::test]
-async fn the_status_tells_what_a_snapshot_lacks_of_what_is_declared_and_when_it_is_gone() {
+async fn status_shows_differences_and_deleted_snapshots() {
     let mut changed = config();
     changed["images"] = json!(["docker.io/library/nginx:1.28", "docker.io/library/redis:8"]);
     changed["variant"] = json!("aws-k8s-1.34");
     let mut parameters = parameters();
     parameters.insert("/prepull/config/web".to_owned(), changed.to_string());
-    let gone = mock!(ec2::Client::describe_snapshots).then_error(|| {
-        ec2::operation::describe_snapshots::DescribeSnapshotsError::generic(code(
-            "InvalidSnapshot.NotFound",
-        ))
-    });
-    let clients = Mocks::new()
-        .ssm(parameter_store(parameters))
-        .ec2([gone, instances()])
-        .sfn(executions())
-        .clients();
-    insta::assert_snapshot!(text("status web", clients).await);
+    let aws = with_parameters(&parameters)
+        .with_snapshots([])
+        .with_instances([instance()]);
+    insta::assert_snapshot!(text("status web", &aws).await);
 }
 
 #[tokio::test]
-async fn the_status_of_a_cache_that_is_not_there_names_those_that_are() {
-    let error = run("status api", everything()).await.unwrap_err();
+async fn status_of_unknown_cache_lists_declared_caches() {
+    let error = run("status api", &everything()).await.unwrap_err();
     assert_eq!(error.exit(), Exit::Usage);
     insta::assert_snapshot!(error);
 }
 
 #[tokio::test]
-async fn snapshots_are_listed_with_what_each_holds_and_which_is_published() {
-    insta::assert_snapshot!(text("snapshots web", everything()).await);
-    insta::assert_snapshot!(text("snapshots web --images", everything()).await);
-    insta::assert_snapshot!(text("snapshots web --timeline", everything()).await);
+async fn snapshots_show_content_and_published_snapshot() {
+    insta::assert_snapshot!(text("snapshots web", &everything()).await);
+    insta::assert_snapshot!(text("snapshots web --images", &everything()).await);
+    insta::assert_snapshot!(text("snapshots web --timeline", &everything()).await);
 }
 
 #[tokio::test]
-async fn a_node_class_holds_the_published_snapshot_and_what_to_adapt() {
-    insta::assert_snapshot!(text("nodeclass web --architecture x86_64", everything()).await);
+async fn nodeclass_contains_the_published_snapshot() {
+    insta::assert_snapshot!(text("nodeclass web --architecture x86_64", &everything()).await);
     insta::assert_snapshot!(
         text(
             "nodeclass web --architecture x86_64 --output json",
-            everything()
+            &everything()
         )
         .await
     );
 }
 
 #[tokio::test]
-async fn a_node_class_of_what_was_never_built_is_told_how_to_build_it() {
-    let error = run("nodeclass web", everything()).await.unwrap_err();
+async fn nodeclass_without_snapshot_suggests_a_build() {
+    let error = run("nodeclass web", &everything()).await.unwrap_err();
     assert_eq!(error.exit(), Exit::Failed);
     insta::assert_snapshot!(error);
 }
 
 #[tokio::test]
-async fn an_estimate_tells_what_builds_and_nodes_take_and_cost_and_what_is_recommended() {
-    insta::assert_snapshot!(text("estimate web", everything()).await);
-    // A large cache, for a type that has no price here.
+async fn estimate_shows_time_cost_and_recommendation() {
+    insta::assert_snapshot!(text("estimate web", &everything()).await);
+    // A large cache, with an instance type that has no price here.
     let mut parameters = parameters();
     let manifest = parameters
         .get_mut(&format!("/prepull/web/x86_64/snapshots/{NEW}"))
@@ -573,15 +426,15 @@ async fn an_estimate_tells_what_builds_and_nodes_take_and_cost_and_what_is_recom
         .replace("45300000", "3000000000")
         .replace("110000000", "8500000000")
         .replace("412000000", "31000000000");
-    let clients = Mocks::new().ssm(parameter_store(parameters)).clients();
+    let aws = with_parameters(&parameters);
     let command =
         "estimate web --architecture x86_64 --instance-type r8i.2xlarge --nodes-per-day 200";
-    insta::assert_snapshot!(text(command, clients).await);
+    insta::assert_snapshot!(text(command, &aws).await);
 }
 
 #[tokio::test]
-async fn an_estimate_in_json_has_the_steps_and_the_prices() {
-    let answer = text("estimate web --output json", everything()).await;
+async fn estimate_json_contains_steps_and_prices() {
+    let answer = text("estimate web --output json", &everything()).await;
     let answer: Value = serde_json::from_str(&answer).unwrap();
     let target = &answer["targets"][0];
     assert_eq!(target["packed"], 110_000_000);
@@ -594,7 +447,7 @@ async fn an_estimate_in_json_has_the_steps_and_the_prices() {
 }
 
 #[tokio::test]
-async fn an_estimate_needs_a_snapshot_and_a_type_that_suits_it() {
+async fn estimate_requires_a_snapshot_and_a_matching_type() {
     for (command, exit) in [
         ("estimate web --architecture arm64", Exit::Failed),
         ("estimate web --instance-type m7i.metal", Exit::Usage),
@@ -603,7 +456,7 @@ async fn an_estimate_needs_a_snapshot_and_a_type_that_suits_it() {
             Exit::Usage,
         ),
     ] {
-        let error = run(command, everything()).await.unwrap_err();
+        let error = run(command, &everything()).await.unwrap_err();
         assert_eq!(error.exit(), exit, "{command}");
         insta::assert_snapshot!(error);
     }

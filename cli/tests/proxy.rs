@@ -1,4 +1,4 @@
-//! The command where AWS is reached through a proxy.
+//! Test of the command behind a proxy.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread;
 
 #[test]
-fn aws_is_asked_through_the_proxy_that_the_environment_names() {
+fn command_uses_the_proxy_of_the_environment() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let proxy = format!("http://{address}");
@@ -25,7 +25,7 @@ fn aws_is_asked_through_the_proxy_that_the_environment_names() {
             ("AWS_REGION", "eu-west-1"),
             ("AWS_ACCESS_KEY_ID", "id"),
             ("AWS_SECRET_ACCESS_KEY", "secret"),
-            // No such host: whoever asks for it without the proxy gets no answer.
+            // This host does not exist, so a request without the proxy fails.
             ("AWS_ENDPOINT_URL", "http://aws.invalid"),
             ("HTTP_PROXY", &proxy),
         ])
@@ -33,7 +33,7 @@ fn aws_is_asked_through_the_proxy_that_the_environment_names() {
         .unwrap();
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert!(!ended.status.success(), "{said}");
-    // Ends the wait where nobody has asked.
+    // Ends the wait if the command sent no request.
     drop(TcpStream::connect(address));
     assert!(
         asked.join().unwrap().contains("http://aws.invalid/"),

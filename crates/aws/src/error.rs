@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn no_answer_may_pass_and_a_request_that_cannot_be_built_does_not() {
+    fn missing_answer_is_retryable_and_invalid_request_is_not() {
         let lost = ConnectorError::io("connection reset".into());
         assert_eq!(name(SdkError::dispatch_failure(lost)), "Throttled");
         assert_eq!(name(SdkError::timeout_error("too slow")), "Throttled");

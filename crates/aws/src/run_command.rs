@@ -15,7 +15,7 @@ const POLL: Duration = Duration::from_millis(500);
 
 /// Interval between checks that the builder still runs. The command of a terminated builder stays `InProgress` until its
 /// own timeout.
-const LOOK_AT_BUILDER: Duration = Duration::from_secs(5);
+const BUILDER_CHECK: Duration = Duration::from_secs(5);
 
 /// Delivery timeout of a command in seconds. This is the minimum that Systems Manager accepts.
 const DELIVERY_SECONDS: i32 = 30;
@@ -138,7 +138,7 @@ async fn follow(
             POLL,
             &format!("waiting for `{document}` to end"),
             async || {
-                if looked.elapsed() >= LOOK_AT_BUILDER {
+                if looked.elapsed() >= BUILDER_CHECK {
                     looked = Instant::now();
                     ensure_running(clients, instance).await?;
                 }
@@ -205,7 +205,7 @@ pub struct SentCommand {
     /// The time of the request.
     pub requested_at: Timestamp,
     /// Its status.
-    pub standing: CommandStatus,
+    pub status: CommandStatus,
 }
 
 /// The status of a command.
@@ -242,7 +242,7 @@ pub async fn sent(
                 requested_at: invocation
                     .requested_date_time()
                     .map_or_else(Timestamp::now, timestamp),
-                standing: standing(&invocation),
+                status: command_status(&invocation),
             });
         }
     }
@@ -250,7 +250,7 @@ pub async fn sent(
     Ok(sent)
 }
 
-fn standing(invocation: &CommandInvocation) -> CommandStatus {
+fn command_status(invocation: &CommandInvocation) -> CommandStatus {
     match invocation.status() {
         Some(
             CommandInvocationStatus::Failed

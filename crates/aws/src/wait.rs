@@ -31,7 +31,7 @@ impl Deadline {
 
     /// Returns the earlier of this deadline and one `left` from now.
     #[must_use]
-    pub fn sooner(self, left: Duration) -> Self {
+    pub fn at_most(self, left: Duration) -> Self {
         self.min(Self::after(left))
     }
 
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_question_is_asked_until_it_is_answered() {
+    async fn poll_repeats_until_the_check_succeeds() {
         let mut asked = 0;
         let answer = Deadline::after(Duration::from_secs(60))
             .poll(Duration::from_secs(1), "the third time", async || {
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn waiting_ends_before_the_deadline_and_says_for_what() {
+    async fn poll_fails_before_the_deadline_with_the_pending_step() {
         let start = Instant::now();
         let answer: Result<(), _> = Deadline::after(Duration::from_secs(10))
             .poll(Duration::from_secs(3), "the instance to stop", async || {
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_question_is_asked_once_even_when_the_deadline_is_over() {
+    async fn poll_checks_once_after_the_deadline() {
         let answer = Deadline::after(Duration::ZERO)
             .poll(Duration::from_secs(1), "", async || Ok(Some(1)))
             .await;

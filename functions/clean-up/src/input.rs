@@ -39,14 +39,15 @@ pub(crate) struct EndedExecution {
 }
 
 /// Default minimum age of an orphan. Step Functions and EC2 list new executions and resources with a delay.
-const LEAST_AGE: SignedDuration = SignedDuration::from_mins(5);
+const MINIMUM_AGE: SignedDuration = SignedDuration::from_mins(5);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SweepInput {
     #[serde(rename = "source")]
     _source: String,
-    least_age_seconds: Option<u32>,
+    #[serde(rename = "least_age_seconds")]
+    minimum_age_seconds: Option<u32>,
 }
 
 impl EndedExecution {
@@ -89,7 +90,7 @@ impl Input {
             let sweep: SweepInput = serde_json::from_value(input)
                 .map_err(|error| invalid(format!("it is not a valid sweep: {error}")))?;
             return Ok(Self::Sweep(
-                sweep.least_age_seconds.map_or(LEAST_AGE, |seconds| {
+                sweep.minimum_age_seconds.map_or(MINIMUM_AGE, |seconds| {
                     SignedDuration::from_secs(seconds.into())
                 }),
             ));
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn an_execution_that_ended_badly_tells_its_name_and_its_cache() {
+    fn failed_execution_event_yields_name_and_cache() {
         for status in ["FAILED", "TIMED_OUT", "ABORTED"] {
             let Ok(Input::Ended(execution)) = Input::parse(ended(status)) else {
                 panic!("{status}");
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn an_execution_that_runs_or_succeeded_is_not_cleaned_up_after() {
+    fn running_or_successful_execution_event_is_rejected() {
         for status in ["RUNNING", "SUCCEEDED", "PENDING_REDRIVE"] {
             let error = Input::parse(ended(status)).unwrap_err();
             assert_eq!(error.name(), "InvalidEvent", "{status}");
@@ -148,18 +149,18 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_leaves_what_is_young_unless_it_is_told_otherwise() {
-        let least_age = |input| match Input::parse(input) {
-            Ok(Input::Sweep(least_age)) => least_age,
+    fn sweep_uses_the_default_or_the_given_minimum_age() {
+        let minimum_age = |input| match Input::parse(input) {
+            Ok(Input::Sweep(minimum_age)) => minimum_age,
             other => panic!("{other:?}"),
         };
-        assert_eq!(least_age(json!({"source": "sweep"})), LEAST_AGE);
+        assert_eq!(minimum_age(json!({"source": "sweep"})), MINIMUM_AGE);
         let at_once = json!({"source": "sweep", "least_age_seconds": 0});
-        assert_eq!(least_age(at_once), SignedDuration::ZERO);
+        assert_eq!(minimum_age(at_once), SignedDuration::ZERO);
     }
 
     #[test]
-    fn what_is_no_call_of_clean_up_is_refused() {
+    fn unknown_input_is_rejected() {
         for input in [
             json!(null),
             json!({}),

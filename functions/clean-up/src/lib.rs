@@ -19,8 +19,8 @@
 
 mod failed_build;
 mod input;
-mod leftovers;
 mod removal;
+mod resources;
 mod retention;
 mod sweep;
 
@@ -30,7 +30,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::input::Input;
-use crate::leftovers::Owner;
+use crate::resources::Owner;
 
 /// The removed resources.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
@@ -62,7 +62,7 @@ pub async fn handle(
                 execution: target.execution.clone(),
                 architecture: Some(target.architecture),
             };
-            leftovers::remove(clients, &owner, &mut removed, deadline).await?;
+            resources::remove(clients, &owner, &mut removed, deadline).await?;
             retention::apply(
                 clients,
                 &target.cache,
@@ -82,7 +82,7 @@ pub async fn handle(
             tracing::Span::current()
                 .record("execution", owner.execution.as_str())
                 .record("cache", execution.cache());
-            let result = leftovers::remove(clients, &owner, &mut removed, deadline).await;
+            let result = resources::remove(clients, &owner, &mut removed, deadline).await;
             // The failure is announced even if the clean-up itself fails.
             failed_build::announce(clients, &execution).await?;
             match result {
@@ -93,11 +93,11 @@ pub async fn handle(
                 other => other?,
             }
         }
-        Input::Sweep(least_age) => {
+        Input::Sweep(minimum_age) => {
             sweep::sweep(
                 clients,
                 state_machine_arn,
-                least_age,
+                minimum_age,
                 &mut removed,
                 deadline,
             )

@@ -8,7 +8,7 @@ use prepull_domain::build::payload::SnapshotState;
 use prepull_domain::snapshot::retention::beyond_retention;
 use prepull_domain::{Architecture, CacheName, RegionName, SnapshotId, StageError, names};
 
-use crate::{Removed, leftovers, removal};
+use crate::{Removed, removal, resources};
 
 /// Removes the snapshots of one cache and architecture beyond the newest `retain`, with their manifests, in this Region and
 /// in the Regions of their copies. A failed deletion does not stop the others. The first error is returned at the end.
@@ -39,7 +39,7 @@ async fn apply_here(
         tag_filter(names::TAG_CACHE, cache.as_str()),
         tag_filter(names::TAG_ARCHITECTURE, architecture.as_str()),
     ];
-    let snapshots: Vec<_> = leftovers::snapshots(clients, filters)
+    let snapshots: Vec<_> = resources::snapshots(clients, filters)
         .await?
         .into_iter()
         .map(|snapshot| snapshot.found)
@@ -55,11 +55,11 @@ async fn apply_here(
         return Ok(());
     }
     let in_use = in_use(clients, cache, architecture, &candidates).await?;
-    let mut going = beyond_retention(&snapshots, retain, &in_use);
-    going.extend(rejected.filter(|id| !in_use.contains(id)));
+    let mut to_delete = beyond_retention(&snapshots, retain, &in_use);
+    to_delete.extend(rejected.filter(|id| !in_use.contains(id)));
     // A snapshot that cannot be deleted, for example a locked one, does not stop the others.
     let mut result = Ok(());
-    for id in going {
+    for id in to_delete {
         result = result.and(remove(clients, cache, architecture, id, removed).await);
     }
     result
@@ -89,14 +89,14 @@ async fn in_use(
 ) -> Result<BTreeSet<SnapshotId>, StageError> {
     let pointer = names::pointer_parameter(cache, architecture);
     let pointer = parameters::get(clients, &pointer).await?;
-    let mut named: BTreeSet<String> = pointer.into_iter().collect();
-    named.extend(named_by_images(clients, snapshots).await?);
-    named.extend(named_by_launch_templates(clients).await?);
-    Ok(named.iter().filter_map(|id| id.parse().ok()).collect())
+    let mut used: BTreeSet<String> = pointer.into_iter().collect();
+    used.extend(used_by_images(clients, snapshots).await?);
+    used.extend(used_by_launch_templates(clients).await?);
+    Ok(used.iter().filter_map(|id| id.parse().ok()).collect())
 }
 
 /// Returns those of `snapshots` that the account's own machine images use.
-async fn named_by_images(
+async fn used_by_images(
     clients: &Clients,
     snapshots: &[SnapshotId],
 ) -> Result<Vec<String>, StageError> {
@@ -106,7 +106,7 @@ async fn named_by_images(
         .build();
     let request = clients.ec2.describe_images().owners("self").filters(filter);
     let mut pages = request.into_paginator().send();
-    let mut named = Vec::new();
+    let mut used = Vec::new();
     while let Some(page) = pages.next().await {
         let page = page.or_stage_error("ec2:DescribeImages")?;
         let disks = page
@@ -114,15 +114,15 @@ async fn named_by_images(
             .iter()
             .flat_map(Image::block_device_mappings)
             .filter_map(|mapping| mapping.ebs()?.snapshot_id().map(str::to_owned));
-        named.extend(disks);
+        used.extend(disks);
     }
-    Ok(named)
+    Ok(used)
 }
 
 /// Returns every snapshot that a version of a launch template uses.
-async fn named_by_launch_templates(clients: &Clients) -> Result<Vec<String>, StageError> {
+async fn used_by_launch_templates(clients: &Clients) -> Result<Vec<String>, StageError> {
     let latest = versions(clients, None).await?;
-    let mut named: Vec<_> = latest.iter().flat_map(named_by).collect();
+    let mut used: Vec<_> = latest.iter().flat_map(used_by).collect();
     // Other versions need one request per template. A node group may use any of them.
     let templates: BTreeSet<_> = latest
         .iter()
@@ -131,9 +131,9 @@ async fn named_by_launch_templates(clients: &Clients) -> Result<Vec<String>, Sta
         .collect();
     for template in templates {
         let all = versions(clients, Some(template)).await?;
-        named.extend(all.iter().flat_map(named_by));
+        used.extend(all.iter().flat_map(used_by));
     }
-    Ok(named)
+    Ok(used)
 }
 
 /// Returns all versions of one launch template, or the latest and default versions of all templates.
@@ -155,7 +155,7 @@ async fn versions(
     Ok(versions)
 }
 
-fn named_by(version: &LaunchTemplateVersion) -> Vec<String> {
+fn used_by(version: &LaunchTemplateVersion) -> Vec<String> {
     version
         .launch_template_data()
         .into_iter()

@@ -8,17 +8,17 @@ use prepull_aws::sfn::types::ExecutionStatus;
 use prepull_aws::{AwsError, Clients, Deadline, parameters, tag_value};
 use prepull_domain::{Architecture, CacheName, ExecutionName, SnapshotId, StageError, names};
 
-use crate::leftovers::{self, TaggedSnapshot};
+use crate::resources::{self, TaggedSnapshot};
 use crate::{Removed, removal, retention};
 
-/// Removes every orphan of at least `least_age`, and every snapshot beyond retention.
+/// Removes every orphan of at least `minimum_age`, and every snapshot beyond retention.
 ///
 /// It does not wait for instances to terminate. The next sweep removes the rest. A failed deletion does not stop the sweep.
 /// The first error is returned at the end.
 pub(crate) async fn sweep(
     clients: &Clients,
     state_machine_arn: &str,
-    least_age: SignedDuration,
+    minimum_age: SignedDuration,
     removed: &mut Removed,
     deadline: Deadline,
 ) -> Result<(), StageError> {
@@ -26,13 +26,13 @@ pub(crate) async fn sweep(
         clients,
         state_machine_arn,
         now: Timestamp::now(),
-        least_age,
+        minimum_age,
         running: HashMap::new(),
         removed,
         failure: Ok(()),
     };
     let orphans = sweep.orphans().await;
-    sweep.tell();
+    sweep.log_orphans();
     let (manifests, snapshots) = orphans?;
     sweep.orphaned_manifests(manifests, &snapshots).await;
     sweep.old_snapshots(&snapshots, deadline).await?;
@@ -43,7 +43,7 @@ struct Sweep<'a> {
     clients: &'a Clients,
     state_machine_arn: &'a str,
     now: Timestamp,
-    least_age: SignedDuration,
+    minimum_age: SignedDuration,
     /// Whether an execution still runs, by its name.
     running: HashMap<ExecutionName, bool>,
     removed: &'a mut Removed,
@@ -60,14 +60,14 @@ impl Sweep<'_> {
         self.volumes().await?;
         // Manifests come before snapshots, so the list of snapshots includes each one published in the meantime.
         let manifests = manifests(self.clients).await?;
-        let snapshots = leftovers::snapshots(self.clients, vec![leftovers::ours()]).await?;
+        let snapshots = resources::snapshots(self.clients, vec![resources::ours()]).await?;
         self.unfinished_snapshots(&snapshots).await?;
         Ok((manifests, snapshots))
     }
 
     /// Logs the removed orphans, if there are any. Every build cleans up after itself, so an orphan has a cause that an operator
     /// should find. A metric filter of the Terraform module reads `message` and `orphans`.
-    fn tell(&self) {
+    fn log_orphans(&self) {
         let Removed {
             terminated,
             deleted_volumes,
@@ -85,9 +85,9 @@ impl Sweep<'_> {
     }
 
     async fn instances(&mut self) -> Result<(), StageError> {
-        for instance in leftovers::living_instances(self.clients, vec![leftovers::ours()]).await? {
+        for instance in resources::living_instances(self.clients, vec![resources::ours()]).await? {
             if instance.state != InstanceStateName::ShuttingDown
-                && self.is_left(&instance.tags, instance.launched_at).await?
+                && self.is_orphan(&instance.tags, instance.launched_at).await?
             {
                 let result = removal::terminate(self.clients, instance.id, self.removed).await;
                 self.note(result);
@@ -97,8 +97,8 @@ impl Sweep<'_> {
     }
 
     async fn volumes(&mut self) -> Result<(), StageError> {
-        for volume in leftovers::free_volumes(self.clients, vec![leftovers::ours()]).await? {
-            if self.is_left(&volume.tags, volume.created_at).await? {
+        for volume in resources::free_volumes(self.clients, vec![resources::ours()]).await? {
+            if self.is_orphan(&volume.tags, volume.created_at).await? {
                 let result = removal::delete_volume(self.clients, volume.id, self.removed).await;
                 self.note(result);
             }
@@ -113,7 +113,7 @@ impl Sweep<'_> {
         for snapshot in snapshots {
             let TaggedSnapshot { found, tags } = snapshot;
             if !found.is_good()
-                && self.is_left(tags, found.started_at).await?
+                && self.is_orphan(tags, found.started_at).await?
                 && !snapshot.is_published(self.clients).await?
             {
                 let id = found.id.clone();
@@ -185,12 +185,12 @@ impl Sweep<'_> {
 
     /// Returns whether a resource belongs to an execution that has ended. A resource without an execution tag was tagged by
     /// someone else, and stays. A resource of unknown age stays too.
-    async fn is_left(
+    async fn is_orphan(
         &mut self,
         tags: &[Tag],
         since: Option<Timestamp>,
     ) -> Result<bool, StageError> {
-        let is_old = since.is_some_and(|since| self.now.duration_since(since) >= self.least_age);
+        let is_old = since.is_some_and(|since| self.now.duration_since(since) >= self.minimum_age);
         let is_ours = tag_value(tags, names::TAG_CACHE).is_some();
         let execution = tag_value(tags, names::TAG_EXECUTION).and_then(|name| name.parse().ok());
         match execution {

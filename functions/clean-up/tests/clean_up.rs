@@ -1,58 +1,20 @@
-//! clean-up among things of ours and of others.
+//! Tests of clean-up among resources of prepull and of others.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aws_smithy_mocks::{MockResponse, Rule, mock};
+use aws_smithy_mocks::mock;
 use clean_up::{Removed, handle};
-use prepull_aws::ec2::operation::delete_snapshot::DeleteSnapshotOutput;
-use prepull_aws::ec2::operation::delete_volume::DeleteVolumeOutput;
-use prepull_aws::ec2::operation::describe_images::DescribeImagesOutput;
-use prepull_aws::ec2::operation::describe_instances::DescribeInstancesOutput;
-use prepull_aws::ec2::operation::describe_launch_template_versions::DescribeLaunchTemplateVersionsOutput;
-use prepull_aws::ec2::operation::describe_snapshots::DescribeSnapshotsOutput;
-use prepull_aws::ec2::operation::describe_volumes::DescribeVolumesOutput;
-use prepull_aws::ec2::operation::terminate_instances::{
-    TerminateInstancesError, TerminateInstancesOutput,
-};
 use prepull_aws::ec2::types::{
-    BlockDeviceMapping, EbsBlockDevice, Filter, Image, Instance, InstanceState, InstanceStateName,
-    LaunchTemplateBlockDeviceMapping, LaunchTemplateEbsBlockDevice, LaunchTemplateVersion,
-    Reservation, ResponseLaunchTemplateData, Snapshot, SnapshotState, Tag, Volume, VolumeState,
-};
-use prepull_aws::eventbridge::operation::put_events::PutEventsOutput;
-use prepull_aws::sfn::operation::describe_execution::{
-    DescribeExecutionError, DescribeExecutionOutput,
+    Instance, InstanceState, InstanceStateName, Snapshot, SnapshotState, Tag, Volume, VolumeState,
 };
 use prepull_aws::sfn::types::ExecutionStatus;
-use prepull_aws::{DateTime, Deadline, ec2, eventbridge, sfn, tag};
+use prepull_aws::{DateTime, Deadline, ec2, tag};
 use prepull_domain::StageError;
-use prepull_testing::{Mocks, ParameterStore, configuration, target};
+use prepull_testing::{FakeAws, STATE_MACHINE_ARN, configuration, described, execution, target};
 use serde_json::{Value, json};
 
-const MACHINE: &str = "arn:aws:states:eu-west-1:123456789012:stateMachine:prepull-build";
-/// Long before any test runs.
+/// A time before any test.
 const LONG_AGO: i64 = 1_000_000_000;
-
-/// EC2 with a few things in it. What is removed is gone, an instance after one more look.
-#[derive(Clone, Default)]
-struct World(Arc<Mutex<State>>);
-
-#[derive(Default)]
-struct State {
-    instances: Vec<Instance>,
-    volumes: Vec<Volume>,
-    snapshots: Vec<Snapshot>,
-    /// Snapshots that a machine image names, and that a launch template names.
-    in_image: Option<String>,
-    in_template: Option<String>,
-    /// The code with which every termination is refused.
-    termination_fails: Option<&'static str>,
-    running: Vec<&'static str>,
-    events: Vec<Value>,
-    /// So many looks at the instances show none.
-    blind_looks: u32,
-}
 
 fn tags(execution: &str, architecture: &str) -> Vec<Tag> {
     vec![
@@ -62,240 +24,56 @@ fn tags(execution: &str, architecture: &str) -> Vec<Tag> {
     ]
 }
 
-impl World {
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap()
-    }
-
-    fn instance(self, id: &str, tags: Vec<Tag>, launched: i64) -> Self {
-        let instance = Instance::builder()
-            .instance_id(id)
-            .state(state(InstanceStateName::Running))
-            .launch_time(DateTime::from_secs(launched))
-            .set_tags(Some(tags));
-        self.state().instances.push(instance.build());
-        self
-    }
-
-    fn volume(self, id: &str, state: VolumeState, tags: Vec<Tag>) -> Self {
-        let volume = Volume::builder()
-            .volume_id(id)
-            .state(state)
-            .create_time(DateTime::from_secs(LONG_AGO))
-            .set_tags(Some(tags));
-        self.state().volumes.push(volume.build());
-        self
-    }
-
-    /// A snapshot of the given second after [`LONG_AGO`], with the tag `prepull:state` where that is not empty.
-    fn snapshot(self, id: &str, second: i64, tagged: &str, mut tags: Vec<Tag>) -> Self {
-        if !tagged.is_empty() {
-            tags.push(tag("prepull:state", tagged));
-        }
-        let snapshot = Snapshot::builder()
-            .snapshot_id(id)
-            .state(SnapshotState::Completed)
-            .start_time(DateTime::from_secs(LONG_AGO + second))
-            .set_tags(Some(tags));
-        self.state().snapshots.push(snapshot.build());
-        self
-    }
-
-    async fn clean_up(&self, store: &ParameterStore, input: Value) -> Result<Removed, StageError> {
-        let clients = Mocks::new()
-            .ssm(store.rules())
-            .ec2(self.ec2())
-            .sfn([self.executions()])
-            .events([self.event_bus()])
-            .clients();
-        let deadline = Deadline::after(Duration::from_secs(30));
-        handle(&clients, MACHINE, input, deadline).await
-    }
-
-    fn ec2(&self) -> Vec<Rule> {
-        [self.things(), self.removals(), self.users()].concat()
-    }
-
-    /// What there is.
-    fn things(&self) -> Vec<Rule> {
-        let (instances, volumes, snapshots) = (self.clone(), self.clone(), self.clone());
-        vec![
-            mock!(ec2::Client::describe_instances).then_compute_output(move |request| {
-                let mut state = instances.state();
-                if state.blind_looks > 0 {
-                    state.blind_looks -= 1;
-                    return DescribeInstancesOutput::builder().build();
-                }
-                let found: Vec<_> = state
-                    .instances
-                    .iter()
-                    .filter(|instance| matches(instance.tags(), request.filters()))
-                    .cloned()
-                    .collect();
-                // What shuts down has ended by the next look.
-                state.instances.retain(|instance| {
-                    instance.state().unwrap().name() != Some(&InstanceStateName::ShuttingDown)
-                });
-                DescribeInstancesOutput::builder()
-                    .reservations(Reservation::builder().set_instances(Some(found)).build())
-                    .build()
-            }),
-            mock!(ec2::Client::describe_volumes).then_compute_output(move |request| {
-                let state = volumes.state();
-                let found = state
-                    .volumes
-                    .iter()
-                    .filter(|volume| matches(volume.tags(), request.filters()));
-                DescribeVolumesOutput::builder()
-                    .set_volumes(Some(found.cloned().collect()))
-                    .build()
-            }),
-            mock!(ec2::Client::describe_snapshots).then_compute_output(move |request| {
-                assert_eq!(request.owner_ids(), ["self"]);
-                let state = snapshots.state();
-                let found = state
-                    .snapshots
-                    .iter()
-                    .filter(|snapshot| matches(snapshot.tags(), request.filters()));
-                DescribeSnapshotsOutput::builder()
-                    .set_snapshots(Some(found.cloned().collect()))
-                    .build()
-            }),
-        ]
-    }
-
-    /// What can be done to it.
-    fn removals(&self) -> Vec<Rule> {
-        let (terminated, deleted, dropped) = (self.clone(), self.clone(), self.clone());
-        vec![
-            mock!(ec2::Client::terminate_instances).then_compute_response(move |request| {
-                let mut world = terminated.state();
-                if let Some(code) = world.termination_fails {
-                    return MockResponse::Error(TerminateInstancesError::generic(
-                        ec2::error::ErrorMetadata::builder().code(code).build(),
-                    ));
-                }
-                let id = &request.instance_ids()[0];
-                for instance in &mut world.instances {
-                    if instance.instance_id() == Some(id) {
-                        instance.state = Some(state(InstanceStateName::ShuttingDown));
-                    }
-                }
-                MockResponse::Output(TerminateInstancesOutput::builder().build())
-            }),
-            mock!(ec2::Client::delete_volume).then_compute_output(move |request| {
-                let mut state = deleted.state();
-                state
-                    .volumes
-                    .retain(|volume| volume.volume_id() != request.volume_id());
-                DeleteVolumeOutput::builder().build()
-            }),
-            mock!(ec2::Client::delete_snapshot).then_compute_output(move |request| {
-                let mut state = dropped.state();
-                state
-                    .snapshots
-                    .retain(|snapshot| snapshot.snapshot_id() != request.snapshot_id());
-                DeleteSnapshotOutput::builder().build()
-            }),
-        ]
-    }
-
-    /// Who else uses snapshots.
-    fn users(&self) -> Vec<Rule> {
-        let (images, templates) = (self.clone(), self.clone());
-        vec![
-            mock!(ec2::Client::describe_images).then_compute_output(move |request| {
-                assert_eq!(request.owners(), ["self"]);
-                let disk = EbsBlockDevice::builder()
-                    .set_snapshot_id(images.state().in_image.clone())
-                    .build();
-                let mapping = BlockDeviceMapping::builder().ebs(disk).build();
-                let image = Image::builder().block_device_mappings(mapping).build();
-                DescribeImagesOutput::builder().images(image).build()
-            }),
-            mock!(ec2::Client::describe_launch_template_versions).then_compute_output(
-                move |request| {
-                    // The version that names the snapshot is neither the latest nor the default one.
-                    let named = request.launch_template_id().is_some();
-                    let snapshot = templates.state().in_template.clone();
-                    let disk = LaunchTemplateEbsBlockDevice::builder()
-                        .set_snapshot_id(snapshot.filter(|_| named))
-                        .build();
-                    let mapping = LaunchTemplateBlockDeviceMapping::builder()
-                        .ebs(disk)
-                        .build();
-                    let data = ResponseLaunchTemplateData::builder()
-                        .block_device_mappings(mapping)
-                        .build();
-                    let version = LaunchTemplateVersion::builder()
-                        .launch_template_id("lt-0123456789abcdef0")
-                        .version_number(2)
-                        .launch_template_data(data)
-                        .build();
-                    DescribeLaunchTemplateVersionsOutput::builder()
-                        .launch_template_versions(version)
-                        .build()
-                },
-            ),
-        ]
-    }
-
-    fn executions(&self) -> Rule {
-        let world = self.clone();
-        mock!(sfn::Client::describe_execution).then_compute_response(move |request| {
-            let arn = request.execution_arn().unwrap();
-            let (machine, name) = arn.rsplit_once(':').unwrap();
-            assert_eq!(machine, MACHINE.replace("stateMachine", "execution"));
-            let status = match name {
-                "forgotten" => {
-                    return MockResponse::Error(DescribeExecutionError::generic(
-                        sfn::error::ErrorMetadata::builder()
-                            .code("ExecutionDoesNotExist")
-                            .build(),
-                    ));
-                }
-                name if world.state().running.contains(&name) => ExecutionStatus::Running,
-                _ => ExecutionStatus::Aborted,
-            };
-            MockResponse::Output(
-                DescribeExecutionOutput::builder()
-                    .execution_arn(arn)
-                    .state_machine_arn(MACHINE)
-                    .status(status)
-                    .start_date(DateTime::from_secs(LONG_AGO))
-                    .build()
-                    .unwrap(),
-            )
-        })
-    }
-
-    fn event_bus(&self) -> Rule {
-        let world = self.clone();
-        mock!(eventbridge::Client::put_events).then_compute_output(move |request| {
-            let entry = &request.entries()[0];
-            assert_eq!(entry.detail_type(), Some("Build Failed"));
-            let detail = serde_json::from_str(entry.detail().unwrap()).unwrap();
-            world.state().events.push(detail);
-            PutEventsOutput::builder().build()
-        })
-    }
+fn instance(id: &str, tags: Vec<Tag>, launched: i64) -> Instance {
+    let running = InstanceState::builder().name(InstanceStateName::Running);
+    Instance::builder()
+        .instance_id(id)
+        .state(running.build())
+        .launch_time(DateTime::from_secs(launched))
+        .set_tags(Some(tags))
+        .build()
 }
 
-fn state(name: InstanceStateName) -> InstanceState {
-    InstanceState::builder().name(name).build()
+fn volume(id: &str, state: VolumeState, tags: Vec<Tag>) -> Volume {
+    Volume::builder()
+        .volume_id(id)
+        .state(state)
+        .create_time(DateTime::from_secs(LONG_AGO))
+        .set_tags(Some(tags))
+        .build()
 }
 
-/// Whether tags pass the filters by tag.
-fn matches(tags: &[Tag], filters: &[Filter]) -> bool {
-    assert!(!filters.is_empty(), "nothing may be listed unfiltered");
-    filters.iter().all(|filter| match filter.name().unwrap() {
-        "tag-key" => tags
-            .iter()
-            .any(|tag| tag.key() == Some(&filter.values()[0])),
-        name => tags.iter().any(|tag| {
-            name.strip_prefix("tag:") == tag.key() && tag.value() == Some(&filter.values()[0])
-        }),
-    })
+/// Returns a snapshot, started `second` after [`LONG_AGO`]. It has the tag `prepull:state` if `tagged` is not empty.
+fn snapshot(id: &str, second: i64, tagged: &str, mut tags: Vec<Tag>) -> Snapshot {
+    if !tagged.is_empty() {
+        tags.push(tag("prepull:state", tagged));
+    }
+    Snapshot::builder()
+        .snapshot_id(id)
+        .state(SnapshotState::Completed)
+        .start_time(DateTime::from_secs(LONG_AGO + second))
+        .set_tags(Some(tags))
+        .build()
+}
+
+/// Returns an AWS account without resources.
+fn empty_account() -> FakeAws {
+    FakeAws::new()
+        .with_parameters(&[])
+        .with_instances([])
+        .with_volumes([])
+        .with_snapshots([])
+        .with_snapshot_users(&[], &[])
+        .with_executions([
+            execution("runs", "web", ExecutionStatus::Running, LONG_AGO),
+            execution("aborted", "web", ExecutionStatus::Aborted, LONG_AGO),
+        ])
+        .with_event_bus()
+}
+
+async fn clean_up(aws: &FakeAws, input: Value) -> Result<Removed, StageError> {
+    let deadline = Deadline::after(Duration::from_secs(30));
+    handle(&aws.clients(), STATE_MACHINE_ARN, input, deadline).await
 }
 
 fn ids<T: ToString>(ids: &[T]) -> Vec<String> {
@@ -310,75 +88,70 @@ fn foreign() -> Vec<Tag> {
     ]
 }
 
-/// Two builders and leftovers of the execution `web-10`, and things of another execution and of somebody else.
-fn after_a_build() -> World {
-    World::default()
-        .instance("i-00000001", tags("web-10", "x86_64"), LONG_AGO)
-        .instance("i-00000002", tags("web-10", "arm64"), LONG_AGO)
-        .instance("i-00000003", tags("web-11", "x86_64"), LONG_AGO)
-        .volume(
-            "vol-00000001",
-            VolumeState::Available,
-            tags("web-10", "x86_64"),
-        )
-        .volume("vol-00000002", VolumeState::InUse, tags("web-11", "x86_64"))
-        .snapshot("snap-00000001", 1, "", tags("web-10", "x86_64"))
-        .snapshot("snap-00000002", 2, "verified", tags("web-10", "x86_64"))
-        .snapshot("snap-00000003", 3, "", tags("web-11", "x86_64"))
+/// Two builders and orphans of the execution `web-10`, and resources of another execution.
+fn after_a_build() -> FakeAws {
+    empty_account()
+        .with_instances([
+            instance("i-00000001", tags("web-10", "x86_64"), LONG_AGO),
+            instance("i-00000002", tags("web-10", "arm64"), LONG_AGO),
+            instance("i-00000003", tags("web-11", "x86_64"), LONG_AGO),
+        ])
+        .with_volumes([
+            volume(
+                "vol-00000001",
+                VolumeState::Available,
+                tags("web-10", "x86_64"),
+            ),
+            volume("vol-00000002", VolumeState::InUse, tags("web-11", "x86_64")),
+        ])
+        .with_snapshots([
+            snapshot("snap-00000001", 1, "", tags("web-10", "x86_64")),
+            snapshot("snap-00000002", 2, "verified", tags("web-10", "x86_64")),
+            snapshot("snap-00000003", 3, "", tags("web-11", "x86_64")),
+        ])
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_a_target_removes_its_own_things_alone() {
-    let world = after_a_build();
-    let removed = world
-        .clean_up(
-            &ParameterStore::default(),
-            json!({"target": target(), "execution": "web-10"}),
-        )
-        .await
-        .unwrap();
+async fn target_clean_up_removes_only_its_own_resources() {
+    let aws = after_a_build();
+    let input = json!({"target": target(), "execution": "web-10"});
+    let removed = clean_up(&aws, input).await.unwrap();
     assert_eq!(ids(&removed.terminated), ["i-00000001"]);
     assert_eq!(ids(&removed.deleted_volumes), ["vol-00000001"]);
     assert_eq!(ids(&removed.deleted_snapshots), ["snap-00000001"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn clean_up_ends_when_the_builder_has() {
-    let world = after_a_build();
-    world
-        .clean_up(&ParameterStore::default(), json!({"target": target()}))
-        .await
-        .unwrap();
-    let left = &world.state().instances;
-    assert!(
-        left.iter()
-            .all(|left| left.instance_id() != Some("i-00000001"))
-    );
+async fn clean_up_waits_for_the_builder_to_terminate() {
+    let aws = after_a_build();
+    clean_up(&aws, json!({"target": target()})).await.unwrap();
+    let state = aws.instances()[0].state.clone().unwrap();
+    assert_eq!(state.name(), Some(&InstanceStateName::Terminated));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_builder_that_ec2_lists_late_is_removed_all_the_same() {
-    let world = after_a_build();
-    world.state().blind_looks = 5;
-    let removed = world
-        .clean_up(&ParameterStore::default(), json!({"target": target()}))
-        .await
-        .unwrap();
+async fn builder_with_delayed_listing_is_removed() {
+    let unlisted = mock!(ec2::Client::describe_instances)
+        .sequence()
+        .output(|| described([]))
+        .times(5)
+        .build();
+    let aws = after_a_build().ec2([unlisted]);
+    let removed = clean_up(&aws, json!({"target": target()})).await.unwrap();
     assert_eq!(ids(&removed.terminated), ["i-00000001"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_call_finds_nothing_to_do() {
-    let world = after_a_build();
-    let (store, input) = (ParameterStore::default(), json!({"target": target()}));
-    world.clean_up(&store, input.clone()).await.unwrap();
-    let removed = world.clean_up(&store, input).await.unwrap();
+async fn second_call_removes_nothing() {
+    let (aws, input) = (after_a_build(), json!({"target": target()}));
+    clean_up(&aws, input.clone()).await.unwrap();
+    let removed = clean_up(&aws, input).await.unwrap();
     assert_eq!(removed, Removed::default());
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_aborted_execution_is_cleaned_up_in_all_its_architectures_and_announced_once() {
-    let world = after_a_build();
+async fn aborted_execution_is_cleaned_up_and_announced_once() {
+    let aws = after_a_build();
     let event = json!({
         "detail-type": "Step Functions Execution Status Change",
         "source": "aws.states",
@@ -392,13 +165,10 @@ async fn an_aborted_execution_is_cleaned_up_in_all_its_architectures_and_announc
             "cause": "by a person"
         }
     });
-    let removed = world
-        .clean_up(&ParameterStore::default(), event)
-        .await
-        .unwrap();
+    let removed = clean_up(&aws, event).await.unwrap();
     assert_eq!(ids(&removed.terminated), ["i-00000001", "i-00000002"]);
     assert_eq!(
-        world.state().events,
+        aws.emitted_events(),
         [json!({
             "cache": "web",
             "execution": "web-10",
@@ -419,29 +189,27 @@ async fn an_aborted_execution_is_cleaned_up_in_all_its_architectures_and_announc
     );
 }
 
-/// Five good snapshots, of which the second is published.
-fn many_snapshots() -> (World, ParameterStore) {
-    let world = (1..=5).fold(World::default(), |world, n| {
-        let state = if n == 2 { "published" } else { "verified" };
-        let id = format!("snap-0000000{n}");
-        world.snapshot(&id, n, state, tags(&format!("web-{n}"), "x86_64"))
-    });
-    let store = ParameterStore::of([
-        ("/prepull/config/web", &configuration().to_string()),
-        ("/prepull/web/x86_64/snapshot-id", "snap-00000002"),
-        ("/prepull/web/x86_64/snapshots/snap-00000001", "{}"),
-        ("/prepull/web/x86_64/snapshots/snap-00000002", "{}"),
-    ]);
-    (world, store)
+/// Five verified snapshots. The second is published.
+fn many_snapshots() -> FakeAws {
+    empty_account()
+        .with_snapshots((1..=5).map(|n| {
+            let state = if n == 2 { "published" } else { "verified" };
+            let owner = tags(&format!("web-{n}"), "x86_64");
+            snapshot(&format!("snap-0000000{n}"), n, state, owner)
+        }))
+        .with_parameters(&[
+            ("/prepull/config/web", &configuration().to_string()),
+            ("/prepull/web/x86_64/snapshot-id", "snap-00000002"),
+            ("/prepull/web/x86_64/snapshots/snap-00000001", "{}"),
+            ("/prepull/web/x86_64/snapshots/snap-00000002", "{}"),
+        ])
 }
 
 #[tokio::test(start_paused = true)]
 async fn retention_keeps_the_newest_and_the_published_snapshot() {
-    let (world, store) = many_snapshots();
     let mut target = target();
     target.retain_snapshots = 2;
-    let removed = world
-        .clean_up(&store, json!({ "target": target }))
+    let removed = clean_up(&many_snapshots(), json!({ "target": target }))
         .await
         .unwrap();
     assert_eq!(
@@ -455,69 +223,65 @@ async fn retention_keeps_the_newest_and_the_published_snapshot() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retention_keeps_what_a_machine_image_or_a_launch_template_names() {
-    let (world, store) = many_snapshots();
-    world.state().in_image = Some("snap-00000001".to_owned());
-    world.state().in_template = Some("snap-00000003".to_owned());
+async fn retention_keeps_snapshots_of_images_and_launch_templates() {
+    // Version 1 of the launch template is neither the latest nor the default one.
+    let aws = many_snapshots().with_snapshot_users(
+        &["snap-00000001".to_owned()],
+        &[("snap-00000003".to_owned(), 1)],
+    );
     let mut target = target();
     target.retain_snapshots = 1;
-    let removed = world
-        .clean_up(&store, json!({ "target": target }))
-        .await
-        .unwrap();
+    let removed = clean_up(&aws, json!({ "target": target })).await.unwrap();
     assert_eq!(ids(&removed.deleted_snapshots), ["snap-00000004"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_snapshot_that_nodes_use_stays_though_it_was_rejected() {
-    let store = ParameterStore::of([
-        ("/prepull/config/web", &configuration().to_string()),
-        ("/prepull/web/x86_64/snapshot-id", "snap-00000001"),
-    ]);
+async fn rejected_snapshot_stays_while_published() {
     for input in [json!({"target": target()}), json!({"source": "sweep"})] {
-        let world = World::default()
-            .snapshot("snap-00000001", 1, "rejected", tags("web-10", "x86_64"))
-            .snapshot("snap-00000002", 2, "rejected", tags("web-10", "x86_64"));
-        let removed = world.clean_up(&store, input).await.unwrap();
+        let aws = empty_account()
+            .with_parameters(&[
+                ("/prepull/config/web", &configuration().to_string()),
+                ("/prepull/web/x86_64/snapshot-id", "snap-00000001"),
+            ])
+            .with_snapshots([
+                snapshot("snap-00000001", 1, "rejected", tags("web-10", "x86_64")),
+                snapshot("snap-00000002", 2, "rejected", tags("web-10", "x86_64")),
+            ]);
+        let removed = clean_up(&aws, input).await.unwrap();
         assert_eq!(ids(&removed.deleted_snapshots), ["snap-00000002"]);
     }
 }
 
 #[tokio::test]
-async fn the_sweep_removes_what_no_running_execution_owns_and_leaves_the_rest() {
+async fn sweep_removes_only_orphans() {
     let now = jiff::Timestamp::now().as_second();
-    let world = World::default()
-        .instance("i-00000001", tags("aborted", "x86_64"), LONG_AGO)
-        .instance("i-00000002", tags("forgotten", "x86_64"), LONG_AGO)
-        .instance("i-00000003", tags("runs", "x86_64"), LONG_AGO)
-        .instance("i-00000004", tags("aborted", "x86_64"), now)
-        .instance("i-00000005", foreign(), LONG_AGO)
-        .instance("i-00000006", vec![tag("prepull:cache", "web")], LONG_AGO)
-        .volume(
-            "vol-00000001",
-            VolumeState::Available,
-            tags("aborted", "x86_64"),
-        )
-        .volume(
-            "vol-00000002",
-            VolumeState::InUse,
-            tags("aborted", "x86_64"),
-        )
-        .volume("vol-00000003", VolumeState::Available, foreign())
-        .snapshot("snap-00000001", 1, "", tags("aborted", "x86_64"))
-        .snapshot("snap-00000002", 2, "", tags("runs", "x86_64"))
-        .snapshot("snap-00000003", 3, "", foreign())
-        .snapshot("snap-00000004", 4, "verified", tags("aborted", "x86_64"));
-    world.state().running.push("runs");
-    let store = ParameterStore::of([
-        ("/prepull/web/x86_64/snapshots/snap-00000004", "{}"),
-        ("/prepull/web/x86_64/snapshots/snap-0000000f", "{}"),
-        ("/prepull/web/x86_64/snapshot-id", "snap-00000004"),
-    ]);
-    let removed = world
-        .clean_up(&store, json!({"source": "sweep"}))
-        .await
-        .unwrap();
+    let orphan = || tags("aborted", "x86_64");
+    let aws = empty_account()
+        .with_instances([
+            instance("i-00000001", orphan(), LONG_AGO),
+            instance("i-00000002", tags("forgotten", "x86_64"), LONG_AGO),
+            instance("i-00000003", tags("runs", "x86_64"), LONG_AGO),
+            instance("i-00000004", orphan(), now),
+            instance("i-00000005", foreign(), LONG_AGO),
+            instance("i-00000006", vec![tag("prepull:cache", "web")], LONG_AGO),
+        ])
+        .with_volumes([
+            volume("vol-00000001", VolumeState::Available, orphan()),
+            volume("vol-00000002", VolumeState::InUse, orphan()),
+            volume("vol-00000003", VolumeState::Available, foreign()),
+        ])
+        .with_snapshots([
+            snapshot("snap-00000001", 1, "", orphan()),
+            snapshot("snap-00000002", 2, "", tags("runs", "x86_64")),
+            snapshot("snap-00000003", 3, "", foreign()),
+            snapshot("snap-00000004", 4, "verified", orphan()),
+        ])
+        .with_parameters(&[
+            ("/prepull/web/x86_64/snapshots/snap-00000004", "{}"),
+            ("/prepull/web/x86_64/snapshots/snap-0000000f", "{}"),
+            ("/prepull/web/x86_64/snapshot-id", "snap-00000004"),
+        ]);
+    let removed = clean_up(&aws, json!({"source": "sweep"})).await.unwrap();
     assert_eq!(ids(&removed.terminated), ["i-00000001", "i-00000002"]);
     assert_eq!(ids(&removed.deleted_volumes), ["vol-00000001"]);
     assert_eq!(ids(&removed.deleted_snapshots), ["snap-00000001"]);
@@ -528,31 +292,26 @@ async fn the_sweep_removes_what_no_running_execution_owns_and_leaves_the_rest() 
 }
 
 #[tokio::test]
-async fn the_sweep_applies_retention_to_declared_caches() {
-    let (world, store) = many_snapshots();
+async fn sweep_applies_retention_to_declared_caches() {
     let sweep = json!({"source": "sweep"});
-    let removed = world.clean_up(&store, sweep.clone()).await.unwrap();
+    let removed = clean_up(&many_snapshots(), sweep.clone()).await.unwrap();
     assert_eq!(ids(&removed.deleted_snapshots), ["snap-00000001"]);
-    let (world, _) = many_snapshots();
-    let undeclared = ParameterStore::default();
-    let removed = world.clean_up(&undeclared, sweep).await.unwrap();
+
+    let undeclared = empty_account().with_snapshots(many_snapshots().snapshots());
+    let removed = clean_up(&undeclared, sweep).await.unwrap();
     assert!(removed.deleted_snapshots.is_empty());
 }
 
 #[tokio::test]
-async fn what_cannot_be_removed_keeps_the_sweep_from_nothing_else() {
-    let world = World::default()
-        .instance("i-00000001", tags("aborted", "x86_64"), LONG_AGO)
-        .volume(
-            "vol-00000001",
-            VolumeState::Available,
-            tags("aborted", "x86_64"),
-        );
-    world.state().termination_fails = Some("UnauthorizedOperation");
-    let error = world
-        .clean_up(&ParameterStore::default(), json!({"source": "sweep"}))
+async fn failed_removal_does_not_stop_the_sweep() {
+    let orphan = || tags("aborted", "x86_64");
+    let aws = empty_account()
+        .with_instances([instance("i-00000001", orphan(), LONG_AGO)])
+        .with_volumes([volume("vol-00000001", VolumeState::Available, orphan())])
+        .failing("ec2:TerminateInstances", "UnauthorizedOperation");
+    let error = clean_up(&aws, json!({"source": "sweep"}))
         .await
         .unwrap_err();
     assert_eq!(error.name(), "AccessDenied");
-    assert!(world.state().volumes.is_empty());
+    assert!(aws.volumes().is_empty());
 }

@@ -76,7 +76,7 @@ pub(crate) async fn scrubbed_volume(
         .await
 }
 
-/// Whether a running builder needs a (further) power-off command. `sent` has the commands so far, latest first.
+/// Returns whether a running builder needs a (further) power-off command. `sent` has the commands so far, latest first.
 fn must_send(
     input: &BuilderInput,
     sent: &[SentCommand],
@@ -86,7 +86,7 @@ fn must_send(
         return Ok(true);
     };
     if now.duration_since(first.requested_at) > OFF_WITHIN {
-        let cause = match &last.standing {
+        let cause = match &last.status {
             CommandStatus::Good => "its scrub did not finish".to_owned(),
             CommandStatus::Bad(said) => format!("its scrub failed: {said}"),
         };
@@ -97,5 +97,5 @@ fn must_send(
     }
     // The command starts a unit that stops the agent, so the report may be lost. After a few attempts, only the power-off
     // itself counts.
-    Ok(matches!(last.standing, CommandStatus::Bad(_)) && sent.len() < ATTEMPTS)
+    Ok(matches!(last.status, CommandStatus::Bad(_)) && sent.len() < ATTEMPTS)
 }

@@ -1,4 +1,4 @@
-//! create-snapshot against builders and snapshots in every state.
+//! Tests of create-snapshot with builders and snapshots in every state.
 
 use std::time::Duration;
 
@@ -7,18 +7,18 @@ use create_snapshot::{Settings, handle};
 use jiff::Timestamp;
 use prepull_aws::ec2::Client;
 use prepull_aws::ec2::operation::create_snapshot::CreateSnapshotOutput;
-use prepull_aws::ec2::operation::create_tags::CreateTagsOutput;
 use prepull_aws::ec2::operation::describe_snapshots::DescribeSnapshotsOutput;
 use prepull_aws::ec2::types::{
     Instance, InstanceStateName, Snapshot as Ec2Snapshot, SnapshotState, StateReason,
 };
 use prepull_aws::ssm::operation::list_command_invocations::ListCommandInvocationsOutput;
-use prepull_aws::ssm::operation::send_command::SendCommandOutput;
 use prepull_aws::ssm::types::{CommandInvocation, CommandInvocationStatus};
 use prepull_aws::{DateTime, Deadline, tag};
 use prepull_domain::build::payload::{BuilderInput, Snapshot, Target};
 use prepull_domain::{GiB, StageError};
-use prepull_testing::{Mocks, builder, described, ec2_instance, target};
+use prepull_testing::{
+    FakeAws, builder, command_output, described, ec2_instance, target, target_tags,
+};
 
 const OLDER: &str = "snap-00000000000000001";
 const YOUNGER: &str = "snap-00000000000000002";
@@ -32,7 +32,16 @@ fn snapshot(id: &str, state: SnapshotState) -> Ec2Snapshot {
         .start_time(DateTime::from_secs(second))
         .completion_time(DateTime::from_secs(900))
         .volume_size(50)
+        .set_tags(Some(target_tags()))
         .build()
+}
+
+/// Returns a completed snapshot with the tag `prepull:state` = `state`.
+fn marked(id: &str, state: &str) -> Ec2Snapshot {
+    let mut snapshot = snapshot(id, SnapshotState::Completed);
+    let tags = snapshot.tags.get_or_insert_default();
+    tags.push(tag("prepull:state", state));
+    snapshot
 }
 
 fn listed(snapshots: impl IntoIterator<Item = Ec2Snapshot>) -> DescribeSnapshotsOutput {
@@ -41,34 +50,19 @@ fn listed(snapshots: impl IntoIterator<Item = Ec2Snapshot>) -> DescribeSnapshots
         .build()
 }
 
-/// EC2 lists these snapshots, whenever it is asked.
-fn exist(snapshots: Vec<Ec2Snapshot>) -> Rule {
-    mock!(Client::describe_snapshots).then_output(move || listed(snapshots.clone()))
-}
-
-/// EC2 lists no snapshot at first and a complete one from then on.
+/// Returns a rule that lists no snapshot, and then a pending one.
 fn appears() -> Rule {
     mock!(Client::describe_snapshots)
         .sequence()
         .output(|| listed([]))
         .output(|| listed([snapshot(OLDER, SnapshotState::Pending)]))
-        .output(|| listed([snapshot(OLDER, SnapshotState::Completed)]))
         .build()
 }
 
-fn is_made() -> Rule {
+fn creates_snapshot() -> Rule {
     mock!(Client::create_snapshot)
         .match_requests(|request| request.volume_id() == Some("vol-0123456789abcdef0"))
         .then_output(|| CreateSnapshotOutput::builder().build())
-}
-
-/// Takes the tag `prepull:state` = `state` for the snapshot `id`.
-fn marks(id: &'static str, state: &'static str) -> Rule {
-    mock!(Client::create_tags)
-        .match_requests(move |request| {
-            request.resources() == [id] && request.tags() == [tag("prepull:state", state)]
-        })
-        .then_output(|| CreateTagsOutput::builder().build())
 }
 
 fn instance(state: InstanceStateName, reason: &str) -> Instance {
@@ -77,21 +71,16 @@ fn instance(state: InstanceStateName, reason: &str) -> Instance {
     instance
 }
 
-fn instance_is(state: InstanceStateName, reason: &'static str) -> Rule {
-    mock!(Client::describe_instances)
-        .then_output(move || described([instance(state.clone(), reason)]))
-}
+const POWERED_OFF: &str = "Client.InstanceInitiatedShutdown";
 
-const BY_ITSELF: &str = "Client.InstanceInitiatedShutdown";
-
-/// The builder runs, then stops, then is off.
+/// Returns a rule by which the builder runs, then stops, then is stopped.
 fn instance_powers_off() -> Rule {
     mock!(Client::describe_instances)
         .sequence()
         .output(|| described([instance(InstanceStateName::Running, "")]))
         .output(|| described([instance(InstanceStateName::Running, "")]))
-        .output(|| described([instance(InstanceStateName::Stopping, BY_ITSELF)]))
-        .output(|| described([instance(InstanceStateName::Stopped, BY_ITSELF)]))
+        .output(|| described([instance(InstanceStateName::Stopping, POWERED_OFF)]))
+        .output(|| described([instance(InstanceStateName::Stopped, POWERED_OFF)]))
         .build()
 }
 
@@ -107,37 +96,33 @@ fn sent(status: CommandInvocationStatus, at: Timestamp) -> ListCommandInvocation
         .build()
 }
 
-fn was_told(status: CommandInvocationStatus, at: Timestamp) -> Rule {
+fn power_off_was_sent(status: CommandInvocationStatus, at: Timestamp) -> Rule {
     use prepull_aws::ssm::Client;
     mock!(Client::list_command_invocations).then_output(move || sent(status.clone(), at))
 }
 
-fn was_never_told() -> Rule {
+fn power_off_was_never_sent() -> Rule {
     use prepull_aws::ssm::Client;
     mock!(Client::list_command_invocations)
         .then_output(|| ListCommandInvocationsOutput::builder().build())
 }
 
-/// Systems Manager has no command at first and one from then on.
-fn is_told_once() -> (Rule, Rule) {
+/// Returns a rule that lists no power-off command at first.
+fn power_off_is_sent_once() -> Rule {
     use prepull_aws::ssm::Client;
-    let list = mock!(Client::list_command_invocations)
+    mock!(Client::list_command_invocations)
         .sequence()
         .output(|| ListCommandInvocationsOutput::builder().build())
         .output(|| sent(CommandInvocationStatus::InProgress, Timestamp::now()))
         .output(|| sent(CommandInvocationStatus::Success, Timestamp::now()))
-        .build();
-    let send = mock!(Client::send_command)
-        .match_requests(|request| request.document_name() == Some("prepull-power-off"))
-        .then_output(|| SendCommandOutput::builder().build());
-    (list, send)
+        .build()
 }
 
-async fn make(mocks: Mocks) -> Result<Snapshot, StageError> {
-    make_of(target(), mocks).await
+async fn create(aws: &FakeAws) -> Result<Snapshot, StageError> {
+    create_for(target(), aws).await
 }
 
-async fn make_of(target: Target, mocks: Mocks) -> Result<Snapshot, StageError> {
+async fn create_for(target: Target, aws: &FakeAws) -> Result<Snapshot, StageError> {
     let input = BuilderInput {
         target,
         builder: builder(),
@@ -146,10 +131,10 @@ async fn make_of(target: Target, mocks: Mocks) -> Result<Snapshot, StageError> {
         name: "prepull".into(),
     };
     let deadline = Deadline::after(Duration::from_mins(1));
-    handle(&mocks.clients(), &settings, input, deadline).await
+    handle(&aws.clients(), &settings, input, deadline).await
 }
 
-fn good() -> Snapshot {
+fn created() -> Snapshot {
     Snapshot {
         snapshot_id: OLDER.parse().unwrap(),
         volume_size: GiB(50),
@@ -159,110 +144,108 @@ fn good() -> Snapshot {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_running_builder_is_told_once_to_power_off_and_is_then_snapshotted() {
-    let (list, send) = is_told_once();
-    let mocks = Mocks::new()
-        .ec2([
-            appears(),
-            instance_powers_off(),
-            is_made(),
-            marks(OLDER, "verified"),
-        ])
-        .ssm([list, send.clone()]);
-    assert_eq!(make(mocks).await, Ok(good()));
-    assert_eq!(send.num_calls(), 1);
+async fn running_builder_powers_off_once_before_the_snapshot() {
+    let aws = FakeAws::new()
+        .with_snapshots([snapshot(OLDER, SnapshotState::Completed)])
+        .ec2([appears(), instance_powers_off(), creates_snapshot()])
+        .with_agent(|_| command_output(CommandInvocationStatus::Success, 0, ""))
+        .ssm([power_off_is_sent_once()]);
+    assert_eq!(create(&aws).await, Ok(created()));
+    assert_eq!(
+        aws.writes(),
+        [
+            "ssm:SendCommand prepull-power-off".to_owned(),
+            tags_as(OLDER, "verified")
+        ]
+    );
+}
+
+/// Returns the call that sets the tag `prepull:state` of a snapshot.
+fn tags_as(id: &str, state: &str) -> String {
+    format!("ec2:CreateTags {id} prepull:state={state}")
 }
 
 #[tokio::test]
-async fn a_snapshot_of_this_execution_is_taken_and_no_second_one_made() {
-    let mocks = Mocks::new().ec2([
-        exist(vec![snapshot(OLDER, SnapshotState::Completed)]),
-        marks(OLDER, "verified"),
+async fn existing_snapshot_is_reused() {
+    let aws = FakeAws::new().with_snapshots([snapshot(OLDER, SnapshotState::Completed)]);
+    assert_eq!(create(&aws).await, Ok(created()));
+    assert_eq!(aws.writes(), [tags_as(OLDER, "verified")]);
+}
+
+#[tokio::test]
+async fn published_snapshot_keeps_its_state() {
+    let aws = FakeAws::new().with_snapshots([marked(OLDER, "published")]);
+    assert_eq!(create(&aws).await, Ok(created()));
+    assert!(aws.writes().is_empty());
+}
+
+#[tokio::test]
+async fn duplicate_snapshots_converge_on_the_oldest() {
+    let aws = FakeAws::new().with_snapshots([
+        snapshot(YOUNGER, SnapshotState::Completed),
+        snapshot(OLDER, SnapshotState::Completed),
     ]);
-    assert_eq!(make(mocks).await, Ok(good()));
+    assert_eq!(create(&aws).await, Ok(created()));
+    assert_eq!(
+        aws.writes(),
+        [tags_as(YOUNGER, "rejected"), tags_as(OLDER, "verified")]
+    );
 }
 
 #[tokio::test]
-async fn a_published_snapshot_is_not_marked_again() {
-    let mut published = snapshot(OLDER, SnapshotState::Completed);
-    published.tags = Some(vec![tag("prepull:state", "published")]);
-    let mocks = Mocks::new().ec2([exist(vec![published])]);
-    assert_eq!(make(mocks).await, Ok(good()));
-}
-
-#[tokio::test]
-async fn of_two_snapshots_every_call_takes_the_older_and_rejects_the_other() {
-    let rejects = marks(YOUNGER, "rejected");
-    let mocks = Mocks::new().ec2([
-        exist(vec![
-            snapshot(YOUNGER, SnapshotState::Completed),
-            snapshot(OLDER, SnapshotState::Completed),
-        ]),
-        rejects.clone(),
-        marks(OLDER, "verified"),
-    ]);
-    assert_eq!(make(mocks).await, Ok(good()));
-    assert_eq!(rejects.num_calls(), 1);
-}
-
-#[tokio::test]
-async fn a_snapshot_that_was_vouched_for_is_taken_though_another_is_older() {
+async fn verified_snapshot_takes_precedence_over_an_older_one() {
     for state in ["verified", "published"] {
-        let mut vouched_for = snapshot(YOUNGER, SnapshotState::Completed);
-        vouched_for.tags = Some(vec![tag("prepull:state", state)]);
-        let rejects = marks(OLDER, "rejected");
-        let mocks = Mocks::new().ec2([
-            exist(vec![snapshot(OLDER, SnapshotState::Completed), vouched_for]),
-            rejects.clone(),
+        let aws = FakeAws::new().with_snapshots([
+            snapshot(OLDER, SnapshotState::Completed),
+            marked(YOUNGER, state),
         ]);
-        let taken = make(mocks).await.unwrap();
+        let taken = create(&aws).await.unwrap();
         assert_eq!(taken.snapshot_id.as_str(), YOUNGER);
-        assert_eq!(rejects.num_calls(), 1);
+        assert_eq!(aws.writes(), [tags_as(OLDER, "rejected")]);
     }
 }
 
 #[tokio::test]
-async fn a_snapshot_that_ends_in_an_error_is_rejected() {
-    let rejects = marks(OLDER, "rejected");
-    let mocks = Mocks::new().ec2([
-        exist(vec![snapshot(OLDER, SnapshotState::Error)]),
-        rejects.clone(),
-    ]);
-    let error = make(mocks).await.unwrap_err();
+async fn failed_snapshot_is_rejected() {
+    let aws = FakeAws::new().with_snapshots([snapshot(OLDER, SnapshotState::Error)]);
+    let error = create(&aws).await.unwrap_err();
     assert_eq!(error.name(), "SnapshotFailed");
     assert!(error.to_string().contains("could not be read"), "{error}");
-    assert_eq!(rejects.num_calls(), 1);
+    assert_eq!(aws.writes(), [tags_as(OLDER, "rejected")]);
 }
 
 #[tokio::test]
-async fn a_builder_that_did_not_power_itself_off_is_never_snapshotted() {
+async fn builder_without_clean_power_off_is_not_snapshotted() {
     // No rule for CreateSnapshot: a call would fail the test.
-    let told = || was_told(CommandInvocationStatus::Success, Timestamp::now());
-    for (reason, told) in [
-        ("Client.UserInitiatedShutdown", told()),
-        ("Server.InternalError", told()),
-        ("", told()),
-        (BY_ITSELF, was_never_told()),
+    let sent = || power_off_was_sent(CommandInvocationStatus::Success, Timestamp::now());
+    for (reason, commands) in [
+        ("Client.UserInitiatedShutdown", sent()),
+        ("Server.InternalError", sent()),
+        ("", sent()),
+        (POWERED_OFF, power_off_was_never_sent()),
     ] {
-        let mocks = Mocks::new()
-            .ec2([
-                exist(vec![]),
-                instance_is(InstanceStateName::Stopped, reason),
-            ])
-            .ssm([told]);
-        let error = make(mocks).await.unwrap_err();
+        let aws = with_builder(InstanceStateName::Stopped, reason).ssm([commands]);
+        let error = create(&aws).await.unwrap_err();
         assert_eq!(error.name(), "SnapshotFailed", "{reason}");
         assert!(error.to_string().contains("may hold secrets"), "{error}");
     }
 }
 
+/// Returns AWS with a builder and without snapshots.
+fn with_builder(state: InstanceStateName, reason: &str) -> FakeAws {
+    FakeAws::new()
+        .with_instances([instance(state, reason)])
+        .with_snapshots([])
+}
+
 #[tokio::test]
-async fn a_builder_that_does_not_power_off_is_given_up() {
+async fn running_builder_fails_after_the_power_off_timeout() {
     let long_ago = Timestamp::now() - jiff::SignedDuration::from_mins(4);
-    let mocks = Mocks::new()
-        .ec2([exist(vec![]), instance_is(InstanceStateName::Running, "")])
-        .ssm([was_told(CommandInvocationStatus::Success, long_ago)]);
-    let error = make(mocks).await.unwrap_err();
+    let aws = with_builder(InstanceStateName::Running, "").ssm([power_off_was_sent(
+        CommandInvocationStatus::Success,
+        long_ago,
+    )]);
+    let error = create(&aws).await.unwrap_err();
     assert_eq!(error.name(), "SnapshotFailed");
     assert!(
         error.to_string().contains("did not power itself off"),
@@ -271,36 +254,24 @@ async fn a_builder_that_does_not_power_off_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_builder_that_cannot_be_told_to_power_off_is_given_up_when_the_build_is() {
-    let no_agent = || {
-        use prepull_aws::ssm::Client;
-        use prepull_aws::ssm::error::ErrorMetadata;
-        use prepull_aws::ssm::operation::send_command::SendCommandError;
-        mock!(Client::send_command).then_error(|| {
-            SendCommandError::generic(ErrorMetadata::builder().code("InvalidInstanceId").build())
-        })
-    };
-    let world = || {
-        Mocks::new()
-            .ec2([exist(vec![]), instance_is(InstanceStateName::Running, "")])
-            .ssm([was_never_told(), no_agent()])
-    };
-    assert_eq!(make(world()).await.unwrap_err().name(), "StillRunning");
+async fn unreachable_builder_fails_at_the_build_deadline() {
+    let aws = with_builder(InstanceStateName::Running, "")
+        .with_agent(|_| command_output(CommandInvocationStatus::Success, 0, ""))
+        .failing("ssm:SendCommand", "InvalidInstanceId")
+        .ssm([power_off_was_never_sent()]);
+    assert_eq!(create(&aws).await.unwrap_err().name(), "StillRunning");
     let mut late = target();
     late.give_up_at = late.planned_at;
-    let error = make_of(late, world()).await.unwrap_err();
+    let error = create_for(late, &aws).await.unwrap_err();
     assert_eq!(error.name(), "SnapshotFailed");
     assert!(error.to_string().contains("still running"), "{error}");
 }
 
 #[tokio::test]
-async fn a_builder_that_is_terminated_is_lost() {
-    let mocks = Mocks::new().ec2([
-        exist(vec![]),
-        instance_is(
-            InstanceStateName::Terminated,
-            "Client.UserInitiatedShutdown",
-        ),
-    ]);
-    assert_eq!(make(mocks).await.unwrap_err().name(), "BuilderLost");
+async fn terminated_builder_is_lost() {
+    let aws = with_builder(
+        InstanceStateName::Terminated,
+        "Client.UserInitiatedShutdown",
+    );
+    assert_eq!(create(&aws).await.unwrap_err().name(), "BuilderLost");
 }

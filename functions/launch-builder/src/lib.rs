@@ -24,7 +24,7 @@ use prepull_domain::{InstanceId, InvalidConfig, StageError, SubnetId};
 const POLL: Duration = Duration::from_secs(1);
 
 /// Time during which EC2 may not list an instance that it has launched.
-const VISIBLE_WITHIN: Duration = Duration::from_secs(30);
+const LISTED_WITHIN: Duration = Duration::from_secs(30);
 
 /// The settings of the function.
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ pub async fn handle(
         let builder = running(clients, &id, deadline).await?;
         match oldest(clients, target).await? {
             Some(other) if other != id => {
-                end_younger(clients, &id).await?;
+                terminate_duplicate(clients, &id).await?;
                 id = other;
             }
             _ => return Ok(builder),
@@ -76,7 +76,7 @@ async fn oldest(clients: &Clients, target: &Target) -> Result<Option<InstanceId>
 
 /// Terminates a duplicate builder. A capacity pool may have capacity for one concurrent call and not for another, and their
 /// client tokens then differ. All calls agree on the oldest builder, and each terminates its own duplicate.
-async fn end_younger(clients: &Clients, id: &InstanceId) -> Result<(), StageError> {
+async fn terminate_duplicate(clients: &Clients, id: &InstanceId) -> Result<(), StageError> {
     tracing::warn!(%id, "terminating duplicate builder");
     clients
         .ec2
@@ -100,11 +100,11 @@ async fn launch(
     for instance_type in &target.instance_types {
         for subnet in &target.subnet_ids {
             deadline.check("looking for capacity for a builder")?;
-            let place = CapacityPool {
+            let pool = CapacityPool {
                 instance_type,
                 subnet,
             };
-            match try_place(clients, settings, target, place, &user_data, deadline).await? {
+            match try_pool(clients, settings, target, pool, &user_data, deadline).await? {
                 Attempt::Launched(id) => {
                     tracing::info!(%id, instance_type, %subnet, "builder launched");
                     return Ok(id);
@@ -128,15 +128,15 @@ enum Attempt {
     NoCapacity(String),
 }
 
-async fn try_place(
+async fn try_pool(
     clients: &Clients,
     settings: &Settings,
     target: &Target,
-    place: CapacityPool<'_>,
+    pool: CapacityPool<'_>,
     user_data: &str,
     deadline: Deadline,
 ) -> Result<Attempt, StageError> {
-    let error = match request::send(clients, settings, target, place, user_data).await {
+    let error = match request::send(clients, settings, target, pool, user_data).await {
         Ok(answer) => {
             return answer
                 .instances()
@@ -155,19 +155,19 @@ async fn try_place(
         // An earlier call with this token succeeded. Either the user data has changed since then, because of new credentials, or
         // the instance has already terminated.
         Some("IdempotentParameterMismatch" | "IdempotentInstanceTerminated") => {
-            launched_before(clients, target, deadline)
+            earlier_launch(clients, target, deadline)
                 .await
                 .map(Attempt::Launched)
         }
         Some(code) if is_quota(code) => Err(StageError::QuotaExceeded(format!(
             "{} in {}: {}",
-            place.instance_type,
-            place.subnet,
+            pool.instance_type,
+            pool.subnet,
             error.into_stage_error("ec2:RunInstances")
         ))),
         Some(code) if code.starts_with("Invalid") => Err(refused(
             target,
-            place,
+            pool,
             &error.into_stage_error("ec2:RunInstances").to_string(),
         )),
         _ => Err(error.into_stage_error("ec2:RunInstances")),
@@ -201,7 +201,7 @@ fn is_quota(code: &str) -> bool {
 }
 
 /// Returns the error for a request that EC2 rejects because of the cache's configuration.
-fn refused(target: &Target, place: CapacityPool<'_>, answer: &str) -> StageError {
+fn refused(target: &Target, pool: CapacityPool<'_>, answer: &str) -> StageError {
     let problem = match &target.base {
         Base::Snapshot { snapshot_id, .. } if answer.contains("smaller than snapshot") => format!(
             "`volume.size_gib` is {}, smaller than the base snapshot {snapshot_id} ({answer}). Set it to at least \
@@ -211,14 +211,14 @@ fn refused(target: &Target, place: CapacityPool<'_>, answer: &str) -> StageError
         _ => format!(
             "EC2 rejected a builder of type {} in {}: {answer}. Correct the setting in `builder`, `volume` or \
              `architectures`",
-            place.instance_type, place.subnet
+            pool.instance_type, pool.subnet
         ),
     };
     InvalidConfig::new(target.cache.as_str(), problem).into()
 }
 
 /// Returns the instance of an earlier launch for this target.
-async fn launched_before(
+async fn earlier_launch(
     clients: &Clients,
     target: &Target,
     deadline: Deadline,
@@ -232,7 +232,7 @@ async fn launched_before(
         InstanceStateName::Stopped,
     ];
     deadline
-        .sooner(VISIBLE_WITHIN)
+        .at_most(LISTED_WITHIN)
         .poll(
             POLL,
             "waiting for the instance of an earlier launch",
@@ -258,7 +258,7 @@ async fn running(
     id: &InstanceId,
     deadline: Deadline,
 ) -> Result<Builder, StageError> {
-    let visible = Deadline::after(VISIBLE_WITHIN);
+    let visible = Deadline::after(LISTED_WITHIN);
     deadline
         .poll(POLL, "waiting for the builder to run", async || {
             let Some(found) = instances::get(clients, id).await? else {

@@ -19,12 +19,12 @@ use crate::{CapacityPool, Settings};
 /// Device of Bottlerocket's OS volume.
 const SYSTEM_DEVICE: &str = "/dev/xvda";
 
-/// Requests one instance of `target` in `place`.
+/// Requests one instance of `target` in `pool`.
 pub(crate) async fn send(
     clients: &Clients,
     settings: &Settings,
     target: &Target,
-    place: CapacityPool<'_>,
+    pool: CapacityPool<'_>,
     user_data: &str,
 ) -> Result<RunInstancesOutput, SdkError<RunInstancesError>> {
     clients
@@ -32,10 +32,10 @@ pub(crate) async fn send(
         .run_instances()
         .min_count(1)
         .max_count(1)
-        .client_token(client_token(target, place))
+        .client_token(client_token(target, pool))
         .image_id(target.ami.id.as_str())
-        .instance_type(InstanceType::from(place.instance_type))
-        .subnet_id(place.subnet.as_str())
+        .instance_type(InstanceType::from(pool.instance_type))
+        .subnet_id(pool.subnet.as_str())
         .set_security_group_ids(Some(
             target
                 .security_group_ids
@@ -101,7 +101,7 @@ fn data_volume(target: &Target) -> EbsBlockDeviceBuilder {
 
 /// Returns the client token of an attempt. It is the same for every call for one instance, and differs for another capacity
 /// pool or base, because EC2 rejects a token with changed parameters.
-fn client_token(target: &Target, place: CapacityPool<'_>) -> String {
+fn client_token(target: &Target, pool: CapacityPool<'_>) -> String {
     let base = match &target.base {
         Base::Empty { .. } => "",
         Base::Snapshot { snapshot_id, .. } => snapshot_id.as_str(),
@@ -111,8 +111,8 @@ fn client_token(target: &Target, place: CapacityPool<'_>) -> String {
         target.architecture.as_str(),
         target.ami.id.as_str(),
         base,
-        place.instance_type,
-        place.subnet.as_str(),
+        pool.instance_type,
+        pool.subnet.as_str(),
     ];
     // 64 hexadecimal digits, the maximum length in EC2.
     format!("{:x}", Sha256::digest(attempt.join("/")))

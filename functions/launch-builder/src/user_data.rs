@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn user_data_is_what_bottlerocket_reads() {
+    fn user_data_matches_bottlerocket_settings() {
         let credentials = vec![Credential {
             registry: "registry.example.com".into(),
             auth: STANDARD.encode("team:with \"quotes\""),
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn user_data_without_credentials_leaves_the_registries_alone() {
+    fn user_data_without_credentials_omits_registries() {
         assert!(!toml(Vec::new()).contains("registry"));
     }
 }

@@ -1,64 +1,42 @@
 //! Tests of launch-builder against mocked answers of EC2.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_smithy_mocks::{Rule, mock};
 use launch_builder::{Settings, handle};
 use prepull_aws::ec2::Client;
-use prepull_aws::ec2::error::ErrorMetadata;
-use prepull_aws::ec2::operation::run_instances::{
-    RunInstancesError, RunInstancesInput, RunInstancesOutput,
-};
-use prepull_aws::ec2::operation::terminate_instances::TerminateInstancesOutput;
 use prepull_aws::ec2::types::{
     HttpTokensState, Instance, InstanceMetadataOptionsRequest, InstanceStateName, InstanceType,
     ShutdownBehavior, StateReason,
 };
-use prepull_aws::{Clients, DateTime, Deadline};
+use prepull_aws::{DateTime, Deadline};
 use prepull_domain::StageError;
 use prepull_domain::build::payload::{Base, Builder, DiskUsage, LaunchInput, Target};
-use prepull_testing::{Mocks, builder, described, ec2_instance, target};
+use prepull_testing::{FakeAws, builder, described, ec2_instance, target};
 
-async fn launch(clients: &Clients, target: Target) -> Result<Builder, StageError> {
+async fn launch(aws: &FakeAws, target: Target) -> Result<Builder, StageError> {
     let settings = Settings {
         instance_profile_arn: "arn:aws:iam::123456789012:instance-profile/prepull-builder".into(),
     };
     let deadline = Deadline::after(Duration::from_mins(1));
-    handle(clients, &settings, LaunchInput { target }, deadline).await
+    handle(&aws.clients(), &settings, LaunchInput { target }, deadline).await
 }
 
-/// Returns a rule that finds no instance by tag.
-fn none_found() -> Rule {
-    mock!(Client::describe_instances)
-        .match_requests(|request| request.instance_ids().is_empty())
-        .then_output(|| described([]))
-}
-
-/// Returns a rule that finds the builder by tag.
-fn one_found() -> Rule {
-    mock!(Client::describe_instances)
-        .match_requests(|request| request.instance_ids().is_empty())
-        .then_output(|| described([ec2_instance(InstanceStateName::Pending)]))
-}
-
-/// Returns a rule that finds the builder by tag from the second request on.
+/// Returns a rule by which EC2 does not list the builder at first.
 fn found_late() -> Rule {
     mock!(Client::describe_instances)
         .match_requests(|request| request.instance_ids().is_empty())
         .sequence()
         .output(|| described([]))
-        .output(|| described([ec2_instance(InstanceStateName::Pending)]))
-        .repeatedly()
         .build()
 }
 
-/// Returns a rule that describes the instance in `state` if the request contains its ID.
-fn is(state: InstanceStateName) -> Rule {
+/// Returns a rule that describes the instance as terminated if the request contains its ID.
+fn is_terminated() -> Rule {
     mock!(Client::describe_instances)
         .match_requests(|request| !request.instance_ids().is_empty())
-        .then_output(move || {
-            let mut instance = ec2_instance(state.clone());
+        .then_output(|| {
+            let mut instance = ec2_instance(InstanceStateName::Terminated);
             instance.state_reason = Some(
                 StateReason::builder()
                     .code("Client.InternalError")
@@ -69,54 +47,30 @@ fn is(state: InstanceStateName) -> Rule {
         })
 }
 
-fn launches() -> Rule {
-    mock!(Client::run_instances).then_output(|| {
-        RunInstancesOutput::builder()
-            .instances(ec2_instance(InstanceStateName::Pending))
-            .build()
-    })
-}
-
-fn refuses(code: &'static str, message: &'static str) -> Rule {
-    mock!(Client::run_instances).then_error(move || error(code, message))
-}
-
-fn error(code: &str, message: &str) -> RunInstancesError {
-    RunInstancesError::generic(ErrorMetadata::builder().code(code).message(message).build())
-}
-
-/// Returns a rule that records each request and succeeds, and the recorded requests.
-fn recorder() -> (Rule, Arc<Mutex<Vec<RunInstancesInput>>>) {
-    let requests = Arc::new(Mutex::new(Vec::new()));
-    let kept = Arc::clone(&requests);
-    let rule = mock!(Client::run_instances)
-        .match_requests(move |request| {
-            kept.lock().unwrap().push(request.clone());
-            true
-        })
-        .then_output(|| {
-            RunInstancesOutput::builder()
-                .instances(ec2_instance(InstanceStateName::Pending))
-                .build()
-        });
-    (rule, requests)
+/// Returns AWS where an earlier call has launched an instance with other parameters.
+fn earlier_launch(code: &str) -> FakeAws {
+    FakeAws::new()
+        .with_capacity()
+        .with_instances([ec2_instance(InstanceStateName::Running)])
+        .failing("ec2:RunInstances", code)
 }
 
 #[tokio::test]
-async fn a_builder_is_launched_and_returned_once_it_runs() {
-    let clients = Mocks::new()
-        .ec2([none_found(), is(InstanceStateName::Running), launches()])
-        .clients();
-    assert_eq!(launch(&clients, target()).await, Ok(builder()));
+async fn launch_returns_the_running_builder() {
+    let aws = FakeAws::new().with_capacity();
+    let launched = launch(&aws, target()).await.unwrap();
+    assert_eq!(launched, builder());
+    assert_eq!(
+        aws.writes(),
+        ["ec2:RunInstances m7i.2xlarge subnet-0123456789abcdef0"]
+    );
 }
 
 #[tokio::test]
-async fn a_builder_that_is_there_is_not_launched_again() {
-    // No rule for RunInstances: a call would fail the test.
-    let clients = Mocks::new()
-        .ec2([one_found(), is(InstanceStateName::Running)])
-        .clients();
-    assert_eq!(launch(&clients, target()).await, Ok(builder()));
+async fn existing_builder_is_reused() {
+    // No answer for RunInstances: a call would fail the test.
+    let aws = FakeAws::new().with_instances([ec2_instance(InstanceStateName::Running)]);
+    assert_eq!(launch(&aws, target()).await, Ok(builder()));
 }
 
 /// Returns an older instance, from a concurrent call of the stage.
@@ -128,65 +82,50 @@ fn older() -> Instance {
 }
 
 #[tokio::test]
-async fn of_two_builders_that_calls_at_once_started_all_take_the_older_and_the_younger_ends() {
-    let both = mock!(Client::describe_instances)
-        .match_requests(|request| request.instance_ids().is_empty())
+async fn concurrent_launches_converge_on_the_oldest_builder() {
+    let unlisted = mock!(Client::describe_instances)
         .sequence()
         .output(|| described([]))
-        .output(|| described([ec2_instance(InstanceStateName::Running), older()]))
-        .output(|| described([older()]))
         .build();
-    let look = mock!(Client::describe_instances)
-        .match_requests(|request| !request.instance_ids().is_empty())
-        .then_compute_output(|request| {
-            let ours = ec2_instance(InstanceStateName::Running);
-            let asked = request.instance_ids().first().cloned();
-            described(
-                [ours, older()]
-                    .into_iter()
-                    .filter(|one| one.instance_id == asked),
-            )
-        });
-    let ended = mock!(Client::terminate_instances)
-        .match_requests(|request| request.instance_ids() == [builder().instance_id.as_str()])
-        .then_output(|| TerminateInstancesOutput::builder().build());
-    let clients = Mocks::new()
-        .ec2([both, look, launches(), ended.clone()])
-        .clients();
-    let taken = launch(&clients, target()).await.unwrap();
+    let aws = FakeAws::new()
+        .with_capacity()
+        .with_instances([older()])
+        .ec2([unlisted]);
+    let taken = launch(&aws, target()).await.unwrap();
     assert_eq!(Some(taken.instance_id.as_str()), older().instance_id());
-    assert_eq!(ended.num_calls(), 1);
+    assert_eq!(
+        aws.calls("ec2:TerminateInstances"),
+        [builder().instance_id.as_str()]
+    );
 }
 
 #[tokio::test]
-async fn a_place_without_capacity_is_followed_by_the_next() {
-    let full = mock!(Client::run_instances)
-        .match_requests(|request| {
-            request.subnet_id() == Some("subnet-0123456789abcdef0")
-                || request.instance_type().map(InstanceType::as_str) == Some("m7i.2xlarge")
-        })
-        .then_error(|| error("InsufficientInstanceCapacity", "none left"));
-    let (rule, requests) = recorder();
-    let clients = Mocks::new()
-        .ec2([none_found(), is(InstanceStateName::Running), full, rule])
-        .clients();
-    launch(&clients, target()).await.unwrap();
+async fn full_capacity_pool_falls_through_to_the_next() {
+    let full = "InsufficientInstanceCapacity";
+    let aws = FakeAws::new()
+        .with_capacity()
+        .failing("ec2:RunInstances m7i.2xlarge", full)
+        .failing(
+            "ec2:RunInstances m6i.2xlarge subnet-0123456789abcdef0",
+            full,
+        );
+    launch(&aws, target()).await.unwrap();
 
-    let requests = requests.lock().unwrap();
-    assert_eq!(requests.len(), 1);
-    assert_eq!(requests[0].subnet_id(), Some("subnet-0123456789abcdef1"));
+    let launches = aws.launches();
+    assert_eq!(launches.len(), 1);
+    assert_eq!(launches[0].subnet_id(), Some("subnet-0123456789abcdef1"));
     assert_eq!(
-        requests[0].instance_type().map(InstanceType::as_str),
+        launches[0].instance_type().map(InstanceType::as_str),
         Some("m6i.2xlarge")
     );
 }
 
 #[tokio::test]
-async fn when_there_is_no_capacity_anywhere_every_place_is_named() {
-    let clients = Mocks::new()
-        .ec2([none_found(), refuses("Unsupported", "not in this zone")])
-        .clients();
-    let error = launch(&clients, target()).await.unwrap_err();
+async fn capacity_error_lists_every_capacity_pool() {
+    let aws = FakeAws::new()
+        .with_capacity()
+        .failing("ec2:RunInstances", "Unsupported");
+    let error = launch(&aws, target()).await.unwrap_err();
     let StageError::CapacityUnavailable { tried } = error else {
         panic!("{error}");
     };
@@ -198,7 +137,7 @@ async fn when_there_is_no_capacity_anywhere_every_place_is_named() {
 }
 
 #[tokio::test]
-async fn what_ec2_refuses_gets_its_name() {
+async fn ec2_errors_map_to_stage_errors() {
     let mut smaller = target();
     smaller.base = Base::Snapshot {
         snapshot_id: "snap-0123456789abcdef0".parse().unwrap(),
@@ -241,68 +180,45 @@ async fn what_ec2_refuses_gets_its_name() {
             "slow down",
         ),
     ] {
-        let clients = Mocks::new()
-            .ec2([none_found(), refuses(code, message)])
-            .clients();
-        let error = launch(&clients, target).await.unwrap_err();
+        let aws = FakeAws::new()
+            .with_capacity()
+            .failing_with("ec2:RunInstances", code, message);
+        let error = launch(&aws, target).await.unwrap_err();
         assert_eq!(error.name(), name, "{error}");
         assert!(error.to_string().contains(words), "{error}");
     }
 }
 
 #[tokio::test]
-async fn a_launch_with_other_user_data_before_is_found_instead_of_repeated() {
-    let clients = Mocks::new()
-        .ec2([
-            found_late(),
-            is(InstanceStateName::Running),
-            refuses("IdempotentParameterMismatch", "other parameters"),
-        ])
-        .clients();
-    assert_eq!(launch(&clients, target()).await, Ok(builder()));
+async fn earlier_launch_with_other_user_data_is_reused() {
+    let aws = earlier_launch("IdempotentParameterMismatch").ec2([found_late()]);
+    assert_eq!(launch(&aws, target()).await, Ok(builder()));
 }
 
 #[tokio::test]
-async fn of_several_launches_before_the_youngest_is_taken() {
+async fn several_earlier_launches_yield_the_youngest() {
     // The instance of an attempt on a broken base, which is terminated.
     let mut ended = older();
     ended.state = ec2_instance(InstanceStateName::Terminated).state;
-    let found = mock!(Client::describe_instances)
-        .match_requests(|request| request.instance_ids().is_empty())
-        .sequence()
-        .output(|| described([]))
-        .output(move || described([ec2_instance(InstanceStateName::Pending), ended.clone()]))
-        .output(|| described([ec2_instance(InstanceStateName::Running)]))
-        .repeatedly()
-        .build();
-    let clients = Mocks::new()
-        .ec2([
-            found,
-            is(InstanceStateName::Running),
-            refuses("IdempotentParameterMismatch", "other parameters"),
-        ])
-        .clients();
-    assert_eq!(launch(&clients, target()).await, Ok(builder()));
+    let aws = earlier_launch("IdempotentParameterMismatch")
+        .with_instances([ended])
+        .ec2([found_late()]);
+    assert_eq!(launch(&aws, target()).await, Ok(builder()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_launch_before_that_never_shows_up_is_not_waited_for_for_ever() {
-    let clients = Mocks::new()
-        .ec2([
-            none_found(),
-            refuses("IdempotentParameterMismatch", "other parameters"),
-        ])
-        .clients();
-    let error = launch(&clients, target()).await.unwrap_err();
+async fn unlisted_earlier_launch_fails_after_a_while() {
+    let aws = FakeAws::new()
+        .with_capacity()
+        .failing("ec2:RunInstances", "IdempotentParameterMismatch");
+    let error = launch(&aws, target()).await.unwrap_err();
     assert_eq!(error.name(), "AwsFailed", "{error}");
 }
 
 #[tokio::test]
-async fn a_launch_that_ends_at_once_tells_why() {
-    let clients = Mocks::new()
-        .ec2([none_found(), is(InstanceStateName::Terminated), launches()])
-        .clients();
-    let error = launch(&clients, target()).await.unwrap_err();
+async fn immediate_termination_fails_with_the_reason() {
+    let aws = FakeAws::new().with_capacity().ec2([is_terminated()]);
+    let error = launch(&aws, target()).await.unwrap_err();
     assert_eq!(error.name(), "BuilderLost");
     assert!(
         error.to_string().contains("Client error on launch"),
@@ -311,30 +227,21 @@ async fn a_launch_that_ends_at_once_tells_why() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_builder_that_has_ended_since_an_earlier_call_is_lost() {
-    let clients = Mocks::new()
-        .ec2([
-            found_late(),
-            is(InstanceStateName::Terminated),
-            refuses("IdempotentInstanceTerminated", "it has ended"),
-        ])
-        .clients();
-    let error = launch(&clients, target()).await.unwrap_err();
+async fn terminated_earlier_launch_is_lost() {
+    let aws = earlier_launch("IdempotentInstanceTerminated").ec2([found_late(), is_terminated()]);
+    let error = launch(&aws, target()).await.unwrap_err();
     assert_eq!(error.name(), "BuilderLost", "{error}");
 }
 
 #[tokio::test]
-async fn two_calls_for_one_target_bear_one_token_and_two_targets_two() {
+async fn client_token_depends_only_on_the_target() {
     let mut other = target();
     other.execution = "web-11".parse().unwrap();
     let mut tokens = Vec::new();
     for target in [target(), target(), other] {
-        let (rule, requests) = recorder();
-        let clients = Mocks::new()
-            .ec2([none_found(), is(InstanceStateName::Running), rule])
-            .clients();
-        launch(&clients, target).await.unwrap();
-        let token = requests.lock().unwrap()[0].client_token.clone().unwrap();
+        let aws = FakeAws::new().with_capacity();
+        launch(&aws, target).await.unwrap();
+        let token = aws.launches()[0].client_token.clone().unwrap();
         assert!(token.len() <= 64, "EC2 takes no longer one: {token}");
         tokens.push(token);
     }
@@ -343,14 +250,11 @@ async fn two_calls_for_one_target_bear_one_token_and_two_targets_two() {
 }
 
 #[tokio::test]
-async fn a_builder_is_tagged_encrypted_and_stops_when_it_powers_off() {
-    let (rule, requests) = recorder();
-    let clients = Mocks::new()
-        .ec2([none_found(), is(InstanceStateName::Running), rule])
-        .clients();
-    launch(&clients, target()).await.unwrap();
+async fn request_sets_tags_encryption_and_stop_on_power_off() {
+    let aws = FakeAws::new().with_capacity();
+    launch(&aws, target()).await.unwrap();
 
-    let request = &requests.lock().unwrap()[0];
+    let request = &aws.launches()[0];
     for volume in request.block_device_mappings() {
         let volume = volume.ebs().unwrap();
         assert_eq!(volume.encrypted(), Some(true));

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_volume_is_refused_only_where_even_incompressible_layers_would_not_fit() {
+    fn volume_too_small_for_incompressible_layers_is_rejected() {
         let gib = |n: u64| Bytes(n << 30);
         assert_eq!(on_volume(gib(20), GiB(50)), Ok(()));
         let problem = on_volume(Bytes(gib(20).0 + 1), GiB(50)).unwrap_err();
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn images_fit_as_long_as_one_parameter_holds_their_manifest() {
+    fn too_many_images_exceed_the_manifest_parameter() {
         let image: PlannedImage = prepull_testing::target().images[0].clone();
         assert_eq!(in_manifest(&vec![image.clone(); 40]), Ok(()));
         let problem = in_manifest(&vec![image; 50]).unwrap_err();
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_without_images_is_as_short_as_is_assumed() {
+    fn manifest_without_images_stays_within_its_limit() {
         let digest = "c".repeat(64);
         let manifest = serde_json::json!({
             "snapshot_id": "snap-0123456789abcdef0",

@@ -80,7 +80,7 @@ impl Images {
     }
 
     /// Returns the compressed size of all layers, each counted once.
-    pub(crate) fn size_on_the_wire(&self, architecture: Architecture) -> Bytes {
+    pub(crate) fn compressed_size(&self, architecture: Architecture) -> Bytes {
         let layers: BTreeSet<_> = self
             .0
             .iter()
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn all_images_that_are_missing_are_named_in_one_message() {
+    fn missing_images_are_combined_into_one_error() {
         let error = joined(vec![
             throttled(),
             not_found("docker.io/library/a:1"),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_that_does_not_answer_is_reported_where_nothing_else_is_wrong() {
+    fn retryable_error_alone_is_reported() {
         assert_eq!(joined(vec![throttled()]), Some(throttled()));
         assert_eq!(joined(Vec::new()), None);
     }

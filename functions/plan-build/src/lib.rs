@@ -129,7 +129,7 @@ impl Planner<'_> {
             self.check_not_shrunk(architecture, snapshot)?;
             return Ok(Decision::UpToDate(snapshot.id.clone()));
         }
-        self.check_room(architecture, images, &planned)?;
+        self.check_capacity(architecture, images, &planned)?;
         let ami = ami::find(self.clients, &self.cache, architecture, &self.config).await?;
         let base = self.base(architecture, published, &ami.version).await?;
         Ok(Decision::Build(Box::new(Target {
@@ -141,7 +141,7 @@ impl Planner<'_> {
                 + SignedDuration::from_mins(i64::from(config.timeout_minutes)),
             content_key,
             images: planned,
-            packed: images.size_on_the_wire(architecture),
+            packed: images.compressed_size(architecture),
             pinning,
             variant: config.variant.clone(),
             ami,
@@ -157,14 +157,14 @@ impl Planner<'_> {
         })))
     }
 
-    fn check_room(
+    fn check_capacity(
         &self,
         architecture: Architecture,
         images: &Images,
         planned: &[PlannedImage],
     ) -> Result<(), StageError> {
         capacity_check::on_volume(
-            images.size_on_the_wire(architecture),
+            images.compressed_size(architecture),
             self.config.volume.size_gib,
         )
         .and_then(|()| capacity_check::in_manifest(planned))

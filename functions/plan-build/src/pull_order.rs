@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn images_of_one_base_wait_for_the_smallest_of_them() {
+    fn images_with_a_shared_base_wait_for_the_smallest() {
         assert_eq!(
             of(&[
                 &[("base", 50), ("a", 30)],
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_waits_for_the_one_that_it_shares_most_with() {
+    fn image_waits_for_the_one_with_most_shared_layers() {
         assert_eq!(
             of(&[
                 &[("base", 50), ("a", 1)],
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn little_that_is_shared_is_not_waited_for() {
+    fn small_shared_part_causes_no_wait() {
         assert_eq!(
             of(&[&[("base", 24), ("a", 50)], &[("base", 24), ("b", 76)]]),
             [None, None]
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_layer_that_both_have_but_do_not_begin_with_is_unpacked_for_each() {
+    fn shared_layer_above_different_layers_causes_no_wait() {
         assert_eq!(
             of(&[
                 &[("x", 1), ("shared", 50)],
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn two_names_of_one_image_do_not_wait_for_each_other() {
+    fn references_to_one_image_wait_only_one_way() {
         assert_eq!(of(&[&[("a", 5)], &[("a", 5)]]), [None, Some(0)]);
     }
 }

@@ -20,7 +20,7 @@ use prepull_domain::{ExecutionArn, ExecutionName, StageError};
 const INTERVALS: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(30));
 
 /// Poll interval, as a fraction of the time already waited (back-off).
-const PART_OF_WAITED: u32 = 10;
+const BACKOFF_DIVISOR: u32 = 10;
 
 /// Jitter, as a fraction of the interval, so that executions that started together do not poll together.
 const JITTER: u32 = 4;
@@ -64,7 +64,7 @@ pub(crate) async fn wait(
 /// returns the same.
 fn interval(name: &ExecutionName, waited: Duration) -> Duration {
     let (shortest, longest) = INTERVALS;
-    let interval = (waited / PART_OF_WAITED).clamp(shortest, longest);
+    let interval = (waited / BACKOFF_DIVISOR).clamp(shortest, longest);
     let chance = name.as_str().bytes().fold(0_u32, |hash, byte| {
         hash.wrapping_mul(31).wrapping_add(byte.into())
     }) % 1_000;
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn an_execution_looks_less_often_the_longer_it_has_waited() {
+    fn poll_interval_grows_with_the_waited_time() {
         let (shortest, longest) = INTERVALS;
         let after = |seconds| interval(&name(1), Duration::from_secs(seconds));
         let intervals = [0, 30, 60, 120, 300, 100_000].map(after);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn executions_that_started_at_once_do_not_look_at_once() {
+    fn poll_interval_differs_between_executions() {
         let intervals: HashSet<_> = (29_922_780..29_922_800)
             .map(|window| interval(&name(window), Duration::from_secs(60)))
             .collect();

@@ -2,26 +2,19 @@
 
 use std::time::Duration;
 
-use aws_smithy_mocks::{MockResponse, Rule, mock};
+use aws_smithy_mocks::{Rule, mock};
 use jiff::Timestamp;
 use plan_build::handle;
-use prepull_aws::ec2::operation::describe_snapshots::{
-    DescribeSnapshotsError, DescribeSnapshotsOutput,
-};
 use prepull_aws::ec2::types::{Snapshot, SnapshotState};
 use prepull_aws::ecr::operation::batch_get_image::{BatchGetImageError, BatchGetImageOutput};
 use prepull_aws::ecr::types::{Image, ImageFailure, ImageFailureCode, ImageIdentifier};
-use prepull_aws::sfn::operation::describe_execution::DescribeExecutionOutput;
-use prepull_aws::sfn::operation::list_executions::ListExecutionsOutput;
-use prepull_aws::sfn::types::{ExecutionListItem, ExecutionStatus};
-use prepull_aws::{DateTime, Deadline, ec2, ecr, sfn, tag};
+use prepull_aws::sfn::types::ExecutionStatus;
+use prepull_aws::{Deadline, ecr, tag};
 use prepull_domain::build::payload::{Base, DiskUsage, Plan, PlanInput, Target};
 use prepull_domain::{Bytes, StageError};
-use prepull_testing::{Mocks, ParameterStore, configuration};
+use prepull_testing::{FakeAws, STATE_MACHINE_ARN, configuration, execution, execution_arn};
 use serde_json::{Value, json};
 
-const MACHINE: &str = "arn:aws:states:eu-west-1:123456789012:stateMachine:prepull-build";
-const EXECUTIONS: &str = "arn:aws:states:eu-west-1:123456789012:execution:prepull-build";
 const SNAPSHOT: &str = "snap-0123456789abcdef0";
 const POINTER: &str = "/prepull/web/x86_64/snapshot-id";
 const OWN: (&str, i64, &str) = ("own", 100, "web");
@@ -30,63 +23,62 @@ fn digest(digit: char) -> String {
     format!("sha256:{}", digit.to_string().repeat(64))
 }
 
-/// The mocked environment of plan-build. The default is a cache with one image for two platforms and no published
-/// snapshot.
+/// The environment of plan-build. The default is a cache with one image for two platforms and no published snapshot.
 struct World {
     config: Value,
-    store: ParameterStore,
-    ecr: Rule,
-    /// Name, start in seconds, cache.
-    running: Vec<(&'static str, i64, &'static str)>,
-    snapshot: Option<Snapshot>,
+    aws: FakeAws,
     /// The bytes in use on the published snapshot.
     used: u64,
 }
 
 impl Default for World {
     fn default() -> Self {
-        let ami = "/aws/service/bottlerocket/aws-k8s-1.33";
-        let store = ParameterStore::default();
-        for architecture in ["x86_64", "arm64"] {
-            let path = format!("{ami}/{architecture}/latest");
-            store.set(&format!("{path}/image_id"), "ami-0123456789abcdef0");
-            store.set(&format!("{path}/image_version"), "1.57.0-ab12cd34");
-        }
-        Self {
-            config: configuration(),
-            store,
-            ecr: has_image(1_000),
-            running: vec![OWN],
-            snapshot: None,
-            used: 3_000,
-        }
+        Self::with_executions(&[OWN])
     }
 }
 
 impl World {
+    /// Returns a world with running executions, each with its name, start in seconds and cache.
+    fn with_executions(running: &[(&str, i64, &str)]) -> Self {
+        let executions = running
+            .iter()
+            .map(|(name, start, cache)| execution(name, cache, ExecutionStatus::Running, *start));
+        let aws = FakeAws::new()
+            .with_parameters(&[])
+            .with_snapshots([])
+            .with_executions(executions)
+            .ecr([has_image(1_000)]);
+        for architecture in ["x86_64", "arm64"] {
+            let path = format!("/aws/service/bottlerocket/aws-k8s-1.33/{architecture}/latest");
+            aws.set_parameter(&format!("{path}/image_id"), "ami-0123456789abcdef0");
+            aws.set_parameter(&format!("{path}/image_version"), "1.57.0-ab12cd34");
+        }
+        Self {
+            config: configuration(),
+            aws,
+            used: 3_000,
+        }
+    }
+
+    /// Replaces the answer of ECR.
+    fn ecr(mut self, rule: Rule) -> Self {
+        self.aws = self.aws.ecr([rule]);
+        self
+    }
+
     async fn plan(&self) -> Result<Plan, StageError> {
         self.plan_of("web").await
     }
 
     async fn plan_of(&self, cache: &str) -> Result<Plan, StageError> {
-        self.plan_with(cache, executions(self.running.clone()))
-            .await
-    }
-
-    async fn plan_with(&self, cache: &str, executions: [Rule; 2]) -> Result<Plan, StageError> {
-        self.store
-            .set("/prepull/config/web", &self.config.to_string());
-        let clients = Mocks::new()
-            .ssm(self.store.rules())
-            .ecr([self.ecr.clone()])
-            .sfn(executions)
-            .ec2([snapshots(self.snapshot.clone())])
-            .clients();
+        let config = self.config.to_string();
+        self.aws.set_parameter("/prepull/config/web", &config);
         let input = PlanInput {
             cache: cache.to_owned(),
-            execution: format!("{EXECUTIONS}:own").parse().unwrap(),
+            execution: execution_arn("own").parse().unwrap(),
         };
-        handle(&clients, MACHINE, input, Deadline::after(Duration::ZERO)).await
+        let deadline = Deadline::after(Duration::ZERO);
+        handle(&self.aws.clients(), STATE_MACHINE_ARN, input, deadline).await
     }
 
     /// Runs plan-build and returns the only target of its plan.
@@ -97,100 +89,27 @@ impl World {
         }
     }
 
-    /// Publishes a snapshot with the images of `target`, in the state that publish-snapshot produces.
+    /// Publishes a snapshot with the images of `target`, in the state that publish-snapshot produces. A repeated call only
+    /// replaces the manifest.
     fn publish(&mut self, target: &Target, version: &str) {
-        self.store.set(POINTER, SNAPSHOT);
-        let manifest = json!({
-            "snapshot_id": SNAPSHOT,
-            "cache": "web",
-            "architecture": "x86_64",
-            "execution": "web-9",
-            "content_key": target.content_key,
-            "images": [],
-            "variant": target.variant,
-            "node": {
-                "bottlerocket_version": version,
-                "containerd_version": "2.1.4",
-                "kernel_version": "6.12.40",
-                "snapshotter": "overlayfs",
-                "ready_at": "2026-01-01T00:00:00Z"
-            },
-            "base": {"kind": "empty", "reason": "no snapshot is published"},
-            "volume_size": 50,
-            "used": self.used,
-            "packed": 1_000,
-            "fresh": {"packed": 1_000, "used": 3_000},
-            "instance_type": "m7i.2xlarge",
-            "planned_at": "2026-01-01T00:00:00Z",
-            "launched_at": "2026-01-01T00:00:00Z",
-            "verified_at": "2026-01-01T00:00:00Z",
-            "snapshot_started_at": "2026-01-01T00:00:00Z",
-            "completed_at": "2026-01-01T00:00:00Z",
-            "published_at": "2026-01-01T00:00:00Z"
-        });
+        self.aws.set_parameter(POINTER, SNAPSHOT);
+        let mut manifest = prepull_testing::manifest(SNAPSHOT);
+        manifest["content_key"] = json!(target.content_key);
+        manifest["node"]["bottlerocket_version"] = version.into();
+        manifest["used"] = self.used.into();
+        manifest["fresh"] = json!({"packed": 1_000, "used": 3_000});
+        manifest["packed"] = 1_000.into();
         let parameter = format!("/prepull/web/x86_64/snapshots/{SNAPSHOT}");
-        self.store.set(&parameter, &manifest.to_string());
-        self.snapshot = Some(
-            Snapshot::builder()
+        self.aws.set_parameter(&parameter, &manifest.to_string());
+        if self.aws.snapshots().is_empty() {
+            let snapshot = Snapshot::builder()
                 .snapshot_id(SNAPSHOT)
                 .state(SnapshotState::Completed)
                 .volume_size(50)
-                .tags(tag("prepull:content-key", target.content_key.as_str()))
-                .build(),
-        );
+                .tags(tag("prepull:content-key", target.content_key.as_str()));
+            self.aws = self.aws.clone().with_snapshots([snapshot.build()]);
+        }
     }
-}
-
-fn executions(running: Vec<(&'static str, i64, &'static str)>) -> [Rule; 2] {
-    let arn = |name: &str| format!("{EXECUTIONS}:{name}");
-    let listed = running.clone();
-    [
-        mock!(sfn::Client::list_executions).then_output(move || {
-            let items = listed.iter().map(|(name, second, _)| {
-                ExecutionListItem::builder()
-                    .execution_arn(arn(name))
-                    .state_machine_arn(MACHINE)
-                    .name(*name)
-                    .status(ExecutionStatus::Running)
-                    .start_date(DateTime::from_secs(*second))
-                    .build()
-                    .unwrap()
-            });
-            ListExecutionsOutput::builder()
-                .set_executions(Some(items.collect()))
-                .build()
-                .unwrap()
-        }),
-        mock!(sfn::Client::describe_execution).then_compute_output(move |request| {
-            let (_, second, cache) = running
-                .iter()
-                .find(|(name, ..)| request.execution_arn() == Some(&arn(name)))
-                .unwrap();
-            DescribeExecutionOutput::builder()
-                .execution_arn(request.execution_arn().unwrap())
-                .state_machine_arn(MACHINE)
-                .status(ExecutionStatus::Running)
-                .start_date(DateTime::from_secs(*second))
-                .input(json!({ "cache": cache, "trigger": "somebody" }).to_string())
-                .build()
-                .unwrap()
-        }),
-    ]
-}
-
-fn snapshots(snapshot: Option<Snapshot>) -> Rule {
-    mock!(ec2::Client::describe_snapshots).then_compute_response(move |_| match &snapshot {
-        Some(snapshot) => MockResponse::Output(
-            DescribeSnapshotsOutput::builder()
-                .snapshots(snapshot.clone())
-                .build(),
-        ),
-        None => MockResponse::Error(DescribeSnapshotsError::generic(
-            ec2::error::ErrorMetadata::builder()
-                .code("InvalidSnapshot.NotFound")
-                .build(),
-        )),
-    })
 }
 
 fn in_ecr(digest: &str, manifest: &Value) -> BatchGetImageOutput {
@@ -267,7 +186,7 @@ fn message(error: &StageError) -> String {
 }
 
 #[tokio::test]
-async fn a_cache_without_a_snapshot_is_built_from_nothing_with_digests_of_its_platform() {
+async fn first_build_starts_empty_with_platform_digests() {
     let target = World::default().target().await;
     assert_eq!(target.images[0].digest.as_str(), digest('a'));
     assert_eq!(target.images[0].platform_digest.as_str(), digest('b'));
@@ -286,7 +205,7 @@ async fn a_cache_without_a_snapshot_is_built_from_nothing_with_digests_of_its_pl
 }
 
 #[tokio::test]
-async fn each_architecture_is_a_target_of_its_own() {
+async fn each_architecture_becomes_a_target() {
     let mut world = World::default();
     world.config["architectures"] = json!(["x86_64", "arm64"]);
     let Ok(Plan::Build { targets }) = world.plan().await else {
@@ -301,7 +220,7 @@ async fn each_architecture_is_a_target_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_published_snapshot_that_holds_everything_is_not_built_again() {
+async fn complete_published_snapshot_needs_no_build() {
     let mut world = World::default();
     let target = world.target().await;
     world.publish(&target, "1.57.0");
@@ -313,11 +232,11 @@ async fn a_published_snapshot_that_holds_everything_is_not_built_again() {
 }
 
 #[tokio::test]
-async fn a_changed_image_is_built_on_the_published_snapshot() {
+async fn changed_image_builds_on_the_published_snapshot() {
     let mut world = World::default();
     let target = world.target().await;
     world.publish(&target, "1.57.0");
-    world.ecr = has_single_manifest();
+    world = world.ecr(has_single_manifest());
     assert_eq!(
         world.target().await.base,
         Base::Snapshot {
@@ -331,10 +250,10 @@ async fn a_changed_image_is_built_on_the_published_snapshot() {
 }
 
 #[tokio::test]
-async fn a_snapshot_that_is_mostly_garbage_is_no_base() {
+async fn snapshot_with_too_much_stale_data_is_no_base() {
     let mut world = World::default();
     let target = world.target().await;
-    world.ecr = has_single_manifest();
+    world = world.ecr(has_single_manifest());
     world.used = 4_500;
     world.publish(&target, "1.57.0");
     assert!(matches!(world.target().await.base, Base::Snapshot { .. }));
@@ -350,7 +269,7 @@ async fn a_snapshot_that_is_mostly_garbage_is_no_base() {
 }
 
 #[tokio::test]
-async fn a_snapshot_that_a_builder_may_not_mount_is_no_base() {
+async fn snapshot_of_newer_bottlerocket_is_no_base() {
     let mut world = World::default();
     let target = world.target().await;
     world.publish(&target, "1.58.0");
@@ -362,9 +281,9 @@ async fn a_snapshot_that_a_builder_may_not_mount_is_no_base() {
 }
 
 #[tokio::test]
-async fn a_published_snapshot_that_is_gone_is_built_anew() {
+async fn deleted_published_snapshot_is_rebuilt() {
     let world = World::default();
-    world.store.set(POINTER, SNAPSHOT);
+    world.aws.set_parameter(POINTER, SNAPSHOT);
     let Base::Empty { reason } = world.target().await.base else {
         panic!("there is no snapshot");
     };
@@ -372,7 +291,7 @@ async fn a_published_snapshot_that_is_gone_is_built_anew() {
 }
 
 #[tokio::test]
-async fn a_volume_smaller_than_its_base_is_refused_with_both_sizes() {
+async fn volume_smaller_than_its_base_fails_with_both_sizes() {
     let mut world = World::default();
     let target = world.target().await;
     world.publish(&target, "1.57.0");
@@ -385,18 +304,15 @@ async fn a_volume_smaller_than_its_base_is_refused_with_both_sizes() {
 }
 
 #[tokio::test]
-async fn a_volume_too_small_for_the_images_is_refused() {
-    let world = World {
-        ecr: has_image(30 << 30),
-        ..World::default()
-    };
+async fn volume_too_small_for_the_images_is_rejected() {
+    let world = World::default().ecr(has_image(30 << 30));
     let error = world.plan().await.unwrap_err();
     assert_eq!(error.name(), "InvalidConfig");
     assert!(error.to_string().contains("volume.size_gib"), "{error}");
 }
 
 #[tokio::test]
-async fn an_unknown_cache_is_refused() {
+async fn unknown_cache_is_rejected() {
     for cache in ["unknown", "", "Not A Name"] {
         let error = World::default().plan_of(cache).await.unwrap_err();
         assert_eq!(error.name(), "InvalidConfig", "{cache}");
@@ -404,7 +320,7 @@ async fn an_unknown_cache_is_refused() {
 }
 
 #[tokio::test]
-async fn an_unpublished_bottlerocket_is_refused_with_variant_and_version() {
+async fn unknown_bottlerocket_release_fails_with_its_version() {
     let mut world = World::default();
     world.config["bottlerocket_version"] = "1.2.3".into();
     let text = message(&world.plan().await.unwrap_err());
@@ -414,17 +330,14 @@ async fn an_unpublished_bottlerocket_is_refused_with_variant_and_version() {
 }
 
 #[tokio::test]
-async fn an_image_that_cannot_be_had_is_refused_with_its_name_and_the_reason() {
+async fn unavailable_image_fails_with_its_reference_and_cause() {
     for (ecr, name) in [
         (image_is_missing(), "ImageNotFound"),
         (ecr_fails("RepositoryNotFoundException"), "ImageNotFound"),
         (ecr_fails("AccessDeniedException"), "RegistryDenied"),
         (ecr_fails("ThrottlingException"), "Throttled"),
     ] {
-        let world = World {
-            ecr,
-            ..World::default()
-        };
+        let world = World::default().ecr(ecr);
         let error = world.plan().await.unwrap_err();
         assert_eq!(error.name(), name);
         if name != "Throttled" {
@@ -434,7 +347,7 @@ async fn an_image_that_cannot_be_had_is_refused_with_its_name_and_the_reason() {
 }
 
 #[tokio::test]
-async fn a_tag_without_the_wanted_platform_is_refused_with_those_that_there_are() {
+async fn missing_platform_fails_with_available_platforms() {
     let index = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -445,10 +358,8 @@ async fn a_tag_without_the_wanted_platform_is_refused_with_those_that_there_are(
             "platform": {"os": "linux", "architecture": "s390x"}
         }]
     });
-    let world = World {
-        ecr: mock!(ecr::Client::batch_get_image).then_output(move || in_ecr(&digest('a'), &index)),
-        ..World::default()
-    };
+    let ecr = mock!(ecr::Client::batch_get_image).then_output(move || in_ecr(&digest('a'), &index));
+    let world = World::default().ecr(ecr);
     let text = message(&world.plan().await.unwrap_err());
     for part in ["ImageNotFound", "linux/amd64", "linux/s390x"] {
         assert!(text.contains(part), "{text}");
@@ -456,64 +367,47 @@ async fn a_tag_without_the_wanted_platform_is_refused_with_those_that_there_are(
 }
 
 #[tokio::test]
-async fn one_manifest_is_not_taken_for_two_platforms() {
-    let mut world = World {
-        ecr: has_single_manifest(),
-        ..World::default()
-    };
+async fn single_manifest_cannot_serve_two_platforms() {
+    let mut world = World::default().ecr(has_single_manifest());
     world.config["architectures"] = json!(["x86_64", "arm64"]);
     let text = message(&world.plan().await.unwrap_err());
     assert!(text.starts_with("ImageNotFound"), "{text}");
 }
 
 #[tokio::test]
-async fn an_execution_waits_for_an_older_one_of_its_cache_and_for_no_other() {
-    let world = World {
-        running: vec![("older", 50, "web"), OWN],
-        ..World::default()
-    };
+async fn execution_waits_only_for_older_ones_of_its_cache() {
+    let world = World::with_executions(&[("older", 50, "web"), OWN]);
     assert_eq!(world.plan().await.unwrap_err().name(), "StillRunning");
-    let world = World {
-        running: vec![("web-5", 50, "api"), OWN, ("newer", 150, "web")],
-        ..World::default()
-    };
+    let world = World::with_executions(&[("web-5", 50, "api"), OWN, ("newer", 150, "web")]);
     assert!(matches!(world.plan().await, Ok(Plan::Build { .. })));
 }
 
 #[tokio::test]
-async fn builds_of_other_caches_are_not_described_where_their_names_tell() {
+async fn executions_named_after_other_caches_are_not_described() {
     let night = 1_795_366_800;
-    let world = World {
-        running: vec![
-            ("own", night, "web"),
-            ("api-29922780", night, "api"),
-            ("worker-29922780", night, "worker"),
-            ("jobs-manual-1795366798123", night, "jobs"),
-            ("by-hand", night, "jobs"),
-        ],
-        ..World::default()
-    };
-    let rules = executions(world.running.clone());
-    let describe = rules[1].clone();
-    assert!(matches!(
-        world.plan_with("web", rules).await,
-        Ok(Plan::Build { .. })
-    ));
+    let world = World::with_executions(&[
+        ("own", night, "web"),
+        ("api-29922780", night, "api"),
+        ("worker-29922780", night, "worker"),
+        ("jobs-manual-1795366798123", night, "jobs"),
+        ("by-hand", night, "jobs"),
+    ]);
+    assert!(matches!(world.plan().await, Ok(Plan::Build { .. })));
     // Its own execution, and the one whose name does not contain its cache.
-    assert_eq!(describe.num_calls(), 2);
+    assert_eq!(
+        world.aws.calls("states:DescribeExecution"),
+        [execution_arn("own"), execution_arn("by-hand")]
+    );
 }
 
 #[tokio::test]
-async fn of_several_that_wait_the_newest_alone_goes_on() {
-    let world = World {
-        running: vec![
-            ("older", 50, "web"),
-            OWN,
-            ("newer", 150, "web"),
-            ("newest", 200, "web"),
-        ],
-        ..World::default()
-    };
+async fn queued_executions_yield_to_the_newest() {
+    let world = World::with_executions(&[
+        ("older", 50, "web"),
+        OWN,
+        ("newer", 150, "web"),
+        ("newest", 200, "web"),
+    ]);
     assert_eq!(
         world.plan().await,
         Ok(Plan::Superseded {

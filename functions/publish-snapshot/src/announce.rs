@@ -21,7 +21,7 @@ pub(crate) async fn announce(
     input: &PublishInput,
     before: Option<SnapshotId>,
 ) -> Result<(), StageError> {
-    match tell(home, copies, input, before).await {
+    match notify(home, copies, input, before).await {
         Err(error @ StageError::Throttled { .. }) => Err(error),
         Err(error) => {
             tracing::error!(
@@ -35,7 +35,7 @@ pub(crate) async fn announce(
     }
 }
 
-async fn tell(
+async fn notify(
     home: &RegionalSnapshot<'_>,
     copies: &[RegionalSnapshot<'_>],
     input: &PublishInput,
@@ -47,19 +47,24 @@ async fn tell(
         .filter(|before| *before != home.snapshot)
         .or_else(|| replaced.first().cloned());
     emit(home, input, previous.as_ref()).await?;
-    for place in copies.iter().chain([home]) {
-        for old in self::replaced(place, input).await? {
+    for regional in copies.iter().chain([home]) {
+        for old in self::replaced(regional, input).await? {
             // Retention may have deleted it.
-            snapshots::set_state(&place.clients, &old, SnapshotState::Verified).await?;
+            snapshots::set_state(&regional.clients, &old, SnapshotState::Verified).await?;
         }
-        snapshots::set_state(&place.clients, &place.snapshot, SnapshotState::Published).await?;
+        snapshots::set_state(
+            &regional.clients,
+            &regional.snapshot,
+            SnapshotState::Published,
+        )
+        .await?;
     }
     Ok(())
 }
 
 /// Returns the other snapshots of the target with the tag `published`.
 async fn replaced(
-    place: &RegionalSnapshot<'_>,
+    regional: &RegionalSnapshot<'_>,
     input: &PublishInput,
 ) -> Result<Vec<SnapshotId>, StageError> {
     let target = &input.target;
@@ -68,11 +73,11 @@ async fn replaced(
         tag_filter(names::TAG_ARCHITECTURE, target.architecture.as_str()),
         tag_filter(names::TAG_STATE, SnapshotState::Published.as_str()),
     ];
-    let published = snapshots::find(&place.clients, filters).await?;
+    let published = snapshots::find(&regional.clients, filters).await?;
     Ok(published
         .into_iter()
         .map(|snapshot| snapshot.id)
-        .filter(|id| *id != place.snapshot)
+        .filter(|id| *id != regional.snapshot)
         .collect())
 }
 

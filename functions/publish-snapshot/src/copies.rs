@@ -18,7 +18,7 @@ use crate::{publish_failed, refused};
 const INTERVAL: Duration = Duration::from_secs(3);
 
 /// Retry interval for a copy that EBS refuses because too many are in progress to its Region.
-const ROOM_INTERVAL: Duration = Duration::from_secs(15);
+const QUOTA_INTERVAL: Duration = Duration::from_secs(15);
 
 /// EC2's error code for too many snapshot copies in progress to one Region. The quota is 20 per account.
 ///
@@ -105,7 +105,7 @@ pub(crate) async fn copy<'a>(
     if existing_copy(&clients, input).await?.is_none() {
         deadline
             .poll(
-                ROOM_INTERVAL,
+                QUOTA_INTERVAL,
                 &format!("waiting for other copies to {region} to end"),
                 async || start_copy(&clients, home, region, input).await,
             )
@@ -229,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_is_encrypted_with_the_replica_of_a_multi_region_key_and_with_no_other() {
+    fn copy_uses_only_replicas_of_multi_region_keys() {
         let region = "eu-central-1".parse().unwrap();
         assert_eq!(
             replica(

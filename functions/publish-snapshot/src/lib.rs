@@ -53,16 +53,16 @@ pub async fn handle(
             .map(|region| copies::copy(&here, region, &input, deadline)),
     )
     .await?;
-    for place in copies.iter().chain([&here]) {
-        place.share(&input).await?;
+    for regional in copies.iter().chain([&here]) {
+        regional.share(&input).await?;
     }
     // A copy takes long enough for another build to publish.
     if superseded(clients, &input).await? {
         return Ok(published(&input, PublishOutcome::Superseded));
     }
     let before = pointer(clients, &input).await?;
-    for place in copies.iter().chain([&here]) {
-        place.point(&input).await?;
+    for regional in copies.iter().chain([&here]) {
+        regional.point(&input).await?;
     }
     tracing::info!(snapshot = %here.snapshot, "snapshot published");
     if state == SnapshotState::Verified {
@@ -115,7 +115,7 @@ async fn pointer(
     Ok(value.and_then(|id| id.parse().ok()))
 }
 
-/// Whether nodes use a snapshot whose plan is newer than this one.
+/// Returns whether nodes use a snapshot whose plan is newer than this one.
 ///
 /// Systems Manager has no compare-and-set, so two publications at the same moment could still overwrite each other. Builds
 /// of a cache never overlap, so this needs an execution that plan-build did not see.

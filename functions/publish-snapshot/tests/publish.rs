@@ -1,29 +1,17 @@
-//! publish-snapshot: the order of its steps, and what keeps it from taking them.
+//! Tests of publish-snapshot: the order of its steps, and the conditions that prevent them.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aws_smithy_mocks::{MockResponse, Rule, mock};
-use prepull_aws::ec2::operation::copy_snapshot::{CopySnapshotError, CopySnapshotOutput};
-use prepull_aws::ec2::operation::create_tags::CreateTagsOutput;
-use prepull_aws::ec2::operation::describe_snapshots::{
-    DescribeSnapshotsError, DescribeSnapshotsOutput,
-};
-use prepull_aws::ec2::operation::modify_snapshot_attribute::{
-    ModifySnapshotAttributeError, ModifySnapshotAttributeOutput,
-};
 use prepull_aws::ec2::types::{Snapshot, SnapshotState};
-use prepull_aws::eventbridge::operation::put_events::{PutEventsError, PutEventsOutput};
-use prepull_aws::{Deadline, ec2, eventbridge, tag, tag_value};
+use prepull_aws::{Deadline, tag};
 use prepull_domain::build::payload::{PublishInput, PublishOutcome, Published};
 use prepull_domain::{Manifest, StageError};
-use prepull_testing::{Mocks, ParameterStore, builder, planned_at, target};
+use prepull_testing::{FakeAws, builder, planned_at, target};
 use publish_snapshot::handle;
-use serde_json::{Value, json};
+use serde_json::json;
 
 const OURS: &str = "snap-0123456789abcdef0";
 const BEFORE: &str = "snap-00000000000000001";
-const COPY: &str = "snap-00000000000000002";
 const POINTER: &str = "/prepull/web/x86_64/snapshot-id";
 
 fn input() -> PublishInput {
@@ -48,305 +36,162 @@ fn input() -> PublishInput {
     .unwrap()
 }
 
-/// What happened, in order: written parameters, tags, events, shares and copies.
-type Log = Arc<Mutex<Vec<String>>>;
-
-/// EC2 and `EventBridge` as publish-snapshot sees them.
-struct World {
-    store: ParameterStore,
-    /// Snapshots with their state and their tag `prepull:state`.
-    snapshots: Arc<Mutex<Vec<Snapshot>>>,
-    log: Log,
-    copies: Result<(), &'static str>,
-    shares: Result<(), &'static str>,
-    events: Result<(), &'static str>,
-}
-
+/// Returns a snapshot of the target with the tag `prepull:state` = `tagged`. The fake has one Region, so the snapshot has no
+/// tag for its execution. Otherwise, it would count as its own copy.
 fn snapshot(id: &str, state: SnapshotState, tagged: &str) -> Snapshot {
     Snapshot::builder()
         .snapshot_id(id)
         .state(state)
+        .tags(tag("prepull:cache", "web"))
+        .tags(tag("prepull:architecture", "x86_64"))
         .tags(tag("prepull:state", tagged))
         .build()
 }
 
-impl World {
-    fn with(snapshots: Vec<Snapshot>) -> Self {
-        Self {
-            store: ParameterStore::default(),
-            snapshots: Arc::new(Mutex::new(snapshots)),
-            log: Log::default(),
-            copies: Ok(()),
-            shares: Ok(()),
-            events: Ok(()),
-        }
-    }
-
-    fn verified() -> Self {
-        Self::with(vec![snapshot(OURS, SnapshotState::Completed, "verified")])
-    }
-
-    /// Another snapshot is published, whose plan is `seconds` younger than ours.
-    fn and_before(self, seconds: i64) -> Self {
-        self.snapshots.lock().unwrap().push(snapshot(
-            BEFORE,
-            SnapshotState::Completed,
-            "published",
-        ));
-        let manifest = Manifest {
-            snapshot_id: BEFORE.parse().unwrap(),
-            planned_at: planned_at() + jiff::SignedDuration::from_secs(seconds),
-            ..Manifest::of(&input(), planned_at())
-        };
-        let parameter = format!("/prepull/web/x86_64/snapshots/{BEFORE}");
-        self.store
-            .set(&parameter, &serde_json::to_string(&manifest).unwrap());
-        self.store.set(POINTER, BEFORE);
-        self
-    }
-
-    async fn publish(&self, input: PublishInput) -> Result<Published, StageError> {
-        let clients = Mocks::new()
-            .ssm(self.store.rules())
-            .ec2(self.ec2())
-            .events([self.event_bus()])
-            .clients();
-        let home = "eu-west-1".parse().unwrap();
-        handle(&clients, &home, input, Deadline::after(Duration::ZERO)).await
-    }
-
-    fn ec2(&self) -> Vec<Rule> {
-        let described = Arc::clone(&self.snapshots);
-        let with_copy = Arc::clone(&self.snapshots);
-        let (copies, tags, shares) = (
-            Arc::clone(&self.log),
-            Arc::clone(&self.log),
-            Arc::clone(&self.log),
-        );
-        let (copying, sharing) = (self.copies, self.shares);
-        vec![
-            mock!(ec2::Client::describe_snapshots).then_compute_response(move |request| {
-                let found = described.lock().unwrap().clone();
-                let found = matching(found, request);
-                if found.is_empty() && request.owner_ids().is_empty() {
-                    MockResponse::Error(DescribeSnapshotsError::generic(error(
-                        "InvalidSnapshot.NotFound",
-                    )))
-                } else {
-                    MockResponse::Output(
-                        DescribeSnapshotsOutput::builder()
-                            .set_snapshots(Some(found))
-                            .build(),
-                    )
-                }
-            }),
-            mock!(ec2::Client::copy_snapshot).then_compute_response(move |request| {
-                if let Err(code) = copying {
-                    return MockResponse::Error(CopySnapshotError::generic(error(code)));
-                }
-                assert_eq!(request.source_region(), Some("eu-west-1"));
-                copies.lock().unwrap().push("copy".to_owned());
-                let tags = request.tag_specifications()[0].tags().to_vec();
-                with_copy.lock().unwrap().push(
-                    Snapshot::builder()
-                        .snapshot_id(COPY)
-                        .state(SnapshotState::Completed)
-                        .set_tags(Some(tags))
-                        .build(),
-                );
-                MockResponse::Output(CopySnapshotOutput::builder().snapshot_id(COPY).build())
-            }),
-            mock!(ec2::Client::modify_snapshot_attribute).then_compute_response(move |request| {
-                shares
-                    .lock()
-                    .unwrap()
-                    .push(format!("share {}", request.snapshot_id().unwrap()));
-                match sharing {
-                    Ok(()) => {
-                        MockResponse::Output(ModifySnapshotAttributeOutput::builder().build())
-                    }
-                    Err(code) => {
-                        MockResponse::Error(ModifySnapshotAttributeError::generic(error(code)))
-                    }
-                }
-            }),
-            mock!(ec2::Client::create_tags).then_compute_output(move |request| {
-                let state = tag_value(request.tags(), "prepull:state").unwrap();
-                tags.lock()
-                    .unwrap()
-                    .push(format!("{} is {state}", request.resources()[0]));
-                CreateTagsOutput::builder().build()
-            }),
-        ]
-    }
-
-    fn event_bus(&self) -> Rule {
-        let (log, events) = (Arc::clone(&self.log), self.events);
-        mock!(eventbridge::Client::put_events).then_compute_response(move |request| {
-            let entry = &request.entries()[0];
-            let detail: Value = serde_json::from_str(entry.detail().unwrap()).unwrap();
-            log.lock().unwrap().push(format!(
-                "{} after {}",
-                entry.detail_type().unwrap(),
-                detail["previous_snapshot_id"]
-            ));
-            match events {
-                Ok(()) => MockResponse::Output(PutEventsOutput::builder().build()),
-                Err(code) => MockResponse::Error(PutEventsError::generic(
-                    eventbridge::error::ErrorMetadata::builder()
-                        .code(code)
-                        .build(),
-                )),
-            }
-        })
-    }
-
-    fn log(&self) -> Vec<String> {
-        self.log.lock().unwrap().clone()
-    }
+fn with(snapshots: Vec<Snapshot>) -> FakeAws {
+    FakeAws::new()
+        .with_parameters(&[])
+        .with_snapshots(snapshots)
+        .with_event_bus()
 }
 
-fn error(code: &str) -> ec2::error::ErrorMetadata {
-    ec2::error::ErrorMetadata::builder().code(code).build()
+fn verified() -> FakeAws {
+    with(vec![snapshot(OURS, SnapshotState::Completed, "verified")])
 }
 
-/// The snapshots that have the wanted ID, and the wanted tag `prepull:state` or `prepull:execution`.
-fn matching(
-    snapshots: Vec<Snapshot>,
-    request: &ec2::operation::describe_snapshots::DescribeSnapshotsInput,
-) -> Vec<Snapshot> {
-    let has = |snapshot: &Snapshot, name: &str| {
-        let filter = request
-            .filters()
-            .iter()
-            .find(|filter| filter.name() == Some(&format!("tag:{name}")));
-        filter.is_none_or(|filter| {
-            tag_value(snapshot.tags(), name).is_some_and(|tag| filter.values() == [tag])
-        })
+/// Publishes another snapshot, with a plan `seconds` newer than ours.
+fn publish_before(aws: FakeAws, seconds: i64) -> FakeAws {
+    let manifest = Manifest {
+        snapshot_id: BEFORE.parse().unwrap(),
+        planned_at: planned_at() + jiff::SignedDuration::from_secs(seconds),
+        ..Manifest::of(&input(), planned_at())
     };
-    snapshots
-        .into_iter()
-        .filter(|snapshot| {
-            let id = snapshot.snapshot_id().unwrap_or_default();
-            request.snapshot_ids().is_empty() || request.snapshot_ids() == [id]
-        })
-        .filter(|snapshot| has(snapshot, "prepull:state") && has(snapshot, "prepull:execution"))
-        .collect()
+    let json = serde_json::to_string(&manifest).unwrap();
+    aws.set_parameter(&manifest_of(BEFORE), &json);
+    aws.set_parameter(POINTER, BEFORE);
+    aws.with_snapshots([snapshot(BEFORE, SnapshotState::Completed, "published")])
+}
+
+fn manifest_of(id: &str) -> String {
+    format!("/prepull/web/x86_64/snapshots/{id}")
+}
+
+async fn publish(aws: &FakeAws, input: PublishInput) -> Result<Published, StageError> {
+    let home = "eu-west-1".parse().unwrap();
+    let deadline = Deadline::after(Duration::ZERO);
+    handle(&aws.clients(), &home, input, deadline).await
 }
 
 #[tokio::test]
-async fn the_pointer_is_written_after_the_manifest_and_the_rest_tells_of_it() {
-    let world = World::verified().and_before(-60);
-    let published = world.publish(input()).await.unwrap();
+async fn publish_writes_manifest_then_pointer_then_notifies() {
+    let aws = publish_before(verified(), -60);
+    let published = publish(&aws, input()).await.unwrap();
     assert_eq!(published.outcome, PublishOutcome::Published);
-    assert_eq!(world.store.get(POINTER).as_deref(), Some(OURS));
-    let manifest = format!("/prepull/web/x86_64/snapshots/{OURS}");
-    assert_eq!(world.store.written(), [manifest.as_str(), POINTER]);
+    assert_eq!(aws.parameter(POINTER).as_deref(), Some(OURS));
     assert_eq!(
-        world.log(),
+        aws.writes(),
         [
-            format!("Snapshot Published after \"{BEFORE}\""),
-            format!("{BEFORE} is verified"),
-            format!("{OURS} is published"),
+            format!("ssm:PutParameter {}", manifest_of(OURS)),
+            format!("ssm:PutParameter {POINTER}"),
+            "events:PutEvents Snapshot Published".to_owned(),
+            format!("ec2:CreateTags {BEFORE} prepull:state=verified"),
+            format!("ec2:CreateTags {OURS} prepull:state=published"),
         ]
     );
+    assert_eq!(aws.emitted_events()[0]["previous_snapshot_id"], BEFORE);
 }
 
 #[tokio::test]
-async fn a_repeated_call_emits_no_second_event() {
-    let world = World::with(vec![snapshot(OURS, SnapshotState::Completed, "published")]);
-    world.store.set(POINTER, OURS);
-    let published = world.publish(input()).await.unwrap();
+async fn repeated_call_emits_no_second_event() {
+    let aws = with(vec![snapshot(OURS, SnapshotState::Completed, "published")]);
+    aws.set_parameter(POINTER, OURS);
+    let published = publish(&aws, input()).await.unwrap();
     assert_eq!(published.outcome, PublishOutcome::Published);
-    assert!(world.log().is_empty());
+    assert!(aws.emitted_events().is_empty());
+    assert!(aws.calls("ec2:CreateTags").is_empty());
 }
 
 #[tokio::test]
-async fn a_call_that_was_cut_off_after_the_pointer_still_tells_what_was_before() {
-    let world = World::verified().and_before(-60);
-    world.store.set(POINTER, OURS);
-    world.publish(input()).await.unwrap();
-    assert_eq!(
-        world.log()[0],
-        format!("Snapshot Published after \"{BEFORE}\"")
-    );
+async fn interrupted_call_still_reports_the_previous_snapshot() {
+    let aws = publish_before(verified(), -60);
+    aws.set_parameter(POINTER, OURS);
+    publish(&aws, input()).await.unwrap();
+    assert_eq!(aws.emitted_events()[0]["previous_snapshot_id"], BEFORE);
 }
 
 #[tokio::test]
-async fn an_older_plan_does_not_replace_a_younger_one() {
-    let world = World::verified().and_before(60);
-    let published = world.publish(input()).await.unwrap();
+async fn older_plan_does_not_replace_a_newer_one() {
+    let aws = publish_before(verified(), 60);
+    let published = publish(&aws, input()).await.unwrap();
     assert_eq!(published.outcome, PublishOutcome::Superseded);
-    assert_eq!(world.store.get(POINTER).as_deref(), Some(BEFORE));
-    assert!(world.store.written().is_empty() && world.log().is_empty());
+    assert_eq!(aws.parameter(POINTER).as_deref(), Some(BEFORE));
+    assert!(aws.writes().is_empty());
 }
 
 #[tokio::test]
-async fn a_younger_snapshot_that_is_gone_is_replaced() {
-    let world = World::verified().and_before(60);
-    world
-        .snapshots
-        .lock()
-        .unwrap()
-        .retain(|snapshot| snapshot.snapshot_id() == Some(OURS));
-    let published = world.publish(input()).await.unwrap();
+async fn deleted_newer_snapshot_is_replaced() {
+    let newer = publish_before(with(vec![]), 60);
+    let aws = verified();
+    for parameter in [POINTER, &manifest_of(BEFORE)] {
+        aws.set_parameter(parameter, &newer.parameter(parameter).unwrap());
+    }
+    let published = publish(&aws, input()).await.unwrap();
     assert_eq!(published.outcome, PublishOutcome::Published);
 }
 
 #[tokio::test]
-async fn a_snapshot_that_nobody_vouches_for_is_not_published() {
+async fn unverified_snapshot_is_not_published() {
     for snapshots in [
         vec![],
         vec![snapshot(OURS, SnapshotState::Pending, "verified")],
         vec![snapshot(OURS, SnapshotState::Completed, "rejected")],
         vec![snapshot(OURS, SnapshotState::Completed, "")],
     ] {
-        let world = World::with(snapshots);
-        let error = world.publish(input()).await.unwrap_err();
+        let aws = with(snapshots);
+        let error = publish(&aws, input()).await.unwrap_err();
         assert_eq!(error.name(), "PublishFailed");
-        assert!(world.store.written().is_empty());
+        assert!(aws.writes().is_empty());
     }
 }
 
 #[tokio::test]
-async fn a_copy_is_complete_shared_and_pointed_at_before_home_is() {
-    let world = World::verified();
+async fn copies_are_published_before_the_home_region() {
+    let aws = verified();
     let mut input = input();
     input.target.publication = serde_json::from_value(json!({
         "share_with_accounts": ["210987654321"],
         "copy_to_regions": ["eu-central-1"]
     }))
     .unwrap();
-    world.publish(input).await.unwrap();
-    // The mocked regions share one store, so the pointer is written twice.
-    let manifest = |id: &str| format!("/prepull/web/x86_64/snapshots/{id}");
+    publish(&aws, input).await.unwrap();
+
+    let copy = aws.snapshots()[1].snapshot_id.clone().unwrap();
+    let manifest = aws.parameter(&manifest_of(&copy)).unwrap();
+    let manifest: Manifest = serde_json::from_str(&manifest).unwrap();
+    assert_eq!(manifest.snapshot_id.as_str(), copy);
+    assert_eq!(aws.parameter(POINTER).as_deref(), Some(OURS));
+    assert_eq!(aws.emitted_events()[0]["previous_snapshot_id"], json!(null));
     assert_eq!(
-        world.store.written(),
+        aws.writes(),
         [
-            manifest(COPY),
-            POINTER.to_owned(),
-            manifest(OURS),
-            POINTER.to_owned()
-        ]
-    );
-    assert_eq!(world.store.get(POINTER).as_deref(), Some(OURS));
-    let copy: Manifest = serde_json::from_str(&world.store.get(&manifest(COPY)).unwrap()).unwrap();
-    assert_eq!(copy.snapshot_id.as_str(), COPY);
-    assert_eq!(
-        world.log(),
-        [
-            "copy".to_owned(),
-            format!("share {COPY}"),
-            format!("share {OURS}"),
-            "Snapshot Published after null".to_owned(),
-            format!("{COPY} is published"),
-            format!("{OURS} is published"),
+            format!("ec2:CopySnapshot {OURS} eu-west-1"),
+            format!("ec2:ModifySnapshotAttribute {copy}"),
+            format!("ec2:ModifySnapshotAttribute {OURS}"),
+            format!("ssm:PutParameter {}", manifest_of(&copy)),
+            format!("ssm:PutParameter {POINTER}"),
+            format!("ssm:PutParameter {}", manifest_of(OURS)),
+            format!("ssm:PutParameter {POINTER}"),
+            "events:PutEvents Snapshot Published".to_owned(),
+            format!("ec2:CreateTags {copy} prepull:state=published"),
+            // The fake has one Region, so the copy counts as the previous snapshot at home.
+            format!("ec2:CreateTags {copy} prepull:state=verified"),
+            format!("ec2:CreateTags {OURS} prepull:state=published"),
         ]
     );
 }
 
 #[tokio::test]
-async fn a_copy_waits_for_room_as_long_as_the_build_has_time() {
+async fn copy_waits_for_quota_until_the_build_deadline() {
     let mut input = input();
     input.target.publication.copy_to_regions = ["eu-central-1".parse().unwrap()].into();
     for (code, give_up_at, outcome) in [
@@ -354,47 +199,38 @@ async fn a_copy_waits_for_room_as_long_as_the_build_has_time() {
         ("ResourceLimitExceeded", Some(planned_at()), "PublishFailed"),
         ("InvalidParameterValue", None, "PublishFailed"),
     ] {
-        let world = World {
-            copies: Err(code),
-            ..World::verified()
-        };
+        let aws = verified().failing("ec2:CopySnapshot", code);
         let mut input = input.clone();
         input.target.give_up_at = give_up_at.unwrap_or(input.target.give_up_at);
-        let error = world.publish(input).await.unwrap_err();
+        let error = publish(&aws, input).await.unwrap_err();
         assert_eq!(error.name(), outcome, "{error}");
-        assert!(world.store.written().is_empty());
+        assert!(aws.calls("ssm:PutParameter").is_empty());
     }
 }
 
 #[tokio::test]
-async fn a_snapshot_that_cannot_be_shared_is_not_published_and_the_way_out_is_named() {
-    let world = World {
-        shares: Err("OperationNotPermitted"),
-        ..World::verified()
-    };
+async fn failed_share_stops_publication_with_a_remedy() {
+    let aws = verified().failing("ec2:ModifySnapshotAttribute", "OperationNotPermitted");
     let mut input = input();
     input.target.publication.share_with_accounts = ["210987654321".parse().unwrap()].into();
-    let error = world.publish(input).await.unwrap_err();
+    let error = publish(&aws, input).await.unwrap_err();
     assert_eq!(error.name(), "PublishFailed");
     assert!(error.to_string().contains("volume.kms_key_id"), "{error}");
-    assert!(world.store.written().is_empty());
+    assert!(aws.calls("ssm:PutParameter").is_empty());
 }
 
 #[tokio::test]
-async fn an_event_that_cannot_be_emitted_does_not_make_a_published_snapshot_a_failure() {
+async fn failed_event_does_not_fail_the_publication() {
     for (code, outcome) in [
         ("AccessDeniedException", Ok(PublishOutcome::Published)),
         ("ThrottlingException", Err("Throttled")),
     ] {
-        let world = World {
-            events: Err(code),
-            ..World::verified()
-        };
-        let result = world.publish(input()).await;
+        let aws = verified().failing("events:PutEvents", code);
+        let result = publish(&aws, input()).await;
         let result = result
             .map(|published| published.outcome)
             .map_err(|error| error.name());
         assert_eq!(result, outcome);
-        assert_eq!(world.store.get(POINTER).as_deref(), Some(OURS));
+        assert_eq!(aws.parameter(POINTER).as_deref(), Some(OURS));
     }
 }

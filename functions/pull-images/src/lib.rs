@@ -22,10 +22,10 @@ use prepull_domain::{StageError, excerpt};
 use reconcile::Next;
 
 /// Interval between two requests for the builder's status.
-const PAUSE: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_millis(500);
 
 /// Maximum number of times in a row that the stage tries the same changes.
-const PATIENCE: u32 = 4;
+const MAX_ATTEMPTS: u32 = 4;
 
 /// The settings of the function.
 #[derive(Debug, Clone)]
@@ -89,7 +89,7 @@ pub async fn handle(
             }
             Next::Wait(pulls) => {
                 progress = pulls.to_string();
-                deadline.pause(PAUSE, &progress).await?;
+                deadline.pause(POLL, &progress).await?;
             }
         }
         deadline.check(&progress)?;
@@ -120,7 +120,7 @@ impl Node<'_> {
     async fn status(&self) -> Result<ImageStatus, StageError> {
         let names = reconcile::names(&self.input.target).join(" ");
         let mut problem = String::new();
-        for _ in 0..PATIENCE {
+        for _ in 0..MAX_ATTEMPTS {
             let output = self
                 .run(Document::ImageStatus, &[("Names", names.clone())])
                 .await?;
@@ -130,7 +130,7 @@ impl Node<'_> {
             }
             tracing::warn!(problem, "incomplete status from the builder");
             self.deadline
-                .pause(PAUSE, "waiting for the builder's status")
+                .pause(POLL, "waiting for the builder's status")
                 .await?;
         }
         Err(StageError::BuilderLost {
@@ -154,7 +154,7 @@ impl Repetition {
         } else {
             *self = Self { changes, times: 1 };
         }
-        if self.times < PATIENCE {
+        if self.times < MAX_ATTEMPTS {
             return Ok(());
         }
         Err(StageError::VerifyFailed(format!(

@@ -123,7 +123,7 @@ impl<'a> Planned<'a> {
         record.is_some_and(|found| found.digest == self.image.digest && found.usable == Usable::Yes)
     }
 
-    /// Whether the image is complete and unpacked.
+    /// Returns whether the image is complete and unpacked.
     fn is_present(&self) -> bool {
         self.is_right(self.names[0].1)
     }
@@ -405,7 +405,7 @@ mod tests {
     use prepull_domain::build::payload::DiskUsage;
     use prepull_testing::target;
 
-    /// A status of the builder of [`target`]. Names 0 and 1 belong to nginx, 2 and 3 to api.
+    /// Returns a status of the builder of [`target`]. Names 0 and 1 belong to nginx, 2 and 3 to api.
     fn status(lines: &str) -> ImageStatus {
         format!("{lines}\nDISK 1000 300\nCPUS 8\nEND")
             .parse()
@@ -418,14 +418,14 @@ mod tests {
 
     const GOOD: &str = "complete unpacked unpinned";
 
-    /// Every image has its digest and its tag.
+    /// Returns the status lines of a builder with all images, by digest and by tag.
     fn complete() -> String {
         [(0, "a"), (1, "a"), (2, "d"), (3, "d")]
             .map(|(position, digit)| name(position, digit, GOOD))
             .concat()
     }
 
-    /// The next step, as the document expects it.
+    /// Returns the next step in the form that the document expects.
     fn does(target: &Target, lines: &str) -> String {
         match next(target, &status(lines)).unwrap() {
             Next::Done => "done".to_owned(),
@@ -446,12 +446,12 @@ mod tests {
     }
 
     #[test]
-    fn on_an_empty_builder_every_image_is_pulled_the_largest_first() {
+    fn empty_builder_pulls_all_images_largest_first() {
         assert_eq!(does(&target(), ""), format!("{} {}", pull(1), pull(0)));
     }
 
     #[test]
-    fn no_more_pulls_run_at_once_than_the_cache_allows() {
+    fn parallel_pulls_stay_within_the_limit() {
         let mut one = target();
         one.parallel_pulls = Some(1);
         assert_eq!(does(&one, ""), pull(1));
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_of_the_cache_one_more_pull_runs_than_there_are_vcpus() {
+    fn default_limit_is_one_more_pull_than_vcpus() {
         let mut unlimited = target();
         unlimited.parallel_pulls = None;
         for digit in ["1", "2", "3"] {
@@ -485,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_waits_for_the_one_that_brings_what_both_begin_with() {
+    fn image_waits_for_the_one_with_its_shared_layers() {
         let mut shared = target();
         shared.images[1].after = Some(0);
         assert_eq!(does(&shared, ""), pull(0));
@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn two_references_to_one_image_are_one_pull() {
+    fn references_to_one_image_need_one_pull() {
         let mut twice = target();
         let mut again = twice.images[1].clone();
         again.reference = again
@@ -517,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pulled_image_is_tagged_and_a_tag_of_the_base_is_moved() {
+    fn pulled_image_gets_its_missing_or_moved_tag() {
         let moved = format!(
             "{}{}{}{}",
             name(0, "a", GOOD),
@@ -541,7 +541,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_is_listed_but_not_complete_and_unpacked_is_pulled() {
+    fn incomplete_image_is_pulled() {
         for state in ["incomplete packed unpinned", "complete packed unpinned"] {
             let lines = complete().replace(&name(0, "a", GOOD), &name(0, "a", state));
             assert_eq!(does(&target(), &lines), pull(0));
@@ -549,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_of_the_base_that_is_not_whole_ends_the_build_on_it() {
+    fn incomplete_base_image_fails_verification() {
         let mut refresh = target();
         refresh.base = Base::Snapshot {
             snapshot_id: "snap-0123456789abcdef0".parse().unwrap(),
@@ -570,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn stale_images_go_only_when_all_others_are_there() {
+    fn stale_images_are_removed_last() {
         let stale = format!("OTHER docker.io/library/old:1 sha256:{}", "9".repeat(64));
         let lines = format!("{}{stale}", complete());
         assert_eq!(does(&target(), &lines), "remove,docker.io/library/old:1");
@@ -584,7 +584,7 @@ mod tests {
     }
 
     #[test]
-    fn the_node_s_own_sandbox_image_stays() {
+    fn sandbox_image_of_the_node_stays() {
         let lines = format!(
             "{}OTHER localhost/kubernetes/pause:0.1.0 sha256:{nine}\nOTHER sha256:{eight} sha256:{nine}",
             complete(),
@@ -595,7 +595,7 @@ mod tests {
     }
 
     #[test]
-    fn pins_follow_the_cache() {
+    fn pins_follow_the_configuration() {
         let mut pinned = target();
         pinned.pinning = Pinning::Pinned;
         assert_eq!(does(&pinned, "").matches("pull-pinned,").count(), 2);
@@ -606,7 +606,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_pull_names_the_image_why_and_what_to_do() {
+    fn failed_pull_reports_image_cause_and_remedy() {
         let said =
             r#"LOG 1 time="now" level=fatal msg="retries exhausted: \"v1\": 401 Unauthorized""#;
         let error = next(&target(), &status(&format!("UNIT 1 failed failed\n{said}"))).unwrap_err();
@@ -619,7 +619,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pull_that_fills_the_disk_tells_the_size_that_would_do() {
+    fn full_disk_fails_with_a_sufficient_size() {
         let lines =
             "UNIT 0 failed failed\nLOG 0 level=fatal msg=\"write: no space left on device\"";
         let error = next(&target(), &status(lines)).unwrap_err();
@@ -630,14 +630,14 @@ mod tests {
     }
 
     #[test]
-    fn a_pull_that_ended_well_and_left_nothing_is_an_error() {
+    fn successful_pull_without_image_fails() {
         let error = next(&target(), &status("UNIT 0 active exited")).unwrap_err();
         assert_eq!(error.name(), "VerifyFailed");
         assert!(error.to_string().contains("not listed"), "{error}");
     }
 
     #[test]
-    fn a_volume_that_is_too_full_is_not_snapshotted() {
+    fn too_full_volume_fails() {
         let full = format!("{}DISK 1000 800\nCPUS 8\nEND", complete())
             .parse()
             .unwrap();
@@ -646,7 +646,7 @@ mod tests {
     }
 
     #[test]
-    fn when_time_is_over_the_image_that_is_being_pulled_is_named() {
+    fn timeout_reports_the_image_being_pulled() {
         let error = out_of_time(&target(), &status("UNIT 1 active running"));
         assert!(error.to_string().contains("team/api:v1"), "{error}");
     }

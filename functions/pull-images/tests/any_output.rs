@@ -1,29 +1,25 @@
-//! pull-images with plans and builders of every kind: whatever is planned and whatever a builder prints, nothing panics,
-//! and what a document is sent is what its parameters take.
+//! Property tests of pull-images with random plans and outputs of builders. The stage never panics, and it sends only
+//! parameters that its documents accept.
 //!
-//! More cases than by default: `PROPTEST_CASES=5000 cargo test -p pull-images --test any_output`.
+//! To run more cases than the default: `PROPTEST_CASES=5000 cargo test -p pull-images --test any_output`.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use aws_smithy_mocks::{Rule, mock};
 use prepull_aws::Deadline;
 use prepull_aws::ec2::types::InstanceStateName;
-use prepull_aws::ssm::Client;
-use prepull_aws::ssm::operation::get_command_invocation::GetCommandInvocationOutput;
-use prepull_aws::ssm::operation::send_command::SendCommandOutput;
-use prepull_aws::ssm::types::{Command, CommandInvocationStatus};
+use prepull_aws::ssm::types::CommandInvocationStatus;
 use prepull_domain::build::payload::{BuilderInput, Pinning, PlannedImage, Target};
 use prepull_domain::{Bytes, ImageReference};
 use prepull_fuzzing::{IMAGE_REFERENCES, NODE_OUTPUTS, mutated};
-use prepull_testing::{Mocks, builder, described, ec2_instance, target};
+use prepull_testing::{FakeAws, builder, command_output, ec2_instance, target};
 use proptest::prelude::*;
 use pull_images::{Settings, handle};
 use regex::Regex;
 
-/// The `allowedPattern` of each parameter of a document, as Systems Manager matches it.
+/// Returns the `allowedPattern` of each parameter of a document.
 fn patterns(document: &str) -> BTreeMap<String, Regex> {
     let name = document
         .strip_prefix("prepull-")
@@ -33,7 +29,7 @@ fn patterns(document: &str) -> BTreeMap<String, Regex> {
         env!("CARGO_MANIFEST_DIR")
     );
     let yaml = fs::read_to_string(file).unwrap();
-    // Parameters are indented by two, what is said of them by four.
+    // Parameters are indented by two, and their properties by four.
     let mut patterns = BTreeMap::new();
     let mut parameter = None;
     let declared = yaml
@@ -59,37 +55,19 @@ static PATTERNS: LazyLock<BTreeMap<String, BTreeMap<String, Regex>>> = LazyLock:
         .collect()
 });
 
-/// What was sent: the document and its parameters.
-type Sent = Arc<Mutex<Vec<(String, Vec<(String, String)>)>>>;
-
-/// A builder that answers every command with the next of `outputs`, and with the last one for ever.
-fn node(outputs: Vec<String>) -> (Mocks, Sent) {
-    let sent = Sent::default();
-    let kept = Arc::clone(&sent);
-    let takes = mock!(Client::send_command).then_compute_output(move |request| {
-        let parameters = request.parameters().into_iter().flatten();
-        let parameters = parameters.map(|(name, values)| (name.clone(), values.join(" ")));
-        let document = request.document_name().unwrap().to_owned();
-        kept.lock().unwrap().push((document, parameters.collect()));
-        let command = Command::builder().command_id("command").build();
-        SendCommandOutput::builder().command(command).build()
-    });
-    let next = Mutex::new(0);
-    let answers = mock!(Client::get_command_invocation).then_output(move || {
-        let mut next = next.lock().unwrap();
-        let output = &outputs[(*next).min(outputs.len() - 1)];
-        *next += 1;
-        GetCommandInvocationOutput::builder()
-            .status(CommandInvocationStatus::Success)
-            .standard_output_content(output)
-            .build()
-    });
-    let runs: Rule = mock!(prepull_aws::ec2::Client::describe_instances)
-        .then_output(|| described([ec2_instance(InstanceStateName::Running)]));
-    (Mocks::new().ec2([runs]).ssm([takes, answers]), sent)
+/// Returns AWS with a builder that answers each command with the next of `outputs` and then repeats the last one.
+fn node(outputs: Vec<String>) -> FakeAws {
+    let mut next = 0;
+    FakeAws::new()
+        .with_instances([ec2_instance(InstanceStateName::Running)])
+        .with_agent(move |_| {
+            let output = &outputs[next.min(outputs.len() - 1)];
+            next += 1;
+            command_output(CommandInvocationStatus::Success, 0, output)
+        })
 }
 
-/// The target of the other tests, with images whose references are whatever a configuration may name.
+/// Generates targets with further images that a configuration may contain.
 fn any_target() -> impl Strategy<Value = Target> {
     let reference = mutated(IMAGE_REFERENCES.lines())
         .prop_filter_map("no reference", |given| given.parse::<ImageReference>().ok());
@@ -115,18 +93,18 @@ fn any_target() -> impl Strategy<Value = Target> {
 }
 
 #[test]
-fn every_parameter_of_the_documents_has_a_pattern() {
+fn document_parameters_have_patterns() {
     assert!(PATTERNS["prepull-image-status"].contains_key("Names"));
     assert!(PATTERNS["prepull-pull-images"].contains_key("Changes"));
 }
 
 proptest! {
     #[test]
-    fn a_document_is_sent_nothing_that_its_parameters_do_not_take(
+    fn sent_parameters_match_their_patterns(
         target in any_target(),
         outputs in prop::collection::vec(mutated(NODE_OUTPUTS.split("\n\n")), 1..5),
     ) {
-        let (mocks, sent) = node(outputs);
+        let aws = node(outputs);
         let input = BuilderInput { target, builder: builder() };
         let settings = Settings { name: "prepull".into() };
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -134,16 +112,19 @@ proptest! {
             .start_paused(true)
             .build()
             .unwrap();
-        // However it ends: that it ends without a panic is what counts.
+        // Any result is fine. The stage must not panic.
         let _ = runtime.block_on(async {
             let deadline = Deadline::after(Duration::from_secs(5));
-            handle(&mocks.clients(), &settings, input, deadline).await
+            handle(&aws.clients(), &settings, input, deadline).await
         });
-        for (document, parameters) in sent.lock().unwrap().iter() {
-            let patterns = &PATTERNS[document];
+        for command in aws.commands() {
+            let document = command.document_name.unwrap();
+            let parameters = command.parameters.unwrap_or_default();
+            let patterns = &PATTERNS[&document];
             prop_assert_eq!(parameters.len(), patterns.len());
-            for (name, value) in parameters {
-                prop_assert!(patterns[name].is_match(value), "{document} is sent {name} = {value:?}");
+            for (name, values) in parameters {
+                let value = values.join(" ");
+                prop_assert!(patterns[&name].is_match(&value), "{document} is sent {name} = {value:?}");
             }
         }
     }

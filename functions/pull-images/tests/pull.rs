@@ -1,21 +1,16 @@
-//! pull-images against a builder that is played by Systems Manager's answers.
+//! Tests of pull-images with a builder that consists of Systems Manager's answers.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aws_smithy_mocks::{Rule, mock};
 use prepull_aws::Deadline;
 use prepull_aws::ec2::types::InstanceStateName;
-use prepull_aws::ssm::Client;
-use prepull_aws::ssm::operation::get_command_invocation::GetCommandInvocationOutput;
-use prepull_aws::ssm::operation::send_command::SendCommandOutput;
-use prepull_aws::ssm::types::{Command, CommandInvocationStatus};
+use prepull_aws::ssm::types::CommandInvocationStatus;
 use prepull_domain::build::payload::{BuilderInput, Pulled, Target};
 use prepull_domain::{PullProgress, StageError};
-use prepull_testing::{Mocks, builder, described, ec2_instance, target};
+use prepull_testing::{FakeAws, builder, command_output, ec2_instance, target};
 use pull_images::{Settings, handle};
 
-/// What the builder says of [`target`]'s images when all of them are there.
+/// Returns the builder's status if all images of [`target`] are complete.
 fn complete() -> String {
     [(0, "a"), (1, "a"), (2, "d"), (3, "d")]
         .map(|(name, digit)| {
@@ -27,61 +22,34 @@ fn complete() -> String {
         .concat()
 }
 
-/// A builder whose every answer to `image-status` is the next of `statuses`, the last one for ever, and the changes
-/// that it was told to make.
-fn node(statuses: Vec<String>) -> (Mocks, Arc<Mutex<Vec<String>>>) {
-    let changes = Arc::new(Mutex::new(Vec::new()));
-    let kept = Arc::clone(&changes);
-    let command = |id: &'static str| {
-        move || {
-            SendCommandOutput::builder()
-                .command(Command::builder().command_id(id).build())
-                .build()
-        }
-    };
-    let asks = mock!(Client::send_command)
-        .match_requests(|request| request.document_name() == Some("prepull-image-status"))
-        .then_output(command("status"));
-    let tells = mock!(Client::send_command)
-        .match_requests(move |request| {
-            let is_change = request.document_name() == Some("prepull-pull-images");
-            if is_change {
-                let changes = &request.parameters().unwrap()["Changes"];
-                kept.lock().unwrap().push(changes.join(","));
+/// Returns AWS with a builder that answers each `image-status` with the next of `statuses` and then repeats the last one.
+fn node(statuses: Vec<String>) -> FakeAws {
+    let mut next = 0;
+    FakeAws::new()
+        .with_instances([ec2_instance(InstanceStateName::Running)])
+        .with_agent(move |document| {
+            let done = |stdout: &str| command_output(CommandInvocationStatus::Success, 0, stdout);
+            if document == "prepull-pull-images" {
+                return done("");
             }
-            is_change
-        })
-        .then_output(command("change"));
-    let next = Mutex::new(0);
-    let answers = mock!(Client::get_command_invocation)
-        .match_requests(|request| request.command_id() == Some("status"))
-        .then_output(move || {
-            let mut next = next.lock().unwrap();
-            let status = &statuses[(*next).min(statuses.len() - 1)];
-            *next += 1;
+            let status = &statuses[next.min(statuses.len() - 1)];
+            next += 1;
             done(&format!("{status}\nDISK 1000 300\nCPUS 8\nEND\n"))
-        });
-    let made = mock!(Client::get_command_invocation)
-        .match_requests(|request| request.command_id() == Some("change"))
-        .then_output(|| done(""));
-    let runs: Rule = mock!(prepull_aws::ec2::Client::describe_instances)
-        .then_output(|| described([ec2_instance(InstanceStateName::Running)]));
-    let mocks = Mocks::new().ec2([runs]).ssm([asks, tells, answers, made]);
-    (mocks, changes)
+        })
 }
 
-fn done(stdout: &str) -> GetCommandInvocationOutput {
-    GetCommandInvocationOutput::builder()
-        .status(CommandInvocationStatus::Success)
-        .standard_output_content(stdout)
-        .build()
+/// Returns the changes that the builder was told to make.
+fn changes(aws: &FakeAws) -> Vec<String> {
+    let commands = aws.commands().into_iter();
+    let changes = commands.filter_map(|command| command.parameters?.remove("Changes"));
+    changes.map(|changes| changes.join(",")).collect()
 }
 
-async fn pull(mocks: Mocks) -> Result<Pulled, StageError> {
-    pull_of(target(), mocks).await
+async fn pull(aws: &FakeAws) -> Result<Pulled, StageError> {
+    pull_of(target(), aws).await
 }
 
-async fn pull_of(target: Target, mocks: Mocks) -> Result<Pulled, StageError> {
+async fn pull_of(target: Target, aws: &FakeAws) -> Result<Pulled, StageError> {
     let input = BuilderInput {
         target,
         builder: builder(),
@@ -90,26 +58,24 @@ async fn pull_of(target: Target, mocks: Mocks) -> Result<Pulled, StageError> {
         name: "prepull".into(),
     };
     let deadline = Deadline::after(Duration::from_mins(1));
-    handle(&mocks.clients(), &settings, input, deadline).await
+    handle(&aws.clients(), &settings, input, deadline).await
 }
 
 #[tokio::test(start_paused = true)]
-async fn images_are_pulled_tagged_verified_and_stale_ones_removed() {
+async fn builder_pulls_tags_and_removes_stale_images() {
     let old = format!("OTHER docker.io/library/old:1 sha256:{}\n", "9".repeat(64));
     let units = "UNIT 0 active exited\nUNIT 1 active exited\n";
-    let (mocks, changes) = node(vec![
+    let aws = node(vec![
         old.clone(),
         format!("UNIT 0 active running\nUNIT 1 active running\n{old}"),
         format!("{units}{}{old}", complete().replace("NAME 3", "NAME 9")),
         format!("{units}{}{old}", complete()),
         format!("{units}{}", complete()),
     ]);
-    let pulled = pull(mocks).await.unwrap();
+    let pulled = pull(&aws).await.unwrap();
     assert_eq!((pulled.pulled_images, pulled.removed_images), (2, 1));
 
-    let verbs: Vec<_> = changes
-        .lock()
-        .unwrap()
+    let verbs: Vec<_> = changes(&aws)
         .iter()
         .map(|changes| changes.split(',').next().unwrap().to_owned())
         .collect();
@@ -117,29 +83,29 @@ async fn images_are_pulled_tagged_verified_and_stale_ones_removed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_builder_that_holds_everything_is_told_to_change_nothing() {
-    let (mocks, changes) = node(vec![complete()]);
-    let pulled = pull(mocks).await.unwrap();
+async fn complete_builder_changes_nothing() {
+    let aws = node(vec![complete()]);
+    let pulled = pull(&aws).await.unwrap();
     assert_eq!(pulled.pulled_images, 0);
-    assert!(changes.lock().unwrap().is_empty());
+    assert!(changes(&aws).is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn pulls_that_take_longer_than_the_function_are_left_running() {
-    let (mocks, _) = node(vec!["UNIT 0 active running\nUNIT 1 active running".into()]);
-    let error = pull(mocks).await.unwrap_err();
+async fn long_pulls_continue_after_the_call() {
+    let aws = node(vec!["UNIT 0 active running\nUNIT 1 active running".into()]);
+    let error = pull(&aws).await.unwrap_err();
     assert_eq!(error.name(), "StillRunning");
     assert!(error.to_string().contains("0 of 2"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn still_running_holds_the_pull_progress() {
+async fn still_running_contains_the_pull_progress() {
     let half = format!(
         "UNIT 0 active exited\nUNIT 1 active running\n{}",
         complete().lines().take(2).collect::<Vec<_>>().join("\n")
     );
-    let (mocks, _) = node(vec![half]);
-    let StageError::StillRunning(text) = pull(mocks).await.unwrap_err() else {
+    let aws = node(vec![half]);
+    let StageError::StillRunning(text) = pull(&aws).await.unwrap_err() else {
         panic!("the pulls are still running");
     };
     let progress = PullProgress {
@@ -150,33 +116,33 @@ async fn still_running_holds_the_pull_progress() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_without_effect_is_not_tried_for_ever() {
-    let (mocks, changes) = node(vec![String::new()]);
-    let error = pull(mocks).await.unwrap_err();
+async fn change_without_effect_fails_after_four_attempts() {
+    let aws = node(vec![String::new()]);
+    let error = pull(&aws).await.unwrap_err();
     assert_eq!(error.name(), "VerifyFailed");
-    assert_eq!(changes.lock().unwrap().len(), 4);
+    assert_eq!(changes(&aws).len(), 4);
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_begun_once_the_build_s_time_is_over() {
+async fn no_change_starts_after_the_build_deadline() {
     let mut late = target();
     late.give_up_at = late.planned_at;
     for status in ["", "UNIT 0 active running\nUNIT 1 active running"] {
-        let (mocks, changes) = node(vec![status.into()]);
-        let error = pull_of(late.clone(), mocks).await.unwrap_err();
+        let aws = node(vec![status.into()]);
+        let error = pull_of(late.clone(), &aws).await.unwrap_err();
         assert_eq!(error.name(), "PullFailed");
-        assert!(changes.lock().unwrap().is_empty());
+        assert!(changes(&aws).is_empty());
     }
-    let (mocks, _) = node(vec![complete()]);
-    assert!(pull_of(late, mocks).await.is_ok());
+    let aws = node(vec![complete()]);
+    assert!(pull_of(late, &aws).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_cut_short_is_asked_for_again() {
+async fn truncated_status_is_requested_again() {
     let cut = "NAME 0 sha256:12";
-    let (mocks, _) = node(vec![cut.into(), complete()]);
-    assert!(pull(mocks).await.is_ok());
+    let aws = node(vec![cut.into(), complete()]);
+    assert!(pull(&aws).await.is_ok());
 
-    let (mocks, _) = node(vec![cut.into()]);
-    assert_eq!(pull(mocks).await.unwrap_err().name(), "BuilderLost");
+    let aws = node(vec![cut.into()]);
+    assert_eq!(pull(&aws).await.unwrap_err().name(), "BuilderLost");
 }

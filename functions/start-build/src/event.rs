@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_push_tells_what_was_pushed_where_and_when() {
+    fn push_event_yields_image_and_time() {
         let Event::Push { push, at } = Event::parse(push()).unwrap() else {
             panic!("this is a push");
         };
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schedule_and_a_person_name_a_cache() {
+    fn schedule_and_manual_trigger_yield_the_cache() {
         let cache = "web".to_owned();
         assert_eq!(
             Event::parse(json!({"source": "schedule", "cache": "web"})),
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_names_no_new_content_is_refused_with_the_reason() {
+    fn event_without_new_content_is_rejected_with_a_reason() {
         insta::assert_snapshot!(
             [
                 refusal("/detail/image-tag", None),
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_event_at_all_is_refused() {
+    fn malformed_input_is_rejected() {
         for input in [
             json!(null),
             json!([]),

@@ -48,7 +48,7 @@ pub async fn handle(
     let waiting_for = RefCell::new("its SSM agent to register".to_owned());
     let node = deadline
         .poll(POLL, "waiting for the builder to be ready", async || {
-            let ready = look(clients, settings, &input, deadline).await?;
+            let ready = check(clients, settings, &input, deadline).await?;
             match ready {
                 Ready::Yes(node) => return Ok(Some(node)),
                 Ready::NotYet(what) => {
@@ -75,7 +75,7 @@ enum Ready {
     NotYet(String),
 }
 
-async fn look(
+async fn check(
     clients: &Clients,
     settings: &Settings,
     input: &BuilderInput,

@@ -61,7 +61,7 @@ pub(crate) async fn remove(
     removed: &mut Removed,
     deadline: Deadline,
 ) -> Result<(), StageError> {
-    let listed = deadline.sooner(LISTED_WITHIN);
+    let listed = deadline.at_most(LISTED_WITHIN);
     let mut was_listed = false;
     deadline
         .poll(
@@ -165,8 +165,8 @@ impl TaggedSnapshot {
         Some((cache, architecture))
     }
 
-    /// Whether the pointer refers to the snapshot. Nodes then start from it, so it stays until another is published, whatever
-    /// its tags are.
+    /// Returns whether the pointer refers to the snapshot. Nodes then start from it, so it stays until another is published.
+    /// Its tags do not matter.
     pub(crate) async fn is_published(&self, clients: &Clients) -> Result<bool, StageError> {
         let Some((cache, architecture)) = self.target() else {
             return Ok(false);
