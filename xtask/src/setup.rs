@@ -140,7 +140,7 @@ pub fn virtual_environment((name, requirements): Environment) -> Result<PathBuf>
     Ok(python)
 }
 
-/// Whether Python can create environments. Debian packages this part separately.
+/// Returns whether Python can create environments. Debian packages this part separately.
 fn can_make_environments() -> bool {
     Step::words("python3", "python3 -c")
         .args(["import ensurepip, venv"])
