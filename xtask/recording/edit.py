@@ -12,7 +12,8 @@ SPEED = 2
 # Seconds within which outputs become one event, so that no time is split between two events.
 MERGED = 0.1
 
-# Execution names contain the time since 1970, and tables contain dates. The replacements have the same width.
+# Execution names contain the time since 1970, and tables contain dates. The replacements have the
+# same width.
 TIMES = [
     (re.compile(r"\bdemo-\d{9}\b"), "demo-123456789"),
     (re.compile(r"\bdemo-manual-\d{13}\b"), "demo-manual-1234567890123"),
