@@ -49,7 +49,6 @@ from .iam.policy import Ask
 
 log = logging.getLogger(__name__)
 
-_IDLE_WORKERS_KEPT = 24
 _ASYNC_WORKERS = 20
 _LOG_TAIL_BYTES = 4096
 _TIMED_OUT = "timed-out"
@@ -87,6 +86,9 @@ class Worker:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        self._started = time.monotonic()
+        self._first_next: float | None = None
+        self._taken = self._answered = self._started
         self._process = subprocess.Popen(
             [str(root / "bootstrap")],
             cwd=root,
@@ -125,6 +127,7 @@ class Worker:
             return self._failure("Runtime.ExitError", message)
         if kind == "init-error":
             self.kill()
+        self._tail.append(self._report(request.id))
         self._is_warm = True
         return Result(body, None if kind == "response" else "Unhandled", self._log_tail())
 
@@ -151,6 +154,21 @@ class Worker:
 
     def _log_tail(self) -> bytes:
         return b"".join(self._tail)[-_LOG_TAIL_BYTES:]
+
+    def _report(self, request_id: str) -> bytes:
+        """Returns the line with which Lambda ends the log of a call."""
+        fields = {"Duration": f"{(self._answered - self._taken) * 1000:.2f} ms"}
+        try:
+            status = Path(f"/proc/{self._process.pid}/status").read_text()
+            kibibytes = int(status.partition("VmHWM:")[2].split()[0])
+            # Lambda rounds to whole MB.
+            fields["Max Memory Used"] = f"{kibibytes * 1024 / 1e6:.1f} MB"
+        except (OSError, IndexError):
+            pass  # The process has ended, or this is not Linux.
+        if not self._is_warm and self._first_next is not None:
+            fields["Init Duration"] = f"{(self._first_next - self._started) * 1000:.2f} ms"
+        text = "".join(f"\t{name}: {value}" for name, value in fields.items())
+        return f"REPORT RequestId: {request_id}{text}\n".encode()
 
     def _environment(self, cloud: Cloud, root: Path) -> dict[str, str]:
         function = self._function
@@ -221,11 +239,14 @@ class Worker:
             disable_nagle_algorithm = True
 
             def do_GET(self) -> None:
+                if worker._first_next is None:
+                    worker._first_next = time.monotonic()
                 request = worker._requests.get()
                 if request is None:
                     self._answer(410, {})
                     return
                 worker._has_taken_request = True
+                worker._taken = time.monotonic()
                 headers = {
                     "Content-Type": "application/json",
                     "Lambda-Runtime-Aws-Request-Id": request.id,
@@ -237,6 +258,7 @@ class Worker:
                 self._answer(200, headers, request.payload)
 
             def do_POST(self) -> None:
+                worker._answered = time.monotonic()
                 body = self._body()
                 # `.../invocation/<id>/response`, `.../invocation/<id>/error`, `.../init/error`
                 kind = "init-error" if self.path.endswith("/init/error") else self.path
@@ -354,7 +376,7 @@ class Functions:
             idle = self._idle[version]
             keep = (
                 worker.is_usable()
-                and len(idle) < _IDLE_WORKERS_KEPT
+                and len(idle) < self._cloud.settings["idle_processes"]
                 and not self._cloud.stopping.is_set()
             )
             if keep:
@@ -436,6 +458,8 @@ def _is_from_state_machine(headers: Mapping[str, str]) -> bool:
 def install(cloud: Cloud) -> None:
     # The delays of Lambda itself, one minute and then two, are too long to watch.
     cloud.settings.register(async_retry_seconds=2.0)
+    # Idle processes kept for each function. With 0, every call is a cold start.
+    cloud.settings.register(idle_processes=24)
     # As after a lost answer, Step Functions may invoke a function twice.
     cloud.settings.register_scopable(deliveries="once")
     functions = Functions(cloud)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import sys
 import time
 import uuid
@@ -102,3 +104,21 @@ def test_an_asynchronous_call_is_retried_and_then_sent_on(cloud: RunningCloud) -
     record = cloud.receive(url)
     assert record["requestPayload"] == event
     assert record["responsePayload"]["errorMessage"] == "attempt 2"
+
+
+def test_cold_start_reports_its_init_duration(cloud: RunningCloud) -> None:
+    function = cloud.deploy(unique("reports"), COUNTING)
+
+    def report() -> str:
+        log = base64.b64decode(invoke(cloud, function, LogType="Tail")["LogResult"])
+        return log.decode().splitlines()[-1]
+
+    assert re.fullmatch(
+        r"REPORT RequestId: \S+\tDuration: [\d.]+ ms\tMax Memory Used: [\d.]+ MB"
+        r"\tInit Duration: [\d.]+ ms",
+        report(),
+    )
+    assert "Init Duration" not in report()
+    cloud.control("POST", "settings", {"idle_processes": 0})
+    report()
+    assert "Init Duration" in report()

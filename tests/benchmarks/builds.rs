@@ -45,7 +45,7 @@ pub async fn measure(world: &World, cache: &Cache) -> Result<Build> {
     tokio::time::sleep(COUNTED).await;
     let traffic = world.cloud.traffic().await?.since(traffic);
     let calls = count(world.cloud.calls().await?, |call| call.invocation.is_some());
-    let history = History::of(&world.history(&execution).await?)?;
+    let history = History::new(&world.history(&execution).await?)?;
 
     let published = world.published(&cache.name, ARCHITECTURE).await?;
     let manifest = match published {
@@ -112,7 +112,7 @@ struct History {
 }
 
 impl History {
-    fn of(events: &[HistoryEvent]) -> Result<Self> {
+    fn new(events: &[HistoryEvent]) -> Result<Self> {
         let at = |event: &HistoryEvent| timestamp(event.timestamp());
         let first = events.first().context("every execution has events")?;
         let last = events.last().context("every execution has events")?;
@@ -190,7 +190,7 @@ impl History {
                 // A state has the name of its function.
                 let megabytes = memory
                     .get(state)
-                    .with_context(|| format!("Terraform deployed no {state}"))?;
+                    .with_context(|| format!("Terraform did not deploy {state}"))?;
                 Ok(seconds * f64::from(*megabytes) / 1_024.0)
             })
             .sum()

@@ -46,7 +46,7 @@ pub async fn measure(
         .launch_node(None, ARCHITECTURE, volume.size_gib, SETTINGS)
         .await?;
     let launched = Instant::now();
-    clock.ends(Stage::Launch);
+    clock.end(Stage::Launch);
 
     let person = Person {
         world,
@@ -62,7 +62,7 @@ pub async fn measure(
             Ok(status == CommandInvocationStatus::Success)
         })
         .await?;
-    clock.ends(Stage::Ready);
+    clock.end(Stage::Ready);
 
     let remove = format!(
         "for image in $({HOST} {CTR} images ls --quiet </dev/null); do {HOST} {CTR} images rm \"$image\"; done"
@@ -78,14 +78,14 @@ pub async fn measure(
             .await
             .with_context(|| format!("pulling {image}"))?;
     }
-    clock.ends(Stage::Pull);
+    clock.end(Stage::Pull);
 
     person.stop().await?;
-    clock.ends(Stage::Stop);
+    clock.end(Stage::Stop);
     let snapshot = person.snapshot().await?;
-    clock.ends(Stage::Snapshot);
+    clock.end(Stage::Snapshot);
     person.terminate().await?;
-    clock.ends(Stage::CleanUp);
+    clock.end(Stage::CleanUp);
     let seconds = start.elapsed().as_secs_f64();
     let instance_seconds = launched.elapsed().as_secs_f64();
 
@@ -123,7 +123,7 @@ impl Clock {
         }
     }
 
-    fn ends(&mut self, stage: Stage) {
+    fn end(&mut self, stage: Stage) {
         self.stages.insert(stage, self.last.elapsed().as_secs_f64());
         self.last = Instant::now();
     }
@@ -138,9 +138,9 @@ struct Person<'a> {
 
 impl Person<'_> {
     /// Polls until the check succeeds.
-    async fn wait(&self, mut is_so: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    async fn wait(&self, mut check: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
         let start = Instant::now();
-        while !is_so().await? {
+        while !check().await? {
             ensure!(
                 start.elapsed() < TIME_OUT,
                 "{} took longer than {TIME_OUT:?}",

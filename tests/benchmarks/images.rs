@@ -82,8 +82,8 @@ impl Images {
             program,
         } = self.sizes;
         format!(
-            "8 images on 2 shared bases, {} MB compressed: bases of {base} MB, dependencies of {dependencies} MB and a program \
-             of {program} MB each",
+            "8 images on 2 shared bases, {} MB compressed: bases of {base} MB, and for each image dependencies of \
+             {dependencies} MB and a program of {program} MB",
             2 * base + SERVICES.len() * (dependencies + program)
         )
     }
@@ -94,7 +94,7 @@ impl Images {
     }
 
     /// Returns the images for snapshots, by reference.
-    pub fn of_builds(world: &World) -> Vec<String> {
+    pub fn for_builds(world: &World) -> Vec<String> {
         let host = &world.cloud.ready.registries.ecr.host;
         let services = SERVICES
             .iter()
@@ -103,7 +103,7 @@ impl Images {
     }
 
     /// Returns the images for nodes, by reference, with their sizes.
-    pub fn of_nodes(&self, world: &World) -> Vec<(String, Bytes)> {
+    pub fn for_nodes(&self, world: &World) -> Vec<(String, Bytes)> {
         let host = &world.cloud.ready.registries.ecr.host;
         let sizes = self.starting.iter().copied();
         sizes

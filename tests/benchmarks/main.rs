@@ -1,7 +1,7 @@
 //! Measures snapshots by hand, by a cold build, by a refresh and without changes, and the gain of nodes.
 //!
 //! One local cloud with one deployment serves all measurements. Every run measures all ways in sequence, so that noise
-//! affects them alike. `cargo xtask bench` starts it.
+//! affects all of them. `cargo xtask bench` starts it.
 
 mod builds;
 mod by_hand;
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("the benchmarks: {error:#}");
+            eprintln!("the benchmarks failed: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -72,10 +72,9 @@ async fn measure(environment: Environment, options: &Options) -> Result<Report> 
     let starts = nodes::measure(&world, &images, options).await?;
     world.nothing_is_left().await?;
     let setting = setting(&world, &images).await?;
-    let environment = world.environment.clone();
+    // Functions are measured when no build and no node runs.
+    let functions = lambda::section(&world, options).await?;
     world.cloud.stop()?;
-    // Functions are measured when nothing else runs.
-    let functions = lambda::section(&environment, options)?;
     Ok(Report {
         command: options.command(),
         date: Timestamp::now().strftime("%F").to_string(),
@@ -113,15 +112,15 @@ async fn deploy(
         Nodes::Real => {}
         Nodes::Simulated => ensure!(
             options.quick,
-            "nodes are simulated, on which nothing is unpacked and no container runs: {}. Measure as root on Linux with \
-             loop devices, containerd, runc and XFS, or only try the benchmark with --quick",
+            "nodes are simulated, so they unpack nothing and run no container: {}. Run the benchmark as root on Linux with loop \
+             devices, containerd, runc and XFS, or only check it with --quick",
             world.cloud.ready.why
         ),
     }
     for repository in images.repositories() {
         world.create_repository(&repository).await?;
     }
-    eprintln!("making and pushing {}", images.description());
+    eprintln!("generating and pushing {}", images.description());
     tokio::task::block_in_place(|| world.deployment.apply())?;
     images.push(&world).await?;
     Ok(world)
@@ -134,7 +133,7 @@ async fn run(
     number: u32,
     options: &Options,
 ) -> Result<BTreeMap<Way, Measurement>> {
-    let references = Images::of_builds(world);
+    let references = Images::for_builds(world);
     let cache = declare(world, &format!("{PATTERN}-{number}"), &references).await?;
     let mut measured = BTreeMap::new();
     let mut note = |way: Way, measurement: Measurement| {
@@ -175,7 +174,7 @@ async fn run(
     let unchanged = builds::measure(world, &cache).await?;
     ensure!(
         unchanged.published.is_none(),
-        "a cache that had not changed was built"
+        "an unchanged cache was built"
     );
     note(Way::Unchanged, unchanged.measurement);
 
@@ -202,7 +201,7 @@ async fn declare(world: &World, name: &str, references: &[String]) -> Result<Cac
     })
 }
 
-/// Deletes snapshots, which are full copies here. Those of many runs would not fit on the disk.
+/// Deletes a snapshot. It is a full copy in the local cloud, and the snapshots of many runs would fill the disk.
 async fn discard(world: &World, snapshot: &SnapshotId) -> Result<()> {
     let delete = world.clients.ec2.delete_snapshot();
     delete.snapshot_id(snapshot.as_str()).send().await?;
@@ -215,29 +214,29 @@ async fn setting(world: &World, images: &Images) -> Result<Vec<String>> {
     let seconds = |name: &str| settings[name].as_f64().unwrap_or_default();
     let processors = std::thread::available_parallelism()?;
     let nodes = match world.cloud.ready.nodes {
-        Nodes::Real => "each node a containerd of its own on XFS",
-        Nodes::Simulated => "**nodes simulated: this says nothing**",
+        Nodes::Real => "each node runs its own containerd on XFS",
+        Nodes::Simulated => "**nodes are simulated, so these numbers mean nothing**",
     };
     Ok(vec![
         format!(
-            "All on the local cloud on one machine with {processors} processors, {nodes}; {}.",
+            "Everything runs on one machine with {processors} processors, in the local cloud: {nodes}. The cache has {}.",
             images.description()
         ),
         format!(
-            "Instances run {} s after their launch, their agents answer {} s later, and snapshots take {} s; on AWS these \
-             take up to minutes, for all ways alike.",
+            "Instances run {} s after their launch, their agents answer {} s later, and snapshots take {} s. On AWS each takes \
+             up to minutes, in every column.",
             seconds("pending_seconds"),
             seconds("agent_seconds"),
             seconds("snapshot_seconds")
         ),
-        "By hand is the usual recipe: a command for each image, one after the other. It is favoured: what it waits for it \
-         looks at every second, not every five, and the 3 min 10 s that its CloudFormation stack takes on AWS are neither \
-         simulated nor counted. Its pulls use host-ctr as prepull's do."
+        "By hand is the usual recipe: one command for each image, one after the other. The comparison favours it: it polls \
+         every second instead of every five, and the 3 min 10 s that its CloudFormation stack takes on AWS are not counted. \
+         It pulls with host-ctr, like prepull."
             .to_owned(),
-        "A node's clock starts when EC2 has taken its launch. Its volume is copied whole before that; EBS loads a snapshot's \
-         blocks in the background instead, which [the model](docs/costs.md#nodes) has, not this."
+        "A node's clock starts when EC2 accepts its launch. The local cloud copies the whole volume before that. EBS loads \
+         the blocks of a snapshot in the background instead, and only [the model](costs.md#nodes) includes this."
             .to_owned(),
-        "Costs are list prices for these durations, as if all machines were of the same type; on AWS they are longer."
+        "Costs are list prices for these durations, with one instance type for every machine. On AWS the durations are longer."
             .to_owned(),
     ])
 }

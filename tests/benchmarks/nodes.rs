@@ -16,7 +16,7 @@ pub async fn measure(
     images: &Images,
     options: &Options,
 ) -> Result<Vec<ContainerStarts>> {
-    let images = images.of_nodes(world);
+    let images = images.for_nodes(world);
     let references: Vec<_> = images.iter().map(|(name, _)| name.clone()).collect();
     let cache = declare(world, &format!("{PATTERN}-nodes"), &references).await?;
     let build = builds::measure(world, &cache).await?;

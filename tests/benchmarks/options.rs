@@ -33,7 +33,7 @@ impl Options {
                 let value = arguments.next().unwrap_or_default();
                 value
                     .parse()
-                    .with_context(|| format!("{argument} wants a number, not {value:?}"))
+                    .with_context(|| format!("{argument} needs a number, not {value:?}"))
             };
             match argument.as_str() {
                 "--runs" => options.runs = number()?,
@@ -42,10 +42,10 @@ impl Options {
                 "--large" => options.large = true,
                 // Cargo's own.
                 "--bench" => {}
-                other => bail!("{other} is no option"),
+                other => bail!("unknown option {other}"),
             }
         }
-        ensure!(options.runs > 0, "nothing is measured in no run");
+        ensure!(options.runs > 0, "--runs must be at least 1");
         if options.large {
             // Unpacked, the images are more than twice as large, and builds fail if images fill four fifths of the volume.
             options.volume = GiB(30);
@@ -71,8 +71,8 @@ impl Options {
         command
     }
 
-    /// Disk space for the images in the registry, in a snapshot, and on the volume of a builder or node. Unpacked, they are more
-    /// than twice as large, and nodes keep both forms.
+    /// Fails if the disk is too small. The images are in the registry, in a snapshot, and on the volume of a builder or node.
+    /// Unpacked, they are more than twice as large, and nodes keep both forms.
     pub fn check_space(&self, free: u64) -> Result<()> {
         let needed = match (self.quick, self.large) {
             (_, true) => Bytes(40_000_000_000),
@@ -81,7 +81,7 @@ impl Options {
         };
         ensure!(
             free >= needed.0,
-            "{needed} are needed for temporary files and {} are free: set TMPDIR to a larger disk",
+            "the benchmark needs {needed} for temporary files, but {} are free. Set TMPDIR to a larger disk",
             Bytes(free)
         );
         Ok(())

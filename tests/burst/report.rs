@@ -9,8 +9,8 @@ use jiff::SignedDuration;
 use crate::burst::{CACHES, DEBOUNCE_SECONDS, PUSHES};
 use crate::observations::{Delay, Observations};
 
-/// Duration and cost of a build on AWS. These are estimates, not measurements. The source is "What it costs" in
-/// README.md, which links to the price lists of AWS. The prices are those of us-east-1.
+/// Duration and cost of a build on AWS. These are estimates, not measurements. The source is "List prices" in
+/// docs/costs.md, which links to the price lists of AWS. The prices are those of us-east-1.
 mod on_aws {
     use prepull_estimate::prices;
 
@@ -118,9 +118,9 @@ fn builds(observed: &Observations) -> Result<String> {
     )?;
     writeln!(
         table,
-        "\nThe right column is calculated: as many builds of the same duration. Builder seconds count from the start of \
-         launch-builder to the end of clean-up. The minutes and prices of AWS are estimates from \"What it costs\" in \
-         README.md."
+        "\nThe right column is calculated: it assumes as many builds of the same duration as pushes. Builder seconds count from the start of \
+         launch-builder to the end of clean-up. The minutes and prices of AWS are estimates from \"List prices\" in \
+         docs/costs.md."
     )?;
     Ok(table)
 }

@@ -147,6 +147,7 @@ fn trial(name: &'static str, test: Run, runtime: &Arc<Runtime>, world: &SharedFi
 
 /// Runs one test, then checks that nothing is left behind, even if the test failed.
 async fn run(test: Run, fixture: Arc<Fixture>) -> Result<()> {
+    fixture.world.cloud.shorten_delays().await?;
     let result = tokio::time::timeout(TIME_OUT, test(Arc::clone(&fixture)))
         .await
         .unwrap_or_else(|_| Err(anyhow::anyhow!("test timed out after {TIME_OUT:?}")));

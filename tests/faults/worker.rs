@@ -129,9 +129,8 @@ impl Workers {
                     &Image::new(ARCHITECTURE, &base, "report")?,
                 )
                 .await?;
-            world.cloud.set(json!({"retry_speed": RETRY_SPEED, "pending_seconds": 0.2, "agent_seconds": 0.2,
-                "admin_seconds": 0.2, "stopping_seconds": 0.2, "shutting_down_seconds": 0.2, "snapshot_seconds": 0.5}))
-                .await?;
+            world.cloud.shorten_delays().await?;
+            world.cloud.set(json!({"retry_speed": RETRY_SPEED})).await?;
         }
         let opened = AtomicUsize::new(0);
         let idle = (0..WORKERS_PER_WORLD)

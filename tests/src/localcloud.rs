@@ -5,10 +5,13 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use jiff::Timestamp;
-use prepull_domain::{InstanceId, SnapshotId};
+use prepull_domain::{Bytes, InstanceId, SnapshotId};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -191,6 +194,51 @@ pub struct ContainerRun {
     pub exit_code: i32,
     /// Whether the node only simulates containers.
     pub simulated: bool,
+}
+
+/// The first call of a new process of a function.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ColdStart {
+    /// Time from the start of the process until it asks for an invocation.
+    pub init: Duration,
+    /// Time from the invocation until the answer.
+    pub answer: Duration,
+    /// Peak of resident memory.
+    pub memory: Bytes,
+}
+
+impl ColdStart {
+    /// Reads the `REPORT` line at the end of a function's log. Returns `None` if an idle process answered.
+    fn parse(log: &str) -> Result<Option<Self>> {
+        let report = log.lines().rfind(|line| line.starts_with("REPORT "));
+        let report = report.with_context(|| format!("the log has no REPORT line: {log}"))?;
+        let field = |name: &str| -> Option<f64> {
+            let value = report
+                .split('\t')
+                .find_map(|field| field.strip_prefix(name))?;
+            value.split_whitespace().next()?.parse().ok()
+        };
+        let Some(init) = field("Init Duration: ") else {
+            return Ok(None);
+        };
+        let milliseconds = |value: f64| Duration::from_secs_f64(value / 1e3);
+        let incomplete = || format!("the REPORT line is incomplete: {report}");
+        let memory = field("Max Memory Used: ").with_context(incomplete)?;
+        Ok(Some(Self {
+            init: milliseconds(init),
+            answer: milliseconds(field("Duration: ").with_context(incomplete)?),
+            memory: megabytes(memory),
+        }))
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a size is not negative, and fractions of a byte do not count"
+)]
+fn megabytes(value: f64) -> Bytes {
+    Bytes((value * 1e6) as u64)
 }
 
 /// Answers of the registries since the start.
@@ -399,6 +447,16 @@ impl LocalCloud {
             .map(drop)
     }
 
+    /// Shortens the delays of instances and snapshots, which are about a second by default.
+    ///
+    /// # Errors
+    /// Fails if the local cloud refuses.
+    pub async fn shorten_delays(&self) -> Result<()> {
+        self.set(json!({"pending_seconds": 0.2, "agent_seconds": 0.2, "admin_seconds": 0.2, "stopping_seconds": 0.2,
+            "shutting_down_seconds": 0.2, "snapshot_seconds": 0.5}))
+            .await
+    }
+
     /// Returns the current settings. The README of localcloud describes them.
     ///
     /// # Errors
@@ -434,6 +492,23 @@ impl LocalCloud {
         let request = self.invocation(function, "RequestResponse", payload);
         let text = request.send().await?.text().await?;
         serde_json::from_str(&text).with_context(|| format!("{function} answered {text}"))
+    }
+
+    /// Calls a Lambda function and returns the times and memory of its new process. Returns `None` if an idle process
+    /// answered.
+    ///
+    /// # Errors
+    /// Fails if the function does not exist, or its process ends without an answer.
+    pub async fn start_function(
+        &self,
+        function: &str,
+        payload: &Value,
+    ) -> Result<Option<ColdStart>> {
+        let request = self.invocation(function, "RequestResponse", payload);
+        let response = request.header("x-amz-log-type", "Tail").send().await?;
+        let log = response.headers().get("x-amz-log-result");
+        let log = log.with_context(|| format!("the answer of {function} has no log"))?;
+        ColdStart::parse(&String::from_utf8(BASE64_STANDARD.decode(log)?)?)
     }
 
     /// Calls a Lambda function asynchronously, as EventBridge does.
@@ -690,4 +765,26 @@ struct Fault {
 #[derive(Deserialize)]
 struct ReadyMessage {
     ready: Ready,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cold_start_is_read_from_the_report_line() {
+        let log = "INFO starts\nREPORT RequestId: 1\tDuration: 0.75 ms\tMax Memory Used: 13.5 MB\tInit Duration: 7.25 ms\n";
+        let expected = ColdStart {
+            init: Duration::from_micros(7_250),
+            answer: Duration::from_micros(750),
+            memory: Bytes(13_500_000),
+        };
+        assert_eq!(ColdStart::parse(log).unwrap(), Some(expected));
+    }
+
+    #[test]
+    fn answer_of_an_idle_process_is_no_cold_start() {
+        let log = "REPORT RequestId: 1\tDuration: 0.75 ms\tMax Memory Used: 13.5 MB\n";
+        assert_eq!(ColdStart::parse(log).unwrap(), None);
+    }
 }

@@ -77,7 +77,7 @@ fn write() -> Result<()> {
     let chart = "benchmarks.svg";
     fs::copy(results.join(chart), repository().join("docs").join(chart))?;
     let new = format!(
-        "{before}{BEGIN}![Wall time by hand, of a first build, of a refresh, and where nothing changed]({chart})\n\n{table}{END}{after}"
+        "{before}{BEGIN}![Wall time by hand, of a first build, of a refresh, and of an unchanged cache]({chart})\n\n{table}{END}{after}"
     );
     Ok(fs::write(path, new)?)
 }

@@ -63,7 +63,7 @@ pub fn build(tools: &Tools) -> Result<Built> {
     Ok(Built { binaries, zips })
 }
 
-/// Does the same with the release profile of a deployment, for this machine.
+/// Builds the workspace like [`build`], and packs functions with the release profile of a deployment, for this machine.
 pub fn build_optimized(tools: &Tools) -> Result<Built> {
     let built = build(tools)?;
     let mut packages = Vec::new();
@@ -88,7 +88,7 @@ fn pack_all(tools: &Tools, binaries: &Path, zips: &Path) -> Result<()> {
 }
 
 fn pack(tools: &Tools, binary: &Path, zip: &Path) -> Result<()> {
-    let directory = zip.parent().context("a zip lies in a directory")?;
+    let directory = zip.parent().context("a zip has a parent directory")?;
     fs::create_dir_all(directory)?;
     let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
     if modified(zip).is_ok_and(|zipped| modified(binary).is_ok_and(|built| zipped > built)) {

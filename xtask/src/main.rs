@@ -3,6 +3,7 @@
 mod bench;
 mod functions;
 mod picture;
+mod record;
 mod run;
 mod setup;
 mod supply_chain;
@@ -19,7 +20,7 @@ use crate::run::Step;
 #[command(name = "cargo xtask")]
 enum Arguments {
     /// Deploy to a local cloud, push images, build, start nodes.
-    Demo,
+    Demo(Demo),
     /// Run every check and every test.
     Test(test::Options),
     /// Measure builds by hand and by prepull, and the gain of nodes.
@@ -30,9 +31,17 @@ enum Arguments {
     Setup,
 }
 
+/// Options of `cargo xtask demo`.
+#[derive(clap::Args)]
+struct Demo {
+    /// Record the terminal into docs/demo.svg.
+    #[arg(long)]
+    record: bool,
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse() {
-        Arguments::Demo => demo(),
+        Arguments::Demo(options) => demo(&options),
         Arguments::Test(options) => test::run(&options),
         Arguments::Bench(options) => bench::run(&options),
         Arguments::Picture => picture::write(),
@@ -49,9 +58,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn demo() -> anyhow::Result<()> {
+fn demo(options: &Demo) -> anyhow::Result<()> {
     let tools = setup::local_cloud()?;
     let built = functions::build(&tools)?;
+    if options.record {
+        return record::demo(&tools, &built);
+    }
     Step::new("demo", built.binary("demo"))
         .envs(built.environment(&tools))
         .run()

@@ -12,7 +12,7 @@ pub fn repository() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     manifest
         .parent()
-        .expect("xtask lies in the repository")
+        .expect("xtask is a folder of the repository")
         .to_owned()
 }
 

@@ -38,6 +38,8 @@ pub const LOCALCLOUD_DEV: Environment = (
 );
 /// The environment that checks the Terraform code.
 pub const CHECKOV: Environment = ("checkov", &["infra/requirements-checkov.txt"]);
+/// The environment that records the demo.
+pub const RECORDING: Environment = ("recording", &["xtask/recording/requirements.txt"]);
 
 /// Tools outside of Rust's toolchain.
 pub struct Tools {
@@ -140,7 +142,7 @@ pub fn virtual_environment((name, requirements): Environment) -> Result<PathBuf>
     Ok(python)
 }
 
-/// Whether Python can create environments. Debian packages this part separately.
+/// Returns whether Python can create environments. Debian packages this part separately.
 fn can_make_environments() -> bool {
     Step::words("python3", "python3 -c")
         .args(["import ensurepip, venv"])

@@ -30,11 +30,14 @@ pub fn check(unchecked: &mut Vec<String>) -> Result<()> {
         Err(error) => {
             let reason = error.to_string();
             let reason = reason.trim().lines().last().unwrap_or_default();
-            unchecked.push(format!("RustSec's advisories, for want of them: {reason}"));
+            unchecked.push(format!(
+                "RustSec's advisories, because they cannot be fetched: {reason}"
+            ));
         }
     }
     pinned(setup::LOCALCLOUD_DEV)?;
-    pinned(setup::CHECKOV)
+    pinned(setup::CHECKOV)?;
+    pinned(setup::RECORDING)
 }
 
 /// Fails if pip chose a version itself, because it could choose another one later.
@@ -50,7 +53,7 @@ fn pinned(environment: Environment) -> Result<()> {
     let missing: Vec<_> = releases(&installed).difference(&pinned).cloned().collect();
     ensure!(
         missing.is_empty(),
-        "{} lacks what pip installed: {}",
+        "{} does not pin these installed packages: {}",
         Path::new(environment.1[0]).display(),
         missing.join(" ")
     );

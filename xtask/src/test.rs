@@ -129,7 +129,7 @@ fn state_machine() -> Result<()> {
         filled = filled.replace(&format!("${{{}_arn}}", name.replace('-', "_")), &arn);
     }
     if filled.contains("${") {
-        bail!("build.asl.json has a placeholder that names no function");
+        bail!("build.asl.json has a placeholder without a function");
     }
     let file = scratch()?.join("build.asl.json");
     fs::write(&file, filled)?;

@@ -47,7 +47,7 @@ pub fn svg(report: &Report) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" \
          aria-label=\"Wall time by stage\" font-family=\"system-ui, sans-serif\" font-size=\"13\">\n\
          <style>text{{fill:#24292f}}@media(prefers-color-scheme:dark){{text{{fill:#d0d7de}}}}</style>\n\
-         <text x=\"{LEFT}\" y=\"20\" font-weight=\"600\">Seconds from the order until all is cleaned up, by stage</text>\n"
+         <text x=\"{LEFT}\" y=\"20\" font-weight=\"600\">Seconds from the request until clean-up has ended, by stage</text>\n"
     );
     let mut y = TOP;
     for (way, time) in ways {
@@ -124,7 +124,7 @@ mod tests {
     use crate::benchmark::report::tests::report;
 
     #[test]
-    fn the_longest_bar_fills_the_width_and_the_others_are_in_proportion() {
+    fn bars_are_in_proportion_to_the_longest() {
         let drawn = svg(&report());
         // By hand takes 60 s, all in the pull. The cold build takes 20 s.
         assert!(drawn.contains("width=\"580.0\""), "{drawn}");
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_stages_have_the_same_colour() {
+    fn stages_have_different_colours() {
         let colours: std::collections::BTreeSet<_> = Stage::ALL.map(colour).into();
         assert_eq!(colours.len(), Stage::ALL.len());
     }

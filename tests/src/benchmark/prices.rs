@@ -74,7 +74,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn ten_minutes_cost_what_the_readme_estimates() {
+    fn build_of_ten_minutes_costs_the_documented_price() {
         let build = Measurement {
             instance_seconds: 600.0,
             transitions: 60,
@@ -91,7 +91,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_snapshot_costs_its_changed_blocks() {
+    fn snapshot_costs_its_changed_blocks() {
         let blocks = |blocks| Measurement {
             blocks,
             ..nothing()

@@ -102,14 +102,14 @@ impl Report {
                 seconds,
             ),
             goal(
-                "refresh: times fewer bytes pulled than by a first build",
+                "refresh: times fewer bytes pulled than a first build",
                 10.0,
                 Way::Cold,
                 Way::Refresh,
                 |measured| Some(float(measured.pulled.0)),
             ),
             goal(
-                "refresh: times fewer blocks stored than by a first build",
+                "refresh: times fewer blocks stored than a first build",
                 10.0,
                 Way::Cold,
                 Way::Refresh,
@@ -125,9 +125,9 @@ impl Report {
         ]
     }
 
-    /// Returns the number of instances that builds without changes launched. The goal is zero.
+    /// Returns the number of instances launched by builds of an unchanged cache. The goal is zero.
     #[must_use]
-    pub fn instances_without_need(&self) -> u64 {
+    pub fn needless_instances(&self) -> u64 {
         let unchanged = self.runs.iter().filter_map(|run| run.get(&Way::Unchanged));
         unchanged.map(|measured| measured.instances).sum()
     }
@@ -136,7 +136,7 @@ impl Report {
     #[must_use]
     pub fn markdown(&self) -> String {
         let mut text = format!(
-            "`{}` on {}; medians of {}, in brackets the least and the greatest. {}\n\n{}\n{}",
+            "`{}` on {}. Each cell is the median of {}, with minimum and maximum in brackets. {}\n\n{}\n{}",
             self.command,
             self.date,
             counted(self.runs.len(), "run"),
@@ -189,7 +189,7 @@ impl Report {
         row("instances", &|m| Some(float(m.instances)), whole);
         row("instance seconds", &|m| Some(m.instance_seconds), decimal);
         row("cost", &|m| Some(prices::dollars(m)), dollars);
-        row("its snapshot, a month", &prices::dollars_a_month, dollars);
+        row("snapshot per month", &prices::dollars_a_month, dollars);
         table
     }
 
@@ -207,18 +207,18 @@ impl Report {
                 goal.verdict()
             );
         }
-        let instances = self.instances_without_need();
+        let instances = self.needless_instances();
         let verdict = if instances == 0 { "met" } else { "**missed**" };
         let _ = writeln!(
             table,
-            "| nothing changed: instances launched | 0 | {instances} | {verdict} |"
+            "| unchanged: instances launched | 0 | {instances} | {verdict} |"
         );
         table
     }
 
     fn nodes(&self) -> String {
-        let mut table = "| a container's image | empty node: seconds from launch | … from request | pulled | cached node: seconds \
-                         from launch | … from request | pulled | times faster from launch | … from request |\n\
+        let mut table = "| image | empty node: seconds from launch | … from request | pulled | cached node: seconds \
+                         from launch | … from request | pulled | speed-up from launch | … from request |\n\
                          |---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
             .to_owned();
         let since_launch: Seconds = |start| start.since_launch;
@@ -305,7 +305,7 @@ impl Report {
             "date": self.date,
             "setting": self.setting,
             "goals": goals.collect::<Vec<_>>(),
-            "instances_without_need": self.instances_without_need(),
+            "needless_instances": self.needless_instances(),
             "runs": runs.collect::<Vec<_>>(),
             "container_starts": self.starts,
         });
@@ -339,7 +339,7 @@ fn dollars(value: f64) -> String {
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "a median of numbers of bytes is one, but for a half"
+    reason = "a median of byte counts is a byte count, except for a half"
 )]
 fn bytes(value: f64) -> String {
     Bytes(value as u64).to_string()
@@ -347,7 +347,7 @@ fn bytes(value: f64) -> String {
 
 #[expect(
     clippy::cast_precision_loss,
-    reason = "what is counted here is far from the limit of a float"
+    reason = "these counts are far from the limit of a float"
 )]
 fn float(count: u64) -> f64 {
     count as f64
@@ -404,7 +404,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn goals_are_ratios_within_a_run_and_say_by_how_much_they_are_met_or_missed() {
+    fn verdicts_contain_the_margin_of_each_goal() {
         let verdicts: Vec<_> = report().goals().iter().map(Goal::verdict).collect();
         assert_eq!(
             verdicts,
@@ -418,7 +418,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_cannot_be_measured_is_neither_met_nor_missed() {
+    fn goal_without_a_measurement_has_no_verdict() {
         let mut report = report();
         for measured in report.runs[0].values_mut() {
             measured.blocks = None;
@@ -430,14 +430,14 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_container_s_start_is_compared_from_the_launch_and_from_the_request() {
+    fn container_starts_are_compared_from_launch_and_request() {
         let markdown = report().markdown();
         let row = "| 100.0 MB | 9.0 | 5.00 | 100.0 MB | 4.5 | 0.20 | 0 B | 2.0 | 25.0 |";
         assert!(markdown.contains(row), "{markdown}");
     }
 
     #[test]
-    fn every_row_has_a_cell_for_every_column() {
+    fn table_rows_have_a_cell_for_every_column() {
         let markdown = report().markdown();
         let mut columns = 0;
         for line in markdown.lines() {
@@ -450,7 +450,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_section_from_elsewhere_is_shown_to_people_and_given_to_programs() {
+    fn section_appears_in_markdown_and_json() {
         let mut report = report();
         report.sections.push(Section {
             name: "functions",
@@ -462,7 +462,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_json_has_every_run_with_its_cost() {
+    fn json_contains_every_run_with_its_cost() {
         let json = report().json();
         assert_eq!(json["runs"][0]["by-hand"]["seconds"], 60.0);
         assert!(json["runs"][0]["unchanged"]["dollars"].is_number());
@@ -470,7 +470,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn actions_that_a_way_does_not_call_count_as_none() {
+    fn uncalled_actions_count_as_zero() {
         let calls = report().calls();
         assert!(
             calls.contains("| ec2:RunInstances | 1 | 1 | 1 | 0 |"),

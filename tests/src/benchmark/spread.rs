@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_lies_in_the_middle_whatever_the_order_and_the_number() {
+    fn median_is_the_middle_of_the_sorted_values() {
         let median =
             |values: &[f64]| Spread::of(values.iter().copied()).map(|spread| spread.median);
         assert_eq!(median(&[]), None);
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spread_that_shows_no_difference_is_one_number() {
+    fn spread_without_visible_difference_is_one_number() {
         let show = |value: f64| format!("{value:.0}");
         let shown = |values: [f64; 3]| Spread::of(values).unwrap().show(show);
         assert_eq!(shown([1.0, 2.0, 3.0]), "2 (1–3)");
