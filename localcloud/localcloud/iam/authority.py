@@ -1,7 +1,7 @@
-"""Who may do what: the policies of roles as they are deployed, and what came of them.
+"""The deployed policies of roles, the uses of each grant, and the denials.
 
-Every grant counts the calls that it allowed, so that one which nothing uses can be
-found; every refusal is kept.
+Each grant counts the calls that it allowed, which reveals unused grants. Denials are
+kept.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Grant:
 
 @dataclass(eq=False)
 class Denied(Exception):
-    """A role asked for what it may not do."""
+    """A call that the policies of a role do not allow."""
 
     role: str
-    """Its name; that of the service, where one calls in its own name."""
+    """Name of the role, or of the service if a service calls on its own behalf."""
     action: str
     resource: str
     reason: str
@@ -68,7 +68,7 @@ class Authority:
         try:
             used = self._judge(role, asks(), session)
         except (Unjudged, UnknownConstruct) as error:
-            # What cannot be judged is never allowed.
+            # A call that this evaluator does not understand is denied.
             self._deny(Denied(role, action, "*", str(error), session))
         with self._lock:
             self._used.update(used)

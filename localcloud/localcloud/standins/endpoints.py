@@ -1,4 +1,4 @@
-"""Where an image can be fetched from, and with which credentials."""
+"""The endpoints of an image's registry, with credentials."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PullFailed(Exception):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One place to fetch an image from, and what to send along."""
+    """An endpoint that serves an image, with the credentials for it."""
 
     url: str
     authorization: str | None
