@@ -126,10 +126,8 @@ impl Bars {
     #[must_use]
     pub fn new(target: ProgressDrawTarget) -> Self {
         let all = MultiProgress::with_draw_target(target);
-        let plan = all.add(moving(
-            ProgressBar::new_spinner(),
-            "{spinner} {msg}  {elapsed}",
-        ));
+        let plan = all.add(ProgressBar::new_spinner());
+        let plan = moving(plan, "{spinner} {msg}  {elapsed}");
         plan.set_message("starting");
         Self {
             all,
@@ -169,10 +167,8 @@ impl Bars {
 
 impl TargetBars {
     fn new(all: &MultiProgress, target: &Target) -> Self {
-        let stages = all.add(moving(
-            ProgressBar::new(Stage::OF_TARGET.len() as u64),
-            "{prefix:6}  {bar:24} {pos}/{len}  {msg}  {elapsed}",
-        ));
+        let stages = all.add(ProgressBar::new(Stage::OF_TARGET.len() as u64));
+        let stages = moving(stages, "{prefix:6}  {bar:24} {pos}/{len}  {msg}  {elapsed}");
         stages.set_prefix(target.architecture.to_string());
         let images = all.add(
             ProgressBar::new(target.images.len() as u64)
@@ -210,9 +206,12 @@ impl TargetBars {
     }
 }
 
+/// Styles a bar and lets it move. The bar must already be one of `Bars::all`: otherwise its first tick leaves a line on the
+/// terminal.
 fn moving(bar: ProgressBar, template: &str) -> ProgressBar {
+    let bar = bar.with_style(style(template));
     bar.enable_steady_tick(Duration::from_millis(200));
-    bar.with_style(style(template))
+    bar
 }
 
 fn style(template: &str) -> ProgressStyle {

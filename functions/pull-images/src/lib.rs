@@ -20,9 +20,14 @@ use prepull_domain::node::{Document, ImageStatus};
 use prepull_domain::{StageError, excerpt};
 
 use reconcile::Next;
+use tokio::time::Instant;
 
 /// Interval between two requests for the builder's status.
 const POLL: Duration = Duration::from_millis(500);
+
+/// Minimum time between two reports of progress. A report is a `StillRunning`, because Step Functions shows nothing else of a
+/// stage that runs. The state machine then calls the stage again. There is at most one report for each image.
+const REPORT_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Maximum number of times in a row that the stage tries the same changes.
 const MAX_ATTEMPTS: u32 = 4;
@@ -53,6 +58,8 @@ pub async fn handle(
     };
     let mut removed = BTreeSet::new();
     let mut progress = "starting the pulls".to_owned();
+    let start = Instant::now();
+    let mut pulled_at_start = None;
     let mut last = Repetition::default();
     loop {
         let status = builder.status().await.map_err(|error| match error {
@@ -89,6 +96,10 @@ pub async fn handle(
             }
             Next::Wait(pulls) => {
                 progress = pulls.to_string();
+                let pulled_at_start = *pulled_at_start.get_or_insert(pulls.pulled);
+                if pulls.pulled > pulled_at_start && start.elapsed() >= REPORT_INTERVAL {
+                    return Err(StageError::StillRunning(progress));
+                }
                 deadline.pause(POLL, &progress).await?;
             }
         }

@@ -160,10 +160,10 @@ pub(crate) fn next(target: &Target, status: &ImageStatus) -> Result<Next, StageE
     if !stale.is_empty() {
         return Ok(Next::Change(stale));
     }
-    if status.more_others > 0 {
+    if status.omitted_others > 0 {
         return Err(StageError::VerifyFailed(format!(
             "{} unplanned images could not be listed",
-            status.more_others
+            status.omitted_others
         )));
     }
     if status.disk.is_too_full() {

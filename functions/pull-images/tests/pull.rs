@@ -9,6 +9,7 @@ use prepull_domain::build::payload::{BuilderInput, Pulled, Target};
 use prepull_domain::{PullProgress, StageError};
 use prepull_testing::{FakeAws, builder, command_output, ec2_instance, target};
 use pull_images::{Settings, handle};
+use tokio::time::Instant;
 
 /// Returns the builder's status if all images of [`target`] are complete.
 fn complete() -> String {
@@ -113,6 +114,23 @@ async fn still_running_contains_the_pull_progress() {
         total: 2,
     };
     assert_eq!(text.parse(), Ok(progress));
+}
+
+#[tokio::test(start_paused = true)]
+async fn pulled_image_is_reported_before_the_deadline() {
+    let both = "UNIT 0 active running\nUNIT 1 active running".to_owned();
+    let one = format!(
+        "UNIT 0 active exited\nUNIT 1 active running\n{}",
+        complete().lines().take(2).collect::<Vec<_>>().join("\n")
+    );
+    let start = Instant::now();
+    let error = pull(&node(vec![both, one])).await.unwrap_err();
+    assert_eq!(
+        error,
+        StageError::StillRunning("1 of 2 images pulled".to_owned())
+    );
+    let seconds = start.elapsed().as_secs();
+    assert!((3..10).contains(&seconds), "{seconds}");
 }
 
 #[tokio::test(start_paused = true)]
