@@ -7,8 +7,8 @@ use jiff::SignedDuration;
 use prepull_aws::{Clients, parameters};
 use prepull_domain::{Architecture, Bytes, CacheConfig, CacheName, Manifest, SnapshotId};
 use prepull_estimate::{
-    Estimate, FASTEST_INITIALIZATION, FastSnapshotRestore, Hydration, InstanceType, Loading,
-    SLOWEST_INITIALIZATION, Work, build, hydration, unchanged,
+    Estimate, FastSnapshotRestore, Initialization, InstanceType, Loading, MAX_INITIALIZATION_RATE,
+    MIN_INITIALIZATION_RATE, Work, build, initialization, unchanged,
 };
 use serde::Serialize;
 
@@ -48,7 +48,7 @@ pub struct TargetEstimate {
     /// The cheapest builder among those within a tenth of the fastest cold build.
     pub recommended_instance_type: Option<String>,
     /// Time and cost of loading the snapshot on nodes.
-    pub hydration: Hydration,
+    pub initialization: Initialization,
 }
 
 /// Time and cost of builds on an instance type.
@@ -114,7 +114,7 @@ pub async fn report(
 }
 
 fn wanted_type(name: &str, architectures: &[Architecture]) -> Result<InstanceType, Error> {
-    let wanted = InstanceType::named(name).ok_or_else(|| {
+    let wanted = InstanceType::from_name(name).ok_or_else(|| {
         Error::Usage(format!(
             "cannot estimate instance type `{name}`: its name does not show its vCPUs. Use a type like `m7i.2xlarge`"
         ))
@@ -171,7 +171,7 @@ fn target(
         .into_iter()
         .flatten()
     {
-        match InstanceType::named(name) {
+        match InstanceType::from_name(name) {
             Some(instance) => instances.push((instance, true)),
             None => unknown_instance_types.push(name.clone()),
         }
@@ -211,7 +211,7 @@ fn target(
         recommended_instance_type: recommended(&builders),
         builders,
         unknown_instance_types,
-        hydration: hydration(used, manifest.volume_size, nodes_per_day),
+        initialization: initialization(used, manifest.volume_size, nodes_per_day),
     }
 }
 
@@ -326,18 +326,18 @@ impl TargetEstimate {
                 dollars(first.cold.dollars.snapshot_month)
             )?;
         }
-        self.write_hydration(f)
+        self.write_initialization(f)
     }
 
-    fn write_hydration(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Hydration {
+    fn write_initialization(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Initialization {
             lazy_seconds,
             slowest_initialization_seconds,
             fastest_initialization_seconds,
             fastest_initialization_dollars,
             fast_snapshot_restore: restore,
             recommended,
-        } = &self.hydration;
+        } = &self.initialization;
         let row = |loading: Option<Loading>, cells: [String; 3]| {
             let mark = if loading == Some(*recommended) {
                 "*"
@@ -362,7 +362,7 @@ impl TargetEstimate {
             row(
                 None,
                 [
-                    format!("at {SLOWEST_INITIALIZATION} MiB/s"),
+                    format!("at {MIN_INITIALIZATION_RATE} MiB/s"),
                     minutes(*slowest_initialization_seconds),
                     "price unknown".to_owned(),
                 ],
@@ -370,7 +370,7 @@ impl TargetEstimate {
             row(
                 Some(Loading::InitializationRate),
                 [
-                    format!("at {FASTEST_INITIALIZATION} MiB/s"),
+                    format!("at {MAX_INITIALIZATION_RATE} MiB/s"),
                     minutes(*fastest_initialization_seconds),
                     format!("{} a node", dollars(*fastest_initialization_dollars)),
                 ],

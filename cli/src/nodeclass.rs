@@ -4,7 +4,7 @@ use std::fmt;
 
 use prepull_aws::{Clients, parameters};
 use prepull_domain::{Architecture, CacheConfig, CacheName, Manifest};
-use prepull_estimate::FASTEST_INITIALIZATION;
+use prepull_estimate::MAX_INITIALIZATION_RATE;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -104,7 +104,7 @@ impl NodeClass {
             "volumeType": "gp3",
             "iops": volume.iops,
             "throughput": volume.throughput_mibps,
-            "volumeInitializationRate": FASTEST_INITIALIZATION,
+            "volumeInitializationRate": MAX_INITIALIZATION_RATE,
             "encrypted": true,
             "deleteOnTermination": true,
         });
@@ -199,7 +199,7 @@ spec:
         throughput: {throughput}
         # In MiB/s. Needs Karpenter 1.5; AWS charges per GiB of snapshot. Without it, EBS loads each block on first read,
         # and a large image can start later than after a pull.
-        volumeInitializationRate: {FASTEST_INITIALIZATION}
+        volumeInitializationRate: {MAX_INITIALIZATION_RATE}
         encrypted: true",
             images = images.len(),
             name = self.name(),

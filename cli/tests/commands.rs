@@ -442,7 +442,10 @@ async fn estimate_json_contains_steps_and_prices() {
     assert_eq!(builder["instance_type"], "m7i.2xlarge");
     assert_eq!(builder["cold"]["seconds"]["launch"], 48);
     assert!(builder["cold"]["dollars"]["instance"].as_f64() > Some(0.0));
-    assert_eq!(target["hydration"]["recommended"], "initialization-rate");
+    assert_eq!(
+        target["initialization"]["recommended"],
+        "initialization-rate"
+    );
     assert_eq!(answer["unpublished"], json!(["arm64"]));
 }
 

@@ -89,7 +89,7 @@ pub async fn sweep_removes_only_orphans(fixture: Arc<Fixture>) -> Result<()> {
     let swept = world
         .invoke(
             "clean-up",
-            &json!({"source": "sweep", "least_age_seconds": 0}),
+            &json!({"source": "sweep", "minimum_age_seconds": 0}),
         )
         .await?;
     let left = world.clients.ec2.describe_volumes().send().await?;

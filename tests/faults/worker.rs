@@ -247,7 +247,7 @@ impl Worker {
             self.world
                 .invoke(
                     "clean-up",
-                    &json!({"source": "sweep", "least_age_seconds": 0}),
+                    &json!({"source": "sweep", "minimum_age_seconds": 0}),
                 )
                 .await?;
         }

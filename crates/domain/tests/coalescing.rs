@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 
 use jiff::{SignedDuration, Timestamp};
 use prepull_domain::build::payload::{Pinning, PlannedImage};
-use prepull_domain::build::queue::{Queued, Turn, is_superseded, turn};
+use prepull_domain::build::queue::{Position, Queued, is_superseded, position};
 use prepull_domain::build::trigger::Push;
 use prepull_domain::cache::config::CacheConfig;
 use prepull_domain::cache::image::EcrRepository;
@@ -184,7 +184,7 @@ static CONFIGS: LazyLock<BTreeMap<CacheName, CacheConfig>> = LazyLock::new(|| {
 
 /// Returns the caches that a push affects.
 fn affected_by(push: &Push) -> impl Iterator<Item = &'static CacheName> {
-    let affected = CONFIGS.iter().filter(|(_, config)| push.concerns(config));
+    let affected = CONFIGS.iter().filter(|(_, config)| push.triggers(config));
     affected.map(|(cache, _)| cache)
 }
 
@@ -355,14 +355,16 @@ impl World {
         let cache = execution.cache.clone();
         match execution.phase.clone() {
             Phase::Queued if self.now < execution.debounce_ends_at => {}
-            Phase::Queued => match turn(&execution.queued, &self.running(&cache, lag)) {
-                Turn::Go => {
+            Phase::Queued => match position(&execution.queued, &self.running(&cache, lag)) {
+                Position::First => {
                     self.log_execution(n, "is first in the queue");
                     self.executions[n].planned_at = Some(self.now);
                     self.executions[n].phase = Phase::Planning;
                 }
-                Turn::Wait { behind } => self.log_execution(n, &format!("waits for {behind}")),
-                Turn::Superseded { by } => {
+                Position::Waiting { behind } => {
+                    self.log_execution(n, &format!("waits for {behind}"));
+                }
+                Position::Superseded { by } => {
                     self.log_execution(n, &format!("is superseded by {by}"));
                     self.end(n);
                 }

@@ -76,7 +76,7 @@ fn corpus_parses() {
     for output in node_outputs() {
         let parses = output.parse::<ReadyNode>().is_ok()
             || output.parse::<ImageStatus>().is_ok()
-            || ReadyNode::waiting_for(output).is_some();
+            || ReadyNode::missing_part(output).is_some();
         assert!(parses, "{output}");
     }
 }
@@ -173,6 +173,6 @@ proptest! {
                 prop_assert!((1..=64).contains(&version.len()) && !version.contains(char::is_control), "{version:?}");
             }
         }
-        let _ = ReadyNode::waiting_for(&output);
+        let _ = ReadyNode::missing_part(&output);
     }
 }

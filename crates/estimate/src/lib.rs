@@ -89,9 +89,9 @@ const MIN_CHARGED: f64 = 60.0;
 /// this is the middle.
 const LAZY_RATE: f64 = 5e6;
 /// Minimum volume initialization rate, in MiB/s. Source: EBS user guide, "Initialize Amazon EBS volumes".
-pub const SLOWEST_INITIALIZATION: u32 = 100;
+pub const MIN_INITIALIZATION_RATE: u32 = 100;
 /// Maximum volume initialization rate, in MiB/s. Source: the same.
-pub const FASTEST_INITIALIZATION: u32 = 300;
+pub const MAX_INITIALIZATION_RATE: u32 = 300;
 /// Approximate price in dollars of one GiB at the maximum initialization rate. Source:
 /// <https://aws.amazon.com/ebs/pricing/>.
 const INITIALIZATION_GIB: f64 = 0.0036;
@@ -166,7 +166,7 @@ impl InstanceType {
     /// Returns the instance type `name`. If the model has no price for it, the vCPUs follow from its size. Returns
     /// `None` if the size does not determine them.
     #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         let (family, size) = name.split_once('.')?;
         let vcpus = match size {
             "medium" => 1,
@@ -202,7 +202,7 @@ impl InstanceType {
             Architecture::X86_64 => ["c7i.xlarge", "c7i.2xlarge", "c7i.4xlarge"],
             Architecture::Arm64 => ["c7g.xlarge", "c7g.2xlarge", "c7g.4xlarge"],
         };
-        names.into_iter().filter_map(Self::named).collect()
+        names.into_iter().filter_map(Self::from_name).collect()
     }
 }
 
@@ -399,7 +399,7 @@ fn pull_and_sync(
 
 /// Time and cost for a node until all used bytes of a snapshot are on its volume.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Hydration {
+pub struct Initialization {
     /// Seconds if blocks load on first access, which is free.
     pub lazy_seconds: u32,
     /// Seconds at the minimum initialization rate. The model has no price for it.
@@ -444,7 +444,7 @@ pub enum Loading {
 /// `nodes_per_day` counts evenly spread node starts in one availability zone. `None` means too few for Fast Snapshot
 /// Restore.
 #[must_use]
-pub fn hydration(used: Bytes, volume: GiB, nodes_per_day: Option<u32>) -> Hydration {
+pub fn initialization(used: Bytes, volume: GiB, nodes_per_day: Option<u32>) -> Initialization {
     let (bytes, volume) = (to_f64(used), f64::from(volume.0));
     let at = |rate: u32| round(bytes / (f64::from(rate) * MIB));
     let price = bytes / GIB * INITIALIZATION_GIB;
@@ -464,10 +464,10 @@ pub fn hydration(used: Bytes, volume: GiB, nodes_per_day: Option<u32>) -> Hydrat
     } else {
         Loading::InitializationRate
     };
-    Hydration {
+    Initialization {
         lazy_seconds,
-        slowest_initialization_seconds: at(SLOWEST_INITIALIZATION),
-        fastest_initialization_seconds: at(FASTEST_INITIALIZATION),
+        slowest_initialization_seconds: at(MIN_INITIALIZATION_RATE),
+        fastest_initialization_seconds: at(MAX_INITIALIZATION_RATE),
         fastest_initialization_dollars: round_dollars(price),
         fast_snapshot_restore: restore,
         recommended,
@@ -526,7 +526,7 @@ mod tests {
             largest: Bytes(100_000_000),
             written: Bytes(2_500_000_000),
         };
-        let machine = InstanceType::named("local.large").unwrap();
+        let machine = InstanceType::from_name("local.large").unwrap();
         for (at_once, unlimited, limited) in [(1, 32.0, 55.0), (4, 22.5, 47.0)] {
             // A volume without limits adds almost no time. 119 MiB/s are 125 MB/s.
             let (pull, _) = pull_and_sync(&work, &machine, &volume(2_000), Some(at_once));
@@ -545,7 +545,7 @@ mod tests {
             written: gb(40),
         };
         let pull = |name: &str, at_once| {
-            let instance = InstanceType::named(name).unwrap();
+            let instance = InstanceType::from_name(name).unwrap();
             build(&work, &instance, &volume(1_000), at_once)
                 .seconds
                 .pull
@@ -558,7 +558,7 @@ mod tests {
             largest: gb(10),
             ..work
         };
-        let instance = InstanceType::named("m7i.4xlarge").unwrap();
+        let instance = InstanceType::from_name("m7i.4xlarge").unwrap();
         let seconds = build(&one, &instance, &volume(1_000), Some(16))
             .seconds
             .pull;
@@ -567,20 +567,20 @@ mod tests {
 
     #[test]
     fn instance_type_without_a_price_has_vcpus() {
-        let known = InstanceType::named("m7i.2xlarge").unwrap();
+        let known = InstanceType::from_name("m7i.2xlarge").unwrap();
         assert_eq!((known.vcpus, known.hourly), (8, Some(0.4032)));
         for (name, vcpus) in [("r8i.large", 2), ("m7i.48xlarge", 192), ("x9.3xlarge", 12)] {
-            let unknown = InstanceType::named(name).unwrap();
+            let unknown = InstanceType::from_name(name).unwrap();
             assert_eq!((unknown.vcpus, unknown.hourly), (vcpus, None), "{name}");
         }
         for wrong in ["m7i.metal", "m7i", "m7i.", "m7i.0xlarge"] {
-            assert_eq!(InstanceType::named(wrong), None, "{wrong}");
+            assert_eq!(InstanceType::from_name(wrong), None, "{wrong}");
         }
     }
 
     #[test]
     fn ebs_baseline_limits_only_pulls_beyond_the_burst() {
-        let instance = InstanceType::named("m7i.xlarge").unwrap();
+        let instance = InstanceType::from_name("m7i.xlarge").unwrap();
         let pull = |written| {
             let work = Work {
                 images: 1,
@@ -603,7 +603,7 @@ mod tests {
 
     #[test]
     fn fast_restore_needs_a_lower_price_and_enough_credits() {
-        let recommended = |used, nodes| hydration(used, GiB(100), nodes).recommended;
+        let recommended = |used, nodes| initialization(used, GiB(100), nodes).recommended;
         assert_eq!(recommended(Bytes(200_000_000), Some(240)), Loading::Lazy);
         assert_eq!(recommended(gb(60), None), Loading::InitializationRate);
         assert_eq!(recommended(gb(60), Some(48)), Loading::InitializationRate);

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use prepull_domain::cache::config::VolumeConfig;
 use prepull_domain::{Bytes, GiB};
-use prepull_estimate::{FASTEST_INITIALIZATION, InstanceType, Steps, Work, build, hydration};
+use prepull_estimate::{InstanceType, MAX_INITIALIZATION_RATE, Steps, Work, build, initialization};
 
 const COSTS: &str = include_str!("../../../docs/costs.md");
 
@@ -40,7 +40,7 @@ fn cold_build_table_matches_the_model() {
     let mut table =
         "| builder | MiB/s | 1 GB | 10 GB | 50 GB |\n| --- | --- | --- | --- | --- |\n".to_owned();
     for name in TYPES {
-        let instance = InstanceType::named(name).expect("these types have sizes");
+        let instance = InstanceType::from_name(name).expect("these types have sizes");
         for throughput_mibps in [125, 250, 500, 1_000] {
             write!(table, "| {name} | {throughput_mibps} |").expect("a string accepts every write");
             for (used, size_gib) in CACHES {
@@ -71,7 +71,7 @@ fn cold_build_table_matches_the_model() {
 
 #[test]
 fn recipe_comparison_matches_the_model() {
-    let instance = InstanceType::named("m7i.2xlarge").expect("the default type has a size");
+    let instance = InstanceType::from_name("m7i.2xlarge").expect("the default type has a size");
     let mut table =
         "| used | by hand | first build | a twentieth changed |\n| --- | --- | --- | --- |\n"
             .to_owned();
@@ -113,10 +113,10 @@ fn recipe_comparison_matches_the_model() {
 #[test]
 fn node_table_matches_the_model() {
     let mut table = format!(
-        "| used | at first touch | at {FASTEST_INITIALIZATION} MiB/s | Fast Snapshot Restore |\n| --- | --- | --- | --- |\n"
+        "| used | at first touch | at {MAX_INITIALIZATION_RATE} MiB/s | Fast Snapshot Restore |\n| --- | --- | --- | --- |\n"
     );
     for (used, volume) in CACHES {
-        let nodes = hydration(Bytes(used * 1_000_000_000), volume, None);
+        let nodes = initialization(Bytes(used * 1_000_000_000), volume, None);
         let restore = nodes.fast_snapshot_restore;
         let pays = if restore.pays_from > restore.volumes_per_hour {
             "never pays".to_owned()

@@ -46,7 +46,7 @@ const MINIMUM_AGE: SignedDuration = SignedDuration::from_mins(5);
 struct SweepInput {
     #[serde(rename = "source")]
     _source: String,
-    #[serde(rename = "least_age_seconds")]
+    #[serde(rename = "minimum_age_seconds")]
     minimum_age_seconds: Option<u32>,
 }
 
@@ -155,7 +155,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(minimum_age(json!({"source": "sweep"})), MINIMUM_AGE);
-        let at_once = json!({"source": "sweep", "least_age_seconds": 0});
+        let at_once = json!({"source": "sweep", "minimum_age_seconds": 0});
         assert_eq!(minimum_age(at_once), SignedDuration::ZERO);
     }
 
@@ -166,7 +166,7 @@ mod tests {
             json!({}),
             json!({"target": {}}),
             json!({"source": "schedule"}),
-            json!({"source": "sweep", "least_age_seconds": -1}),
+            json!({"source": "sweep", "minimum_age_seconds": -1}),
             json!({"source": "sweep", "colour": "blue"}),
             json!({"detail-type": DETAIL_TYPE, "source": "aws.states", "detail": {}}),
         ] {

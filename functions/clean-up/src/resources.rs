@@ -89,7 +89,7 @@ pub(crate) async fn remove(
         removal::delete_volume(clients, volume.id, removed).await?;
     }
     for snapshot in snapshots(clients, owner.filters()).await? {
-        if !snapshot.found.is_good() && !snapshot.is_published(clients).await? {
+        if !snapshot.found.is_verified() && !snapshot.is_published(clients).await? {
             removal::delete_snapshot(clients, snapshot.found.id, removed).await?;
         }
     }

@@ -112,7 +112,7 @@ impl Sweep<'_> {
     ) -> Result<(), StageError> {
         for snapshot in snapshots {
             let TaggedSnapshot { found, tags } = snapshot;
-            if !found.is_good()
+            if !found.is_verified()
                 && self.is_orphan(tags, found.started_at).await?
                 && !snapshot.is_published(self.clients).await?
             {

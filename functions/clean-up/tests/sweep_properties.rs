@@ -127,7 +127,7 @@ impl Resource<Stored> {
     }
 
     /// Returns whether its images were verified. An error in EBS overrides the tag.
-    fn is_good(&self) -> bool {
+    fn is_verified(&self) -> bool {
         self.kind.state != SnapshotState::Error
             && matches!(self.kind.tagged, Some("verified" | "published"))
     }
@@ -170,7 +170,7 @@ impl Account {
         if snapshot.owner.cache.is_none() || self.is_published(n) || stored.in_image {
             return Expected::Kept;
         }
-        if snapshot.is_good() {
+        if snapshot.is_verified() {
             if stored.in_template.is_some() || !self.is_beyond_retention(n) {
                 return Expected::Kept;
             }
@@ -233,7 +233,7 @@ impl Account {
             .iter()
             .enumerate()
             .filter(|(other, snapshot)| {
-                snapshot.is_good()
+                snapshot.is_verified()
                     && snapshot.target() == own.target()
                     && (snapshot.age, std::cmp::Reverse(*other)) < (own.age, std::cmp::Reverse(n))
             });
@@ -386,7 +386,7 @@ struct RemovedIds {
 
 fn sweep(clients: &Clients, minimum_age: Option<i64>) -> Result<Removed, StageError> {
     let input = match minimum_age {
-        Some(seconds) => json!({"source": "sweep", "least_age_seconds": seconds}),
+        Some(seconds) => json!({"source": "sweep", "minimum_age_seconds": seconds}),
         None => json!({"source": "sweep"}),
     };
     let deadline = Deadline::after(Duration::from_secs(60));

@@ -92,9 +92,9 @@ pub(crate) fn usable(
             manifest.node.bottlerocket_version
         ));
     }
-    if let Some(garbage) = manifest.fill().garbage(manifest.fresh) {
+    if let Some(stale) = manifest.disk_usage().stale_data(manifest.fresh) {
         return Err(format!(
-            "about {garbage} of the {} on snapshot {snapshot} are stale data",
+            "about {stale} of the {} on snapshot {snapshot} are stale data",
             manifest.used
         ));
     }

@@ -24,7 +24,7 @@ use futures::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::{Clients, Deadline, parameters};
 use prepull_domain::build::payload::{Base, Pinning, Plan, PlanInput, PlannedImage, Target};
-use prepull_domain::build::queue::Turn;
+use prepull_domain::build::queue::Position;
 use prepull_domain::{
     Architecture, CacheConfig, CacheName, ContentKey, ExecutionName, InvalidConfig, SnapshotId,
     StageError, names,
@@ -45,7 +45,7 @@ pub async fn handle(
 ) -> Result<Plan, StageError> {
     // Checks before the wait, so that a configuration error is reported at once.
     parameters::cache(clients, &input.cache).await?;
-    if let Turn::Superseded { by } =
+    if let Position::Superseded { by } =
         queue::wait(clients, state_machine_arn, &input, deadline).await?
     {
         tracing::info!(%by, "superseded by a newer build");

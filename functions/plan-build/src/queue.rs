@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use prepull_aws::sfn::types::ExecutionStatus;
 use prepull_aws::{Clients, Deadline, StageResult, timestamp};
 use prepull_domain::build::payload::PlanInput;
-use prepull_domain::build::queue::{self, Queued, Turn};
+use prepull_domain::build::queue::{self, Position, Queued};
 use prepull_domain::build::trigger::ExecutionInput;
 use prepull_domain::{ExecutionArn, ExecutionName, StageError};
 
@@ -25,7 +25,7 @@ const BACKOFF_DIVISOR: u32 = 10;
 /// Jitter, as a fraction of the interval, so that executions that started together do not poll together.
 const JITTER: u32 = 4;
 
-/// Waits until the execution builds or ends. It never returns [`Turn::Wait`].
+/// Waits until the execution builds or ends. It never returns [`Position::Waiting`].
 ///
 /// The list of Step Functions is eventually consistent. Two executions that start at the same instant may miss each other
 /// and both build. The state machine waits a moment first, so this is rare. It costs one builder and breaks nothing, because
@@ -35,7 +35,7 @@ pub(crate) async fn wait(
     state_machine_arn: &str,
     input: &PlanInput,
     deadline: Deadline,
-) -> Result<Turn, StageError> {
+) -> Result<Position, StageError> {
     let mut queue = Queue {
         clients,
         state_machine_arn,
@@ -46,8 +46,8 @@ pub(crate) async fn wait(
     let own = queue.own(&input.execution).await?;
     loop {
         // Boxed for the same reason as in `Deadline::poll`.
-        match queue::turn(&own, &Box::pin(queue.running()).await?) {
-            Turn::Wait { behind } => {
+        match queue::position(&own, &Box::pin(queue.running()).await?) {
+            Position::Waiting { behind } => {
                 tracing::info!(%behind, "waiting for an older build");
                 let waited = Timestamp::now().duration_since(own.started_at);
                 let interval = interval(&own.name, waited.unsigned_abs());
@@ -55,7 +55,7 @@ pub(crate) async fn wait(
                     .pause(interval, "waiting for an older build of the cache to end")
                     .await?;
             }
-            turn => return Ok(turn),
+            position => return Ok(position),
         }
     }
 }

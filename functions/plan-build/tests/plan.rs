@@ -260,7 +260,7 @@ async fn snapshot_with_too_much_stale_data_is_no_base() {
     world.used = 4_501;
     world.publish(&target, "1.57.0");
     let Base::Empty { reason } = world.target().await.base else {
-        panic!("a third of the volume is garbage");
+        panic!("a third of the volume is stale data");
     };
     assert_eq!(
         reason,

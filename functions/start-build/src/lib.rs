@@ -125,7 +125,7 @@ fn concerned_by<'a>(push: &Push, caches: &'a Caches) -> Vec<&'a CacheName> {
     caches
         .iter()
         .filter_map(|(cache, config)| match config {
-            Ok(config) => push.concerns(config).then_some(cache),
+            Ok(config) => push.triggers(config).then_some(cache),
             Err(error) => {
                 let error = StageError::from(error.clone());
                 tracing::error!(%cache, error = error.name(), cause = %error, "cache skipped: its configuration is not valid");

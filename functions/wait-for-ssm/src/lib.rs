@@ -105,7 +105,7 @@ async fn check(
     }
     let document = Document::AwaitReady.name(&settings.name);
     let output = run_document(clients, id, &document, &[], deadline).await?;
-    if let Some(what) = ReadyNode::waiting_for(&output.stdout) {
+    if let Some(what) = ReadyNode::missing_part(&output.stdout) {
         return Ok(Ready::NotYet(what.to_owned()));
     }
     Ok(match output.stdout.parse() {

@@ -27,7 +27,7 @@ const BLOCK_BYTES: u64 = 512 << 10;
     reason = "thousands of calls are far from the limit of a float"
 )]
 pub fn dollars(measurement: &Measurement) -> f64 {
-    let hourly = InstanceType::named(INSTANCE_TYPE).and_then(|known| known.hourly);
+    let hourly = InstanceType::from_name(INSTANCE_TYPE).and_then(|known| known.hourly);
     let hourly = hourly.expect("the default instance type has a price");
     measurement.instance_seconds * (hourly / 3_600.0 + volume_second(&measurement.volume))
         + measurement.transitions as f64 * TRANSITION

@@ -137,7 +137,7 @@ impl DiskUsage {
     ///
     /// `fresh` is the disk usage after a cold build. It determines the expected usage of this volume's images.
     #[must_use]
-    pub fn garbage(self, fresh: Self) -> Option<Bytes> {
+    pub fn stale_data(self, fresh: Self) -> Option<Bytes> {
         let expected = u128::from(self.packed.0) * u128::from(fresh.used.0)
             / u128::from(fresh.packed.0.max(1));
         let stale = u128::from(self.used.0).saturating_sub(expected);

@@ -15,37 +15,37 @@ pub struct Queued {
     pub name: ExecutionName,
 }
 
-/// The next action of an execution.
+/// The position of an execution among those of its cache, which decides its next action.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Turn {
-    /// Build now.
-    Go,
-    /// Wait for an older execution to end.
-    Wait {
+pub enum Position {
+    /// Builds now.
+    First,
+    /// Waits for an older execution to end.
+    Waiting {
         /// Oldest execution, which builds.
         behind: ExecutionName,
     },
-    /// End without a build. A newer execution is also waiting and will plan later.
+    /// Ends without a build. A newer execution is also waiting and will plan later.
     Superseded {
         /// Newest execution.
         by: ExecutionName,
     },
 }
 
-/// Decides the next action of `own` from the running executions of the same cache. `running` may include `own`.
+/// Returns the position of `own` among the running executions of the same cache. `running` may include `own`.
 ///
 /// The oldest builds, the newest waits for it, and all others end. The newest never ends without a plan, so the last
 /// push is built. The oldest never waits, so one execution always builds.
 #[must_use]
-pub fn turn(own: &Queued, running: &[Queued]) -> Turn {
+pub fn position(own: &Queued, running: &[Queued]) -> Position {
     let older = running.iter().filter(|other| *other < own).min();
     let newer = running.iter().filter(|other| *other > own).max();
     match (older, newer) {
-        (None, _) => Turn::Go,
-        (Some(oldest), None) => Turn::Wait {
+        (None, _) => Position::First,
+        (Some(oldest), None) => Position::Waiting {
             behind: oldest.name.clone(),
         },
-        (Some(_), Some(newest)) => Turn::Superseded {
+        (Some(_), Some(newest)) => Position::Superseded {
             by: newest.name.clone(),
         },
     }
@@ -76,10 +76,10 @@ mod tests {
     #[test]
     fn simultaneous_executions_agree_on_the_order() {
         let running = [queued(7, "b"), queued(7, "a")];
-        assert_eq!(turn(&running[1], &running), Turn::Go);
+        assert_eq!(position(&running[1], &running), Position::First);
         assert_eq!(
-            turn(&running[0], &running),
-            Turn::Wait {
+            position(&running[0], &running),
+            Position::Waiting {
                 behind: "a".parse().unwrap()
             }
         );
@@ -88,10 +88,10 @@ mod tests {
     #[test]
     fn unlisted_execution_queues_behind_listed_ones() {
         let own = queued(9, "own");
-        assert_eq!(turn(&own, &[]), Turn::Go);
+        assert_eq!(position(&own, &[]), Position::First);
         assert_eq!(
-            turn(&own, &[queued(3, "first")]),
-            Turn::Wait {
+            position(&own, &[queued(3, "first")]),
+            Position::Waiting {
                 behind: "first".parse().unwrap()
             }
         );
@@ -112,22 +112,22 @@ mod tests {
     proptest! {
         #[test]
         fn queue_has_one_builder_and_at_most_one_waiter(queue in any_queue()) {
-            let turns: Vec<_> = queue.iter().map(|own| turn(own, &queue)).collect();
-            let count = |wanted: fn(&Turn) -> bool| turns.iter().filter(|turn| wanted(turn)).count();
-            prop_assert_eq!(count(|turn| matches!(turn, Turn::Go)), 1);
-            prop_assert_eq!(count(|turn| matches!(turn, Turn::Wait { .. })), usize::from(queue.len() > 1));
+            let positions: Vec<_> = queue.iter().map(|own| position(own, &queue)).collect();
+            let count = |wanted: fn(&Position) -> bool| positions.iter().filter(|position| wanted(position)).count();
+            prop_assert_eq!(count(|position| matches!(position, Position::First)), 1);
+            prop_assert_eq!(count(|position| matches!(position, Position::Waiting { .. })), usize::from(queue.len() > 1));
         }
 
         #[test]
         fn newest_execution_supersedes_those_in_between(queue in any_queue()) {
             let newest = queue.iter().max().unwrap();
             for own in &queue {
-                match turn(own, &queue) {
-                    Turn::Superseded { by } => {
+                match position(own, &queue) {
+                    Position::Superseded { by } => {
                         prop_assert_ne!(own, newest);
                         prop_assert_eq!(&by, &newest.name);
                     }
-                    Turn::Go | Turn::Wait { .. } => {}
+                    Position::First | Position::Waiting { .. } => {}
                 }
             }
         }
@@ -143,10 +143,10 @@ mod tests {
                 // Ends an execution that does not have to wait, with or without a build.
                 let (own, decision) = (0..running.len())
                     .map(|n| &running[(start + n) % running.len()])
-                    .map(|own| (own, turn(own, &running)))
-                    .find(|(_, decision)| !matches!(decision, Turn::Wait { .. }))
+                    .map(|own| (own, position(own, &running)))
+                    .find(|(_, decision)| !matches!(decision, Position::Waiting { .. }))
                     .expect("one execution does not wait");
-                if decision == Turn::Go {
+                if decision == Position::First {
                     built.push(own.clone());
                 }
                 remaining.remove(own);

@@ -28,7 +28,7 @@ impl Push {
 
     /// Whether the push triggers a build of the cache with `config`.
     #[must_use]
-    pub fn concerns(&self, config: &CacheConfig) -> bool {
+    pub fn triggers(&self, config: &CacheConfig) -> bool {
         config.rebuild_on_push && config.images.iter().any(|image| self.changes(image))
     }
 }

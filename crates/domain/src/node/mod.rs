@@ -102,7 +102,7 @@ pub struct ReadyNode {
 impl ReadyNode {
     /// Returns the part that the builder still lacks, as the document prints it when it stops waiting.
     #[must_use]
-    pub fn waiting_for(output: &str) -> Option<&str> {
+    pub fn missing_part(output: &str) -> Option<&str> {
         output
             .lines()
             .find_map(|line| line.strip_prefix("WAITING "))
@@ -158,7 +158,7 @@ pub struct ImageStatus {
     /// Names that exist but were not requested.
     pub others: Vec<OtherName>,
     /// Number of further such names that did not fit into the output.
-    pub more_others: u32,
+    pub omitted_others: u32,
     /// Data volume.
     pub disk: Disk,
     /// Number of the builder's vCPUs.
@@ -247,7 +247,7 @@ impl FromStr for ImageStatus {
         let mut words: BTreeMap<usize, Vec<String>> = BTreeMap::new();
         let mut names = BTreeMap::new();
         let mut others = Vec::new();
-        let mut more_others = 0;
+        let mut omitted_others = 0;
         let mut disk = None;
         let mut cpus = None;
         for (keyword, rest) in lines(output)? {
@@ -279,7 +279,7 @@ impl FromStr for ImageStatus {
                     name: name.parse().map_err(|_| malformed())?,
                     digest: digest.parse().map_err(|_| malformed())?,
                 }),
-                ("MORE", [count]) => more_others = count.parse().map_err(|_| malformed())?,
+                ("MORE", [count]) => omitted_others = count.parse().map_err(|_| malformed())?,
                 ("DISK", [size, used]) => {
                     disk = Some(Disk {
                         size: Bytes(size.parse().map_err(|_| malformed())?),
@@ -298,7 +298,7 @@ impl FromStr for ImageStatus {
             words,
             names,
             others,
-            more_others,
+            omitted_others,
             disk: disk.ok_or(MalformedOutput::Missing("DISK"))?,
             cpus: cpus.ok_or(MalformedOutput::Missing("CPUS"))?,
         })
@@ -349,7 +349,7 @@ mod tests {
     #[test]
     fn waiting_output_yields_the_missing_part() {
         assert_eq!(
-            ReadyNode::waiting_for("WAITING the admin container\n"),
+            ReadyNode::missing_part("WAITING the admin container\n"),
             Some("the admin container")
         );
     }
@@ -400,7 +400,7 @@ mod tests {
         );
         assert!(status.names[&1].pinned && !status.names[&0].pinned);
         assert_eq!(status.others.len(), 1);
-        assert_eq!(status.more_others, 7);
+        assert_eq!(status.omitted_others, 7);
         assert_eq!(
             (status.disk.size, status.disk.used),
             (Bytes(1000), Bytes(300))

@@ -142,7 +142,7 @@ impl Manifest {
 
     /// Returns the disk usage of the snapshot.
     #[must_use]
-    pub fn fill(&self) -> DiskUsage {
+    pub fn disk_usage(&self) -> DiskUsage {
         DiskUsage {
             packed: self.packed,
             used: self.used,

@@ -21,7 +21,7 @@ pub struct FoundSnapshot {
 impl FoundSnapshot {
     /// Whether the images were verified. Only retention may delete such a snapshot.
     #[must_use]
-    pub fn is_good(&self) -> bool {
+    pub fn is_verified(&self) -> bool {
         matches!(
             self.state,
             Some(SnapshotState::Verified | SnapshotState::Published)
@@ -41,7 +41,7 @@ pub fn beyond_retention(
 ) -> Vec<SnapshotId> {
     let mut good: Vec<_> = snapshots
         .iter()
-        .filter(|found| found.is_good())
+        .filter(|found| found.is_verified())
         .filter_map(|found| Some((found.started_at?, &found.id)))
         .collect();
     // The ID orders snapshots of the same instant, so every call returns the same result.
@@ -126,9 +126,9 @@ mod tests {
             let deleted = beyond_retention(&snapshots, retain, &in_use);
             let is_deleted = |found: &FoundSnapshot| deleted.contains(&found.id);
             prop_assert!(!deleted.iter().any(|id| in_use.contains(id)));
-            prop_assert!(!snapshots.iter().any(|found| is_deleted(found) && !found.is_good()));
-            let newest = snapshots.iter().filter(|found| found.is_good()).map(|found| found.started_at).max();
-            let kept: Vec<_> = snapshots.iter().filter(|found| found.is_good() && !is_deleted(found)).collect();
+            prop_assert!(!snapshots.iter().any(|found| is_deleted(found) && !found.is_verified()));
+            let newest = snapshots.iter().filter(|found| found.is_verified()).map(|found| found.started_at).max();
+            let kept: Vec<_> = snapshots.iter().filter(|found| found.is_verified() && !is_deleted(found)).collect();
             prop_assert!(newest.is_none_or(|newest| kept.iter().any(|found| found.started_at == newest)));
             // Every kept snapshot is in use or at least as new as each deleted one.
             for gone in snapshots.iter().filter(|found| is_deleted(found)) {
@@ -139,7 +139,7 @@ mod tests {
         #[test]
         fn retention_deletes_every_snapshot_beyond_the_limit(snapshots in any_snapshots(), retain in 1..6u8) {
             let deleted = beyond_retention(&snapshots, retain, &BTreeSet::new());
-            let good = snapshots.iter().filter(|found| found.is_good()).count();
+            let good = snapshots.iter().filter(|found| found.is_verified()).count();
             prop_assert_eq!(good - deleted.len(), good.min(usize::from(retain)));
         }
     }
