@@ -783,7 +783,7 @@ mod tests {
     }
 
     #[test]
-    fn answer_of_an_idle_process_is_no_cold_start() {
+    fn answer_of_idle_process_is_not_a_cold_start() {
         let log = "REPORT RequestId: 1\tDuration: 0.75 ms\tMax Memory Used: 13.5 MB\n";
         assert_eq!(ColdStart::parse(log).unwrap(), None);
     }

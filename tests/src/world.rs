@@ -110,7 +110,7 @@ impl World {
         command
     }
 
-    /// Creates a repository in private ECR. An existing one is no error.
+    /// Creates a repository in private ECR. An existing repository is fine.
     ///
     /// # Errors
     /// Fails if ECR refuses.

@@ -23,7 +23,7 @@ const TYPES: [&str; 5] = [
 ];
 
 fn assert_table(name: &str, table: &str) {
-    let begin = format!("<!-- {name}, held by crates/domain/tests/costs.rs -->\n");
+    let begin = format!("<!-- {name}, checked by crates/estimate/tests/costs.rs -->\n");
     let (_, rest) = COSTS
         .split_once(&begin)
         .expect("the page has a marker for the table");
@@ -66,7 +66,7 @@ fn cold_build_table_matches_the_model() {
             table.push('\n');
         }
     }
-    assert_table("what the model gives", &table);
+    assert_table("model results", &table);
 }
 
 #[test]
@@ -107,21 +107,21 @@ fn recipe_comparison_matches_the_model() {
         )
         .expect("a string accepts every write");
     }
-    assert_table("what the model gives for the recipe", &table);
+    assert_table("model results for the recipe", &table);
 }
 
 #[test]
 fn node_table_matches_the_model() {
     let mut table = format!(
-        "| used | at first touch | at {MAX_INITIALIZATION_RATE} MiB/s | Fast Snapshot Restore |\n| --- | --- | --- | --- |\n"
+        "| used | at first access | at {MAX_INITIALIZATION_RATE} MiB/s | Fast Snapshot Restore |\n| --- | --- | --- | --- |\n"
     );
     for (used, volume) in CACHES {
         let nodes = initialization(Bytes(used * 1_000_000_000), volume, None);
         let restore = nodes.fast_snapshot_restore;
         let pays = if restore.pays_from > restore.volumes_per_hour {
-            "never pays".to_owned()
+            "never cheaper".to_owned()
         } else {
-            format!("pays from {} nodes an hour on", restore.pays_from)
+            format!("cheaper from {} nodes an hour", restore.pays_from)
         };
         writeln!(
             table,
@@ -134,5 +134,5 @@ fn node_table_matches_the_model() {
         )
         .expect("a string accepts every write");
     }
-    assert_table("what the model gives for nodes", &table);
+    assert_table("model results for nodes", &table);
 }

@@ -47,7 +47,7 @@ fn is_terminated() -> Rule {
         })
 }
 
-/// Returns AWS where an earlier call has launched an instance with other parameters.
+/// Returns an AWS in which an earlier call has launched an instance with other parameters.
 fn earlier_launch(code: &str) -> FakeAws {
     FakeAws::new()
         .with_capacity()

@@ -13,8 +13,8 @@ use prepull_registry::Layer;
 /// The value is an assumption and was not measured.
 const WORTH_WAITING: u128 = 25;
 
-/// Returns, for each image given by its layers, the position of the image it waits for. Of the images that come before it,
-/// this is the one that shares most with it.
+/// Returns, for each image given by its layers, the position of the image that it waits for: the earlier image that shares
+/// the most layers with it.
 ///
 /// Smaller images come before larger ones. The shared layers then arrive early, and no cycle is possible.
 pub(crate) fn predecessors(images: &[&[Layer]]) -> Vec<Option<usize>> {

@@ -250,7 +250,7 @@ async fn changed_image_builds_on_the_published_snapshot() {
 }
 
 #[tokio::test]
-async fn snapshot_with_too_much_stale_data_is_no_base() {
+async fn snapshot_with_much_stale_data_is_not_a_base() {
     let mut world = World::default();
     let target = world.target().await;
     world = world.ecr(has_single_manifest());
@@ -269,7 +269,7 @@ async fn snapshot_with_too_much_stale_data_is_no_base() {
 }
 
 #[tokio::test]
-async fn snapshot_of_newer_bottlerocket_is_no_base() {
+async fn snapshot_of_newer_bottlerocket_is_not_a_base() {
     let mut world = World::default();
     let target = world.target().await;
     world.publish(&target, "1.58.0");

@@ -1,4 +1,4 @@
-//! The snapshot in one Region: at home, where it was made, or as a copy.
+//! The snapshot in one Region: the original at home, or a copy.
 
 use std::time::Duration;
 
@@ -144,8 +144,8 @@ pub(crate) async fn copy<'a>(
     })
 }
 
-/// Returns the copy that this execution made, found by its tags because `CopySnapshot` has no client token. Of two copies,
-/// it returns the older.
+/// Returns the copy that this execution made, found by its tags because `CopySnapshot` has no client token. If there are
+/// two copies, returns the older.
 async fn existing_copy(
     clients: &Clients,
     input: &PublishInput,

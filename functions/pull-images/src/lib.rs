@@ -1,8 +1,8 @@
 //! Pulls the images of a target on its builder and verifies them.
 //!
 //! **Before:** the builder is ready.
-//! **After:** the builder holds every planned image by digest and by tag, complete and unpacked. Of other images it holds
-//! only the node's own. The data volume is below its usage limit.
+//! **After:** the builder holds every planned image by digest and by tag, complete and unpacked. It holds no
+//! other images, except those of the node itself. The data volume is below its usage limit.
 //! **Called again:** inspects the builder and does the missing steps. Each pull is a systemd unit, which outlives the calls
 //! of the stage and starts once.
 //! **Errors:** `PullFailed`, `DiskFull`, `VerifyFailed`, `BuilderLost`.
