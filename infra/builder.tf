@@ -3,7 +3,7 @@
 ################################################################################
 
 locals {
-  # Caches that name no subnets or security groups of their own.
+  # Caches without their own subnets or security groups.
   caches_without_subnets         = [for cache in var.caches : cache if length(cache.builder.subnet_ids) == 0]
   caches_without_security_groups = [for cache in var.caches : cache if length(cache.builder.security_group_ids) == 0]
 
@@ -13,7 +13,7 @@ locals {
   subnet_ids         = local.uses_default_vpc ? sort(data.aws_subnets.default[0].ids) : var.subnet_ids
   security_group_ids = local.creates_security_group ? aws_security_group.builder[*].id : var.security_group_ids
 
-  # Every subnet and security group that a builder may be launched into.
+  # Every subnet and security group for builders.
   all_subnet_ids = distinct(concat(
     length(local.caches_without_subnets) > 0 ? local.subnet_ids : [],
     flatten([for cache in var.caches : cache.builder.subnet_ids]),
@@ -44,7 +44,7 @@ data "aws_subnets" "default" {
   }
 }
 
-# Tells the VPC that the security group must be of.
+# VPC of the security group
 data "aws_subnet" "security_group" {
   count = local.creates_security_group ? 1 : 0
 
@@ -52,11 +52,11 @@ data "aws_subnet" "security_group" {
 }
 
 resource "aws_security_group" "builder" {
-  #checkov:skip=CKV2_AWS_5:launch-builder attaches it to the instances that it launches.
+  #checkov:skip=CKV2_AWS_5:launch-builder attaches it to the builders.
   count = local.creates_security_group ? 1 : 0
 
   name        = "${var.name}-builder"
-  description = "prepull: builders connect to registries and to AWS, nobody connects to them"
+  description = "prepull: builders connect to registries and to AWS, without ingress"
   vpc_id      = data.aws_subnet.security_group[0].vpc_id
   tags        = merge(var.tags, { Name = "${var.name}-builder" })
 }
@@ -107,12 +107,12 @@ data "aws_iam_policy_document" "builder_trust" {
   }
 }
 
-# Less than AmazonSSMManagedInstanceCore, which lets an instance read every parameter of the account, and than
-# AmazonEC2ContainerRegistryReadOnly, which lets it pull from every repository.
+# Fewer permissions than AmazonSSMManagedInstanceCore, which allows reading every parameter of the account, and than
+# AmazonEC2ContainerRegistryReadOnly, which allows pulls from every repository.
 data "aws_iam_policy_document" "builder" {
-  #checkov:skip=CKV_AWS_111:The actions of the agent and of ECR's token know no resources.
-  #checkov:skip=CKV_AWS_356:The actions of the agent and of ECR's token know no resources.
-  # No test uses it: the local cloud plays the SSM agent itself.
+  #checkov:skip=CKV_AWS_111:The actions of the agent and of ECR's token have no resource types.
+  #checkov:skip=CKV_AWS_356:The actions of the agent and of ECR's token have no resource types.
+  # No test uses it, because the local cloud acts as the SSM agent.
   statement {
     sid = "TakeCommands"
     actions = [
@@ -137,8 +137,8 @@ data "aws_iam_policy_document" "builder" {
     resources = ["*"]
   }
 
-  # Bottlerocket's control and admin containers lie in ECR too, in an account of AWS for each region. No test uses it: nodes
-  # of the local cloud pull from its registry, which asks no IAM.
+  # Bottlerocket's control and admin containers are in ECR too, in one AWS account for each Region. No test uses it, because
+  # nodes of the local cloud pull from a registry without IAM.
   statement {
     sid = "Pull"
     actions = [
@@ -157,7 +157,7 @@ data "aws_iam_policy_document" "builder" {
 }
 
 ################################################################################
-# The commands that may be run on a builder
+# SSM documents
 ################################################################################
 
 resource "aws_ssm_document" "command" {

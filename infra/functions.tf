@@ -1,6 +1,6 @@
 locals {
-  # What differs between the functions. Those that wait do so until shortly before their own deadline and are then
-  # called again by the state machine, so a longer time-out means fewer transitions.
+  # Settings of each function. Functions that wait stop shortly before their timeout, and the state machine calls them again.
+  # A longer timeout therefore means fewer transitions.
   stages = {
     start-build = {
       description = "Starts a build for a push to ECR or for a schedule"
@@ -11,17 +11,17 @@ locals {
       }
     }
     plan-build = {
-      description = "Resolves digests and decides what is to be built"
+      description = "Resolves digests and decides what to build"
       timeout     = 300
       environment = { PREPULL_STATE_MACHINE_ARN = local.state_machine_arn }
     }
     launch-builder = {
-      description = "Launches the instance that a snapshot is built on"
+      description = "Launches the builder"
       timeout     = 300
       environment = { PREPULL_INSTANCE_PROFILE_ARN = local.builder_profile_arn }
     }
     wait-for-ssm = {
-      description = "Waits until the builder takes commands"
+      description = "Waits until the builder accepts commands"
       timeout     = 300
       environment = { PREPULL_NAME = var.name }
     }
@@ -31,35 +31,35 @@ locals {
       environment = { PREPULL_NAME = var.name }
     }
     create-snapshot = {
-      description = "Scrubs and stops the builder and snapshots its data volume"
+      description = "Scrubs the builder, powers it off, and snapshots its data volume"
       timeout     = 300
       environment = { PREPULL_NAME = var.name }
     }
     publish-snapshot = {
-      description = "Makes a verified snapshot the one that nodes use"
+      description = "Publishes a verified snapshot to nodes"
       timeout     = 300
       environment = {}
     }
     clean-up = {
-      description = "Removes what builds leave behind"
+      description = "Removes builders and orphans"
       timeout     = 300
       environment = { PREPULL_STATE_MACHINE_ARN = local.state_machine_arn }
     }
   }
 
-  # The functions that EventBridge calls, which does not wait for an answer.
+  # Functions that EventBridge calls asynchronously.
   asynchronous_stages = toset(["start-build", "clean-up"])
 
   function_zips = { for stage in keys(local.stages) : stage => "${var.functions_directory}/${stage}/bootstrap.zip" }
 }
 
 resource "aws_lambda_function" "stage" {
-  #checkov:skip=CKV_AWS_50:Every log line bears execution, cache and architecture; the state machine's history shows the rest of what a trace would.
-  #checkov:skip=CKV_AWS_115:A reserved concurrency would take from the account's; start-build merges bursts and the state machine bounds the other functions.
-  #checkov:skip=CKV_AWS_116:Functions that are called asynchronously send their failures to the queue as their destination, the state machine sees those of the others.
-  #checkov:skip=CKV_AWS_117:The functions call AWS and registries only; in a VPC they would need a NAT gateway for it.
-  #checkov:skip=CKV_AWS_173:The environment holds names and ARNs, no secrets.
-  #checkov:skip=CKV_AWS_272:The zips are built by who applies this module, so a signature would vouch for the same person twice.
+  #checkov:skip=CKV_AWS_50:Every log line has the execution, cache and architecture. The state machine's history shows the rest of a trace.
+  #checkov:skip=CKV_AWS_115:Reserved concurrency would reduce the account's. start-build merges bursts, and the state machine limits the other functions.
+  #checkov:skip=CKV_AWS_116:Asynchronous functions send their failures to the queue as their destination. The state machine handles those of the others.
+  #checkov:skip=CKV_AWS_117:The functions call only AWS and registries. In a VPC they would need a NAT gateway.
+  #checkov:skip=CKV_AWS_173:The environment contains names and ARNs, but no secrets.
+  #checkov:skip=CKV_AWS_272:The same person builds the zips and applies the module, so a signature adds no trust.
   for_each = local.stages
 
   function_name = "${var.name}-${each.key}"
@@ -88,11 +88,11 @@ resource "aws_lambda_function" "stage" {
   lifecycle {
     precondition {
       condition     = fileexists(local.function_zips[each.key])
-      error_message = "There is no ${local.function_zips[each.key]}. Build the functions with `cargo lambda build --locked --release --${var.function_architecture == "arm64" ? "arm64" : "x86-64"} --output-format zip` and set functions_directory to `target/lambda`."
+      error_message = "The zip of a function is missing: ${local.function_zips[each.key]}. Build the functions with `cargo lambda build --locked --release --${var.function_architecture == "arm64" ? "arm64" : "x86-64"} --output-format zip` and set functions_directory to `target/lambda`."
     }
   }
 
-  # A function that is called before its role may do anything fails.
+  # Without the policy of its role, an early call of the function fails.
   depends_on = [aws_iam_role_policy.function]
 }
 
@@ -111,7 +111,7 @@ resource "aws_lambda_function_event_invoke_config" "stage" {
 }
 
 resource "aws_cloudwatch_log_group" "function" {
-  #checkov:skip=CKV_AWS_338:Logs of builds are for debugging; log_retention_days keeps them longer.
+  #checkov:skip=CKV_AWS_338:Build logs are for debugging. log_retention_days keeps them longer.
   for_each = local.stages
 
   name              = "/aws/lambda/${var.name}-${each.key}"

@@ -7,11 +7,11 @@ data "aws_region" "current" {}
 locals {
   account   = data.aws_caller_identity.current.account_id
   partition = data.aws_partition.current.partition
-  # The region's name is the data source's ID in every version of the provider; its other attributes were renamed.
+  # The ID is the Region's name in every version of the provider. Other attributes have changed their names.
   region = data.aws_region.current.id
 
-  # ARNs are put together from names where the resources would otherwise depend on each other in a circle, as functions do
-  # that name the state machine which calls them, or wait for each other without need.
+  # ARNs are built from names. References would form cycles, because functions need the ARN of the state machine that calls
+  # them, and would make some resources wait for others.
   state_machine_name  = "${var.name}-build"
   state_machine_arn   = "arn:${local.partition}:states:${local.region}:${local.account}:stateMachine:${local.state_machine_name}"
   execution_arns      = "arn:${local.partition}:states:${local.region}:${local.account}:execution:${local.state_machine_name}:*"
@@ -24,7 +24,7 @@ locals {
   default_bus_arn     = "arn:${local.partition}:events:${local.region}:${local.account}:event-bus/default"
   parameter_arn       = "arn:${local.partition}:ssm:${local.region}:${local.account}:parameter"
 
-  # Private ECR repositories that the caches name, in whichever account and region.
+  # Private ECR repositories of the caches, in any account and Region.
   ecr_repositories = distinct([
     for image in flatten([for cache in var.caches : cache.images]) :
     regex(local.ecr_image, image) if can(regex(local.ecr_image, image))
@@ -32,13 +32,13 @@ locals {
   ecr_image           = "^(?P<account>[0-9]{12})\\.dkr\\.ecr(?:-fips)?\\.(?P<region>[a-z0-9-]+)\\.amazonaws\\.com(?:\\.cn)?/(?P<name>[^:@]+)"
   ecr_repository_arns = [for repository in local.ecr_repositories : "arn:${local.partition}:ecr:${repository.region}:${repository.account}:repository/${repository.name}"]
 
-  # Where snapshots are copied to, beside this region.
+  # Other Regions that get copies of snapshots.
   copy_regions     = distinct(flatten([for cache in var.caches : cache.publication.copy_to_regions]))
   snapshot_regions = concat([local.region], local.copy_regions)
   share_accounts   = distinct(flatten([for cache in var.caches : cache.publication.share_with_accounts]))
 
-  # The keys that volumes and snapshots are encrypted with. A multi-Region key has the same ID in every region, and its
-  # replica encrypts the copy there.
+  # Keys that encrypt volumes and snapshots. A multi-Region key has the same ID in every Region, and its replica encrypts the
+  # copy there.
   kms_key_arns = distinct([for cache in var.caches : cache.volume.kms_key_id if cache.volume.kms_key_id != null])
   copy_kms_key_arns = distinct(concat(local.kms_key_arns, flatten([
     for arn in local.kms_key_arns : [

@@ -24,17 +24,17 @@ output "builder_instance_profile_arn" {
 }
 
 output "builder_security_group_id" {
-  description = "ID of the builders' security group, where the module created one."
+  description = "ID of the builders' security group, if the module created one."
   value       = one(aws_security_group.builder[*].id)
 }
 
 output "configuration_parameter_names" {
-  description = "Names of the SSM parameters that hold the configuration of each cache."
+  description = "Names of the SSM parameters with the configuration of each cache."
   value       = { for name, parameter in aws_ssm_parameter.configuration : name => parameter.name }
 }
 
 output "snapshot_parameter_names" {
-  description = "Names of the SSM parameters that hold the ID of the published snapshot, by cache and architecture. They exist once the first build has published."
+  description = "Names of the SSM parameters with the ID of the published snapshot, by cache and architecture. The first build creates them."
   value = {
     for name, cache in var.caches : name => {
       for architecture in cache.architectures : architecture => "/prepull/${name}/${architecture}/snapshot-id"
@@ -53,7 +53,7 @@ output "document_names" {
 }
 
 output "log_group_names" {
-  description = "Names of the log groups, by stage; `state-machine` for the state machine's."
+  description = "Names of the log groups, by stage. `state-machine` is the log group of the state machine."
   value = merge(
     { for stage, group in aws_cloudwatch_log_group.function : stage => group.name },
     { state-machine = aws_cloudwatch_log_group.state_machine.name },
@@ -61,17 +61,17 @@ output "log_group_names" {
 }
 
 output "dead_letter_queue_url" {
-  description = "URL of the queue that triggers go to which could not be delivered or handled."
+  description = "URL of the dead-letter queue for triggers that could not be delivered or handled."
   value       = aws_sqs_queue.dead_letters.url
 }
 
 output "dead_letter_queue_arn" {
-  description = "ARN of the same queue."
+  description = "ARN of the dead-letter queue."
   value       = aws_sqs_queue.dead_letters.arn
 }
 
 output "alarm_arns" {
-  description = "ARNs of the alarms, by what they are raised for: `build-failed`, `build-timed-out`, `build-aborted`, `no-successful-build`, `orphans-removed`, `dead-letters`. Empty without `alarm_actions`."
+  description = "ARNs of the alarms, by cause: `build-failed`, `build-timed-out`, `build-aborted`, `no-successful-build`, `orphans-removed`, `dead-letters`. Empty without `alarm_actions`."
   value = {
     for alarm in concat(
       values(aws_cloudwatch_metric_alarm.bad_end),

@@ -1,5 +1,5 @@
 locals {
-  # What the functions read: the cache as it was declared, with the network filled in and without what they have no use for.
+  # Configuration for the functions: the declared cache with its network, without settings that they do not use.
   configurations = {
     for name, cache in var.caches : name => jsonencode(merge(
       { for key, value in cache : key => value if key != "schedule" },
@@ -18,27 +18,27 @@ locals {
 }
 
 resource "aws_ssm_parameter" "configuration" {
-  #checkov:skip=CKV2_AWS_34:The configuration holds names of images and of secrets, no secrets.
+  #checkov:skip=CKV2_AWS_34:The configuration has names of images and of secrets, but no secrets.
   for_each = local.configurations
 
   name        = "/prepull/config/${each.key}"
   description = "prepull: configuration of the cache ${each.key}"
   type        = "String"
-  # Above 4 KiB a parameter must be an advanced one, which costs 5 cents a month.
+  # A parameter above 4 KiB must be an advanced one, which costs 5 cents a month.
   tier = "Intelligent-Tiering"
-  # Not secret, and worth seeing in a plan.
+  # Not secret, and useful to see in a plan.
   insecure_value = each.value
   tags           = var.tags
 
   lifecycle {
     precondition {
       condition     = length(each.value) <= 8192
-      error_message = "The configuration of the cache ${each.key} has ${length(each.value)} bytes, more than the 8192 of an SSM parameter: split the cache."
+      error_message = "The configuration of the cache ${each.key} is too large: it has ${length(each.value)} bytes, and an SSM parameter at most 8192. Split the cache."
     }
 
     precondition {
       condition     = !contains(var.caches[each.key].publication.copy_to_regions, local.region)
-      error_message = "The cache ${each.key} has ${local.region} in publication.copy_to_regions, where its snapshots are built: remove it."
+      error_message = "The cache ${each.key} copies to its own Region: publication.copy_to_regions has ${local.region}. Remove it."
     }
   }
 }

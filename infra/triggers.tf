@@ -1,5 +1,5 @@
 ################################################################################
-# A push to private ECR starts a build
+# Rule for pushes to private ECR
 ################################################################################
 
 locals {
@@ -11,17 +11,17 @@ locals {
   push_detail = {
     "action-type" = ["PUSH"]
     result        = ["SUCCESS"]
-    # A push of several platforms is announced once for each of them, without a tag, and once for the index that is tagged.
+    # A push of several platforms causes one event without a tag for each platform, and one event for the tagged index.
     "image-tag" = [{ exists = true }]
   }
-  # An empty list is no valid pattern; no repository bears the empty name.
+  # An empty list is not a valid pattern. The empty name matches no repository.
   push_repositories = length(local.pushed_repositories) > 0 ? local.pushed_repositories : [""]
   push_pattern = {
     source        = ["aws.ecr"]
     "detail-type" = ["ECR Image Action"]
     detail        = merge(local.push_detail, { "repository-name" = local.push_repositories })
   }
-  # A pattern may have 2048 characters. Where the names of the repositories do not fit, start-build does the filtering.
+  # A pattern has at most 2048 characters. If the names of the repositories do not fit, start-build filters the events.
   push_pattern_json = (
     length(jsonencode(local.push_pattern)) <= 2048
     ? jsonencode(local.push_pattern)
@@ -30,7 +30,7 @@ locals {
 }
 
 resource "aws_cloudwatch_event_rule" "push" {
-  # Whether there are repositories may be known only after they were created, but not whether anyone wants to know of pushes.
+  # The repositories may be unknown at plan time, so `rebuild_on_push` alone decides whether the rule exists.
   count = anytrue([for cache in var.caches : cache.rebuild_on_push]) ? 1 : 0
 
   name          = "${var.name}-push"
@@ -68,7 +68,7 @@ resource "aws_lambda_permission" "push" {
 }
 
 ################################################################################
-# Each cache has a schedule
+# Schedule of each cache
 ################################################################################
 
 resource "aws_scheduler_schedule_group" "this" {
@@ -77,7 +77,7 @@ resource "aws_scheduler_schedule_group" "this" {
 }
 
 resource "aws_scheduler_schedule" "cache" {
-  #checkov:skip=CKV_AWS_297:A schedule holds the name of a cache and no secret.
+  #checkov:skip=CKV_AWS_297:A schedule contains the name of a cache, and no secret.
   for_each = { for name, cache in var.caches : name => cache.schedule if cache.schedule.enabled }
 
   name                         = "build-${each.key}"
@@ -110,10 +110,10 @@ resource "aws_scheduler_schedule" "cache" {
 }
 
 ################################################################################
-# A build that ended badly is cleaned up after, and orphans are looked for
+# Clean-up after failed builds, and the sweep for orphans
 ################################################################################
 
-# An execution that was aborted or timed out runs no Catch of its own.
+# An aborted or timed-out execution runs no Catch.
 resource "aws_cloudwatch_event_rule" "failed_build" {
   name        = "${var.name}-failed-build"
   description = "prepull: a build failed, timed out or was aborted"
@@ -153,10 +153,10 @@ resource "aws_lambda_permission" "failed_build" {
 }
 
 resource "aws_scheduler_schedule" "sweep" {
-  #checkov:skip=CKV_AWS_297:The schedule holds no secret.
+  #checkov:skip=CKV_AWS_297:The schedule contains no secret.
   name                = "sweep"
   group_name          = aws_scheduler_schedule_group.this.name
-  description         = "prepull: removes what no build owns any more"
+  description         = "prepull: removes orphans"
   schedule_expression = "rate(1 hour)"
 
   flexible_time_window {
@@ -172,7 +172,7 @@ resource "aws_scheduler_schedule" "sweep" {
       arn = aws_sqs_queue.dead_letters.arn
     }
 
-    # The next sweep does what this one did not.
+    # The next sweep removes the rest.
     retry_policy {
       maximum_event_age_in_seconds = 3600
       maximum_retry_attempts       = 3
@@ -183,20 +183,20 @@ resource "aws_scheduler_schedule" "sweep" {
 }
 
 ################################################################################
-# Where triggers go that could not be delivered
+# Dead-letter queue for triggers
 ################################################################################
 
 resource "aws_sqs_queue" "dead_letters" {
   name                      = local.dead_letters_name
   message_retention_seconds = 14 * 24 * 60 * 60
   sqs_managed_sse_enabled   = true
-  # Not a resource of its own, for which the provider would wait another half minute.
+  # An attribute, because the provider waits another half minute for a separate policy resource.
   policy = data.aws_iam_policy_document.dead_letters.json
   tags   = var.tags
 }
 
 data "aws_iam_policy_document" "dead_letters" {
-  # The scheduler and the functions send by their roles.
+  # The scheduler and the functions send with the permissions of their roles.
   statement {
     sid       = "UndeliveredEvents"
     actions   = ["sqs:SendMessage"]
