@@ -1,4 +1,4 @@
-# Who is told of what. Nothing here asks AWS.
+# The alarms and their actions. These tests need no AWS account.
 
 mock_provider "aws" {
   source = "./tests/mocks"
@@ -11,7 +11,7 @@ variables {
   alarm_actions       = ["arn:aws:sns:eu-west-1:123456789012:operators"]
 }
 
-run "without_anybody_to_tell_there_are_no_alarms" {
+run "no_alarm_action_creates_no_alarm" {
   command = plan
 
   variables {
@@ -20,16 +20,16 @@ run "without_anybody_to_tell_there_are_no_alarms" {
 
   assert {
     condition     = output.alarm_arns == {} && length(aws_cloudwatch_log_metric_filter.orphans) == 0
-    error_message = "There are alarms, or a metric for one."
+    error_message = "There is an alarm or a metric."
   }
 }
 
-run "a_single_build_that_ends_badly_is_told_however_it_ended" {
+run "single_failed_build_raises_an_alarm" {
   command = plan
 
   assert {
     condition     = toset([for alarm in aws_cloudwatch_metric_alarm.bad_end : alarm.metric_name]) == toset(["ExecutionsFailed", "ExecutionsTimedOut", "ExecutionsAborted"])
-    error_message = "Not every bad end of an execution is watched."
+    error_message = "A failure status of executions has no alarm."
   }
 
   assert {
@@ -39,11 +39,11 @@ run "a_single_build_that_ends_badly_is_told_however_it_ended" {
       && alarm.evaluation_periods == 1 && alarm.treat_missing_data == "notBreaching"
       && alarm.alarm_actions == toset(var.alarm_actions)
     ])
-    error_message = "An alarm is not raised at the first bad end, or not to everybody."
+    error_message = "An alarm is not raised by the first failure, or lacks an action."
   }
 }
 
-run "builds_that_are_not_even_started_are_told" {
+run "missing_builds_raise_an_alarm" {
   command = plan
 
   variables {
@@ -57,7 +57,7 @@ run "builds_that_are_not_even_started_are_told" {
       && aws_cloudwatch_metric_alarm.no_success[0].threshold == 1
       && aws_cloudwatch_metric_alarm.no_success[0].treat_missing_data == "breaching"
     )
-    error_message = "Hours without data do not count as hours without a success."
+    error_message = "Hours without data do not count as hours without success."
   }
 
   assert {
@@ -65,11 +65,11 @@ run "builds_that_are_not_even_started_are_told" {
       aws_cloudwatch_metric_alarm.no_success[0].period == 3600
       && aws_cloudwatch_metric_alarm.no_success[0].period * aws_cloudwatch_metric_alarm.no_success[0].evaluation_periods == 604800
     )
-    error_message = "It does not look back as far as it was asked to, which is as far as CloudWatch can."
+    error_message = "The alarm does not cover the configured period."
   }
 }
 
-run "who_builds_by_hand_is_not_told_of_hours_without_builds" {
+run "null_hours_create_no_alarm_about_missing_builds" {
   command = plan
 
   variables {
@@ -78,17 +78,17 @@ run "who_builds_by_hand_is_not_told_of_hours_without_builds" {
 
   assert {
     condition     = length(aws_cloudwatch_metric_alarm.no_success) == 0 && length(aws_cloudwatch_metric_alarm.bad_end) == 3
-    error_message = "There is an alarm too many or one too few."
+    error_message = "The number of alarms is wrong."
   }
 }
 
-run "orphans_are_counted_by_the_line_that_the_sweep_logs" {
+run "metric_filter_counts_the_sweeps_log_line" {
   command = plan
 
   assert {
     condition = (
       aws_cloudwatch_log_metric_filter.orphans[0].log_group_name == "/aws/lambda/prepull-clean-up"
-      # The text stands in functions/clean-up/src/sweep.rs.
+      # functions/clean-up/src/sweep.rs logs this text.
       && aws_cloudwatch_log_metric_filter.orphans[0].pattern == "{ $.message = \"the sweep removed orphans\" }"
       && strcontains(file("../functions/clean-up/src/sweep.rs"), "\"the sweep removed orphans\"")
     )
@@ -102,11 +102,11 @@ run "orphans_are_counted_by_the_line_that_the_sweep_logs" {
       && aws_cloudwatch_metric_alarm.orphans[0].threshold == 0
       && aws_cloudwatch_metric_alarm.orphans[0].treat_missing_data == "notBreaching"
     )
-    error_message = "The alarm watches another metric, or waits for more than one orphan."
+    error_message = "The alarm has another metric, or ignores a single orphan."
   }
 }
 
-run "a_dead_letter_is_told_until_it_is_gone" {
+run "dead_letter_raises_an_alarm_until_it_is_deleted" {
   command = plan
 
   assert {
@@ -116,6 +116,6 @@ run "a_dead_letter_is_told_until_it_is_gone" {
       && aws_cloudwatch_metric_alarm.dead_letters[0].threshold == 0
       && aws_cloudwatch_metric_alarm.dead_letters[0].ok_actions == toset(var.alarm_actions)
     )
-    error_message = "It watches another queue, or does not tell that it is empty again."
+    error_message = "The alarm has another queue, or does not report the return to normal."
   }
 }

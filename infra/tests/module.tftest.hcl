@@ -1,5 +1,5 @@
-# What the module makes of its inputs, and which of them it refuses only together with others. Nothing here asks AWS, and the
-# functions are empty archives.
+# The resources that the module creates from its inputs, and combinations of inputs that it refuses. These tests need no AWS
+# account. The zips of the functions are empty.
 
 mock_provider "aws" {
   source = "./tests/mocks"
@@ -33,7 +33,7 @@ variables {
   }
 }
 
-run "a_configuration_is_complete_and_holds_only_what_functions_read" {
+run "configuration_has_all_settings_of_the_functions" {
   command = plan
 
   assert {
@@ -63,7 +63,7 @@ run "a_configuration_is_complete_and_holds_only_what_functions_read" {
   }
 }
 
-run "a_cache_s_own_network_and_instance_types_go_before_the_module_s" {
+run "network_of_a_cache_overrides_the_modules" {
   command = plan
 
   assert {
@@ -76,7 +76,7 @@ run "a_cache_s_own_network_and_instance_types_go_before_the_module_s" {
   }
 }
 
-run "only_pushes_of_images_that_want_a_rebuild_are_listened_to" {
+run "rule_matches_only_images_with_rebuild_on_push" {
   command = plan
 
   assert {
@@ -85,7 +85,7 @@ run "only_pushes_of_images_that_want_a_rebuild_are_listened_to" {
   }
 }
 
-run "no_push_is_listened_to_where_no_cache_wants_a_rebuild" {
+run "no_rebuild_on_push_creates_no_rule" {
   command = plan
 
   variables {
@@ -98,7 +98,7 @@ run "no_push_is_listened_to_where_no_cache_wants_a_rebuild" {
   }
 }
 
-run "a_pattern_with_more_names_than_fit_leaves_the_choice_to_start_build" {
+run "long_pattern_leaves_the_filter_to_start_build" {
   command = plan
 
   variables {
@@ -116,7 +116,7 @@ run "a_pattern_with_more_names_than_fit_leaves_the_choice_to_start_build" {
   }
 }
 
-run "caches_are_built_every_night_in_their_own_time_zone_unless_that_is_switched_off" {
+run "enabled_schedule_has_the_caches_time_zone" {
   command = plan
 
   assert {
@@ -130,7 +130,7 @@ run "caches_are_built_every_night_in_their_own_time_zone_unless_that_is_switched
   }
 }
 
-run "a_security_group_is_created_only_where_none_is_given" {
+run "given_security_group_creates_none" {
   command = plan
 
   assert {
@@ -139,7 +139,7 @@ run "a_security_group_is_created_only_where_none_is_given" {
   }
 }
 
-run "without_a_security_group_one_is_created_in_the_vpc_of_the_subnets" {
+run "missing_security_group_is_created_in_the_subnets_vpc" {
   command = plan
 
   variables {
@@ -158,7 +158,7 @@ run "without_a_security_group_one_is_created_in_the_vpc_of_the_subnets" {
   }
 }
 
-run "without_caches_there_is_nothing_to_look_up" {
+run "no_cache_looks_up_no_network" {
   command = plan
 
   variables {
@@ -172,7 +172,7 @@ run "without_caches_there_is_nothing_to_look_up" {
   }
 }
 
-run "the_names_of_the_parameters_with_the_snapshots_are_known_beforehand" {
+run "snapshot_parameter_names_are_known_at_plan_time" {
   command = plan
 
   assert {
@@ -184,7 +184,7 @@ run "the_names_of_the_parameters_with_the_snapshots_are_known_beforehand" {
   }
 }
 
-run "the_environment_of_functions_is_the_users_and_the_modules" {
+run "function_environment_merges_user_and_module" {
   command = plan
 
   variables {
@@ -202,7 +202,7 @@ run "the_environment_of_functions_is_the_users_and_the_modules" {
   }
 }
 
-run "a_copy_to_the_region_itself_is_refused" {
+run "copy_to_the_same_region_is_refused" {
   command = plan
 
   variables {
@@ -212,7 +212,7 @@ run "a_copy_to_the_region_itself_is_refused" {
   expect_failures = [aws_ssm_parameter.configuration]
 }
 
-run "a_configuration_beyond_8_kib_is_refused" {
+run "configuration_above_8_kib_is_refused" {
   command = plan
 
   variables {
@@ -227,7 +227,7 @@ run "a_configuration_beyond_8_kib_is_refused" {
   expect_failures = [aws_ssm_parameter.configuration]
 }
 
-run "a_directory_without_functions_is_refused" {
+run "directory_without_functions_is_refused" {
   command = plan
 
   variables {

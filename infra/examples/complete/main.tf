@@ -28,11 +28,11 @@ module "prepull" {
   egress_cidr_blocks = ["0.0.0.0/0"]
 
   alarm_actions = [aws_sns_topic.operators.arn]
-  # No build starts between Friday morning and Monday morning unless something is pushed.
+  # Without a push, no build starts between Friday morning and Monday morning.
   alarm_without_success_hours = 84
 
   caches = {
-    # Rebuilt on every push of the team's own image, and each morning in case nginx's tag moved.
+    # Rebuilt after every push of the team's image, and each morning because nginx's tag may move.
     web = {
       images = [
         "${local.ecr}/team/api:v1",
@@ -60,7 +60,7 @@ module "prepull" {
       }
     }
 
-    # Large images from a registry with a password, on nodes of which the oldest run Bottlerocket 1.56.0.
+    # Large images from a registry with a password. The oldest nodes run Bottlerocket 1.56.0.
     batch = {
       images               = ["registry.example.com:5443/science/solver:2025.11"]
       variant              = "aws-k8s-1.31-fips"
@@ -90,7 +90,7 @@ module "prepull" {
 }
 
 ################################################################################
-# Failed builds in a chat
+# Chat messages for failed builds
 ################################################################################
 
 resource "aws_cloudwatch_event_rule" "build_failed" {
@@ -107,8 +107,8 @@ resource "aws_cloudwatch_event_target" "build_failed" {
   rule = aws_cloudwatch_event_rule.build_failed.name
   arn  = aws_sns_topic.operators.arn
 
-  # Of several failures the first; the event has them all. The form is that of custom notifications of Amazon Q Developer
-  # in chat applications, which hands them on to Slack or Teams.
+  # The first failure. The event has all of them. The format is that of custom notifications of Amazon Q Developer in chat
+  # applications, which forwards them to Slack or Teams.
   input_transformer {
     input_paths = {
       cache     = "$.detail.cache"
@@ -116,7 +116,7 @@ resource "aws_cloudwatch_event_target" "build_failed" {
       message   = "$.detail.failures[0].message"
       remedy    = "$.detail.failures[0].remedy"
     }
-    # The angle brackets are the transformer's own and must not be escaped, as jsonencode would.
+    # The input transformer needs the angle brackets, which jsonencode would escape.
     input_template = <<-JSON
       {
         "version": "1.0",
@@ -134,11 +134,11 @@ resource "aws_cloudwatch_event_target" "build_failed" {
 }
 
 ################################################################################
-# What a platform usually has already
+# Resources that a platform usually has
 ################################################################################
 
 resource "aws_sns_topic" "operators" {
-  #checkov:skip=CKV_AWS_26:The messages hold no secrets, and to a topic with AWS's own key neither CloudWatch nor EventBridge can send.
+  #checkov:skip=CKV_AWS_26:The messages contain no secrets, and CloudWatch and EventBridge cannot send to a topic with AWS's own key.
   name   = "operators"
   policy = data.aws_iam_policy_document.operators.json
   tags   = local.tags
@@ -165,7 +165,7 @@ data "aws_iam_policy_document" "operators" {
 
 resource "aws_vpc" "this" {
   #checkov:skip=CKV2_AWS_11:An example, without flow logs.
-  #checkov:skip=CKV2_AWS_12:An example; nothing is attached to the default security group.
+  #checkov:skip=CKV2_AWS_12:An example. No resource uses the default security group.
   cidr_block           = "10.0.0.0/16"
   enable_dns_hostnames = true
   tags                 = merge(local.tags, { Name = local.name })
@@ -187,7 +187,7 @@ resource "aws_route_table" "public" {
 }
 
 resource "aws_subnet" "builders" {
-  #checkov:skip=CKV_AWS_130:A builder needs a way out and takes no connections in; a public address is cheaper than a NAT gateway.
+  #checkov:skip=CKV_AWS_130:A builder needs egress and accepts no connections. A public address is cheaper than a NAT gateway.
   count = 2
 
   vpc_id                  = aws_vpc.this.id
@@ -204,7 +204,7 @@ resource "aws_route_table_association" "builders" {
   route_table_id = aws_route_table.public.id
 }
 
-# The account that the snapshots are shared with must be let use the key, and the copies' region needs a replica.
+# The key's policy must allow the account that gets the snapshots. The Region of the copies needs a replica.
 resource "aws_kms_key" "snapshots" {
   description             = "Snapshots with container images"
   enable_key_rotation     = true
@@ -233,10 +233,10 @@ resource "aws_kms_key" "snapshots" {
   })
 }
 
-# Its value, `{"username": "…", "password": "…"}`, is set by who knows it.
+# Set its value by hand: `{"username": "…", "password": "…"}`.
 resource "aws_secretsmanager_secret" "registry" {
-  #checkov:skip=CKV_AWS_149:AWS's own key for Secrets Manager will do for an example.
-  #checkov:skip=CKV2_AWS_57:A registry's password cannot be rotated from here.
+  #checkov:skip=CKV_AWS_149:AWS's own key for Secrets Manager suffices for an example.
+  #checkov:skip=CKV2_AWS_57:Secrets Manager cannot rotate a registry's password.
   name = "team/registry"
   tags = local.tags
 }

@@ -1,4 +1,4 @@
 output "snapshot_parameter_names" {
-  description = "Where the IDs of the published snapshots stand."
+  description = "Names of the parameters with the IDs of the published snapshots."
   value       = module.prepull.snapshot_parameter_names
 }

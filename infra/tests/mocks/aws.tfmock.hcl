@@ -1,4 +1,4 @@
-# Stands in for AWS where the module needs to know more than that something is there.
+# Mock values of AWS resources that the module reads.
 
 mock_data "aws_caller_identity" {
   defaults = { account_id = "123456789012" }
