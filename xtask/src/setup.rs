@@ -38,6 +38,8 @@ pub const LOCALCLOUD_DEV: Environment = (
 );
 /// The environment that checks the Terraform code.
 pub const CHECKOV: Environment = ("checkov", &["infra/requirements-checkov.txt"]);
+/// The environment that checks the GitHub workflows.
+pub const WORKFLOWS: Environment = ("workflows", &[".github/requirements-lint.txt"]);
 /// The environment that records the demo.
 pub const RECORDING: Environment = ("recording", &["xtask/recording/requirements.txt"]);
 

@@ -23,6 +23,8 @@ pub enum Suite {
     StateMachine,
     /// Run shellcheck on all scripts, including those for nodes.
     Scripts,
+    /// Check the GitHub workflows and the issue forms.
+    Workflows,
     /// Lint and test the local cloud.
     Localcloud,
     /// Check and test the Terraform module.
@@ -35,6 +37,14 @@ pub enum Suite {
     Faults,
     /// Send a thousand pushes within a minute. Runs only on request.
     Burst,
+}
+
+impl Suite {
+    /// Returns the name of the suite in `--only`.
+    fn name(self) -> String {
+        let value = self.to_possible_value().expect("no suite is hidden");
+        value.get_name().to_owned()
+    }
 }
 
 /// Options of `cargo xtask test`.
@@ -69,12 +79,14 @@ pub fn run(options: &Options) -> Result<()> {
             continue;
         }
         let start = Instant::now();
-        eprintln!("\n=== {suite:?}");
+        let name = suite.name();
+        eprintln!("\n=== {name}");
         let result = match suite {
             Suite::Lint => lint(),
             Suite::SupplyChain => supply_chain::check(&mut unchecked),
             Suite::StateMachine => state_machine(),
             Suite::Scripts => scripts(&tools),
+            Suite::Workflows => workflows(),
             Suite::Localcloud => localcloud(),
             Suite::Terraform => terraform(&tools),
             Suite::Unit => unit(),
@@ -84,12 +96,11 @@ pub fn run(options: &Options) -> Result<()> {
         };
         let seconds = start.elapsed().as_secs_f64();
         let verdict = if result.is_ok() { "passed" } else { "FAILED" };
-        let name = format!("{suite:?}");
         writeln!(table, "{name:<14} {:>7.1}  {verdict}", seconds / 60.0)?;
         match result {
-            Ok(()) => eprintln!("=== {suite:?} passed in {seconds:.0} s"),
+            Ok(()) => eprintln!("=== {name} passed in {seconds:.0} s"),
             Err(error) => {
-                eprintln!("=== {suite:?} FAILED in {seconds:.0} s: {error:#}");
+                eprintln!("=== {name} FAILED in {seconds:.0} s: {error:#}");
                 failed.push(name);
             }
         }
@@ -147,6 +158,29 @@ fn scripts(tools: &Tools) -> Result<()> {
     Step::new("shellcheck", shellcheck)
         .args(["--shell=bash", "--severity=style"])
         .args(scripts)
+        .quiet()
+}
+
+fn workflows() -> Result<()> {
+    let python = setup::virtual_environment(setup::WORKFLOWS)?;
+    let command = |name: &str| Step::new(name, python.with_file_name(name));
+    let github = |pattern: &str| repository().join(".github").join(pattern);
+    let files = |directory: &str| -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(github(directory))?;
+        Ok(entries
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<Result<_, _>>()?)
+    };
+    command("check-jsonschema")
+        .args(["--builtin-schema", "vendor.github-workflows"])
+        .args(files("workflows")?)
+        .quiet()?;
+    command("check-jsonschema")
+        .args(["--builtin-schema", "vendor.github-issue-forms"])
+        .args([github("ISSUE_TEMPLATE/bug.yml")])
+        .quiet()?;
+    command("zizmor")
+        .args(["--offline", "--no-progress", ".github"])
         .quiet()
 }
 
