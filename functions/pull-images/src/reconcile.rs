@@ -301,7 +301,7 @@ fn check_pull(
             lack(image.names[0].1.map(|found| found.usable))
         ))),
         Some(PullState::Failed) => {
-            let words = status.words.get(&image.position);
+            let words = status.logs.get(&image.position);
             let words: &[String] = words.map_or(&[], Vec::as_slice);
             if words.iter().any(|line| line.contains(NO_SPACE)) {
                 let missing = missing.iter().map(|image| image.image.size).sum();

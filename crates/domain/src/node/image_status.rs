@@ -1,0 +1,247 @@
+//! The output of the document `image-status`.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use crate::cache::image::Digest;
+use crate::ids::identifier;
+use crate::node::disk::Disk;
+use crate::node::output::{MalformedOutput, lines, shorten};
+use crate::size::Bytes;
+
+identifier!(
+    /// An image name in containerd's image store, limited to the characters that the documents' parameters accept.
+    ImageName, "an image name", "letters, digits and `._:/@-`, starting with a letter or a digit", |s| {
+        s.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:/@-".contains(&b))
+    }
+);
+
+impl ImageName {
+    /// Whether the name is that of a sandbox image, which a node needs for every pod. Older releases pull it from EKS's
+    /// own repositories. Newer releases include it as `localhost/kubernetes/pause`.
+    #[must_use]
+    pub fn is_sandbox(&self) -> bool {
+        let last = self.as_str().rsplit('/').next().unwrap_or_default();
+        last.split([':', '@']).next() == Some("pause")
+    }
+
+    /// Whether the name is an image ID. containerd's CRI plugin adds an entry under the image ID for every image.
+    #[must_use]
+    pub fn is_image_id(&self) -> bool {
+        self.as_str().parse::<Digest>().is_ok()
+    }
+}
+
+/// The output of the document `image-status`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageStatus {
+    /// State of each started pull, by the image's position in the plan.
+    pub pulls: BTreeMap<usize, PullState>,
+    /// Last log lines of each failed pull, by the image's position in the plan.
+    pub logs: BTreeMap<usize, Vec<String>>,
+    /// Requested names that exist, by their position in the request.
+    pub names: BTreeMap<usize, NameRecord>,
+    /// Names that exist but were not requested.
+    pub others: Vec<OtherName>,
+    /// Number of further such names that did not fit into the output.
+    pub omitted_others: u32,
+    /// Data volume.
+    pub disk: Disk,
+    /// Number of the builder's vCPUs.
+    pub cpus: usize,
+}
+
+/// The state of a pull.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PullState {
+    /// The pull is running.
+    Running,
+    /// The pull succeeded.
+    Succeeded,
+    /// The pull failed.
+    Failed,
+}
+
+/// An entry of containerd's image store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameRecord {
+    /// Digest of the index or manifest.
+    pub digest: Digest,
+    /// Whether the image is complete and unpacked.
+    pub usable: Usable,
+    /// Whether the kubelet must not remove it.
+    pub pinned: bool,
+}
+
+/// Whether an image is complete and unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Usable {
+    /// All blobs exist, and all layers are unpacked.
+    Yes,
+    /// All blobs exist, but some layers are not unpacked.
+    Packed,
+    /// Blobs are missing.
+    Incomplete,
+}
+
+/// An entry of containerd's image store that was not requested.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherName {
+    /// Name of the entry.
+    pub name: ImageName,
+    /// Digest of the entry.
+    pub digest: Digest,
+}
+
+impl FromStr for ImageStatus {
+    type Err = MalformedOutput;
+
+    fn from_str(output: &str) -> Result<Self, MalformedOutput> {
+        let mut pulls = BTreeMap::new();
+        let mut logs: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+        let mut names = BTreeMap::new();
+        let mut others = Vec::new();
+        let mut omitted_others = 0;
+        let mut disk = None;
+        let mut cpus = None;
+        for (keyword, rest) in lines(output)? {
+            let malformed = || MalformedOutput::Line(shorten(&format!("{keyword} {rest}")));
+            let fields: Vec<_> = rest.split_whitespace().collect();
+            match (keyword, fields.as_slice()) {
+                ("UNIT", [position, active, sub_state]) => {
+                    let position = position.parse().map_err(|_| malformed())?;
+                    pulls.insert(position, PullState::of_unit(active, sub_state));
+                }
+                ("LOG", [position, ..]) => {
+                    let message = rest.split_once(' ').map_or("", |(_, message)| message);
+                    let position = position.parse().map_err(|_| malformed())?;
+                    logs.entry(position).or_default().push(message.to_owned());
+                }
+                ("NAME", [position, digest, status, unpacked, pinned]) => {
+                    let record = NameRecord {
+                        digest: digest.parse().map_err(|_| malformed())?,
+                        usable: match (*status, *unpacked) {
+                            ("complete", "unpacked") => Usable::Yes,
+                            ("complete", _) => Usable::Packed,
+                            _ => Usable::Incomplete,
+                        },
+                        pinned: *pinned == "pinned",
+                    };
+                    names.insert(position.parse().map_err(|_| malformed())?, record);
+                }
+                ("OTHER", [name, digest]) => others.push(OtherName {
+                    name: name.parse().map_err(|_| malformed())?,
+                    digest: digest.parse().map_err(|_| malformed())?,
+                }),
+                ("MORE", [count]) => omitted_others = count.parse().map_err(|_| malformed())?,
+                ("DISK", [size, used]) => {
+                    disk = Some(Disk {
+                        size: Bytes(size.parse().map_err(|_| malformed())?),
+                        used: Bytes(used.parse().map_err(|_| malformed())?),
+                    });
+                }
+                ("CPUS", [count]) => cpus = Some(count.parse().map_err(|_| malformed())?),
+                ("UNIT" | "LOG" | "NAME" | "OTHER" | "MORE" | "DISK" | "CPUS", _) => {
+                    return Err(malformed());
+                }
+                _ => {}
+            }
+        }
+        Ok(Self {
+            pulls,
+            logs,
+            names,
+            others,
+            omitted_others,
+            disk: disk.ok_or(MalformedOutput::Missing("DISK"))?,
+            cpus: cpus.ok_or(MalformedOutput::Missing("CPUS"))?,
+        })
+    }
+}
+
+impl PullState {
+    /// Returns the state of a pull from its systemd unit. A unit stays `active (exited)` after success.
+    fn of_unit(active: &str, sub_state: &str) -> Self {
+        match (active, sub_state) {
+            ("active", "exited") => Self::Succeeded,
+            ("failed" | "inactive", _) => Self::Failed,
+            _ => Self::Running,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(digit: char) -> Digest {
+        format!("sha256:{}", digit.to_string().repeat(64))
+            .parse()
+            .unwrap()
+    }
+
+    fn name(given: &str) -> ImageName {
+        given.parse().unwrap()
+    }
+
+    #[test]
+    fn status_output_yields_pulls_images_and_disk() {
+        let output = format!(
+            "UNIT 0 active exited\nUNIT 1 active running\nUNIT 2 failed failed\n\
+             LOG 2 level=fatal msg=\"no  such image\"\n\
+             NAME 0 {a} complete unpacked unpinned\nNAME 1 {a} complete packed pinned\n\
+             NAME 2 {b} incomplete packed unpinned\n\
+             OTHER ecr.aws/arn:aws:ecr:eu-west-1:123456789012:repository/team/api:v1 {b}\n\
+             MORE 7\nsome warning\nDISK 1000 300\nCPUS 8\nEND\n",
+            a = digest('a'),
+            b = digest('b'),
+        );
+        let status: ImageStatus = output.parse().unwrap();
+        assert_eq!(
+            status.pulls,
+            [
+                (0, PullState::Succeeded),
+                (1, PullState::Running),
+                (2, PullState::Failed)
+            ]
+            .into()
+        );
+        assert_eq!(status.logs[&2], ["level=fatal msg=\"no  such image\""]);
+        assert_eq!(
+            status.names.values().map(|n| n.usable).collect::<Vec<_>>(),
+            [Usable::Yes, Usable::Packed, Usable::Incomplete]
+        );
+        assert!(status.names[&1].pinned && !status.names[&0].pinned);
+        assert_eq!(status.others.len(), 1);
+        assert_eq!(status.omitted_others, 7);
+        assert_eq!(
+            (status.disk.size, status.disk.used),
+            (Bytes(1000), Bytes(300))
+        );
+        assert_eq!(status.cpus, 8);
+    }
+
+    #[test]
+    fn truncated_or_garbled_status_does_not_parse() {
+        for output in [
+            "",
+            "DISK 1000 300",
+            "END",
+            "UNIT 0 active\nDISK 1000 300\nCPUS 8\nEND",
+            "NAME x sha256:12 complete unpacked unpinned\nDISK 1000 300\nCPUS 8\nEND",
+            "OTHER $(reboot) sha256:12\nDISK 1000 300\nCPUS 8\nEND",
+            "UNIT 0 active exited\nCPUS 8\nEND",
+            "UNIT 0 active exited\nDISK 1000 300\nEND",
+        ] {
+            assert!(output.parse::<ImageStatus>().is_err(), "{output:?}");
+        }
+    }
+
+    #[test]
+    fn image_name_identifies_the_sandbox_image() {
+        assert!(name("localhost/kubernetes/pause:0.1.0").is_sandbox());
+        assert!(name("602401143452.dkr.ecr.eu-west-1.amazonaws.com/eks/pause:3.10").is_sandbox());
+        assert!(!name("docker.io/team/pause-button:1").is_sandbox());
+    }
+}
