@@ -22,7 +22,7 @@ variable "function_environment" {
 }
 
 variable "debounce_seconds" {
-  description = "Seconds that a build waits before it plans. Short, because the local cloud has no bursts."
+  description = "How long a build waits before it plans. Short, because there are no bursts to wait for."
   type        = number
   default     = 1
 }

@@ -16,8 +16,8 @@ from .cloud import Cloud, Invocation, caller_of, payload_text, session_of
 
 _SCOPE = re.compile(r"Credential=([^/]+)/\d{8}/[^/]*/([^/]+)/aws4_request")
 
-# Parameters that contain the resource of a call. The first one present counts. A dot
-# leads into a structure, or into every item of a list.
+# Where a call says what it is about: the names of its parameters, the first that
+# is given counts. A dot leads into a structure or into every item of a list.
 _RESOURCES: dict[str, tuple[str, ...]] = {
     "ec2:CopySnapshot": ("SourceSnapshotId",),
     "ec2:CreateSnapshot": ("VolumeId",),

@@ -1,4 +1,4 @@
-"""The running local cloud, with the state that its modules share.
+"""The running local cloud: what its modules share.
 
 Every module offers `install(cloud)`, called once before the first request is
 served. A module registers its settings, control routes, stop callbacks and
@@ -74,7 +74,7 @@ class Settings(Mapping[str, Any]):
             values.update(changes)
 
     def of(self, cache: str | None) -> Mapping[str, Any]:
-        """Returns the settings of a cache, or the common settings for None."""
+        """The settings for what belongs to a cache; those of all for None."""
         return ChainMap(self._scopes.get(cache or "", {}), self)  # type: ignore[arg-type]
 
     def cache_named_in(self, payload: str) -> str | None:
@@ -127,7 +127,7 @@ class Invocation:
 def payload_text(payload: bytes | str | None) -> str:
     """A payload as text, in which a word in quotes is found also in JSON within JSON.
 
-    A cache is then found by its name even if an event quotes an execution's input.
+    So a cache is found by its name where an event quotes an execution's input.
     """
     text = payload.decode(errors="replace") if isinstance(payload, bytes) else payload or ""
     return text.replace('\\"', '"')
@@ -149,9 +149,9 @@ class Registry:
     """One real container registry, speaking TLS and asking for a password."""
 
     host: str
-    """The host in image references."""
+    """As image references name it."""
     address: str
-    """Listening address, `localhost:PORT`."""
+    """Where it listens, `localhost:PORT`."""
     username: str
     password: str
 

@@ -1,8 +1,8 @@
 """EC2: instances that take time to change state, each with a node behind it.
 
-moto keeps the records. This module replaces moto's shortcuts: states that
-change at once, ignored client tokens, unchecked images and instance types, and
-volumes without throughput.
+moto keeps the records. What it only pretends is replaced here: states that
+change at once, client tokens that are ignored, images and instance types that
+nobody checks, volumes without their throughput.
 """
 
 from __future__ import annotations
@@ -315,7 +315,7 @@ def device(name: str, gib: int, snapshot_id: str | None = None) -> dict[str, Any
 
 
 def merge_devices(image: list[dict[str, Any]], asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the image's devices, with the changes that the request makes."""
+    """The image's devices, each overridden by what the request says of it."""
     merged = {m["DeviceName"]: copy.deepcopy(m) for m in image}
     for mapping in asked:
         name = mapping["DeviceName"]
@@ -343,7 +343,7 @@ def _replace_run_instances(machines: Machines) -> None:
     def run_instances(self: InstanceResponse) -> ActionResult:
         token = self._get_param("ClientToken")
         request = {k: v for k, v in self.data.items() if k != "ClientToken"}
-        # One of two equal concurrent calls must wait for the response of the other.
+        # Of two equal calls at once, one must wait for the other's answer.
         with machines.lock:
             if token and (known := tokens.recall(self.region, token, request)):
                 return ActionResult(known)

@@ -154,7 +154,7 @@ def _find(repository: Repository, wanted: dict[str, str]) -> Image | None:
 
 
 def _free_tag(repository: Repository, tag: str | None, digest: str) -> None:
-    """Removes the tag from its image. The image stays without a tag."""
+    """Takes the tag from the image that bears it; that image stays, untagged."""
     if tag is None:
         return
     bearer = _find(repository, {"imageTag": tag})

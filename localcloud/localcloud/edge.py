@@ -1,7 +1,7 @@
 """The cloud's edge: what happens to a request before and around moto.
 
 - `/localcloud/...` is our control API.
-- Every AWS call is logged with the service, the action, the resource and the caller.
+- Every AWS call is logged with the service, the action, what it names and who called.
 - A fault, when one is set, happens to the call.
 """
 

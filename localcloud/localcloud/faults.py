@@ -1,4 +1,4 @@
-"""Faults that tests inject into AWS calls."""
+"""Faults: what a test lets happen to AWS calls, and to which ones."""
 
 from __future__ import annotations
 
@@ -50,25 +50,25 @@ class Fault:
     status: int | None = None
     status_name: str | None = None
     times: int | None = 1
-    """Number of calls that the fault hits. None means all."""
+    """None means for ever."""
     skip: int = 0
-    """Number of matching calls that pass first."""
+    """So many calls that match pass first."""
     caller: str = ""
     """A text within the calling role's name."""
     invocation: str = ""
-    """Text in the payload of the Lambda invocation that makes or receives the call."""
+    """A text within the payload of the Lambda invocation that calls, or that is called."""
     resource: str = "*"
-    """Pattern for the resource of the call."""
+    """A pattern for what the call names."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     hits: int = 0
     passed: int = 0
 
     @classmethod
     def parse(cls, wish: Any) -> Fault:
-        """Raises ValueError if the fault could never work as its author meant."""
+        """Raises ValueError for what would never do what its author meant."""
         if not isinstance(wish, dict):
             raise ValueError("a fault is an object")
-        # A field without a value counts as missing, except `times`, where null means all.
+        # A field without a value is one that was not given; null times are for ever.
         wish = {name: v for name, v in wish.items() if v is not None or name == "times"}
         ours = {"id", "hits", "passed"}
         given = {f.name: f for f in fields(cls) if f.name not in ours}

@@ -214,7 +214,7 @@ class Worker:
         self._server.server_close()
 
     def _write_log(self, message: str) -> None:
-        """Writes on behalf of the function's role. Without the permission, the line is lost."""
+        """In the name of the function's role; what that may not write is lost."""
         backend, group = self._function.logs_backend, self._function.logs_group_name
         stream = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{group}:log-stream:{self._stream}"
         event = {"timestamp": int(time.time() * 1000), "message": message}
@@ -492,7 +492,7 @@ def install(cloud: Cloud) -> None:
 
 
 def _keep_what_terraform_reads_back() -> None:
-    """Keeps settings that moto drops. Otherwise, every Terraform plan shows a change."""
+    """moto drops these settings, and Terraform would see a change for ever."""
     init = LambdaFunction.__init__
     update = LambdaFunction.update_configuration
     configuration = LambdaFunction.get_configuration

@@ -1,4 +1,4 @@
-"""Step Functions: corrects the differences between moto's interpreter and AWS.
+"""Step Functions: what moto's interpreter leaves out or does otherwise than AWS.
 
 moto executes state machines, but ships no JSONata evaluator, and differs in
 error names, in how executions are named, stopped and listed, and in the
@@ -111,7 +111,7 @@ def install(cloud: Cloud) -> None:
     _install_lost_answers()
     _install_clients(cloud)
     state_task_service_aws_sdk._SERVICE_ERROR_NAMES.update(_SDK_ERROR_PREFIXES)
-    # A Fail state may pass on any caught error name, including `States.Timeout`.
+    # A Fail state may pass on what it caught, `States.Timeout` as any other name.
     state_fail.CustomErrorName = ErrorName
 
 
@@ -303,7 +303,7 @@ def _install_starting() -> None:
     StepFunctionsParserBackend.start_execution = start_execution
 
 
-# The end of an execution, and its events
+# Ending, and the events that tell of it
 
 
 def _install_ending(cloud: Cloud) -> None:
@@ -395,7 +395,7 @@ def _install_time_limit(cloud: Cloud) -> None:
 
 
 def _close_history(execution: Execution, kind: HistoryEventType, details: EventDetails) -> None:
-    """Writes the last event. Later events of the interpreter do not enter the history."""
+    """Writes the last event; what the interpreter still adds is not history."""
     env = execution.exec_worker.env
     manager: EventManager = env.event_manager
     context = env.event_history_context

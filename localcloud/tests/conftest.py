@@ -12,7 +12,7 @@ from .machines import QUICK, Machines
 
 @pytest.fixture(scope="session")
 def running_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCloud]:
-    """Starts a cloud without real nodes, which have their own tests."""
+    """Without real nodes: what runs on them has tests of its own."""
     cloud = start_cloud(tmp_path_factory.mktemp("state"), PREPULL_NODES="simulated")
     cloud.aws("iam").create_role(RoleName="test", AssumeRolePolicyDocument=trust("lambda"))
     yield cloud

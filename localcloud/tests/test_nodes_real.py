@@ -1,4 +1,4 @@
-"""Real nodes: the steps of a build, and the content of a node from its snapshot."""
+"""Real nodes: what a build does on one, and what a node from its snapshot finds."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_an_empty_node_pulls_what_it_starts(machines: Machines, instance: str) -
 
 @pytest.fixture
 def precious() -> Iterator[list[Path]]:
-    """Creates two files of the machine: one below an overlay of the node, one below its own mount."""
+    """Files of the machine, one where the node has an overlay and one where it has its own."""
     name = unique(".localcloud-test")
     files = [Path.home() / name, Path("/var/log") / name]
     for file in files:

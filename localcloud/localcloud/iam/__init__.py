@@ -1,4 +1,4 @@
-"""IAM: refuses every call that the policies of the calling role do not allow.
+"""IAM: what a role's policies do not allow is refused, at every call of that role.
 
 moto can enforce policies too, but ignores conditions and denies what is allowed for
 some resources only. Here a call is taken apart into what it asks of IAM (`requests`),

@@ -1,7 +1,7 @@
-"""The deployed policies of roles, the uses of each grant, and the denials.
+"""Who may do what: the policies of roles as they are deployed, and what came of them.
 
-Each grant counts the calls that it allowed, which reveals unused grants. Denials are
-kept.
+Every grant counts the calls that it allowed, so that one which nothing uses can be
+found; every refusal is kept.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Grant:
 
 @dataclass(eq=False)
 class Denied(Exception):
-    """A call that the policies of a role do not allow."""
+    """A role asked for what it may not do."""
 
     role: str
-    """Name of the role, or of the service if a service calls on its own behalf."""
+    """Its name; that of the service, where one calls in its own name."""
     action: str
     resource: str
     reason: str
@@ -68,7 +68,7 @@ class Authority:
         try:
             used = self._judge(role, asks(), session)
         except (Unjudged, UnknownConstruct) as error:
-            # A call that this evaluator does not understand is denied.
+            # What cannot be judged is never allowed.
             self._deny(Denied(role, action, "*", str(error), session))
         with self._lock:
             self._used.update(used)

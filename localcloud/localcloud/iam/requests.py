@@ -3,11 +3,11 @@
 One entry for each action that a role of prepull's calls, read off the Service
 Authorization Reference (docs.aws.amazon.com/service-authorization/latest/reference).
 A key that it does not list for an action and a resource is not in the context, so
-a condition on it refuses here as on AWS. Of the listed keys, the context has those
-that prepull's conditions may use. `Null` and `ForAllValues` match if a key is
-absent, so their keys must be present.
+that a condition on it refuses here as it does on AWS. Of those that it lists, the
+context has the ones that a condition of ours could be about; `Null` and
+`ForAllValues` hold where a key is absent, so theirs must be here.
 
-A resource that does not exist needs no permission: the service reports it.
+A resource that does not exist asks nothing: the service then says so itself.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _run_instances(response: BaseResponse) -> Asks:
     if template := response._get_param("LaunchTemplate"):
         yield Ask(_RUN, _arn(region, "launch-template", template.get("LaunchTemplateId", "*")))
     yield from _tags_on_create("RunInstances", region, tags)
-    # The launcher of an instance could use the permissions of the instance's role.
+    # What an instance may do with a role, its launcher could do through it.
     for role in profile.roles if profile is not None else []:
         yield Ask("iam:PassRole", role.arn, {"iam:PassedToService": "ec2.amazonaws.com"})
 
@@ -251,7 +251,7 @@ def _request_tags(tags: Mapping[str, str]) -> Context:
 
 
 def _tags_of(response: BaseResponse) -> Mapping[str, dict[str, str]]:
-    """Returns the tags of the resources that the call creates, by kind of resource."""
+    """The tags that the call gives to what it creates, by the kind of resource."""
     given: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for specification in response._get_param("TagSpecifications", []):
         for tag in specification.get("Tags", []):
@@ -279,8 +279,8 @@ def _profile(asked: Mapping[str, str]) -> Any:
     return None
 
 
-# KMS calls of other services on behalf of the caller. An AWS managed key allows every user of
-# its service, so only a customer managed key needs permissions.
+# KMS, which other services call on behalf of the caller. A key that AWS manages for a service lets
+# everybody in who may use the service, so only a customer's own key asks anything.
 
 _FOR_EBS = (
     "kms:Decrypt",
@@ -292,7 +292,7 @@ _FOR_EBS = (
 
 
 def _ebs_encryption(key: str, region: str) -> Asks:
-    """Source: EBS User Guide, "Requirements for Amazon EBS encryption"."""
+    """Source: EBS User Guide, "Requirements for Amazon EBS encryption": these, whatever is made."""
     if _is_aws_managed(key):
         return
     if not key.startswith("arn:"):

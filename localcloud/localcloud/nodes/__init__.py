@@ -1,4 +1,4 @@
-"""The nodes behind EC2 instances: real if the machine allows it, otherwise simulated."""
+"""The machines behind EC2 instances: real where the machine allows it, else simulated."""
 
 from __future__ import annotations
 

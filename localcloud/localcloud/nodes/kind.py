@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 BLOCK = 512 << 10
-"""Block size of EBS snapshots in bytes. A later snapshot stores only changed blocks."""
+"""EBS stores snapshots in blocks of so many bytes, and of a later one those that changed."""
 
 STANDINS = Path(__file__).resolve().parent.parent / "standins"
 
@@ -32,13 +32,13 @@ class Kind(Protocol):
         """Every path on the volume below `under`, which starts with `/local`."""
 
     def remove_file(self, volume: Path, path: str) -> None:
-        """Removes one of the paths from `files` without telling the program that wrote it."""
+        """Removes one of the paths that `files` tells, behind the back of whoever wrote it."""
 
     def changed_blocks(self, volume: Path, base: Path | None) -> int | None:
-        """Counts the blocks that differ from the base, or from zeros. None without blocks."""
+        """How many blocks differ from those of the base, or from zeros; None where none exist."""
 
     def command(self, name: str, channel: int, configuration: Path) -> list[str]:
-        """Returns the command that runs the node, given its end of the channel."""
+        """The program that is the node, given its end of the channel."""
 
     def configuration(self, name: str) -> dict[str, Any]:
         """What the node's program must know of the preparations for it."""

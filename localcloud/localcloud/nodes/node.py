@@ -34,7 +34,7 @@ class Launch:
 
     instance_id: str
     architecture: str
-    """`x86_64` or `arm64`, independent of the machine."""
+    """`x86_64` or `arm64`, whatever the machine is."""
     hostname: str
     user_data: str
     volume: Path
@@ -144,7 +144,7 @@ class Node:
         self._send({"order": "cut_power"})
 
     def stop_and_wait(self, seconds: float = 20.0) -> None:
-        """Shuts the node down, or cuts its power if that takes too long."""
+        """Ends the node in order, or by force where that takes too long."""
         self.power_off()
         if not self.ended.wait(seconds):
             self.cut_power()

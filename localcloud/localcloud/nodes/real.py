@@ -149,7 +149,7 @@ def _blocks_with_data(file: BinaryIO) -> set[int]:
 
 
 def _block(file: BinaryIO | None, number: int) -> bytes:
-    """Reads a block. A missing file, or the part after its end, reads as zeros."""
+    """Zeros where there is no file, or where it ends before."""
     read = os.pread(file.fileno(), BLOCK, number * BLOCK) if file else b""
     return read.ljust(BLOCK, b"\0")
 
@@ -159,7 +159,7 @@ def loop_devices(below: Path) -> dict[str, str]:
     found = {}
     for entry in Path("/sys/block").glob("loop*/loop/backing_file"):
         try:
-            # The kernel marks a deleted file.
+            # The kernel marks a file that was deleted meanwhile.
             file = entry.read_text().strip().removesuffix(" (deleted)")
         except OSError:
             continue  # Detached while we looked.

@@ -12,9 +12,9 @@ from this_node import ROOT
 
 
 def ask(request: dict[str, Any]) -> dict[str, Any]:
-    """Returns the manager's reply. Ends the program if the manager refuses."""
+    """The manager's reply; ends the program where the manager refuses."""
     connection = socket.socket(socket.AF_UNIX)
-    # The path of a simulated node can exceed the maximum length of a socket's path.
+    # The path of a simulated node can be longer than a socket's may be.
     here = os.open(".", os.O_RDONLY)
     try:
         os.chdir(ROOT / "run/localcloud")

@@ -1,7 +1,7 @@
 """A simulated node's coreutils: the real program, inside the node's directory only.
 
 Every argument that is an absolute path is moved below the node's root, and
-refused if a link leads out of it. So `find /var/lib/kubelet -delete`
+refused where a link would lead out of it. So `find /var/lib/kubelet -delete`
 deletes the node's files and never the machine's.
 """
 

@@ -33,7 +33,7 @@ class Store(Protocol):
     def images(self, filters: list[str]) -> Iterable[Image]: ...
 
     def blob(self, digest: str) -> bytes | None:
-        """Returns a manifest, index or configuration, or None if it is missing."""
+        """A manifest, index or configuration, where it is there."""
 
     def has(self, digest: str) -> bool: ...
 

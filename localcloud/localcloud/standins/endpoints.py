@@ -1,4 +1,4 @@
-"""The endpoints of an image's registry, with credentials."""
+"""Where an image can be fetched from, and with which credentials."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PullFailed(Exception):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint that serves an image, with the credentials for it."""
+    """One place to fetch an image from, and what to send along."""
 
     url: str
     authorization: str | None

@@ -2,9 +2,9 @@
 
 Started with the number of a socket on which the local cloud gives orders and
 gets events, and with the node's configuration as a JSON file. When the local
-cloud ends for any reason, the other end of the socket closes and the node ends.
-On a real node, this process is PID 1 of its namespace, so the kernel then kills
-all other processes in it.
+cloud goes away, in whatever way, the socket's other end closes and the node
+ends; on a real node this process is PID 1 of its namespace, so that the kernel
+ends everything else in it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from journal import Journal
 from loop import Loop, kill_session
 from systemd import SOCKET, Refused, Systemd, Unit
 
-# Programs of the control and the admin container. Neither container has the clients
-# of containerd or systemd, which are available only through sheltie.
+# What a shell script finds in the control and the admin container. Neither has
+# containerd's client or systemd's: those are reached through sheltie only.
 CONTAINER_TOOLS = """
     [ awk base64 basename bash cat chmod cp cut date dirname echo env expr false grep head id jq ls
     mkdir mktemp mv nproc printf pwd readlink rm sed seq sh sha256sum sleep sort stat tail tee test
@@ -214,7 +214,7 @@ class Node:
                 on_stop=self._random_seed_stopped,
             )
         )
-        # Without a cluster, kubelet fails and restarts again and again.
+        # Without a cluster kubelet fails and is started again, for ever.
         add(Unit("kubelet.service", "Kubelet", active="activating", sub="auto-restart"))
 
     def _start_services(self) -> None:
@@ -426,7 +426,7 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     config = json.loads(Path(sys.argv[2]).read_text())
     if config["kind"] == "real" and os.getpid() != 1:
-        # The code below mounts file systems and finally kills every process that it sees.
+        # What follows mounts, and in the end kills every process that it sees.
         sys.exit("a real node starts in namespaces of its own only")
     node = Node(config, channel)
     node.listen()

@@ -15,8 +15,8 @@ FILE = "system.journal"
 class Journal:
     """Writes records for as long as the node is up.
 
-    The file stays open, as in journald. Lines that are logged after the directory
-    was emptied are lost and create no new file.
+    The file stays open, as journald keeps its own: what is logged after the
+    directory was emptied goes nowhere and brings no file back.
     """
 
     def __init__(self, root: Path, machine_id: str) -> None:

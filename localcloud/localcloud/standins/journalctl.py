@@ -1,4 +1,4 @@
-"""`journalctl`: prints the logs of this node's units."""
+"""`journalctl`: what the units of this node have written."""
 
 from __future__ import annotations
 

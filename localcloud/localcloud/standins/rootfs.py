@@ -1,8 +1,9 @@
 """The root of a real node: nothing that runs in it can reach the machine's files.
 
 The machine's root is the lower layer of an overlay whose upper layer is
-memory. After `pivot_root`, the machine's own tree is not mounted in the node's
-mount namespace any more. Writes go to memory, or to the data volume at /local.
+memory, and after `pivot_root` the machine's own tree is no longer mounted in
+the node's mount namespace. What is written lands in memory, or on the data
+volume at /local.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}[os.uname().machine]
 
 
 def leave() -> None:
-    """Unmounts the data volume. All writes are then on the volume."""
+    """Unmounts the data volume; what is on it is then complete."""
     run("sync")
     for path in ("/var", "/opt", "/local"):
         # Overlays of containers may still be mounted below.

@@ -54,7 +54,7 @@ class SimulatedStore:
         return self.path(digest).exists()
 
     def add_blob(self, digest: str, content: bytes) -> None:
-        """Raises ValueError if the content has another digest, or if the disk is full."""
+        """Raises ValueError where the content is not the digest's, or the disk is full."""
         if digest_of(content) != digest:
             raise ValueError(f"failed commit on ref {digest}: unexpected digest")
         take_space(len(content))
@@ -64,9 +64,9 @@ class SimulatedStore:
         return chain in self.records["snapshots"]
 
     def unpack(self, digest: str) -> None:
-        """Raises ValueError if a layer differs from the image's configuration.
+        """Raises ValueError where a layer is not what the image's configuration says.
 
-        The files are not kept. The check that they can be unpacked is enough.
+        The files themselves are not kept: that they could be unpacked is enough.
         """
         manifest = manifest_for(self, digest)
         config = self.blob(manifest["config"]["digest"]) if manifest else None
@@ -111,9 +111,9 @@ class SimulatedStore:
 
 
 def take_space(size: int) -> None:
-    """Counts the bytes written since boot. Raises ValueError with containerd's text at the limit.
+    """Counts what a boot has written; raises ValueError, with containerd's words, at the limit.
 
-    As with a real full disk, deletions free no space until the next boot.
+    As after a real full disk, what is removed then is of no help until the next boot.
     """
     limit = description()["disk_full_after_bytes"]
     if limit is None:

@@ -15,7 +15,7 @@ def show(options: argparse.Namespace) -> int:
     wanted = [name for group in options.property for name in group.split(",")]
     blocks = []
     for unit in ask({"do": "show", "units": options.units})["units"]:
-        # systemctl prints properties in the manager's order, not in the requested one.
+        # The order is the manager's, whatever order was asked for.
         chosen = {k: v for k, v in unit.items() if not wanted or k in wanted}
         lines = chosen.values() if options.value else (f"{k}={v}" for k, v in chosen.items())
         blocks.append("\n".join(lines))

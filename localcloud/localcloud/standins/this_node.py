@@ -22,5 +22,5 @@ def description() -> dict[str, Any]:
 
 
 def platform() -> str:
-    """Returns the platform of the node's images, independent of the machine."""
+    """The platform whose images the node runs, whatever the machine is."""
     return PLATFORMS[description()["architecture"]]
