@@ -152,7 +152,9 @@ class Machines:
         return ended
 
     def _ended_by_itself(self, instance: Instance, node: Node) -> None:
-        if node.process.returncode != 0:
+        if node.process is None:
+            self._set(instance, "shutting-down", LAUNCH_FAILED)
+        elif node.process.returncode != 0:
             self._set(instance, "stopping", POWER_LOST)
         elif instance.instance_initiated_shutdown_behavior == "terminate":
             self._set(instance, "shutting-down", SELF_STOP)

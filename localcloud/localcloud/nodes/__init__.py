@@ -163,7 +163,10 @@ def install(cloud: Cloud) -> Nodes:
     cloud.control("snapshots", _snapshot_content(kind, cloud.state / "snapshots"))
     cloud.leftovers(
         "processes",
-        lambda: [{"instance": n.launch.instance_id, "pid": n.process.pid} for n in nodes.all()],
+        lambda: [
+            {"instance": n.launch.instance_id, "pid": n.process.pid if n.process else None}
+            for n in nodes.all()
+        ],
     )
     cloud.leftovers("loop_devices", lambda: sorted(real.loop_devices(cloud.state)))
     cloud.leftovers("mounts", lambda: _mounts_below(cloud.state))

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,13 @@ from .kind import Kind
 
 MACHINE = {"x86_64": "x86_64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 OFF_SECONDS = 60.0
-"""After so long an orderly stop is cut short, as EC2 does too in the end."""
+"""Time limit for an orderly stop, in seconds. After it the node loses power, as EC2 does too."""
+START_SECONDS = 60.0
+"""Time limit for a command to wait until the process of its node has started, in seconds."""
+
+
+class NotStartedError(Exception):
+    """The process of a node did not start in time."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,12 @@ class Node:
     ended: threading.Event = field(default_factory=threading.Event)
     agent_online: bool = False
     failure: str | None = None
+    process: subprocess.Popen[bytes] | None = None
+    """`None` until the node has started, and if it failed to start."""
+    _channel: socket.socket | None = None
+    """Set before `_started`; stays `None` if the node failed to start."""
+    _started: threading.Event = field(default_factory=threading.Event)
+    """Set when the node accepts commands, and when it failed to start."""
     _waiting: dict[str, Callable[[Result], None]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -72,14 +85,33 @@ class Node:
         return f"localcloud-{self.launch.instance_id}"
 
     def start(self) -> None:
+        """Starts the process.
+
+        If that fails, the node ends and `on_end` is called before this returns.
+        """
+        try:
+            self._spawn()
+        except Exception as error:
+            self.failure = f"the process did not start: {error}"
+            self._started.set()
+            self._end()
+            return
+        self._started.set()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _spawn(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         configuration = self.directory / "config.json"
         # It holds the user data, and that may hold passwords.
         configuration.touch(mode=0o600)
         configuration.write_text(json.dumps(self._configuration()))
         ours, theirs = socket.socketpair()
-        self._channel = ours
-        with theirs, open(self.directory / "console.log", "ab") as console:
+        with (
+            ExitStack() as on_failure,
+            theirs,
+            open(self.directory / "console.log", "ab") as console,
+        ):
+            on_failure.enter_context(ours)
             self.process = subprocess.Popen(
                 self.kind.command(self.name, theirs.fileno(), configuration),
                 stdin=subprocess.DEVNULL,
@@ -90,7 +122,8 @@ class Node:
                 # stops its nodes in order.
                 start_new_session=True,
             )
-        threading.Thread(target=self._listen, daemon=True).start()
+            on_failure.pop_all()
+        self._channel = ours
 
     def _configuration(self) -> dict[str, Any]:
         launch = self.launch
@@ -149,10 +182,22 @@ class Node:
         if not self.ended.wait(seconds):
             self.cut_power()
             if not self.ended.wait(5):
-                self.process.kill()
+                if self.process is not None:
+                    self.process.kill()
                 self.ended.wait(5)
 
     def _send(self, order: dict[str, Any]) -> None:
+        """Sends a command to the node. Raises `NotStartedError` if the node does not start in time.
+
+        A node that has ended, or failed to start, ignores commands: `on_end` reports its end.
+        """
+        if not self._started.wait(START_SECONDS):
+            raise NotStartedError(
+                f"sending {order['order']} to {self.name}: its process did not start "
+                f"within {START_SECONDS:g} s. Try again when the machine is less busy"
+            )
+        if self._channel is None:
+            return
         try:
             with self._lock:
                 self._channel.sendall(json.dumps(order).encode() + b"\n")
@@ -162,6 +207,7 @@ class Node:
     # Events
 
     def _listen(self) -> None:
+        assert self._channel is not None and self.process is not None
         with self._channel, self._channel.makefile("rb") as lines:
             try:
                 for line in lines:
@@ -169,10 +215,15 @@ class Node:
             except OSError:
                 pass  # Reset by a node that was killed.
         self.process.wait()
+        self._end()
+
+    def _end(self) -> None:
         self.agent_online = False
-        self.kind.release(self.name, self.launch.volume)
-        self.ended.set()
-        self.on_end(self)
+        try:
+            self.kind.release(self.name, self.launch.volume)
+        finally:
+            self.ended.set()
+            self.on_end(self)
 
     def _handle(self, event: dict[str, Any]) -> None:
         match event["event"]:
