@@ -23,8 +23,11 @@ class Kind(SimulatedNodes):
     def __init__(self, before: Callable[[], object]) -> None:
         self.before = before
 
-    def command(self, name: str, channel: int, configuration: Path) -> list[str]:  # noqa: ARG002
+    def configuration(self, name: str) -> dict[str, Any]:
         self.before()
+        return super().configuration(name)
+
+    def command(self, name: str, channel: int, configuration: Path) -> list[str]:  # noqa: ARG002
         return ["sh", "-c", f"read -r command <&{channel}"]
 
 
