@@ -1,4 +1,4 @@
-"""Who calls what: the log of AWS calls, and the resource that each call names."""
+"""The log of AWS calls: caller, action and resource of each call."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .cloud import Cloud, Invocation, caller_of, payload_text, session_of
 
 _SCOPE = re.compile(r"Credential=([^/]+)/\d{8}/[^/]*/([^/]+)/aws4_request")
 
-# Where a call says what it is about: the names of its parameters, the first that
-# is given counts. A dot leads into a structure or into every item of a list.
+# Parameters that hold the resource of a call; the first one present counts.
+# A dot leads into a structure or into every item of a list.
 _RESOURCES: dict[str, tuple[str, ...]] = {
     "ec2:CopySnapshot": ("SourceSnapshotId",),
     "ec2:CreateSnapshot": ("VolumeId",),

@@ -1,4 +1,4 @@
-"""The running local cloud: what its modules share.
+"""The running local cloud: state and hooks that its modules share.
 
 Every module offers `install(cloud)`, called once before the first request is
 served. A module registers its settings, control routes, stop callbacks and
@@ -40,12 +40,11 @@ class Unusable(Exception):
 
 
 class Settings(Mapping[str, Any]):
-    """Knobs that tests turn while the cloud runs.
+    """Settings that tests change while the cloud runs.
 
-    Only registered names exist, so that a misspelt knob is an error and not a
-    test that silently proves nothing. Some may have another value for what
-    belongs to one cache, so that builds of many caches run side by side, each
-    in a world of its own.
+    Only registered names exist: a misspelt setting must be an error, not a test
+    that silently proves nothing. Some settings can have a different value for
+    each cache, so that builds of many caches run side by side.
     """
 
     def __init__(self) -> None:
@@ -74,7 +73,7 @@ class Settings(Mapping[str, Any]):
             values.update(changes)
 
     def of(self, cache: str | None) -> Mapping[str, Any]:
-        """The settings for what belongs to a cache; those of all for None."""
+        """Returns the settings of a cache, or the common settings for `None`."""
         return ChainMap(self._scopes.get(cache or "", {}), self)  # type: ignore[arg-type]
 
     def cache_named_in(self, payload: str) -> str | None:
@@ -125,9 +124,9 @@ class Invocation:
 
 
 def payload_text(payload: bytes | str | None) -> str:
-    """A payload as text, in which a word in quotes is found also in JSON within JSON.
+    """Returns a payload as text, with the quotes of nested JSON unescaped.
 
-    So a cache is found by its name where an event quotes an execution's input.
+    So a search for a quoted cache name also matches an execution's input inside an event.
     """
     text = payload.decode(errors="replace") if isinstance(payload, bytes) else payload or ""
     return text.replace('\\"', '"')
@@ -135,7 +134,7 @@ def payload_text(payload: bytes | str | None) -> str:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What the registries have answered: requests, and bytes of bodies."""
+    """Answers of the registries: number of requests, and bytes of bodies."""
 
     requests: int = 0
     bytes: int = 0
@@ -151,7 +150,7 @@ class Registry:
     host: str
     """As image references name it."""
     address: str
-    """Where it listens, `localhost:PORT`."""
+    """Listening address, `localhost:PORT`."""
     username: str
     password: str
 
@@ -177,7 +176,7 @@ class Cloud:
     registries: Registries = field(init=False)
     """Set by `registries`, before anything that uses them is installed."""
     about: dict[str, Any] = field(default_factory=dict)
-    """What `GET ready` answers; modules add to it."""
+    """Answer of `GET ready`; modules add to it."""
     stopping: threading.Event = field(default_factory=threading.Event)
     routes: dict[str, ControlHandler] = field(default_factory=dict)
     stop_callbacks: list[Callable[[], None]] = field(default_factory=list)
@@ -188,7 +187,7 @@ class Cloud:
     invocations: dict[str, Invocation] = field(default_factory=dict)
     """Those that run, by the session in their process's credentials; kept by `lambdas`."""
     event_sink: Callable[[dict[str, Any]], None] | None = None
-    """Where `put_event` delivers; set by `events`."""
+    """Target of `put_event`; set by `events`."""
 
     @property
     def endpoint(self) -> str:

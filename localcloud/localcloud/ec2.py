@@ -1,8 +1,8 @@
 """EC2: instances that take time to change state, each with a node behind it.
 
-moto keeps the records. What it only pretends is replaced here: states that
-change at once, client tokens that are ignored, images and instance types that
-nobody checks, volumes without their throughput.
+moto keeps the records. This module adds the behaviour that moto leaves out:
+moto changes states at once, ignores client tokens, does not check images and
+instance types, and drops the throughput of volumes.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def decode_user_data(user_data: Any) -> str:
 
 
 def role_credentials(instance: Instance) -> dict[str, str]:
-    """What the metadata service would hand out; nothing without a profile."""
+    """Returns the credentials from the metadata service; empty without a profile."""
     association = instance.ec2_backend.iam_instance_profile_associations.get(instance.id)
     if association is None:
         return {}
@@ -317,7 +317,7 @@ def device(name: str, gib: int, snapshot_id: str | None = None) -> dict[str, Any
 
 
 def merge_devices(image: list[dict[str, Any]], asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The image's devices, each overridden by what the request says of it."""
+    """Returns the image's devices, each overridden by the request's values."""
     merged = {m["DeviceName"]: copy.deepcopy(m) for m in image}
     for mapping in asked:
         name = mapping["DeviceName"]
@@ -327,7 +327,7 @@ def merge_devices(image: list[dict[str, Any]], asked: list[dict[str, Any]]) -> l
         base = merged.get(name, {"DeviceName": name, "Ebs": {}})
         ebs_ = base["Ebs"] | mapping.get("Ebs", {})
         if "SnapshotId" in mapping.get("Ebs", {}) and "VolumeSize" not in mapping["Ebs"]:
-            # The size then is the snapshot's, not the image's.
+            # The snapshot decides the size, not the image.
             ebs_.pop("VolumeSize", None)
         merged[name] = {"DeviceName": name, "Ebs": {"DeleteOnTermination": True} | ebs_}
     return list(merged.values())
@@ -345,7 +345,7 @@ def _replace_run_instances(machines: Machines) -> None:
     def run_instances(self: InstanceResponse) -> ActionResult:
         token = self._get_param("ClientToken")
         request = {k: v for k, v in self.data.items() if k != "ClientToken"}
-        # Of two equal calls at once, one must wait for the other's answer.
+        # If two equal calls run at once, the second waits for the first one's answer.
         with machines.lock:
             if token and (known := tokens.recall(self.region, token, request)):
                 return ActionResult(known)

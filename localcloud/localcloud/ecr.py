@@ -154,7 +154,7 @@ def _find(repository: Repository, wanted: dict[str, str]) -> Image | None:
 
 
 def _free_tag(repository: Repository, tag: str | None, digest: str) -> None:
-    """Takes the tag from the image that bears it; that image stays, untagged."""
+    """Removes the tag from its current image, which stays untagged."""
     if tag is None:
         return
     bearer = _find(repository, {"imageTag": tag})

@@ -1,8 +1,8 @@
-"""The cloud's edge: what happens to a request before and around moto.
+"""The cloud's edge: request handling before and around moto.
 
 - `/localcloud/...` is our control API.
-- Every AWS call is logged with the service, the action, what it names and who called.
-- A fault, when one is set, happens to the call.
+- The log records service, action, resource and caller of every AWS call.
+- A matching fault applies to the call.
 """
 
 from __future__ import annotations

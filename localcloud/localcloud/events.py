@@ -136,7 +136,7 @@ def _fill(template: str, values: dict[str, Any]) -> str:
 
 
 def deliver_or_bury(target: dict[str, Any], payload: str, source: str) -> None:
-    """Delivers; what cannot be delivered goes to the target's dead-letter queue."""
+    """Delivers a payload. After a failure it goes to the target's dead-letter queue."""
     try:
         if ":rule/" in source:
             _check_permission(target["Arn"], source)

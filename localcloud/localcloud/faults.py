@@ -1,4 +1,4 @@
-"""Faults: what a test lets happen to AWS calls, and to which ones."""
+"""Faults that tests inject into AWS calls."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Fault:
     status: int | None = None
     status_name: str | None = None
     times: int | None = 1
-    """None means for ever."""
+    """Number of calls that it applies to; `None` for no limit."""
     skip: int = 0
     """So many calls that match pass first."""
     caller: str = ""
@@ -58,17 +58,17 @@ class Fault:
     invocation: str = ""
     """A text within the payload of the Lambda invocation that calls, or that is called."""
     resource: str = "*"
-    """A pattern for what the call names."""
+    """Pattern for the resource of the call."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     hits: int = 0
     passed: int = 0
 
     @classmethod
     def parse(cls, wish: Any) -> Fault:
-        """Raises ValueError for what would never do what its author meant."""
+        """Parses a fault. Raises ValueError if it can never have an effect."""
         if not isinstance(wish, dict):
             raise ValueError("a fault is an object")
-        # A field without a value is one that was not given; null times are for ever.
+        # A null field counts as absent, except that null `times` removes the limit.
         wish = {name: v for name, v in wish.items() if v is not None or name == "times"}
         ours = {"id", "hits", "passed"}
         given = {f.name: f for f in fields(cls) if f.name not in ours}

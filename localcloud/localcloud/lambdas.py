@@ -196,7 +196,7 @@ class Worker:
         self._server.server_close()
 
     def _write_log(self, message: str) -> None:
-        """In the name of the function's role; what that may not write is lost."""
+        """Writes a log line with the function's role. Without permission the line is lost."""
         backend, group = self._function.logs_backend, self._function.logs_group_name
         stream = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{group}:log-stream:{self._stream}"
         event = {"timestamp": int(time.time() * 1000), "message": message}
@@ -468,7 +468,7 @@ def install(cloud: Cloud) -> None:
 
 
 def _keep_what_terraform_reads_back() -> None:
-    """moto drops these settings, and Terraform would see a change for ever."""
+    """Keeps settings that moto drops, so that Terraform does not plan a change at every run."""
     init = LambdaFunction.__init__
     update = LambdaFunction.update_configuration
     configuration = LambdaFunction.get_configuration

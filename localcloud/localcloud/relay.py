@@ -18,7 +18,7 @@ from typing import Any
 
 _PATH = re.compile(r"/v2/(?P<repository>.+?)/(?P<kind>blobs|manifests|tags|referrers)/")
 _CHUNK = 256 * 1024
-# Of one connection only: https://www.rfc-editor.org/rfc/rfc9110#name-connection
+# Headers for one connection only: https://www.rfc-editor.org/rfc/rfc9110#name-connection
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade"}
 
 

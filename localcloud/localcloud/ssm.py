@@ -329,7 +329,7 @@ class RunCommand:
         invocation.finish(status, status, code, result)
 
     def _time_out(self, invocation: Invocation) -> None:
-        # The agent ends the script; what a dead node ran times out as well.
+        # The agent ends the script; a command on a dead node times out as well.
         if invocation.finish("TimedOut", "ExecutionTimedOut", STOPPED):
             node = self._machines.node(invocation.instance_id)
             if node is not None:

@@ -1,4 +1,4 @@
-"""Step Functions: what moto's interpreter leaves out or does otherwise than AWS.
+"""Step Functions: corrects differences between moto's interpreter and AWS.
 
 moto executes state machines, but ships no JSONata evaluator, and differs in
 error names, in how executions are named, stopped and listed, and in the
@@ -111,7 +111,7 @@ def install(cloud: Cloud) -> None:
     _install_lost_answers()
     _install_clients(cloud)
     state_task_service_aws_sdk._SERVICE_ERROR_NAMES.update(_SDK_ERROR_PREFIXES)
-    # A Fail state may pass on what it caught, `States.Timeout` as any other name.
+    # A Fail state can pass on every error name that it caught, also `States.Timeout`.
     state_fail.CustomErrorName = ErrorName
 
 
@@ -303,7 +303,7 @@ def _install_starting() -> None:
     StepFunctionsParserBackend.start_execution = start_execution
 
 
-# Ending, and the events that tell of it
+# Ends of executions, and their events
 
 
 def _install_ending(cloud: Cloud) -> None:
@@ -395,7 +395,7 @@ def _install_time_limit(cloud: Cloud) -> None:
 
 
 def _close_history(execution: Execution, kind: HistoryEventType, details: EventDetails) -> None:
-    """Writes the last event; what the interpreter still adds is not history."""
+    """Writes the last event. The history leaves out later events of the interpreter."""
     env = execution.exec_worker.env
     manager: EventManager = env.event_manager
     context = env.event_history_context
@@ -551,7 +551,10 @@ def _install_retries(cloud: Cloud) -> None:
 
 
 def _install_lost_answers() -> None:
-    """moto takes what is not an answer for a fault of the state machine, which ends it."""
+    """Maps a lost answer to AWS's error name.
+
+    moto treats it as a fault of the state machine and ends the execution.
+    """
     from_error = StateTaskServiceLambda._from_error
 
     def with_lost_answers(

@@ -81,7 +81,7 @@ def refused(call: Any, *words: str) -> None:
         assert word in error["Message"]
 
 
-# Who is judged, and how it is told
+# Checked callers, and the texts of denials
 
 
 def test_a_role_without_policies_may_do_nothing_and_other_callers_everything(
@@ -249,7 +249,7 @@ def test_a_snapshot_is_judged_by_its_volume_and_by_its_own_tags(caller: Caller) 
     created = ec2.create_snapshot(VolumeId=ours, TagSpecifications=tags)["SnapshotId"]
     refused(lambda: ec2.create_snapshot(VolumeId=ours), "snapshot/*")
     refused(lambda: ec2.create_snapshot(VolumeId=foreign, TagSpecifications=tags), foreign)
-    # A tag on what exists is not one at creation.
+    # A tag on an existing resource is not a tag at creation.
     refused(lambda: ec2.create_tags(Resources=[created], Tags=OURS), "ec2:CreateTags")
 
 
@@ -648,13 +648,13 @@ def test_a_call_is_judged_by_the_arn_of_what_it_names(
 
     refused(call, action, f"arn:aws:{arn}")
     caller.may({"Action": action, "Resource": f"arn:aws:{arn}"})
-    # Allowed now, and so it is told that there is no such thing.
+    # The call is allowed now, so the service reports a missing resource.
     with pytest.raises(ClientError, match=r"NotFound|DoesNotExist"):
         call()
     assert caller.uses() == {f"0 {action}": 1}
 
 
-# What services do in the name of a role, or in their own
+# Calls of services, with a role or without
 
 
 def test_a_schedule_calls_a_function_and_buries_in_the_name_of_its_role(caller: Caller) -> None:

@@ -65,7 +65,7 @@ def test_a_deny_whose_condition_does_not_hold_denies_nothing() -> None:
     [
         ("s3:*", "s3:*", True),
         ("*", "s3:*", True),
-        # access_policies_boundaries.html: the boundary grants nothing by itself.
+        # access_policies_boundaries.html: the boundary alone grants nothing.
         ("iam:*", "s3:*", False),
         ("s3:*", "ec2:*", False),
     ],
@@ -122,12 +122,12 @@ def test_actions_match_with_wildcards_in_any_case(
         ("arn:aws:dynamodb:*:123456789012:table/b??ks", TABLE, True),
         ("arn:aws:dynamodb:*:123456789012:table/b?ks", TABLE, False),
         ("arn:aws:dynamodb:us-*:123456789012:table/*", TABLE, False),
-        # Brackets are no wildcards, and upper and lower case differ.
+        # Brackets are literal characters, and matching is case-sensitive.
         ("arn:aws:dynamodb:eu-west-1:123456789012:table/[b]ooks", TABLE, False),
         ("arn:aws:dynamodb:eu-west-1:123456789012:table/Books", TABLE, False),
         ("*", TABLE, True),
         ("*", "*", True),
-        # An action that knows no resources is not allowed on one.
+        # An action without resource types is not allowed on a resource.
         (TABLE, "*", False),
         (LOGS + ":*", LOGS + ":log-stream:a", True),
         (LOGS + ":*", LOGS, False),
@@ -224,7 +224,7 @@ def test_a_multivalued_key_without_a_set_operator_cannot_be_judged() -> None:
         holds("StringEquals", "aws:TagKeys", "a", {"aws:TagKeys": ("a",)})
 
 
-# What is not known is an error.
+# Unknown constructs
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Real nodes: what a build does on one, and what a node from its snapshot finds."""
+"""Real nodes: builds on them, and nodes from their snapshots."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_an_empty_node_pulls_what_it_starts(machines: Machines, instance: str) -
 
 @pytest.fixture
 def precious() -> Iterator[list[Path]]:
-    """Files of the machine, one where the node has an overlay and one where it has its own."""
+    """Files of the machine: one below the node's overlay, one below a mount of its own."""
     name = unique(".localcloud-test")
     files = [Path.home() / name, Path("/var/log") / name]
     for file in files:

@@ -1,7 +1,7 @@
-"""Who may do what: the policies of roles as they are deployed, and what came of them.
+"""Decisions on calls from the deployed policies of roles.
 
-Every grant counts the calls that it allowed, so that one which nothing uses can be
-found; every refusal is kept.
+Every grant counts the calls that it allowed, to find unused grants. Every denial is
+kept.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Grant:
 
 @dataclass(eq=False)
 class Denied(Exception):
-    """A role asked for what it may not do."""
+    """A role lacks a permission for its call."""
 
     role: str
-    """Its name; that of the service, where one calls in its own name."""
+    """Name of the role, or of the service if it calls without a role."""
     action: str
     resource: str
     reason: str
@@ -64,11 +64,11 @@ class Authority:
     def check(
         self, role: str, action: str, asks: Callable[[], Iterable[Ask]], session: str = ""
     ) -> None:
-        """Raises Denied at the first that the role may not do; else counts the grants used."""
+        """Counts the used grants. Raises Denied at the first missing permission."""
         try:
             used = self._judge(role, asks(), session)
         except (Unjudged, UnknownConstruct) as error:
-            # What cannot be judged is never allowed.
+            # A call that cannot be judged must never be allowed.
             self._deny(Denied(role, action, "*", str(error), session))
         with self._lock:
             self._used.update(used)

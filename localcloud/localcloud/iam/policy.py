@@ -1,7 +1,7 @@
-"""The part of IAM's policy language that prepull's roles use, and what it decides.
+"""The part of IAM's policy language that prepull's roles use, with its evaluation.
 
-What is not known here (an operator, an element, a variable) is an error: a
-construct that was misread must never become an allow. Sources, all in the IAM
+An unknown operator, element or variable is an error: a misread construct must
+never become an allow. Sources, all in the IAM
 User Guide (docs.aws.amazon.com/IAM/latest/UserGuide): the rules of evaluation in
 reference_policies_evaluation-logic.html, the operators in
 reference_policies_elements_condition_operators.html, the set operators in
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Values = str | tuple[str, ...]
-"""The value of a context key: a tuple where the key is multivalued, whatever its length."""
+"""The value of a context key: a tuple if the key is multivalued, for any length."""
 
 
 class UnknownConstruct(Exception):
@@ -35,7 +35,7 @@ class Ask:
     action: str
     """`ec2:RunInstances`"""
     resource: str = "*"
-    """An ARN; `*` where the action knows no resources."""
+    """An ARN; `*` if the action has no resource types."""
     context: Mapping[str, Values] = field(default_factory=dict)
 
 
@@ -44,7 +44,7 @@ class Statement:
     policy: str
     """The name of the policy that it stands in."""
     sid: str
-    """Or its number in the policy, where it has none."""
+    """Statement ID, or the statement's number in the policy if it has none."""
     effect: str
     actions: tuple[str, ...]
     resources: tuple[str, ...]
@@ -56,7 +56,7 @@ class Statement:
             return None
         if not all(condition.holds(ask.context) for condition in self.conditions):
             return None
-        # Names of actions know no upper and lower case.
+        # Action names are case-insensitive.
         named = (p for p in self.actions if _like(p.lower(), ask.action.lower()))
         return next(named, None)
 
@@ -78,7 +78,7 @@ class Condition:
             return value is not None and self._matches(name, value)
         present = () if value is None else (value,) if isinstance(value, str) else value
         matches = (self._matches(name, one) for one in present)
-        # Of no values, all match and none does, as IAM documents it.
+        # IAM documents: without values, ForAllValues matches and ForAnyValue does not.
         return all(matches) if quantifier == "ForAllValues" else any(matches)
 
     def _matches(self, name: str, value: str) -> bool:
@@ -147,7 +147,7 @@ def _resource_matches(glob: str, resource: str) -> bool:
 
 
 def _value(context: Mapping[str, Values], key: str) -> Values | None:
-    """Keys, with the names of tags in them, know no upper and lower case."""
+    """Looks up a key. Keys are case-insensitive, and so are the tag names in them."""
     lowered = key.lower()
     return next((value for name, value in context.items() if name.lower() == lowered), None)
 

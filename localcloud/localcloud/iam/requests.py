@@ -1,13 +1,13 @@
-"""What a call asks of IAM: the actions, the resources and the condition keys.
+"""Permissions that a call needs: actions, resources and condition keys.
 
 One entry for each action that a role of prepull's calls, read off the Service
 Authorization Reference (docs.aws.amazon.com/service-authorization/latest/reference).
-A key that it does not list for an action and a resource is not in the context, so
-that a condition on it refuses here as it does on AWS. Of those that it lists, the
-context has the ones that a condition of ours could be about; `Null` and
-`ForAllValues` hold where a key is absent, so theirs must be here.
+The context lacks keys that it does not list for an action and a resource, so that a
+condition on such a key denies here as it does on AWS. The context has the listed keys
+that our conditions can use. `Null` and `ForAllValues` hold if a key is absent, so
+their keys must be here.
 
-A resource that does not exist asks nothing: the service then says so itself.
+A missing resource needs no permission: the service reports the error.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _run_instances(response: BaseResponse) -> Asks:
     if template := response._get_param("LaunchTemplate"):
         yield Ask(_RUN, _arn(region, "launch-template", template.get("LaunchTemplateId", "*")))
     yield from _tags_on_create("RunInstances", region, tags)
-    # What an instance may do with a role, its launcher could do through it.
+    # Through an instance, its launcher gains all permissions of the instance's role.
     for role in profile.roles if profile is not None else []:
         yield Ask("iam:PassRole", role.arn, {"iam:PassedToService": "ec2.amazonaws.com"})
 
@@ -251,7 +251,7 @@ def _request_tags(tags: Mapping[str, str]) -> Context:
 
 
 def _tags_of(response: BaseResponse) -> Mapping[str, dict[str, str]]:
-    """The tags that the call gives to what it creates, by the kind of resource."""
+    """Returns the tags of the resources that the call creates, by kind of resource."""
     given: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for specification in response._get_param("TagSpecifications", []):
         for tag in specification.get("Tags", []):
@@ -279,8 +279,8 @@ def _profile(asked: Mapping[str, str]) -> Any:
     return None
 
 
-# KMS, which other services call on behalf of the caller. A key that AWS manages for a service lets
-# everybody in who may use the service, so only a customer's own key asks anything.
+# KMS, which other services call on behalf of the caller. A key that AWS manages for a
+# service admits every user of the service, so only a customer's own key needs permissions.
 
 _FOR_EBS = (
     "kms:Decrypt",
@@ -292,7 +292,7 @@ _FOR_EBS = (
 
 
 def _ebs_encryption(key: str, region: str) -> Asks:
-    """Source: EBS User Guide, "Requirements for Amazon EBS encryption": these, whatever is made."""
+    """Source: EBS User Guide, "Requirements for Amazon EBS encryption", for every resource."""
     if _is_aws_managed(key):
         return
     if not key.startswith("arn:"):

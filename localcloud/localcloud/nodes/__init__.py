@@ -1,4 +1,4 @@
-"""The machines behind EC2 instances: real where the machine allows it, else simulated."""
+"""The machines behind EC2 instances: real if the machine allows it, else simulated."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONTAINER_SECONDS = 600.0
 
 
 def choose() -> tuple[Kind, str]:
-    """The kind of nodes, and why it is that one.
+    """Returns the kind of nodes, and the reason.
 
     `PREPULL_NODES` set to `real` or `simulated` decides; otherwise the machine does.
     """

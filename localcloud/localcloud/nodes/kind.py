@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 BLOCK = 512 << 10
-"""EBS stores snapshots in blocks of so many bytes, and of a later one those that changed."""
+"""Block size of EBS snapshots, in bytes. A later snapshot stores only changed blocks."""
 
 STANDINS = Path(__file__).resolve().parent.parent / "standins"
 
@@ -32,10 +32,10 @@ class Kind(Protocol):
         """Every path on the volume below `under`, which starts with `/local`."""
 
     def remove_file(self, volume: Path, path: str) -> None:
-        """Removes one of the paths that `files` tells, behind the back of whoever wrote it."""
+        """Removes one of the paths from `files` without an update of its owner's records."""
 
     def changed_blocks(self, volume: Path, base: Path | None) -> int | None:
-        """How many blocks differ from those of the base, or from zeros; None where none exist."""
+        """Counts blocks that differ from the base, or from zeros; `None` without blocks."""
 
     def command(self, name: str, channel: int, configuration: Path) -> list[str]:
         """The program that is the node, given its end of the channel."""

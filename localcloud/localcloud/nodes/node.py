@@ -41,7 +41,7 @@ class Launch:
 
     instance_id: str
     architecture: str
-    """`x86_64` or `arm64`, whatever the machine is."""
+    """`x86_64` or `arm64`, independent of the machine."""
     hostname: str
     user_data: str
     volume: Path
@@ -56,7 +56,7 @@ class Launch:
     """The authority that signed their certificate."""
     timings: dict[str, float]
     disk_full_after_bytes: int | None = None
-    """So many more bytes a simulated node's volume takes; None for as many as it is large."""
+    """Free bytes on a simulated node's volume; `None` for its full size."""
 
 
 @dataclass
@@ -177,7 +177,7 @@ class Node:
         self._send({"order": "cut_power"})
 
     def stop_and_wait(self, seconds: float = 20.0) -> None:
-        """Ends the node in order, or by force where that takes too long."""
+        """Ends the node in order, or by force if that takes too long."""
         self.power_off()
         if not self.ended.wait(seconds):
             self.cut_power()

@@ -36,7 +36,7 @@ mount -t xfs -o loop,nouuid volume local
 
 
 def obstacle() -> str | None:
-    """Why real nodes are not possible here; None when they are."""
+    """Returns the reason why real nodes are not possible; `None` if they are."""
     if os.geteuid() != 0:
         return "localcloud does not run as root"
     missing = programs_missing(PROGRAMS)
@@ -53,7 +53,7 @@ def obstacle() -> str | None:
 
 
 def _mounted(volume: Path, options: str, script: str, path: str) -> str:
-    """What a script prints that runs at the root of a volume, with `path` on it as `$3`.
+    """Runs a script at the root of a volume, with `path` as `$3`, and returns its output.
 
     The mount ends with its namespace.
     """
@@ -149,7 +149,7 @@ def _blocks_with_data(file: BinaryIO) -> set[int]:
 
 
 def _block(file: BinaryIO | None, number: int) -> bytes:
-    """Zeros where there is no file, or where it ends before."""
+    """Reads a block, padded with zeros. Without a file it is all zeros."""
     read = os.pread(file.fileno(), BLOCK, number * BLOCK) if file else b""
     return read.ljust(BLOCK, b"\0")
 
@@ -159,7 +159,7 @@ def loop_devices(below: Path) -> dict[str, str]:
     found = {}
     for entry in Path("/sys/block").glob("loop*/loop/backing_file"):
         try:
-            # The kernel marks a file that was deleted meanwhile.
+            # The kernel marks a deleted file.
             file = entry.read_text().strip().removesuffix(" (deleted)")
         except OSError:
             continue  # Detached while we looked.
@@ -169,7 +169,7 @@ def loop_devices(below: Path) -> dict[str, str]:
 
 
 def clean_up_stale(state: Path) -> None:
-    """Frees what an earlier run in `state`, that was killed, has left behind."""
+    """Frees the resources of an earlier, killed run in `state`."""
     for device in loop_devices(state):
         subprocess.run(["losetup", "--detach", device], capture_output=True, check=False)
     for directory in (state / "nodes").glob("*"):

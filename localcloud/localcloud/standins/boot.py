@@ -45,7 +45,7 @@ config_path = "/etc/containerd/certs.d"
 
 
 def read_settings(user_data: str) -> dict[str, Any] | None:
-    """The settings in the user data; None where it is not readable TOML."""
+    """Returns the settings in the user data; `None` if it is not readable TOML."""
     try:
         return tomllib.loads(user_data).get("settings", {})
     except tomllib.TOMLDecodeError:
@@ -161,7 +161,7 @@ def write_agent_state(root: Path, instance_id: str) -> None:
 
 
 def command_directory(root: Path, instance_id: str, command_id: str) -> Path:
-    """Where the agent keeps a command's script and output."""
+    """Returns the agent's directory for a command's script and output."""
     path = (
         root
         / f"{HOST_CONTAINERS}/control/ssm/{instance_id}/document/orchestration"

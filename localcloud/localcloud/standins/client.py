@@ -12,7 +12,7 @@ from this_node import ROOT
 
 
 def ask(request: dict[str, Any]) -> dict[str, Any]:
-    """The manager's reply; ends the program where the manager refuses."""
+    """Returns the manager's reply; ends the program if the manager refuses."""
     connection = socket.socket(socket.AF_UNIX)
     # The path of a simulated node can be longer than a socket's may be.
     here = os.open(".", os.O_RDONLY)

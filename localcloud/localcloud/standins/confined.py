@@ -1,8 +1,8 @@
 """A simulated node's coreutils: the real program, inside the node's directory only.
 
-Every argument that is an absolute path is moved below the node's root, and
-refused where a link would lead out of it. So `find /var/lib/kubelet -delete`
-deletes the node's files and never the machine's.
+Absolute paths in arguments move below the node's root. A path is refused if a
+link leads out of the root. So `find /var/lib/kubelet -delete` deletes the
+node's files and never the machine's.
 """
 
 from __future__ import annotations

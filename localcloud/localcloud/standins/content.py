@@ -33,7 +33,7 @@ class Store(Protocol):
     def images(self, filters: list[str]) -> Iterable[Image]: ...
 
     def blob(self, digest: str) -> bytes | None:
-        """A manifest, index or configuration, where it is there."""
+        """Returns a manifest, index or configuration; `None` if it is missing."""
 
     def has(self, digest: str) -> bool: ...
 

@@ -83,7 +83,7 @@ def pull_once(
             *(["--local"] if config["containerd_major"] >= 2 else []),
             reference,
         ]
-        # Progress goes to a file: a pipe that nobody reads stops the pull.
+        # Progress goes to a file: a full pipe without a reader stops the pull.
         with tempfile.TemporaryFile(dir=directory) as output:
             code = subprocess.run(command, stdout=output, stderr=output, check=False).returncode
             output.seek(max(0, output.seek(0, 2) - 2000))

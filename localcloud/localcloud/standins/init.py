@@ -1,10 +1,10 @@
 """A node: its boot, its services, and its end.
 
-Started with the number of a socket on which the local cloud gives orders and
-gets events, and with the node's configuration as a JSON file. When the local
-cloud goes away, in whatever way, the socket's other end closes and the node
-ends; on a real node this process is PID 1 of its namespace, so that the kernel
-ends everything else in it.
+Its arguments are the number of a socket for the local cloud's commands and the
+node's events, and the node's configuration as a JSON file. When the local cloud
+ends or dies, the socket's other end closes and the node ends. On a real node
+this process is PID 1 of its namespace, so the kernel ends all other processes
+in it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from journal import Journal
 from loop import Loop, kill_session
 from systemd import SOCKET, Refused, Systemd, Unit
 
-# What a shell script finds in the control and the admin container. Neither has
-# containerd's client or systemd's: those are reached through sheltie only.
+# Programs for scripts in the control and the admin container. Neither has
+# containerd's client or systemd's: only sheltie leads to those.
 CONTAINER_TOOLS = """
     [ awk base64 basename bash cat chmod cp cut date dirname echo env expr false grep head id jq ls
     mkdir mktemp mv nproc printf pwd readlink rm sed seq sh sha256sum sleep sort stat tail tee test
@@ -214,7 +214,7 @@ class Node:
                 on_stop=self._random_seed_stopped,
             )
         )
-        # Without a cluster kubelet fails and is started again, for ever.
+        # Without a cluster kubelet fails, and systemd restarts it without end.
         add(Unit("kubelet.service", "Kubelet", active="activating", sub="auto-restart"))
 
     def _start_services(self) -> None:
@@ -426,7 +426,7 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     config = json.loads(Path(sys.argv[2]).read_text())
     if config["kind"] == "real" and os.getpid() != 1:
-        # What follows mounts, and in the end kills every process that it sees.
+        # The code below mounts, and at the end kills every process that it sees.
         sys.exit("a real node starts in namespaces of its own only")
     node = Node(config, channel)
     node.listen()

@@ -15,8 +15,8 @@ FILE = "system.journal"
 class Journal:
     """Writes records for as long as the node is up.
 
-    The file stays open, as journald keeps its own: what is logged after the
-    directory was emptied goes nowhere and brings no file back.
+    The file stays open, as journald keeps its own. Records after the deletion
+    of the directory are lost and do not create a new file.
     """
 
     def __init__(self, root: Path, machine_id: str) -> None:

@@ -1,9 +1,8 @@
 """The root of a real node: nothing that runs in it can reach the machine's files.
 
 The machine's root is the lower layer of an overlay whose upper layer is
-memory, and after `pivot_root` the machine's own tree is no longer mounted in
-the node's mount namespace. What is written lands in memory, or on the data
-volume at /local.
+memory. After `pivot_root` the node's mount namespace does not contain the
+machine's own tree. Writes go to memory, or to the data volume at /local.
 """
 
 from __future__ import annotations
@@ -139,7 +138,7 @@ SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}[os.uname().machine]
 
 
 def leave() -> None:
-    """Unmounts the data volume; what is on it is then complete."""
+    """Unmounts the data volume, with all writes complete."""
     run("sync")
     for path in ("/var", "/opt", "/local"):
         # Overlays of containers may still be mounted below.

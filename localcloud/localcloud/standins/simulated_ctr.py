@@ -54,7 +54,7 @@ class SimulatedStore:
         return self.path(digest).exists()
 
     def add_blob(self, digest: str, content: bytes) -> None:
-        """Raises ValueError where the content is not the digest's, or the disk is full."""
+        """Stores a blob. Raises ValueError if the digest does not match or the disk is full."""
         if digest_of(content) != digest:
             raise ValueError(f"failed commit on ref {digest}: unexpected digest")
         take_space(len(content))
@@ -64,7 +64,7 @@ class SimulatedStore:
         return chain in self.records["snapshots"]
 
     def unpack(self, digest: str) -> None:
-        """Raises ValueError where a layer is not what the image's configuration says.
+        """Raises ValueError if a layer does not match the image's configuration.
 
         The files themselves are not kept: that they could be unpacked is enough.
         """
@@ -92,7 +92,7 @@ class SimulatedStore:
             raise ValueError(f"failed to extract layer {diff_id}: wrong diff id {found}")
 
     def collect_garbage(self) -> None:
-        """Removes what no image refers to, as containerd does after a removal."""
+        """Removes blobs without a reference from an image, as containerd does."""
         wanted = set()
         for record in self.records["images"].values():
             wanted |= set(self._reachable(record["digest"]))
@@ -113,7 +113,7 @@ class SimulatedStore:
 def take_space(size: int) -> None:
     """Counts what a boot has written; raises ValueError, with containerd's words, at the limit.
 
-    As after a real full disk, what is removed then is of no help until the next boot.
+    As on a real full disk, a removal after that frees no space until the next boot.
     """
     limit = description()["disk_full_after_bytes"]
     if limit is None:

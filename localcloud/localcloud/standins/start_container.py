@@ -35,7 +35,7 @@ def is_present(reference: str) -> bool:
 
 
 def run(reference: str) -> tuple[float, str, int | None]:
-    """When it ran, what it wrote, and its exit code unless it had to be ended."""
+    """Returns start time, output and exit code; the code is `None` after a forced end."""
     identity = f"pod-{uuid.uuid4().hex[:12]}"
     log = Path("/run/localcloud/containers") / f"{identity}.log"
     log.parent.mkdir(exist_ok=True)

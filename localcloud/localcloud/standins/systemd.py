@@ -1,7 +1,7 @@
 """A small systemd: units, transient services and timers, and their journal.
 
-`systemctl` and `systemd-run` are its clients over a socket. What a client can
-see follows systemd: states, results, exit statuses, and which properties exist.
+`systemctl` and `systemd-run` are its clients over a socket. States, results,
+exit statuses and the set of properties follow systemd.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EXEC_FAILED = 203
 Done = Callable[[], None]
 Reply = dict[str, Any]
 
-# Properties of a transient unit that have no effect on what a node shows.
+# Properties of a transient unit without a visible effect on a node.
 WITHOUT_EFFECT = frozenset(
     """
     CPUQuota CPUWeight CollectMode Delegate Description IOSchedulingClass IOSchedulingPriority
@@ -147,7 +147,7 @@ class Systemd:
     def __init__(
         self, loop: Loop, journal: Journal, root: Path, environment: dict[str, str], commands: Path
     ) -> None:
-        """`commands` is the directory where the host's programs are found."""
+        """`commands` is the directory of the host's programs."""
         self.loop = loop
         self.journal = journal
         self.root = root
@@ -368,7 +368,7 @@ class Systemd:
         if unit.transient and (unit.active == "inactive" or unit.collect):
             self.units.pop(unit.name, None)
 
-    # What clients ask for
+    # Requests of clients
 
     def listen(self, path: Path) -> None:
         server = socket.socket(socket.AF_UNIX)
@@ -493,7 +493,7 @@ class Systemd:
         timer.sub = "waiting"
 
         def elapsed() -> None:
-            # A timer that was stopped meanwhile is no longer among the units.
+            # The units do not contain a stopped timer.
             if self.units.get(timer.name) is timer:
                 del self.units[timer.name]
                 self.start(unit, lambda: None)

@@ -22,5 +22,5 @@ def description() -> dict[str, Any]:
 
 
 def platform() -> str:
-    """The platform whose images the node runs, whatever the machine is."""
+    """Returns the platform of the node's images, independent of the machine."""
     return PLATFORMS[description()["architecture"]]
