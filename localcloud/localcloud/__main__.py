@@ -1,4 +1,7 @@
-"""`python -m localcloud --port PORT --state DIRECTORY`"""
+"""`python -m localcloud --port PORT --state DIRECTORY`
+
+`python -m localcloud patches` writes PATCHES.md.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,13 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import types
 from importlib import import_module
 from pathlib import Path
 
+from . import patching
 from .cloud import Cloud, Unusable
 
 log = logging.getLogger("localcloud")
@@ -33,6 +38,9 @@ MODULES = (
 
 def main() -> int:
     options = _parse_arguments()
+    if options.command == "patches":
+        _write_patches(options.output)
+        return 0
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -64,11 +72,31 @@ def main() -> int:
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="localcloud", description="AWS on one machine.")
-    parser.add_argument("--port", type=int, required=True, help="where all AWS APIs answer")
-    parser.add_argument(
-        "--state", type=Path, required=True, help="a directory for what the cloud keeps"
-    )
-    return parser.parse_args()
+    parser.add_argument("--port", type=int, help="port of all AWS APIs")
+    parser.add_argument("--state", type=Path, help="directory for the state of the cloud")
+    commands = parser.add_subparsers(dest="command")
+    patches = commands.add_parser("patches", help="write the list of patches of moto")
+    patches.add_argument("--output", type=Path, default=patching.PATCHES_FILE, help="file to write")
+    options = parser.parse_args()
+    if options.command is None and (options.port is None or options.state is None):
+        parser.error("the following arguments are required: --port, --state")
+    return options
+
+
+def _write_patches(output: Path) -> None:
+    """Installs the modules without starting a registry or a node, and writes their patches."""
+    os.environ["PREPULL_NODES"] = "simulated"
+    with tempfile.TemporaryDirectory(prefix="localcloud-patches-") as state:
+        cloud = Cloud(port=0, state=Path(state))
+        _configure_moto(cloud)
+        try:
+            for name in MODULES:
+                if name != "registries":
+                    import_module(f".{name}", "localcloud").install(cloud)
+        finally:
+            cloud.stopping.set()
+            _stop(cloud)
+    output.write_text(patching.document(patching.applied()))
 
 
 def _end_on_signals(cloud: Cloud) -> None:
@@ -86,10 +114,20 @@ def _configure_moto(cloud: Cloud) -> None:
     os.environ["MOTO_PORT"] = str(cloud.port)
     os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"
     os.environ["MOTO_IAM_LOAD_MANAGED_POLICIES"] = "true"
-    from moto.core.config import default_user_config
+    from moto.core import config
 
-    default_user_config["stepfunctions"] = {"execute_state_machine": True}
-    default_user_config["lambda"] = {"use_docker": False}
+    patching.patch(
+        config,
+        "default_user_config[stepfunctions]",
+        {"execute_state_machine": True},
+        reason="Executes state machines.",
+    )
+    patching.patch(
+        config,
+        "default_user_config[lambda]",
+        {"use_docker": False},
+        reason="Uses functions without Docker.",
+    )
 
 
 def _serve(cloud: Cloud, wrap: type, handler: type) -> None:

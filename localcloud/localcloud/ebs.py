@@ -16,6 +16,7 @@ from moto.ec2.responses.elastic_block_store import ElasticBlockStore
 
 from .cloud import ACCOUNT, CACHE_TAG, Cloud
 from .nodes import Nodes
+from .patching import api, patch
 
 
 class Store:
@@ -140,9 +141,15 @@ def _replace_volumes(store: Store) -> None:
         store.grow_volume(volume)
         return volume
 
-    EBSBackend.create_volume = create_volume
-    EBSBackend.delete_volume = delete_volume
-    EBSBackend.modify_volume = modify_volume
+    patch(
+        EBSBackend,
+        "create_volume",
+        create_volume,
+        reason="Checks the size against the snapshot and creates the volume's files.",
+        link=api("ec2", "CreateVolume"),
+    )
+    patch(EBSBackend, "delete_volume", delete_volume, reason="Deletes the volume's files.")
+    patch(EBSBackend, "modify_volume", modify_volume, reason="Grows the volume's files.")
 
 
 def _replace_snapshots(store: Store) -> None:
@@ -180,10 +187,34 @@ def _replace_snapshots(store: Store) -> None:
         store.delete_snapshot(snapshot_id)
         return snapshot
 
-    EBSBackend.create_snapshot = create_snapshot
-    EBSBackend.copy_snapshot = copy_snapshot
-    EBSBackend.delete_snapshot = delete_snapshot
-    Snapshot.progress = property(progress)
+    patch(
+        EBSBackend,
+        "create_snapshot",
+        create_snapshot,
+        reason="Copies the volume and completes the snapshot later; moto does so at once.",
+        link=api("ec2", "CreateSnapshot"),
+    )
+    patch(
+        EBSBackend,
+        "copy_snapshot",
+        copy_snapshot,
+        reason="Refuses an incomplete source and completes the copy later.",
+        link=api("ec2", "CopySnapshot"),
+    )
+    patch(
+        EBSBackend,
+        "delete_snapshot",
+        delete_snapshot,
+        reason="Refuses to delete a snapshot of an image and deletes the snapshot's files.",
+        link=api("ec2", "DeleteSnapshot"),
+    )
+    patch(
+        Snapshot,
+        "progress",
+        property(progress),
+        reason="Returns the progress of a pending snapshot.",
+        link=api("ec2", "Snapshot"),
+    )
 
     describe = ElasticBlockStore.describe_snapshots
 
@@ -197,7 +228,13 @@ def _replace_snapshots(store: Store) -> None:
         snapshots = [s for s in answer.result["Snapshots"] if s.owner_id in wanted]
         return ActionResult({"Snapshots": snapshots})
 
-    ElasticBlockStore.describe_snapshots = describe_snapshots
+    patch(
+        ElasticBlockStore,
+        "describe_snapshots",
+        describe_snapshots,
+        reason="Filters by OwnerIds, which moto ignores.",
+        link=api("ec2", "DescribeSnapshots"),
+    )
 
     copy_response = ElasticBlockStore.copy_snapshot
 
@@ -207,7 +244,13 @@ def _replace_snapshots(store: Store) -> None:
             self.ec2_backend.get_snapshot(answer.result["SnapshotId"]).encrypted = True
         return answer
 
-    ElasticBlockStore.copy_snapshot = copy_snapshot_response
+    patch(
+        ElasticBlockStore,
+        "copy_snapshot",
+        copy_snapshot_response,
+        reason="Keeps the Encrypted parameter, which moto ignores.",
+        link=api("ec2", "CopySnapshot"),
+    )
 
 
 def _replace_images() -> None:
@@ -227,7 +270,20 @@ def _replace_images() -> None:
         image.root_device_name = self._get_param("RootDeviceName") or image.root_device_name
         return answer
 
-    AmisResponse.register_image = register_image
-    Ami.block_device_mappings = property(
+    patch(
+        AmisResponse,
+        "register_image",
+        register_image,
+        reason="Keeps block devices, architecture and root device of an image.",
+        link=api("ec2", "RegisterImage"),
+    )
+    devices_of = property(
         lambda image: getattr(image, "localcloud_mappings", None) or mappings(image)
+    )
+    patch(
+        Ami,
+        "block_device_mappings",
+        devices_of,
+        reason="Returns the registered block devices.",
+        link=api("ec2", "DescribeImages"),
     )

@@ -14,23 +14,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from moto.core.responses import ActionResult
+from moto.ec2 import utils as ec2_utils
 from moto.ec2.exceptions import EC2ClientError, InvalidInstanceTypeError
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.amis import Ami, AmiBackend
 from moto.ec2.models.core import TaggedEC2Resource
 from moto.ec2.models.instances import Instance, InstanceState, Reservation, StateReason
 from moto.ec2.responses.instances import InstanceResponse
-from moto.ec2.utils import (
-    EC2_PREFIX_TO_RESOURCE,
-    filter_dict_attribute_mapping,
-    get_prefix,
-)
+from moto.ec2.utils import EC2_PREFIX_TO_RESOURCE, get_prefix
 
 from . import bottlerocket, ebs, nodes
 from .bottlerocket import DATA_DEVICE, ROOT_DEVICE, Release
 from .cloud import ACCOUNT, Cloud, credentials
 from .ebs import cache_of
 from .nodes import Launch, Node
+from .patching import api, patch
 
 CODES = {
     "pending": 0,
@@ -256,7 +254,14 @@ def install(cloud: Cloud) -> None:
     _look_up_tags()
     _replace_run_instances(machines)
     _replace_life_cycle(machines)
-    filter_dict_attribute_mapping["client-token"] = "client_token"
+    patch(
+        ec2_utils,
+        "filter_dict_attribute_mapping[client-token]",
+        "client_token",
+        reason="Supports the filter client-token.",
+        link=api("ec2", "DescribeInstances"),
+        adds=True,
+    )
     cloud.leftovers(
         "instances",
         lambda: [
@@ -277,7 +282,12 @@ def _look_up_tags() -> None:
             for key, value in list(tags.items())
         ]
 
-    TaggedEC2Resource.get_tags = get_tags  # type: ignore[method-assign]
+    patch(
+        TaggedEC2Resource,
+        "get_tags",
+        get_tags,
+        reason="Looks up the tags of one resource; moto searches all tags for every filter.",
+    )
 
 
 def _offer_bottlerocket(machines: Machines) -> None:
@@ -308,7 +318,7 @@ def _offer_bottlerocket(machines: Machines) -> None:
             self.amis[image.id] = image
             machines.releases[image.id] = release
 
-    AmiBackend._load_amis = load_amis
+    patch(AmiBackend, "_load_amis", load_amis, reason="Adds the Bottlerocket images.")
 
 
 def device(name: str, gib: int, snapshot_id: str | None = None) -> dict[str, Any]:
@@ -362,8 +372,20 @@ def _replace_run_instances(machines: Machines) -> None:
                 tokens.remember(self.region, token, request, reservation)
             return answer
 
-    InstanceResponse.run_instances = run_instances
-    InstanceResponse._parse_block_device_mapping = devices
+    patch(
+        InstanceResponse,
+        "run_instances",
+        run_instances,
+        reason="Honours client tokens, checks image and type, completes volumes and groups.",
+        link=api("ec2", "RunInstances"),
+    )
+    patch(
+        InstanceResponse,
+        "_parse_block_device_mapping",
+        devices,
+        reason="Merges the image's block devices with the request's.",
+        link=api("ec2", "BlockDeviceMapping"),
+    )
 
 
 def _check_launch(self: InstanceResponse, mappings: list[dict[str, Any]]) -> None:
@@ -422,4 +444,24 @@ def _replace_life_cycle(machines: Machines) -> None:
         machines.start(self)
         return before
 
-    Instance.stop, Instance.terminate, Instance.start = stop, terminate, start
+    patch(
+        Instance,
+        "stop",
+        stop,
+        reason="Stops the node and changes the state slowly; moto does so at once.",
+        link=api("ec2", "StopInstances"),
+    )
+    patch(
+        Instance,
+        "terminate",
+        terminate,
+        reason="Ends the node and changes the state slowly; moto does so at once.",
+        link=api("ec2", "TerminateInstances"),
+    )
+    patch(
+        Instance,
+        "start",
+        start,
+        reason="Starts a node and changes the state slowly; moto does so at once.",
+        link=api("ec2", "StartInstances"),
+    )

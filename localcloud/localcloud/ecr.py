@@ -23,6 +23,7 @@ from moto.ecr.models import ECRBackend, Image, Repository, ecr_backends
 from moto.ecr.responses import ECRResponse
 
 from .cloud import ACCOUNT, ECR_HOST, REGION, Answer, Cloud, Registries
+from .patching import api, patch
 from .registries import NOTIFICATIONS
 
 log = logging.getLogger(__name__)
@@ -141,8 +142,20 @@ def _install_images(cloud: Cloud) -> None:
             )
         return {"images": images, "failures": failures}
 
-    ECRBackend.put_image = put_image
-    ECRBackend.batch_get_image = batch_get_image
+    patch(
+        ECRBackend,
+        "put_image",
+        put_image,
+        reason="Stores manifests by the digest of their bytes and sends an event.",
+        link=api("ecr", "PutImage"),
+    )
+    patch(
+        ECRBackend,
+        "batch_get_image",
+        batch_get_image,
+        reason="Finds indexes and platform manifests by tag and by digest.",
+        link=api("ecr", "BatchGetImage"),
+    )
 
 
 def _find(repository: Repository, wanted: dict[str, str]) -> Image | None:
@@ -198,4 +211,10 @@ def _install_token(cloud: Cloud) -> None:
         }
         return ActionResult({"authorizationData": [token]})
 
-    ECRResponse.get_authorization_token = get_authorization_token
+    patch(
+        ECRResponse,
+        "get_authorization_token",
+        get_authorization_token,
+        reason="Returns a token for the real registry.",
+        link=api("ecr", "GetAuthorizationToken"),
+    )

@@ -22,6 +22,7 @@ from .calls import Call, CallLog
 from .cloud import Answer, Cloud
 from .faults import KILL, LOSE_COMMAND, LOST_COMMANDS, REFUSE, TIME_OUT, Fault, Faults
 from .iam import enforcement
+from .patching import patch
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,12 @@ def _watch_calls(cloud: Cloud, faults: Faults, calls: CallLog) -> None:
             _lose_answer(call, fault)
         return answer
 
-    BaseResponse.call_action = call_action  # type: ignore[method-assign]
+    patch(
+        BaseResponse,
+        "call_action",
+        call_action,
+        reason="Records every call, applies faults and enforces IAM.",
+    )
 
 
 def _answer(

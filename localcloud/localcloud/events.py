@@ -30,6 +30,7 @@ from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 from .cloud import ACCOUNT, REGION, Cloud
 from .iam import enforcement
 from .iam.policy import Ask
+from .patching import patch
 from .schedules import Clock, UnsupportedExpression, next_time
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,12 @@ def _install_rules() -> None:
         for target in list(self.targets):
             deliver_or_bury(target, shape(target, told), self.arn)
 
-    Rule.send_to_targets = send_to_targets
+    patch(
+        Rule,
+        "send_to_targets",
+        send_to_targets,
+        reason="Shapes inputs, delivers to all used targets and supports dead-letter queues.",
+    )
 
 
 def _iso(moment: Any) -> str:

@@ -46,6 +46,7 @@ from .cloud import (
 )
 from .iam import enforcement
 from .iam.policy import Ask
+from .patching import api, patch
 
 log = logging.getLogger(__name__)
 
@@ -463,7 +464,13 @@ def install(cloud: Cloud) -> None:
             response_headers["x-amz-function-error"] = result.function_error
         return result.payload
 
-    LambdaSimpleBackend.invoke = invoke
+    patch(
+        LambdaSimpleBackend,
+        "invoke",
+        invoke,
+        reason="Runs the function's bootstrap; moto returns a fixed answer.",
+        link=api("lambda", "Invoke"),
+    )
     _keep_what_terraform_reads_back()
 
 
@@ -499,6 +506,24 @@ def _keep_what_terraform_reads_back() -> None:
             answer["DeadLetterConfig"] = {"TargetArn": arn}
         return answer
 
-    LambdaFunction.__init__ = new_init
-    LambdaFunction.update_configuration = new_update
-    LambdaFunction.get_configuration = new_configuration
+    patch(
+        LambdaFunction,
+        "__init__",
+        new_init,
+        reason="Keeps logging, dead-letter and tracing settings, which Terraform reads back.",
+        link=api("lambda", "CreateFunction"),
+    )
+    patch(
+        LambdaFunction,
+        "update_configuration",
+        new_update,
+        reason="Keeps logging, dead-letter and tracing settings, which Terraform reads back.",
+        link=api("lambda", "UpdateFunctionConfiguration"),
+    )
+    patch(
+        LambdaFunction,
+        "get_configuration",
+        new_configuration,
+        reason="Returns logging and dead-letter settings, which Terraform reads back.",
+        link=api("lambda", "GetFunctionConfiguration"),
+    )

@@ -21,6 +21,7 @@ from . import bottlerocket
 from .cloud import Cloud
 from .ec2 import Machines
 from .nodes import Result
+from .patching import api, patch
 
 STDOUT_CHARACTERS = 24_000
 STDERR_CHARACTERS = 8_000
@@ -420,8 +421,11 @@ def install(cloud: Cloud) -> None:
     _offer_public_parameters()
 
 
+ADDED_ACTIONS = ("list_command_invocations", "cancel_command", "describe_instance_information")
+"""Actions that moto lacks."""
+
+
 def _replace_responses(run_command: RunCommand) -> None:
-    api = SimpleSystemManagerResponse
 
     def send_command(self: Any) -> ActionResult:
         name = self._get_param("DocumentName")
@@ -475,7 +479,16 @@ def _replace_responses(run_command: RunCommand) -> None:
         cancel_command,
         describe_instance_information,
     ):
-        setattr(api, function.__name__, function)
+        name = function.__name__
+        action = "".join(word.capitalize() for word in name.split("_"))
+        patch(
+            SimpleSystemManagerResponse,
+            name,
+            function,
+            reason="Runs commands on nodes, through agents that register.",
+            link=api("ssm", action),
+            adds=name in ADDED_ACTIONS,
+        )
 
 
 def wanted_agents(self: Any) -> dict[str, list[str]]:
@@ -524,4 +537,9 @@ def _offer_public_parameters() -> None:
             )
             dict.setdefault(self, name, []).append(parameter)
 
-    ParameterDict._check_loading_status = check_loading_status
+    patch(
+        ParameterDict,
+        "_check_loading_status",
+        check_loading_status,
+        reason="Adds Bottlerocket's public parameters.",
+    )

@@ -69,6 +69,7 @@ from moto.stepfunctions.parser.asl.eval.environment import Environment
 from moto.stepfunctions.parser.asl.eval.event.event_detail import EventDetails
 from moto.stepfunctions.parser.asl.eval.event.event_manager import EventManager
 from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
+from moto.stepfunctions.parser.asl.utils import boto_client
 from moto.stepfunctions.parser.backend.execution import (
     BaseExecutionWorkerCommunication,
     Execution,
@@ -78,11 +79,15 @@ from moto.stepfunctions.parser.models import StepFunctionsParserBackend
 from moto.stepfunctions.responses import StepFunctionResponse
 
 from .cloud import STATES_SESSION, Cloud, credentials
-from .patching import replace_function
+from .patching import api, patch
 
 _NAME = re.compile(r"[^\s<>{}\[\]?*\"#%\\^|~`$&,;:/\x00-\x1f\x7f-\x9f]{1,80}")
 _EXPRESSION = re.compile(r"\{%(.*)%\}", re.DOTALL)
 _PAGE = 100
+
+_SDK_INTEGRATIONS = (
+    "https://docs.aws.amazon.com/step-functions/latest/dg/supported-services-awssdk.html"
+)
 
 # The name that AWS puts before the dot in errors of `aws-sdk:` integrations.
 _SDK_ERROR_PREFIXES = {
@@ -110,9 +115,22 @@ def install(cloud: Cloud) -> None:
     _install_retries(cloud)
     _install_lost_answers()
     _install_clients(cloud)
-    state_task_service_aws_sdk._SERVICE_ERROR_NAMES.update(_SDK_ERROR_PREFIXES)
+    for service, prefix in _SDK_ERROR_PREFIXES.items():
+        patch(
+            state_task_service_aws_sdk,
+            f"_SERVICE_ERROR_NAMES[{service}]",
+            prefix,
+            reason="Sets AWS's prefix of error names.",
+            link=_SDK_INTEGRATIONS,
+            adds=True,
+        )
     # A Fail state can pass on every error name that it caught, also `States.Timeout`.
-    state_fail.CustomErrorName = ErrorName
+    patch(
+        state_fail,
+        "CustomErrorName",
+        ErrorName,
+        reason="A Fail state can pass on every error name, also States.Timeout.",
+    )
 
 
 # JSONata
@@ -219,8 +237,15 @@ def _install_jsonata() -> None:
             cause = f"The JSONata expression '{self.expression}' threw an error: {error}"
             raise _query_error(env, cause) from error
 
-    StringJSONata._eval_body = eval_body
-    StringVariableSample._eval_body = eval_body
+    patch(
+        StringJSONata, "_eval_body", eval_body, reason="Evaluates JSONata; moto ships no evaluator."
+    )
+    patch(
+        StringVariableSample,
+        "_eval_body",
+        eval_body,
+        reason="Evaluates JSONata; moto ships no evaluator.",
+    )
 
 
 def _query_error(env: Environment, cause: str) -> FailureEventException:
@@ -253,7 +278,12 @@ def _install_parsing() -> None:
         # Parsing takes longer than all that an execution of ours computes; a copy is its own.
         return copy.deepcopy(_parse(self._evaluation_details.state_machine_details.definition))
 
-    ExecutionWorker._get_evaluation_entrypoint = get_evaluation_entrypoint
+    patch(
+        ExecutionWorker,
+        "_get_evaluation_entrypoint",
+        get_evaluation_entrypoint,
+        reason="Caches parsed definitions, because parsing takes most of an execution's time.",
+    )
 
 
 # The context object
@@ -272,8 +302,18 @@ def _install_context() -> None:
         entered = datetime.fromisoformat(fields.pop("EnteredTime"))
         return state_data(EnteredTime=_iso(entered), RetryCount=0, **fields)
 
-    Execution.get_start_execution_details = with_iso_start_time
-    asl_state.StateData = with_iso_entered_time  # type: ignore[misc,assignment]
+    patch(
+        Execution,
+        "get_start_execution_details",
+        with_iso_start_time,
+        reason="Formats StartTime in the context object as AWS does.",
+    )
+    patch(
+        asl_state,
+        "StateData",
+        with_iso_entered_time,
+        reason="Formats EnteredTime in the context object as AWS does, and sets RetryCount.",
+    )
 
 
 def _iso(moment: datetime) -> str:
@@ -300,7 +340,13 @@ def _install_starting() -> None:
         with lock:
             return start(self, state_machine_arn, name or str(uuid.uuid4()), *rest, **more)
 
-    StepFunctionsParserBackend.start_execution = start_execution
+    patch(
+        StepFunctionsParserBackend,
+        "start_execution",
+        start_execution,
+        reason="Checks execution names and serialises starts under one name.",
+        link=api("states", "StartExecution"),
+    )
 
 
 # Ends of executions, and their events
@@ -373,9 +419,20 @@ def _install_ending(cloud: Cloud) -> None:
             announce(execution)
         return ActionResult({"stopDate": execution.stop_date})
 
-    Execution.start = start
-    BaseExecutionWorkerCommunication.terminated = terminated
-    StepFunctionResponse.stop_execution = stop_execution
+    patch(Execution, "start", start, reason="Sends the status-change event of a start.")
+    patch(
+        BaseExecutionWorkerCommunication,
+        "terminated",
+        terminated,
+        reason="Sends the status-change event of an end, and keeps an earlier stop.",
+    )
+    patch(
+        StepFunctionResponse,
+        "stop_execution",
+        stop_execution,
+        reason="Ends the execution at once; moto waits for its running task.",
+        link=api("states", "StopExecution"),
+    )
 
 
 def _install_time_limit(cloud: Cloud) -> None:
@@ -391,7 +448,12 @@ def _install_time_limit(cloud: Cloud) -> None:
                 self.timeout_seconds = TimeoutSeconds(settings["execution_timeout_seconds"])
         evaluate(self, env)
 
-    Program.eval = eval_in_time
+    patch(
+        Program,
+        "eval",
+        eval_in_time,
+        reason="Applies the time limit of the setting execution_timeout_seconds.",
+    )
 
 
 def _close_history(execution: Execution, kind: HistoryEventType, details: EventDetails) -> None:
@@ -461,9 +523,27 @@ def _install_reading() -> None:
             events.reverse()
         return ActionResult(_page(self, "events", events))
 
-    StepFunctionResponse.describe_execution = describe_execution
-    StepFunctionResponse.list_executions = list_executions
-    StepFunctionResponse.get_execution_history = get_execution_history
+    patch(
+        StepFunctionResponse,
+        "describe_execution",
+        describe_execution,
+        reason="Returns the current status and the input, without null fields.",
+        link=api("states", "DescribeExecution"),
+    )
+    patch(
+        StepFunctionResponse,
+        "list_executions",
+        list_executions,
+        reason="Filters by status, orders by start and returns pages.",
+        link=api("states", "ListExecutions"),
+    )
+    patch(
+        StepFunctionResponse,
+        "get_execution_history",
+        get_execution_history,
+        reason="Supports reverse order and returns pages.",
+        link=api("states", "GetExecutionHistory"),
+    )
 
 
 def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
@@ -496,7 +576,12 @@ def _install_validation() -> None:
                     message=f"The JSONata expression '{expression}' is not valid: {error}"
                 ) from error
 
-    StepFunctionsParserBackend._validate_definition = staticmethod(validate_with_expressions)
+    patch(
+        StepFunctionsParserBackend,
+        "_validate_definition",
+        staticmethod(validate_with_expressions),
+        reason="Rejects invalid JSONata expressions.",
+    )
 
     def validate_state_machine_definition(self: StepFunctionResponse) -> ActionResult:
         try:
@@ -521,8 +606,22 @@ def _install_validation() -> None:
         ]
         return ActionResult({"stateMachineVersions": versions})
 
-    StepFunctionResponse.validate_state_machine_definition = validate_state_machine_definition
-    StepFunctionResponse.list_state_machine_versions = list_state_machine_versions
+    patch(
+        StepFunctionResponse,
+        "validate_state_machine_definition",
+        validate_state_machine_definition,
+        reason="Adds an action that Terraform calls.",
+        link=api("states", "ValidateStateMachineDefinition"),
+        adds=True,
+    )
+    patch(
+        StepFunctionResponse,
+        "list_state_machine_versions",
+        list_state_machine_versions,
+        reason="Adds an action that Terraform calls.",
+        link=api("states", "ListStateMachineVersions"),
+        adds=True,
+    )
 
 
 def _expressions(definition: Any) -> Iterator[str]:
@@ -547,7 +646,12 @@ def _install_retries(cloud: Cloud) -> None:
         decide(self, env)
         env.stack.append(env.stack.pop() / float(cloud.settings["retry_speed"]))
 
-    JitterStrategyDecl._eval_body = decide_and_hurry
+    patch(
+        JitterStrategyDecl,
+        "_eval_body",
+        decide_and_hurry,
+        reason="Applies the setting retry_speed.",
+    )
 
 
 def _install_lost_answers() -> None:
@@ -566,7 +670,12 @@ def _install_lost_answers() -> None:
             ex = ClientError({"Error": error, "ResponseMetadata": metadata}, "Invoke")  # type: ignore[typeddict-item]
         return from_error(self, env, ex)
 
-    StateTaskServiceLambda._from_error = with_lost_answers
+    patch(
+        StateTaskServiceLambda,
+        "_from_error",
+        with_lost_answers,
+        reason="A lost answer gets AWS's error name; moto ends the execution.",
+    )
 
 
 # The interpreter's own calls
@@ -598,6 +707,9 @@ def _install_clients(cloud: Cloud) -> None:
         with lock:  # Building a client is not safe in two threads at once.
             return client(region, service, role.rpartition("/")[2])
 
-    replace_function(
-        "moto.stepfunctions.parser.asl.utils.boto_client", "boto_client_for", boto_client_for
+    patch(
+        boto_client,
+        "boto_client_for",
+        boto_client_for,
+        reason="Calls the local cloud with the role of the state machine.",
     )
