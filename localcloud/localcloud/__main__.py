@@ -22,7 +22,7 @@ from .cloud import Cloud, Unusable
 
 log = logging.getLogger("localcloud")
 
-# The order in which they are installed; they are stopped in the reverse one.
+# Installation order; the stop runs in reverse.
 MODULES = (
     "edge",
     "iam.enforcement",
@@ -46,7 +46,7 @@ def main() -> int:
     )
     for noisy in ("werkzeug", "botocore", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    # It reports every error that a state machine handles, once a nested element.
+    # moto logs every error that a state machine handles, once for each nested element.
     logging.getLogger("moto").setLevel(logging.CRITICAL)
     options.state.mkdir(parents=True, exist_ok=True)
     cloud = Cloud(port=options.port, state=options.state.resolve())
@@ -54,7 +54,7 @@ def main() -> int:
     _end_on_signals(cloud)
     _configure_moto(cloud)
 
-    # Only now may moto be imported: it reads its settings when it is.
+    # Import moto only now: it reads its settings at import.
     from .edge import ControlledApplication, RequestHandler
 
     try:
@@ -102,9 +102,9 @@ def _write_patches(output: Path) -> None:
 def _end_on_signals(cloud: Cloud) -> None:
     def end(number: int, _frame: types.FrameType | None) -> None:
         if cloud.stopping.is_set():
-            return  # Ending already; a second Ctrl-C must not cut that short.
+            return  # A second Ctrl-C must not interrupt the stop.
         cloud.stopping.set()
-        log.info("%s: ending", signal.Signals(number).name)
+        log.info("%s: stopping", signal.Signals(number).name)
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
@@ -155,7 +155,7 @@ def _stop(cloud: Cloud) -> None:
         try:
             callback()
         except Exception:
-            log.exception("while ending")
+            log.exception("stop callback failed")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class Store:
         self._kind.remove_volume(self.volume(volume_id))
 
     def start_snapshot(self, snapshot: Snapshot, source: Any, cache: str | None) -> None:
-        """Copies the data now, as the point in time; completes it later."""
+        """Copies the data now, for the point in time; completes the snapshot later."""
         snapshot.status = "pending"
         snapshot.localcloud_started = time.monotonic()
         snapshot.localcloud_seconds = self._cloud.settings.of(cache)["snapshot_seconds"]
@@ -68,7 +68,7 @@ class Store:
 
 
 def cache_of(resource: TaggedEC2Resource) -> str | None:
-    """The cache for which an instance, a volume or a snapshot exists."""
+    """Returns the cache of an instance, a volume or a snapshot."""
     return resource.ec2_backend.tags.get(resource.id, {}).get(CACHE_TAG)
 
 
@@ -80,7 +80,7 @@ def progress(snapshot: Snapshot) -> str:
 
 
 def check_snapshot(snapshot: Snapshot, size: int | None, code: str) -> None:
-    """Refuses a volume that the snapshot does not fit in, with EC2's words."""
+    """Raises EC2's error if the volume is smaller than the snapshot."""
     if snapshot.status != "completed":
         raise EC2ClientError("IncorrectState", f"Snapshot '{snapshot.id}' is not 'completed'.")
     if size is not None and int(size) < int(snapshot.volume_size):
@@ -162,7 +162,7 @@ def _replace_snapshots(store: Store) -> None:
     def create_snapshot(self: Any, volume_id: str, *args: Any, **kwargs: Any) -> Snapshot:
         snapshot = create(self, volume_id, *args, **kwargs)
         if not kwargs.get("from_ami"):
-            # The volume's, because the snapshot's own tags come a little later.
+            # The volume's cache: moto sets the snapshot's tags only after this call.
             cache = cache_of(self.get_volume(volume_id))
             store.start_snapshot(snapshot, store.volume(volume_id), cache)
         return snapshot
@@ -219,7 +219,7 @@ def _replace_snapshots(store: Store) -> None:
     describe = ElasticBlockStore.describe_snapshots
 
     def describe_snapshots(self: ElasticBlockStore) -> ActionResult:
-        """moto ignores OwnerIds, and so returns the snapshots of public images."""
+        """Filters by OwnerIds. moto ignores it and returns the snapshots of public images."""
         answer = describe(self)
         owners = self._get_param("OwnerIds", [])
         if not owners:
@@ -254,7 +254,7 @@ def _replace_snapshots(store: Store) -> None:
 
 
 def _replace_images() -> None:
-    """Images keep the block devices they were registered with."""
+    """Keeps the registered block devices of images."""
     register = AmisResponse.register_image
     mappings = Ami.block_device_mappings.fget
 

@@ -57,7 +57,7 @@ class Machines:
         self.nodes = nodes_
         self.store = store
         self.releases: dict[str, Release] = {}
-        """By image ID, of every region that was used."""
+        """Releases by image ID, for every used region."""
         self.lock = threading.RLock()
 
     def instances(self) -> list[Instance]:
@@ -67,7 +67,7 @@ class Machines:
         return self.nodes.get(instance_id)
 
     def settings(self, instance: Instance) -> Mapping[str, Any]:
-        """Those of the cache that the instance is for."""
+        """Returns the settings of the instance's cache."""
         return self.cloud.settings.of(cache_of(instance))
 
     def settings_of(self, instance_id: str) -> Mapping[str, Any]:
@@ -88,7 +88,7 @@ class Machines:
         with self.lock:
             if instance.state in ("shutting-down", "terminated"):
                 return
-            # A node that is powering off already reports its end once.
+            # A node that is powering off reports its end only once.
             ending = instance.state == "stopping" and self.nodes.get(instance.id) is not None
             self._set(instance, "shutting-down", reason)
             if not ending:
@@ -198,7 +198,7 @@ class Machines:
 
 
 terminate_record = Instance.terminate
-"""moto's own: detaches and deletes the volumes, frees the network interfaces."""
+"""moto's method: detaches and deletes volumes, frees network interfaces."""
 
 
 def decode_user_data(user_data: Any) -> str:
@@ -271,7 +271,7 @@ def install(cloud: Cloud) -> None:
 
 
 def _look_up_tags() -> None:
-    """moto searches the tags of everything for those of one resource, with every filter."""
+    """Looks up the tags of one resource. moto searches all tags for every filter."""
 
     def get_tags(self: TaggedEC2Resource) -> list[dict[str, str]]:
         identity = self.id  # type: ignore[attr-defined]
@@ -365,7 +365,7 @@ def _replace_run_instances(machines: Machines) -> None:
             reservation = answer.result
             for instance in reservation.instances:
                 _complete_volumes(self.ec2_backend, instance, mappings)
-                # moto forgets the groups that are given with a network interface.
+                # moto drops the groups of a network interface.
                 instance.security_groups = instance.security_groups or instance.nics[0].group_set
                 machines.launch(instance)
             if token:
@@ -412,7 +412,7 @@ def _check_launch(self: InstanceResponse, mappings: list[dict[str, Any]]) -> Non
 
 
 def _complete_volumes(backend: Any, instance: Instance, mappings: list[dict[str, Any]]) -> None:
-    """moto drops what it does not know of a block device."""
+    """Sets the properties of block devices that moto drops."""
     asked = {m["DeviceName"]: m["Ebs"] for m in mappings}
     for name, block in instance.block_device_mapping.items():
         volume = backend.get_volume(block.volume_id)

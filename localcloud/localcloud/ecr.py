@@ -55,14 +55,14 @@ def _pushed(cloud: Cloud, target: dict[str, Any]) -> None:
     backend = ecr_backends[ACCOUNT][REGION]
     name, digest, tag = target["repository"], target["digest"], target.get("tag")
     if name not in backend.repositories:
-        # AWS would have refused the push itself.
+        # AWS refuses such a push.
         log.warning("%s was pushed to %s, which ECR does not have", digest, name)
         return
     try:
         manifest = _fetch_manifest(cloud.registries, name, digest)
         backend.put_image(name, manifest, tag, target["mediaType"])
     except (urllib.error.HTTPError, ServiceException) as error:
-        # The registry has taken the push; refusing its notice only repeats it.
+        # The registry has accepted the push and repeats a refused notification.
         log.warning("%s@%s was pushed, but is no image in ECR: %s", name, digest, error)
 
 
@@ -74,7 +74,7 @@ def _fetch_manifest(registries: Registries, name: str, digest: str) -> str:
         headers={"Accept": ", ".join(_MANIFEST_TYPES), "Authorization": f"Basic {login}"},
     )
     context = ssl.create_default_context(cafile=str(registries.ca_certificate))
-    # Past any proxy that the environment names: the registry is on this machine.
+    # Without a proxy from the environment: the registry is on this machine.
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
     )

@@ -28,11 +28,11 @@ log = logging.getLogger(__name__)
 
 CONTROL_PREFIX = "/localcloud/"
 _DROPPED = "localcloud.dropped"
-"""Set in the environment of a request that gets no answer."""
+"""Key in the environment of a request that gets no answer."""
 
 
 class Injected(ServiceException):
-    """An error that a test asked for, or one for a call that moto lacks."""
+    """An error from a fault, or for a call that moto lacks."""
 
 
 def install(cloud: Cloud) -> None:
@@ -95,7 +95,7 @@ def install(cloud: Cloud) -> None:
 
 
 def _watch_calls(cloud: Cloud, faults: Faults, calls: CallLog) -> None:
-    """Every AWS call passes through `call_action` here, and no other way."""
+    """Replaces `call_action`, the only path of AWS calls."""
     carry_out = BaseResponse.call_action
 
     def call_action(self: BaseResponse) -> Any:
@@ -143,7 +143,7 @@ def _answer(
 
 
 def _lose_answer(call: Call, fault: Fault) -> None:
-    # The process first: it must not live to see that the connection is lost.
+    # End the process first: it must not notice the lost connection.
     if call.invocation is not None and fault.effect == KILL:
         call.invocation.kill()
     if call.invocation is not None and fault.effect == TIME_OUT:
@@ -162,7 +162,7 @@ def _refuse(
 
 
 class RequestHandler(MotoRequestHandler):
-    """Closes a connection that was dropped here, as it does one that its client dropped."""
+    """Closes a connection that we dropped like one that the client dropped."""
 
     def connection_dropped(self, error: BaseException, environ: Any = None) -> None:
         super().connection_dropped(error, environ)
@@ -170,7 +170,7 @@ class RequestHandler(MotoRequestHandler):
 
 
 class ControlledApplication:
-    """Answers the control API and hands everything else to moto."""
+    """Answers the control API and passes other requests to moto."""
 
     def __init__(self, cloud: Cloud, aws: Callable[..., Iterable[bytes]]) -> None:
         self._cloud = cloud
@@ -213,7 +213,7 @@ class ControlledApplication:
         return self._cloud.routes[route](environ["REQUEST_METHOD"], rest, query, body)
 
     def _match(self, path: str) -> tuple[str | None, str]:
-        """The longest registered route that is the path or a parent of it."""
+        """Returns the longest registered route that equals or contains the path."""
         for route in sorted(self._cloud.routes, key=len, reverse=True):
             if path == route or path.startswith(f"{route}/"):
                 return route, path[len(route) + 1 :]

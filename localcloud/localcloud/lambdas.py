@@ -68,7 +68,7 @@ class WorkerGone(Exception):
 
 
 class Worker:
-    """One process of a function, and the Runtime API that it alone talks to.
+    """One process of a function, with a Runtime API of its own.
 
     As on AWS a process gets one invocation at a time, and ends when it
     crashes, exits or overruns its time.
@@ -77,7 +77,7 @@ class Worker:
     def __init__(self, function: LambdaFunction, cloud: Cloud, root: Path) -> None:
         self._function = function
         self._cloud = cloud
-        # In the process's access key, so that the edge can tell its calls from others'.
+        # Part of the process's access key, so that the edge recognises its calls.
         self._session = uuid.uuid4().hex[:12]
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._outcomes: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
@@ -142,7 +142,7 @@ class Worker:
         self._process.wait()
 
     def _time_out(self) -> None:
-        # Before the process's own end is told: the first outcome counts.
+        # Before the report of the process's end: the first outcome counts.
         self._outcomes.put((_TIMED_OUT, b""))
         self.kill()
 
@@ -184,7 +184,7 @@ class Worker:
     def _collect(self) -> None:
         """Copies the process's output to the log group, then reports its end."""
         assert self._process.stdout is not None
-        # Lambda itself writes too: this whenever a process starts, and more that is left out here.
+        # Lambda writes this line at each process start; its other lines are left out here.
         self._write_log("INIT_START Runtime Version: provided:al2023")
         for line in self._process.stdout:
             self._tail.append(line)
@@ -218,7 +218,7 @@ class Worker:
             """https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html"""
 
             protocol_version = "HTTP/1.1"
-            # Headers and body go out apart; the body must not wait for an acknowledgement.
+            # Headers and body are separate writes; the body must not wait for an acknowledgement.
             disable_nagle_algorithm = True
 
             def do_GET(self) -> None:
@@ -302,7 +302,7 @@ class Functions:
                 self._give_back(version, worker)
 
     def invoke_as_asked(self, function: LambdaFunction, payload: bytes) -> Result:
-        """As `invoke`, but as often as the setting `deliveries` says."""
+        """Invokes as often as the setting `deliveries` requires."""
         everything = self._cloud.settings
         settings = everything.of(everything.cache_named_in(payload_text(payload)))
         match settings["deliveries"]:
@@ -319,7 +319,7 @@ class Functions:
                 raise ValueError(f"deliveries: {other!r} is not simulated")
 
     def invoke_later(self, function: LambdaFunction, payload: bytes) -> None:
-        """As Lambda's event queue: retried on failure, then sent on."""
+        """Works as Lambda's event queue: retries a failure, then sends it to the destination."""
         self._async.submit(self._invoke_with_retries, function, payload)
 
     def stop(self) -> None:
@@ -415,7 +415,7 @@ class Functions:
 
 
 def _version(function: LambdaFunction) -> tuple[str, ...]:
-    """What makes a warm process unfit for the next call when it changes."""
+    """Returns the properties whose change requires a new process."""
     environment = json.dumps(function.environment_vars, sort_keys=True)
     settings = f"{function.timeout} {function.memory_size} {function.role}"
     return (function.function_arn, function.code_sha_256, environment, settings)
@@ -435,9 +435,9 @@ def _is_from_state_machine(headers: Mapping[str, str]) -> bool:
 
 
 def install(cloud: Cloud) -> None:
-    # The delays of Lambda itself, one minute and then two, are too long to watch.
+    # Lambda's own delays, one minute and then two, are too long for tests.
     cloud.settings.register(async_retry_seconds=2.0)
-    # As after a lost answer, Step Functions may invoke a function twice.
+    # Step Functions can invoke a function twice, as after a lost answer.
     cloud.settings.register_scopable(deliveries="once")
     functions = Functions(cloud)
     cloud.on_stop(functions.stop)

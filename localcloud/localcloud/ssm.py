@@ -26,12 +26,12 @@ from .patching import api, patch
 STDOUT_CHARACTERS = 24_000
 STDERR_CHARACTERS = 8_000
 LIST_CHARACTERS = 2_500
-"""ListCommandInvocations shows less of an output than GetCommandInvocation."""
+"""Output limit of ListCommandInvocations, lower than GetCommandInvocation's."""
 
 EXECUTION_TIMEOUT = 3600
 DELIVERY_TIMEOUT = 3600
 STOPPED = 137
-"""What the agent reports for a command that it had to end."""
+"""Exit code in the agent's report of a command that it ended."""
 
 FINAL = frozenset({"Success", "Failed", "TimedOut", "Cancelled"})
 AGENT_VERSION = "3.3.1611.0"
@@ -123,7 +123,7 @@ class Command:
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     requested: datetime = field(default_factory=lambda: now())
     visible_at: float = 0
-    """Until then the invocations are not known: SSM's API is not consistent at once."""
+    """Time when the invocations become visible: SSM's API is eventually consistent."""
     invocations: dict[str, Invocation] = field(default_factory=dict)
 
     @property
@@ -170,7 +170,7 @@ def iso(when: datetime | None) -> str:
 def check_parameters(
     declared: dict[str, Any], given: dict[str, list[str]]
 ) -> dict[str, str | list[str]]:
-    """The document's parameters with the values given, or their defaults."""
+    """Returns the document's parameters with the given values, or their defaults."""
     unknown = sorted(set(given) - set(declared))
     if unknown:
         raise invalid(f"Parameters {unknown} are not declared in the document.")
@@ -188,7 +188,7 @@ def check_parameter(name: str, rule: dict[str, Any], values: list[str] | None) -
     if not rule.get("minItems", 0) <= len(values) <= rule.get("maxItems", len(values)):
         raise invalid(f"Parameter {name!r} has {len(values)} values.")
     for value in values:
-        # Not anchored: a document that means the whole value must say so.
+        # Not anchored: a document that requires the whole value has anchors.
         pattern = rule.get("allowedPattern")
         if pattern and not re.search(pattern, value):
             raise invalid(f"Parameter {name!r} does not match {pattern}: {value[:100]!r}")
@@ -225,7 +225,7 @@ def interpolate(text: Any, values: dict[str, str | list[str]]) -> Any:
 
 
 def shell_script(document: dict[str, Any], given: dict[str, list[str]]) -> tuple[str, float]:
-    """The script that the document's one step runs, and its time limit."""
+    """Returns the script and the time limit of the document's one step."""
     values = check_parameters(document.get("parameters", {}), given)
     steps = document.get("mainSteps", [])
     if str(document.get("schemaVersion")) != "2.2" or len(steps) != 1:
@@ -269,7 +269,7 @@ class RunCommand:
         self._machines = machines
         self._commands: dict[str, Command] = {}
         self._seen: set[str] = set()
-        """Instances whose agent has registered at some time."""
+        """Instances whose agent has ever registered."""
 
     def is_online(self, instance_id: str) -> bool:
         node = self._machines.node(instance_id)
@@ -285,7 +285,7 @@ class RunCommand:
         comment: str,
         lost: tuple[str, str] | None = None,
     ) -> Command:
-        """`lost` is how a command ends, status and details, that never reaches its node."""
+        """`lost` is the final status, with details, of a command that never reaches its node."""
         script, limit = shell_script(document, parameters)
         for instance_id in instance_ids:
             if not self.is_online(instance_id):
@@ -325,7 +325,7 @@ class RunCommand:
             invocation.finish("Cancelled", "Cancelled", STOPPED, result)
             return
         status = "Success" if result.code == 0 else "Failed"
-        # A shell reports death by a signal as 128 and its number.
+        # A shell reports the end by a signal as 128 plus its number.
         code = result.code if result.code >= 0 else 128 - result.code
         invocation.finish(status, status, code, result)
 
@@ -381,7 +381,7 @@ class RunCommand:
         ]
 
     def agents(self, region: str) -> list[dict[str, Any]]:
-        """Instances that have registered; after they are gone, their connection is lost."""
+        """Returns registered instances; without a node their connection is lost."""
         found = []
         for instance in self._machines.instances():
             if instance.ec2_backend.region_name != region or instance.state == "terminated":
@@ -414,7 +414,7 @@ class RunCommand:
 
 
 def install(cloud: Cloud) -> None:
-    # A command's invocation is found a little after SendCommand has answered.
+    # A command's invocation becomes visible shortly after SendCommand's answer.
     cloud.settings.register_scopable(command_visible_seconds=0.1, delivery_seconds=0.05)
     run_command = RunCommand(cloud, cloud.machines)
     _replace_responses(run_command)
@@ -504,7 +504,7 @@ def wanted_agents(self: Any) -> dict[str, list[str]]:
 def find_document(self: Any, name: str) -> dict[str, Any]:
     if name == "AWS-RunShellScript":
         return RUN_SHELL_SCRIPT
-    # An ARN names the document after its last slash.
+    # In an ARN, the document's name follows the last slash.
     documents = self.ssm_backend._documents.get(name.rpartition("/")[2])
     if documents is None:
         raise SsmError("InvalidDocument", f"Document {name} does not exist.")

@@ -89,7 +89,7 @@ _SDK_INTEGRATIONS = (
     "https://docs.aws.amazon.com/step-functions/latest/dg/supported-services-awssdk.html"
 )
 
-# The name that AWS puts before the dot in errors of `aws-sdk:` integrations.
+# AWS's prefix before the dot in error names of `aws-sdk:` integrations.
 _SDK_ERROR_PREFIXES = {
     "cloudwatch": "CloudWatch",
     "ec2": "Ec2",
@@ -145,23 +145,23 @@ _jsonata_lock = threading.Lock()
 
 
 def evaluate(expression: str, bindings: dict[str, Any]) -> Any:
-    """The value of a JSONata expression, with AWS's functions added.
+    """Returns the value of a JSONata expression, with AWS's functions.
 
-    Raises Undefined, or JException where JSONata itself finds an error.
+    Raises Undefined, or JException if JSONata finds an error.
     """
     with _jsonata_lock:
         compiled = _compile(expression)
         value = compiled.evaluate(None, _with_nulls(bindings))
     if value is None:
         raise Undefined
-    # The interpreter's own list and null types are not plain JSON.
+    # The interpreter's list and null types are not plain JSON.
     return _plain(value)
 
 
 @functools.lru_cache(maxsize=1024)
 def _compile(expression: str) -> Jsonata:
     compiled = Jsonata(expression)
-    # Undefined and null must stay apart until the end.
+    # Undefined and null must remain distinct until the end.
     compiled.set_output_convert_nulls(False)
     for name, function in _AWS_FUNCTIONS.items():
         compiled.register_lambda(name, function)
@@ -275,7 +275,7 @@ def _parse(definition: str) -> EvalComponent:
 
 def _install_parsing() -> None:
     def get_evaluation_entrypoint(self: ExecutionWorker) -> EvalComponent:
-        # Parsing takes longer than all that an execution of ours computes; a copy is its own.
+        # Parsing takes longer than the rest of an execution. Each execution gets a copy.
         return copy.deepcopy(_parse(self._evaluation_details.state_machine_details.definition))
 
     patch(
@@ -325,7 +325,7 @@ def _iso(moment: datetime) -> str:
 
 def _install_starting() -> None:
     start = StepFunctionsParserBackend.start_execution
-    # Without it two simultaneous starts under one name would both succeed.
+    # Without the lock, two simultaneous starts under one name both succeed.
     lock = threading.Lock()
 
     def start_execution(
@@ -388,7 +388,7 @@ def _install_ending(cloud: Cloud) -> None:
         execution = self.execution
         with ending:
             if execution.exec_status != ExecutionStatus.RUNNING:
-                return  # Stopped meanwhile: that was the end.
+                return  # StopExecution has ended it.
             reflect(self)
             if execution.exec_status == ExecutionStatus.TIMED_OUT:
                 details = EventDetails(
@@ -403,7 +403,7 @@ def _install_ending(cloud: Cloud) -> None:
         with ending:
             stopped_now = execution.exec_status == ExecutionStatus.RUNNING
             if stopped_now:
-                # moto ends an execution when its task returns; AWS at once,
+                # moto ends an execution when its task returns. AWS ends it at once,
                 # while a running function goes on to its own end.
                 execution.exec_status = ExecutionStatus.ABORTED
                 execution.stop_date = datetime.now(UTC)
@@ -436,7 +436,7 @@ def _install_ending(cloud: Cloud) -> None:
 
 
 def _install_time_limit(cloud: Cloud) -> None:
-    """The limit that a test sets for executions whose input names a cache."""
+    """Applies the time limit of a cache to executions with its name in their input."""
     cloud.settings.register_scopable(execution_timeout_seconds=None)
     evaluate = Program.eval
 
@@ -476,7 +476,7 @@ def _execution(response: StepFunctionResponse) -> Execution:
 
 
 def _wait_for_environment(execution: Execution) -> None:
-    """The interpreter sets it up in a thread of its own, within milliseconds."""
+    """Waits for the interpreter's thread to set up the environment, within milliseconds."""
     pause = threading.Event()
     while execution.exec_worker.env is None:
         pause.wait(0.002)
@@ -639,7 +639,7 @@ def _expressions(definition: Any) -> Iterator[str]:
 
 def _install_retries(cloud: Cloud) -> None:
     cloud.settings.register(retry_speed=1)
-    # The last of the steps that decide how long a Retry waits.
+    # The last step of the computation of a Retry's delay.
     decide = JitterStrategyDecl._eval_body
 
     def decide_and_hurry(self: JitterStrategyDecl, env: Environment) -> None:
@@ -694,7 +694,7 @@ def _install_clients(cloud: Cloud) -> None:
             config=Config(
                 parameter_validation=False,
                 retries={"total_max_attempts": 1},
-                # A function may take 15 minutes, and a state has its own time-out.
+                # A function can take 15 minutes, and a state has its own time-out.
                 read_timeout=3600,
                 max_pool_connections=100,
             ),

@@ -1,4 +1,4 @@
-"""Instances, volumes and snapshots behave as EC2's."""
+"""Instances, volumes and snapshots behave as on EC2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is pushed to the registry is in ECR, and ECR says so."""
+"""A push to the registry appears in ECR and sends an event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events reach their targets in the shape asked for, and schedules fire."""
+"""Events reach their targets in the configured shape, and schedules fire."""
 
 from __future__ import annotations
 

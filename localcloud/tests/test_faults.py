@@ -1,4 +1,4 @@
-"""Faults happen to the calls that they are meant for, in every way that AWS has."""
+"""Each effect of faults, and the selection of calls."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def caller(cloud: RunningCloud, function: str) -> Caller:
 
 
 def existing(cloud: RunningCloud, *names: str) -> list[str]:
-    """Those of the parameters that exist."""
+    """Returns the existing parameters."""
     found = cloud.aws("ssm").get_parameters(Names=names)["Parameters"]
     return [parameter["Name"] for parameter in found]
 

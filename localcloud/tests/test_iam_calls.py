@@ -1,4 +1,4 @@
-"""Every call of a role is held against its policies, on the resources and keys it asks for."""
+"""Checks of calls against a role's policies, by resource and condition key."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Caller:
     role: str
 
     def may(self, *statements: dict[str, Any]) -> None:
-        """Gives the role these statements and takes away all others."""
+        """Replaces all statements of the role."""
         complete = [{"Effect": "Allow", "Resource": "*"} | s for s in statements]
         document = {"Version": "2012-10-17", "Statement": complete}
         self.cloud.aws("iam").put_role_policy(
@@ -72,7 +72,7 @@ def caller(cloud: RunningCloud) -> Iterator[Caller]:
 
 
 def refused(call: Any, *words: str) -> None:
-    """The call is refused for lack of a grant, with these words in the message."""
+    """Checks that the call is denied without a grant, with these words in the message."""
     with pytest.raises(ClientError) as raised:
         call()
     error = raised.value.response["Error"]
@@ -329,7 +329,7 @@ def test_sharing_snapshot_with_unlisted_account_is_denied(caller: Caller) -> Non
 
 @dataclass(frozen=True)
 class Launch:
-    """A launch as a builder's, and the policy that allows just it."""
+    """A builder's launch, and the policy that allows exactly it."""
 
     machines: Machines
     caller: Caller

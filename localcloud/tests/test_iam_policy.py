@@ -1,4 +1,4 @@
-"""Policies are judged as IAM judges them.
+"""The policy evaluator decides as IAM does.
 
 The cases follow the examples of the IAM User Guide
 (docs.aws.amazon.com/IAM/latest/UserGuide), on pages that each test names.
@@ -41,7 +41,7 @@ def test_unlisted_action_is_denied() -> None:
 
 
 def test_explicit_deny_overrides_every_allow() -> None:
-    # As the page's policy: reading is allowed, reports are denied.
+    # Like the page's policy: reading is allowed, reports are denied.
     statements = policy(
         {"Action": ["iam:Get*", "iam:List*"]}, {"Effect": "Deny", "Action": "iam:*Report"}
     )
@@ -159,7 +159,7 @@ TOPIC = "arn:aws:sns:eu-west-1:123456789012:topic-1"
         ("ArnEquals", PROFILE, PROFILE, True),
         ("ArnEquals", PROFILE, PROFILE + "2", False),
         ("ArnEquals", PROFILE, None, False),
-        # ArnEquals and ArnLike do the same, wildcards included.
+        # ArnEquals and ArnLike are equal, including wildcards.
         ("ArnEquals", "arn:aws:sns:*:123456789012:topic-?", TOPIC, True),
         ("ArnLike", "arn:aws:sns:*:123456789012:topic-?", TOPIC, True),
         ("ArnLike", "arn:aws:sns:*:topic-1", TOPIC, False),

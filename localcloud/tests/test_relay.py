@@ -1,4 +1,4 @@
-"""The relay before the private registry changes nothing that passes through it."""
+"""The relay in front of the private registry passes data unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What localcloud says of a machine that lacks something."""
+"""Start on a machine that lacks a requirement."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Grant:
     policy: str
     statement: str
     action: str
-    """As the statement writes it."""
+    """Action as written in the statement."""
 
 
 @dataclass(eq=False)
@@ -42,11 +42,11 @@ class Denied(Exception):
     resource: str
     reason: str
     session: str
-    """Of the caller's credentials."""
+    """Session of the caller's credentials."""
     time: float = field(default_factory=time.time)
 
     def __str__(self) -> str:
-        """Worded as AWS does."""
+        """Returns AWS's message."""
         session = f"arn:aws:sts::{ACCOUNT}:assumed-role/{self.role}/{self.session or 'localcloud'}"
         user = self.role if self.role.endswith(".amazonaws.com") else session
         return (
@@ -109,7 +109,7 @@ class Authority:
         return {role.name: role for role in list(iam_backends[ACCOUNT]["aws"].roles.values())}
 
     def grants(self) -> list[dict[str, Any]]:
-        """What the policies of all roles allow, and how many calls used it."""
+        """Returns the grants of all roles, with the number of calls that used each."""
         granted = [
             Grant(name, statement.policy, statement.sid, action)
             for name, role in sorted(self.roles().items())
@@ -134,7 +134,7 @@ class Authority:
 
 
 def _identity(role: Role) -> tuple[Statement, ...]:
-    """The statements of the policies that are part of a role or attached to it."""
+    """Returns the statements of a role's inline and attached policies."""
     inline = [parse(name, document) for name, document in list(role.policies.items())]
     attached = [_managed(policy) for policy in list(role.managed_policies.values())]
     return tuple(statement for policy in (*inline, *attached) for statement in policy)

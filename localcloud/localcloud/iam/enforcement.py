@@ -1,4 +1,4 @@
-"""Where calls are judged: the edge asks here, and services that act in the name of a role."""
+"""Enforcement, for the edge and for services that act with a role."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .requests import asks
 HANDED_OUT = "handed-out"
 """Session of credentials from the control route, as opposed to a function's or a service's."""
 
-# How the services word a refusal: code and status.
+# Error code and status of a denial, by service.
 _REFUSALS = {"ec2": ("UnauthorizedOperation", 403), "lambda": ("AccessDeniedException", 403)}
 _REFUSAL = ("AccessDeniedException", 400)
 
@@ -27,7 +27,7 @@ _settings: Mapping[str, Any] = {}
 
 @dataclass(frozen=True)
 class Refusal:
-    """An error that is answered instead of a call being carried out."""
+    """An error answer to a call that is not carried out."""
 
     code: str
     message: str
@@ -60,7 +60,7 @@ def install(cloud: Cloud) -> None:
 
 
 def refusal(service: str, action: str, response: BaseResponse) -> Refusal | None:
-    """What to answer to a call, where its caller is a role that may not make it."""
+    """Returns the error for a call if its caller is a role without the permission."""
     scope = scope_of(response.headers)
     key = scope[1] if scope else ""
     role = caller_of(key)

@@ -25,12 +25,12 @@ Values = str | tuple[str, ...]
 
 
 class UnknownConstruct(Exception):
-    """The policy says something that this evaluator cannot judge."""
+    """The policy has a construct that this evaluator does not support."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What a service asks IAM: may this be done to that resource?"""
+    """A required permission: an action on a resource."""
 
     action: str
     """`ec2:RunInstances`"""
@@ -42,7 +42,7 @@ class Ask:
 @dataclass(frozen=True)
 class Statement:
     policy: str
-    """The name of the policy that it stands in."""
+    """Name of the policy that contains it."""
     sid: str
     """Statement ID, or the statement's number in the policy if it has none."""
     effect: str
@@ -51,7 +51,7 @@ class Statement:
     conditions: tuple[Condition, ...]
 
     def matching_action(self, ask: Ask) -> str | None:
-        """The action, as the statement writes it, by which the statement applies; none if not."""
+        """Returns the statement's action that matches; `None` if the statement does not apply."""
         if not any(_resource_matches(pattern, ask.resource) for pattern in self.resources):
             return None
         if not all(condition.holds(ask.context) for condition in self.conditions):
@@ -91,13 +91,13 @@ class Decision:
     reason: str
     """In the words of AWS's own messages: `no identity-based policy allows the ... action`."""
     allowed_by: tuple[tuple[Statement, str], ...] = ()
-    """The statements that allow it, each with the action by which it does."""
+    """Statements that allow it, each with its matching action."""
 
 
 def decide(
     identity: Iterable[Statement], boundary: Iterable[Statement] | None, ask: Ask
 ) -> Decision:
-    """What a role with these policies may do; a boundary takes away and gives nothing."""
+    """Decides on an action. A boundary limits permissions and grants none."""
     allowed = _allowing(identity, ask)
     if isinstance(allowed, Decision):
         return allowed
@@ -115,7 +115,7 @@ def decide(
 def _allowing(
     statements: Iterable[Statement], ask: Ask
 ) -> tuple[tuple[Statement, str], ...] | Decision:
-    """The statements that allow it, or the decision that one denies it explicitly."""
+    """Returns the allowing statements, or the decision of an explicit deny."""
     applying = [(s, action) for s in statements if (action := s.matching_action(ask))]
     if any(statement.effect == "Deny" for statement, _ in applying):
         return Decision(False, f"a policy denies the {ask.action} action explicitly")
@@ -127,7 +127,7 @@ def _allowing(
 
 @functools.lru_cache(maxsize=4096)
 def _pattern(glob: str) -> re.Pattern[str]:
-    """`*` and `?` as IAM knows them, and no other wildcards."""
+    """Matches IAM's wildcards `*` and `?`, and no others."""
     translated = {"*": ".*", "?": "."}
     return re.compile("".join(translated.get(c, re.escape(c)) for c in glob), re.DOTALL)
 
@@ -137,7 +137,7 @@ def _like(glob: str, text: str) -> bool:
 
 
 def _arn_like(glob: str, arn: str) -> bool:
-    """Part by part, so that a wildcard in one cannot stand for a colon and swallow another."""
+    """Matches part by part, so that a wildcard cannot match a colon and the next part."""
     wanted, given = glob.split(":", 5), arn.split(":", 5)
     return len(wanted) == len(given) == 6 and all(map(_like, wanted, given))
 
@@ -155,7 +155,7 @@ def _value(context: Mapping[str, Values], key: str) -> Values | None:
 _OPERATORS: dict[str, Callable[[str, str], bool]] = {
     "StringEquals": lambda wanted, value: wanted == value,
     "StringLike": _like,
-    # IAM documents the two as the same.
+    # IAM documents both as equal.
     "ArnEquals": _arn_like,
     "ArnLike": _arn_like,
     "Bool": lambda wanted, value: wanted.lower() == value.lower(),
@@ -168,7 +168,7 @@ _QUANTIFIERS = ("", "ForAllValues", "ForAnyValue")
 
 @functools.lru_cache(maxsize=256)
 def parse(name: str, document: str) -> tuple[Statement, ...]:
-    """The statements of an identity-based policy or a permissions boundary."""
+    """Returns the statements of an identity-based policy or a permissions boundary."""
     policy = json.loads(document)
     _only(policy, {"Version", "Id", "Statement"})
     statements = policy["Statement"]
@@ -205,7 +205,7 @@ def _condition(operator: str, key: str, values: tuple[str, ...]) -> Condition:
 
 
 def _texts(raw: Any) -> tuple[str, ...]:
-    """One value or several; IAM takes `true` as well as `"true"`."""
+    """Reads one value or several; IAM accepts `true` as well as `"true"`."""
     texts = tuple(
         str(value).lower() if isinstance(value, bool) else value
         for value in (raw if isinstance(raw, list) else [raw])

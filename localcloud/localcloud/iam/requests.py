@@ -33,11 +33,11 @@ Asks = Iterator[Ask]
 
 
 class Unjudged(Exception):
-    """The table below does not know what the call asks."""
+    """The table below lacks the call."""
 
 
 def asks(service: str, action: str, response: BaseResponse) -> list[Ask]:
-    """Everything that must be allowed for the call to be."""
+    """Returns all permissions that a call needs."""
     entry = _ENTRIES.get(f"{service}:{action}")
     if entry is None:
         raise Unjudged(
@@ -98,7 +98,7 @@ def _launched(response: BaseResponse, profile: Any, tags: Mapping[str, str]) -> 
 def _launched_into(response: BaseResponse, tags: Mapping[str, str]) -> Asks:
     region, get = response.region, response._get_param
     for interface in get("NetworkInterfaces", []) or [{}]:
-        # A default subnet or group is not named.
+        # The request does not contain a default subnet or group.
         subnet = interface.get("SubnetId") or get("SubnetId") or "*"
         groups = interface.get("Groups") or get("SecurityGroupIds", []) or ["*"]
         yield Ask(_RUN, _arn(region, "network-interface"), _request_tags(tags))
@@ -142,7 +142,7 @@ def _create_snapshot(response: BaseResponse) -> Asks:
 
 
 def _copy_snapshot(response: BaseResponse) -> Asks:
-    """Judged on the source and on the copy; the source's tags are not in the context."""
+    """Needs both source and copy; the source's tags are not in the context."""
     region, home = response.region, response._get_param("SourceRegion")
     source, tags = response._get_param("SourceSnapshotId"), _tags_of(response)
     if not _exists(home, source):
@@ -177,7 +177,7 @@ def _modify_snapshot_attribute(response: BaseResponse) -> Asks:
 
 
 def _on_existing(action: str, parameter: str) -> Callable[[BaseResponse], Asks]:
-    """An action on resources that are there, named by one parameter."""
+    """An action on existing resources, with their IDs in one parameter."""
 
     def entry(response: BaseResponse) -> Asks:
         named = response._get_param(parameter)
@@ -190,7 +190,7 @@ def _on_existing(action: str, parameter: str) -> Callable[[BaseResponse], Asks]:
 
 
 def _arn(region: str, kind: str, id_: str = "*") -> str:
-    """Of an EC2 resource; `*` stands for one that the call creates."""
+    """Returns the ARN of an EC2 resource; `*` stands for one that the call creates."""
     account = "" if kind in ("snapshot", "image") else ACCOUNT
     return f"arn:aws:ec2:{region}:{account}:{kind}/{id_}"
 
@@ -216,7 +216,7 @@ def _exists(region: str, id_: str) -> bool:
 
 
 def _existing(region: str, id_: str) -> Context:
-    """What the context says of a resource that is there."""
+    """Returns the context keys of an existing resource."""
     context = _resource_tags(region, id_)
     backend = ec2_backends[ACCOUNT][region]
     if id_ in backend.snapshots:
@@ -227,7 +227,7 @@ def _existing(region: str, id_: str) -> Context:
 
 
 def _owner(snapshot: Any) -> str:
-    """The reference: `amazon`, `aws-marketplace` or the ID of an account."""
+    """Per the reference: `amazon`, `aws-marketplace` or the ID of an account."""
     images = snapshot.ec2_backend.amis.values()
     owned_by_amazon = any(
         image.owner_id == bottlerocket.OWNER and image.ebs_snapshot.id == snapshot.id
@@ -272,7 +272,7 @@ def _bool(value: Any) -> str:
 
 
 def _profile(asked: Mapping[str, str]) -> Any:
-    """The instance profile that a launch names by its ARN or its name."""
+    """Returns the instance profile of a launch, by ARN or name."""
     for profile in iam_backends[ACCOUNT]["aws"].instance_profiles.values():
         if asked.get("Arn") == profile.arn or asked.get("Name") == profile.name:
             return profile
@@ -325,7 +325,7 @@ def _default_ebs_keys() -> Iterable[str]:
 def _send_command(response: BaseResponse) -> Asks:
     region, document = response.region, response._get_param("DocumentName")
     if not document.startswith("arn:"):
-        # AWS's own documents belong to no account.
+        # ARNs of AWS's own documents have no account.
         account = "" if document.startswith("AWS-") else ACCOUNT
         document = f"arn:aws:ssm:{region}:{account}:document/{document}"
     yield Ask("ssm:SendCommand", document)
@@ -360,7 +360,7 @@ def _on_parameter(action: str, parameter: str = "Name") -> Callable[[BaseRespons
 def _parameter_arn(region: str, name: str) -> str:
     if name.startswith("arn:"):
         return name
-    # AWS's public parameters belong to no account.
+    # ARNs of AWS's public parameters have no account.
     account = "" if name.startswith("/aws/service/") else ACCOUNT
     return f"arn:aws:ssm:{region}:{account}:parameter/{name.removeprefix('/')}"
 

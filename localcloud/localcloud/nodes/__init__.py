@@ -25,7 +25,7 @@ __all__ = ["Launch", "Node", "Nodes", "Result", "install"]
 log = logging.getLogger(__name__)
 
 CONTAINER_SECONDS = 600.0
-"""How long `run` waits for a pull and a start."""
+"""Time limit of `run` for a pull and a start."""
 
 
 def choose() -> tuple[Kind, str]:

@@ -28,7 +28,7 @@ class NotStartedError(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """How a command on a node ended."""
+    """Result of a command on a node."""
 
     code: int
     stdout: str
@@ -37,7 +37,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Launch:
-    """What an instance brings to its node."""
+    """Properties of an instance that its node needs."""
 
     instance_id: str
     architecture: str
@@ -47,11 +47,11 @@ class Launch:
     volume: Path
     os: dict[str, str]
     credentials: dict[str, str]
-    """Of the instance's role; empty without an instance profile."""
+    """Credentials of the instance's role; empty without an instance profile."""
     endpoint: str
     region: str
     registries: dict[str, str]
-    """Addresses of the local registries, by the host that references name."""
+    """Addresses of the local registries, by host in references."""
     ca: Path
     """The authority that signed their certificate."""
     timings: dict[str, float]
@@ -102,7 +102,7 @@ class Node:
     def _spawn(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         configuration = self.directory / "config.json"
-        # It holds the user data, and that may hold passwords.
+        # It contains the user data, which can contain passwords.
         configuration.touch(mode=0o600)
         configuration.write_text(json.dumps(self._configuration()))
         ours, theirs = socket.socketpair()
@@ -118,7 +118,7 @@ class Node:
                 stdout=console,
                 stderr=console,
                 pass_fds=[theirs.fileno()],
-                # An interrupt at the terminal is for the local cloud, which
+                # An interrupt from the terminal goes to the local cloud, which
                 # stops its nodes in order.
                 start_new_session=True,
             )
@@ -148,7 +148,7 @@ class Node:
             **self.kind.configuration(self.name),
         }
 
-    # Orders
+    # Commands
 
     def run(self, identity: str, script: str, ended: Callable[[Result], None]) -> None:
         """Runs a script in the control container, as the SSM agent does.

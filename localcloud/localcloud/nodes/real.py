@@ -20,8 +20,8 @@ NAMESPACES = ("--mount", "--uts", "--ipc", "--pid", "--cgroup")
 RELEASE_SECONDS = 30.0
 JOIN = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit; shift; done; shift; exec "$@"'
 
-# Everything that a node needs of the kernel, tried out in a second and undone
-# by the end of the namespace.
+# Tests each kernel feature that a node needs, within a second. The end of the
+# namespace undoes it.
 PROBE = """
 set -e
 cd "$1"
@@ -92,7 +92,7 @@ class RealNodes:
         volume.unlink(missing_ok=True)
 
     def files(self, volume: Path, under: str) -> list[str]:
-        # Nothing is recovered or written, so that looking at a snapshot does not change it.
+        # Without recovery and writes, so that reading a snapshot does not change it.
         found = _mounted(
             volume, "ro,norecovery", 'if [ -e ".$3" ]; then find ".$3" -mindepth 1; fi', under
         )
@@ -112,7 +112,7 @@ class RealNodes:
         python = sys._base_executable  # type: ignore[attr-defined]
         init = [python, "-SEsB", str(STANDINS / "init.py"), str(channel), str(configuration)]
         groups = [f"{group}/cgroup.procs" for group in cgroups.create(name).values()]
-        # Joined before the namespaces are made, so that the node sees its groups as roots.
+        # Joined before the creation of namespaces, so that the node sees its groups as roots.
         return [
             "sh",
             "-c",
@@ -134,7 +134,7 @@ class RealNodes:
 
 
 def _blocks_with_data(file: BinaryIO) -> set[int]:
-    """The numbers of the blocks of a sparse file that are not wholly holes."""
+    """Returns the numbers of a sparse file's blocks with data."""
     found: set[int] = set()
     size = os.fstat(file.fileno()).st_size
     at = 0
@@ -155,14 +155,14 @@ def _block(file: BinaryIO | None, number: int) -> bytes:
 
 
 def loop_devices(below: Path) -> dict[str, str]:
-    """The loop devices whose file is `below` or in it, with that file."""
+    """Returns loop devices with their files, if the file is `below` or in it."""
     found = {}
     for entry in Path("/sys/block").glob("loop*/loop/backing_file"):
         try:
             # The kernel marks a deleted file.
             file = entry.read_text().strip().removesuffix(" (deleted)")
         except OSError:
-            continue  # Detached while we looked.
+            continue  # Detached since the listing.
         if Path(file).is_relative_to(below.resolve()):
             found[f"/dev/{entry.parts[3]}"] = file
     return found
@@ -178,7 +178,7 @@ def clean_up_stale(state: Path) -> None:
 
 
 def _wait_until_released(volume: Path) -> None:
-    # The kernel takes a namespace apart after its first process has ended.
+    # The kernel removes a namespace some time after the end of its first process.
     deadline = time.monotonic() + RELEASE_SECONDS
     while loop_devices(volume):
         if time.monotonic() > deadline:

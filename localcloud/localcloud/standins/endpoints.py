@@ -20,7 +20,7 @@ ECR = re.compile(
 
 
 class PullFailed(Exception):
-    """What the puller says last."""
+    """Failure of a pull, with the puller's last line."""
 
 
 @dataclass(frozen=True)

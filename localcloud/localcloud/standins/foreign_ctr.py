@@ -64,7 +64,7 @@ def list_images(arguments: list[str]) -> int:
 
 
 def main() -> int:
-    # Options before the command are containerd's client's own; they are passed on.
+    # Options before the command belong to containerd's client and are passed on.
     options = []
     words = sys.argv[1:]
     while words and words[0].startswith("-"):

@@ -34,7 +34,7 @@ def log(level: str, message: str, **fields: str) -> None:
 
 
 def hosts_toml(places: list[Endpoint]) -> str:
-    """containerd's hosts.toml; the token goes here and on no command line.
+    """Writes containerd's hosts.toml; it keeps the token off the command line.
 
     The last place is the server itself. It stands among the hosts as well,
     because containerd 1.6 reads no file without hosts; and its settings stand at
@@ -61,7 +61,7 @@ def host_lines(place: Endpoint) -> list[str]:
 def pull_once(
     reference: str, places: list[Endpoint], labels: list[str], config: dict[str, Any]
 ) -> None:
-    """Fetches and unpacks; raises PullFailed with the puller's last words."""
+    """Fetches and unpacks. Raises PullFailed with the puller's last line."""
     if config["kind"] == "simulated":
         simulated_pull.pull(reference, places, labels)
         return
@@ -98,7 +98,7 @@ def tag(source: str, target: str) -> None:
 
 
 def canonical(reference: str) -> str | None:
-    """The name under which the ECR resolver records an image."""
+    """Returns the image's name in the records of the ECR resolver."""
     ecr = ECR.match(reference)
     if ecr is None:
         return None
@@ -108,7 +108,7 @@ def canonical(reference: str) -> str | None:
 def pull(
     reference: str, registry_config: str, labels: list[str], say: Callable[..., None] = log
 ) -> None:
-    """Raises PullFailed when the last try has failed as well."""
+    """Retries a pull. Raises PullFailed after the last failure."""
     config = description()
     interval = float(config["pull_retry_seconds"])
     for attempt in range(RETRIES + 1):

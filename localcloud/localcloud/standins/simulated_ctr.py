@@ -22,7 +22,7 @@ VERSION = "0.0.0-simulated"
 
 
 class SimulatedStore:
-    """What containerd would keep below /var/lib/containerd.
+    """The content that containerd keeps below /var/lib/containerd.
 
     Locked while it is open, because pulls and checks run side by side.
     """
@@ -111,7 +111,7 @@ class SimulatedStore:
 
 
 def take_space(size: int) -> None:
-    """Counts what a boot has written; raises ValueError, with containerd's words, at the limit.
+    """Counts the bytes of a boot. Raises ValueError with containerd's text at the limit.
 
     As on a real full disk, a removal after that frees no space until the next boot.
     """
@@ -139,7 +139,7 @@ def store() -> Iterator[SimulatedStore]:
 
 
 def matches(name: str, text: str) -> bool:
-    """containerd's filters, as far as they are about the name."""
+    """Applies containerd's filters by name."""
     found = re.fullmatch(r'name(==|~=)"?(.*?)"?', text)
     if found is None:
         sys.exit(f"ctr: filter {text!r} is not simulated")
@@ -188,7 +188,7 @@ def label_image(options: argparse.Namespace) -> None:
         if name not in images:
             sys.exit(f'ctr: image "{name}": not found')
         kept = images[name]["labels"] | dict(label.partition("=")[::2] for label in labels)
-        # A label without a value is taken off.
+        # An empty value removes a label.
         images[name]["labels"] = {key: value for key, value in kept.items() if value}
         content.save()
 
@@ -199,7 +199,7 @@ def remove_images(options: argparse.Namespace) -> None:
             if content.records["images"].pop(name, None):
                 print(name)
             else:
-                # Not an error: the other names are removed nevertheless.
+                # Not an error: the removal of the other names continues.
                 print(f"{name}: image not found", file=sys.stderr)
         content.collect_garbage()
         content.save()

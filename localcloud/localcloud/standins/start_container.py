@@ -20,7 +20,7 @@ from this_node import description
 
 REGISTRY_CONFIG = "/etc/host-containers/host-ctr.toml"
 OUTPUT_SECONDS = 3.0
-"""How long a container may go on before it is ended, for a server never ends."""
+"""Time limit of a container, because a server never ends."""
 
 
 def ctr(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -29,7 +29,7 @@ def ctr(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def is_present(reference: str) -> bool:
-    """Whether the image is there under this very name, complete and unpacked."""
+    """Returns whether the image has exactly this name and is complete and unpacked."""
     checked = ctr("images", "check", f"name=={reference}").stdout.splitlines()
     return any(row.split()[0] == reference and row.split()[-1] == "true" for row in checked[1:])
 

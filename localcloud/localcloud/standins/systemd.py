@@ -41,7 +41,7 @@ WITHOUT_EFFECT = frozenset(
 
 
 class Refused(Exception):
-    """What the client prints to stderr, and its exit code."""
+    """Error text for the client's stderr, and its exit code."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
@@ -100,7 +100,7 @@ class Unit:
         return self.active in ("inactive", "failed")
 
     def properties(self) -> dict[str, str]:
-        """In systemd's order: the service's first, then the unit's."""
+        """Returns properties in systemd's order: first the service's, then the unit's."""
         return {
             "Type": self.type,
             "RemainAfterExit": "yes" if self.remain else "no",
@@ -135,7 +135,7 @@ def full_name(name: str) -> str:
 
 
 def seconds(text: str) -> float:
-    """A time span as systemd.time(7) writes it; no unit means seconds."""
+    """Parses a time span of systemd.time(7); without a unit it is in seconds."""
     units = {"ms": 0.001, "s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
     for unit in sorted(units, key=len, reverse=True):
         if text.endswith(unit):
@@ -161,7 +161,7 @@ class Systemd:
         return unit
 
     def resolve(self, program: str) -> str | None:
-        """The path of a program; an absolute one is taken as it is.
+        """Returns the path of a program; an absolute path stays unchanged.
 
         On a simulated node the root is a directory, and every program is one
         of ours whatever path it was called by.
@@ -364,7 +364,7 @@ class Systemd:
             done()
 
     def _unload(self, unit: Unit) -> None:
-        """A transient unit is forgotten once nothing refers to it."""
+        """Removes a transient unit without references."""
         if unit.transient and (unit.active == "inactive" or unit.collect):
             self.units.pop(unit.name, None)
 
@@ -561,7 +561,7 @@ class Systemd:
         verb: str,
         act: Callable[[Unit, Done], None],
     ) -> None:
-        """Acts on every unit there is; one that is missing is an error in the end."""
+        """Acts on every existing unit; reports a missing one at the end."""
         units, missing = self._find(request["units"])
         reply: Reply = {}
         if missing:
@@ -587,7 +587,7 @@ class Systemd:
         return units
 
     def _find(self, names: list[str]) -> tuple[list[Unit], str]:
-        """The units of these names and patterns, and the first name that has none."""
+        """Returns the units of names and patterns, and the first name without a unit."""
         found: list[Unit] = []
         missing = ""
         for name in names:
