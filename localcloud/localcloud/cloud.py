@@ -1,8 +1,8 @@
 """The running local cloud: state and hooks that its modules share.
 
-Every module offers `install(cloud)`, called once before the first request is
-served. A module registers its settings, control routes, stop callbacks and
-leftovers there, and patches the part of moto it replaces.
+Every module offers `install(cloud)`, which runs once before the first request.
+It registers settings, control routes, stop callbacks and leftovers, and patches
+a part of moto.
 """
 
 from __future__ import annotations
@@ -237,8 +237,8 @@ class Cloud:
 def credentials(role: str, session: str = "") -> dict[str, str]:
     """Returns environment variables with which a process calls as `role`.
 
-    The access key carries the names of the role and of the session, so that
-    the edge knows who calls without a session table.
+    The access key contains the names of the role and of the session, so that
+    the edge can identify the caller without a session table.
     """
     # Role names contain no slash.
     encoded = base64.b32encode(f"{role}/{session}".encode()).decode().rstrip("=")

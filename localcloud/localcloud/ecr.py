@@ -1,7 +1,7 @@
 """ECR: moto's repositories with a real registry behind them.
 
-A manifest pushed to the registry becomes an image in ECR, under the digest of
-its bytes, and ECR announces it as AWS does.
+A push of a manifest to the registry creates an image in ECR, with the digest of
+its bytes. ECR sends an event as on AWS.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """EventBridge and EventBridge Scheduler: delivery to targets, and time.
 
-moto matches events against rules; shaping the input, delivering it to Step
-Functions, Lambda, SQS, SNS and log groups, dead letters, and everything that
-happens on a schedule are done here.
+moto matches events against rules. This module shapes the input, delivers it to
+Step Functions, Lambda, SQS, SNS and log groups, handles dead letters, and runs
+schedules.
 """
 
 from __future__ import annotations
@@ -231,8 +231,8 @@ class Entry:
 class Timetable:
     """Rules with a schedule, and the schedules of EventBridge Scheduler.
 
-    A run that comes due while another is pending is not made up for: at a high
-    speed a schedule fires once a tick, not a thousand times.
+    A run that is due during a pending one is skipped: at a high speed a schedule
+    fires once a tick, not a thousand times.
     """
 
     def __init__(self, clock: Clock) -> None:

@@ -70,8 +70,8 @@ class WorkerGone(Exception):
 class Worker:
     """One process of a function, with a Runtime API of its own.
 
-    As on AWS a process gets one invocation at a time, and ends when it
-    crashes, exits or overruns its time.
+    As on AWS, a process gets one invocation at a time. It ends after a crash, an
+    exit or a time-out.
     """
 
     def __init__(self, function: LambdaFunction, cloud: Cloud, root: Path) -> None:

@@ -1,8 +1,8 @@
 """Two real container registries: the one behind private ECR, and another.
 
-Both are Debian's `docker-registry`, speak TLS with a certificate of an
-authority made at the start, and ask for a password. Before the other one
-stands a relay, which fails when a test wants it to.
+Both are Debian's `docker-registry` with TLS and a password. The start creates
+their certificate authority. A relay in front of the second one simulates
+failures.
 """
 
 from __future__ import annotations

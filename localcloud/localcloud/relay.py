@@ -1,7 +1,7 @@
 """A relay with TLS in front of a registry, to simulate failures.
 
-Whole requests and answers pass through it, so that a failure can be meant for
-some repositories and come in the middle of a layer.
+It forwards whole requests and answers, so that a failure can affect selected
+repositories and occur in the middle of a layer.
 """
 
 from __future__ import annotations

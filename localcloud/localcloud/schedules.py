@@ -39,7 +39,7 @@ class Clock:
 def next_time(expression: str, after: float, zone: str = "UTC") -> float | None:
     """Returns the next time of the schedule, in seconds since the epoch.
 
-    None for an `at(...)` that has passed and a `cron(...)` that never comes.
+    `None` for a past `at(...)` and for a `cron(...)` that never fires.
     """
     if match := re.fullmatch(r"rate\((\d+) (second|minute|hour|day)s?\)", expression):
         return after + int(match[1]) * _UNITS[match[2]]

@@ -206,8 +206,8 @@ def invalid(message: str) -> SsmError:
 def interpolate(text: Any, values: dict[str, str | list[str]]) -> Any:
     """Replaces `{{ name }}` as the agent does.
 
-    A text that is one parameter and nothing else becomes its value, a list
-    included; within other text, a list is written as JSON.
+    A text with only one parameter becomes its value, also a list. Inside other
+    text, a list becomes JSON.
     Source: amazon-ssm-agent, agent/parameters/parameters.go.
     """
     if isinstance(text, list):

@@ -1,9 +1,9 @@
 """Step Functions: corrects differences between moto's interpreter and AWS.
 
-moto executes state machines, but ships no JSONata evaluator, and differs in
-error names, in how executions are named, stopped and listed, and in the
-context object. Source for the behaviour here: the Step Functions Developer
-Guide and API Reference.
+moto executes state machines, but ships no JSONata evaluator. It differs in error
+names, in the context object, and in the start, stop and list of executions.
+Source for the behaviour here: the Step Functions Developer Guide and API
+Reference.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ reference_policies_evaluation-logic.html, the operators in
 reference_policies_elements_condition_operators.html, the set operators in
 reference_policies_condition-single-vs-multi-valued-context-keys.html.
 
-PyPI has no evaluator to build on: principalmapper's last release is of 2022, and
-the one that is kept up to date, cloud-copilot's iam-simulate, is for Node.js.
+PyPI has no suitable evaluator: principalmapper's last release is of 2022, and the
+maintained one, cloud-copilot's iam-simulate, is for Node.js.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Permissions that a call needs: actions, resources and condition keys.
 
-One entry for each action that a role of prepull's calls, read off the Service
+Each action that prepull's roles call has an entry, taken from the Service
 Authorization Reference (docs.aws.amazon.com/service-authorization/latest/reference).
 The context lacks keys that it does not list for an action and a resource, so that a
 condition on such a key denies here as it does on AWS. The context has the listed keys

@@ -1,7 +1,7 @@
 """Control groups for a node, so that its containers leave none behind.
 
-Works with the old hierarchies, the unified one, and both side by side. A
-hierarchy that does not let us make a group is left out.
+Works with the old hierarchies, the unified one, and both side by side. Skips a
+hierarchy that refuses a new group.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ class Node:
     def run(self, identity: str, script: str, ended: Callable[[Result], None]) -> None:
         """Runs a script in the control container, as the SSM agent does.
 
-        `ended` is not called when the node ends before the script does.
+        `ended` is not called if the node ends before the script.
         """
         self._waiting[identity] = ended
         self._send({"order": "run", "id": identity, "script": script})

@@ -1,7 +1,7 @@
 """Files that a boot of Bottlerocket writes: configuration, and state on the data volume.
 
-The state has the places and the shape of the real thing, above all the
-secrets, so that a scrub that forgets one of them is found out.
+State files have their real paths and formats, above all the secrets, so that
+tests detect a scrub that misses one of them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The checks of `ctr images check`, for nodes without a real `ctr`.
 
-`ctr` checks the platform of the machine it runs on. These answers are for the
-node's platform, in the same words and columns.
+`ctr` checks the platform of its machine. These answers are for the node's
+platform, with the same texts and columns.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`ctr` on a node whose architecture is not the machine's.
 
-Everything is containerd's own, but two commands that look for the machine's
-platform and do not find it: `images check`, and `images ls`, which complains
-that it cannot tell the size.
+It replaces two commands that search for the machine's platform in vain: `images
+check`, and `images ls`, which warns that it cannot calculate the size. Other
+commands go to containerd's `ctr`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """`host-ctr pull-image`: Bottlerocket's image puller, on top of `ctr`.
 
-As the real one it takes the token for private ECR from the instance's role,
-all other credentials from the registry configuration, tries again five times,
-unpacks, and records an ECR image under two names: the canonical one and the one
-it was asked for.
+Like the real one, it gets the token for private ECR through the instance's role,
+and other credentials from the registry configuration. It retries five times and
+unpacks. It records an ECR image under two names: the canonical and the requested
+one.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def log(level: str, message: str, **fields: str) -> None:
 def hosts_toml(places: list[Endpoint]) -> str:
     """Writes containerd's hosts.toml; it keeps the token off the command line.
 
-    The last place is the server itself. It stands among the hosts as well,
-    because containerd 1.6 reads no file without hosts; and its settings stand at
-    the top too, because what a host does not have is asked of the server again.
+    The last endpoint is the server. It is also among the hosts, because containerd
+    1.6 ignores a file without hosts. Its settings are also at the top, because
+    containerd asks the server again for content that a host lacks.
     """
     server = places[-1]
     lines = [f"server = {json.dumps(server.url)}", *host_lines(server)]

@@ -173,8 +173,8 @@ class Node:
     def _launcher(self, path: Path, script: str, *arguments: str) -> None:
         """Returns a command that runs one of our programs with any PATH.
 
-        -S keeps the interpreter's start short, and nothing but the standard
-        library can be imported.
+        -S shortens the interpreter's start and limits imports to the standard
+        library.
         """
         python = sys._base_executable  # type: ignore[attr-defined]
         libraries = ""

@@ -44,7 +44,7 @@ class Loop:
         """Starts a process in a session of its own and returns its ID.
 
         `exited` gets the exit code, or minus the number of the fatal signal.
-        Raises OSError when the program cannot be started.
+        Raises OSError if the program cannot start.
         """
         process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, start_new_session=True, **options

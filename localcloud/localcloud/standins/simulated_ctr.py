@@ -66,7 +66,7 @@ class SimulatedStore:
     def unpack(self, digest: str) -> None:
         """Raises ValueError if a layer does not match the image's configuration.
 
-        The files themselves are not kept: that they could be unpacked is enough.
+        It does not keep the files: the check of the archive is enough.
         """
         manifest = manifest_for(self, digest)
         config = self.blob(manifest["config"]["digest"]) if manifest else None

@@ -1,7 +1,7 @@
 """Starts a container from an image the way a kubelet with IfNotPresent does.
 
-Prints one JSON object: whether the image was there, the seconds from the
-request to the running container, when that was, its output and its exit code.
+Prints one JSON object: the presence of the image, the seconds from the request
+to the running container, the time of that, its output and its exit code.
 """
 
 from __future__ import annotations

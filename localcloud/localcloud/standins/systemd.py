@@ -163,8 +163,8 @@ class Systemd:
     def resolve(self, program: str) -> str | None:
         """Returns the path of a program; an absolute path stays unchanged.
 
-        On a simulated node the root is a directory, and every program is one
-        of ours whatever path it was called by.
+        On a simulated node the root is a directory, and every path leads to one of
+        our programs.
         """
         if self.root != Path("/"):
             program = os.path.basename(program)
