@@ -22,7 +22,7 @@ variable "function_environment" {
 }
 
 variable "debounce_seconds" {
-  description = "How long a build waits before it plans. Short, because there are no bursts to wait for."
+  description = "Debounce of a build, in seconds. Short, because a local cloud has no bursts of pushes."
   type        = number
   default     = 1
 }

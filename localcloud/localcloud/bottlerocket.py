@@ -11,7 +11,7 @@ OWNER = "092701018921"
 """The account that publishes Bottlerocket's AMIs in most regions."""
 
 VERSIONS = ("1.57.0", "1.56.0")
-"""The newest first."""
+"""Releases, newest first."""
 MINORS = range(29, 38)
 FLAVOURS = ("", "-nvidia", "-fips")
 ARCHITECTURES = ("x86_64", "arm64")
@@ -37,7 +37,7 @@ class Release:
 
     @property
     def description(self) -> dict[str, str]:
-        """What `apiclient get os` shows on such a node."""
+        """Returns the answer of `apiclient get os` on a node of this release."""
         return {
             "arch": "aarch64" if self.architecture == "arm64" else self.architecture,
             "build_id": BUILD,

@@ -1,4 +1,4 @@
-"""Who calls what: the log of AWS calls, and the resource that each call names."""
+"""The log of AWS calls: caller, action and resource of each call."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .cloud import Cloud, Invocation, caller_of, payload_text, session_of
 
 _SCOPE = re.compile(r"Credential=([^/]+)/\d{8}/[^/]*/([^/]+)/aws4_request")
 
-# Where a call says what it is about: the names of its parameters, the first that
-# is given counts. A dot leads into a structure or into every item of a list.
+# Parameters that hold the resource of a call; the first one present counts.
+# A dot leads into a structure or into every item of a list.
 _RESOURCES: dict[str, tuple[str, ...]] = {
     "ec2:CopySnapshot": ("SourceSnapshotId",),
     "ec2:CreateSnapshot": ("VolumeId",),
@@ -30,7 +30,7 @@ _RESOURCES: dict[str, tuple[str, ...]] = {
     "ec2:DescribeSnapshots": ("SnapshotIds",),
     "ec2:DescribeVolumes": ("VolumeIds",),
     "ec2:ModifySnapshotAttribute": ("SnapshotId",),
-    # Capacity is a matter of the subnet.
+    # The subnet decides the capacity.
     "ec2:RunInstances": ("NetworkInterfaces.SubnetId", "SubnetId"),
     "ec2:StartInstances": ("InstanceIds",),
     "ec2:StopInstances": ("InstanceIds",),
@@ -63,16 +63,16 @@ class Call:
     """One AWS call, from its arrival at the edge."""
 
     service: str
-    """As in IAM actions."""
+    """Name of the service in IAM actions."""
     action: str
     caller: str
-    """The role's name, or else the access key."""
+    """The role's name, or the access key without a role."""
     resource: str | None
-    """What the call names; several are joined by commas."""
+    """Resource of the call; several are joined by commas."""
     invocation: Invocation | None
-    """Of the function that makes the call."""
+    """Invocation of the function that makes the call."""
     payload: str
-    """Of that invocation, or of the one that the call itself asks for."""
+    """Payload of that invocation, or of the invocation that the call requests."""
     time: float = field(default_factory=time.time)
     status: int = 0
 
@@ -106,14 +106,14 @@ class Call:
 
 
 def scope_of(headers: Mapping[str, str]) -> re.Match[str] | None:
-    """The access key and the service that a request is signed for."""
+    """Returns access key and service from a request's signature."""
     return _SCOPE.search(headers.get("Authorization", ""))
 
 
 def _resource(response: BaseResponse, service: str, action: str) -> str | None:
     if (service, action) == ("lambda", "Invoke"):
         invoked = _INVOKED.search(response.path)
-        # An ARN names the function after its sixth colon.
+        # In an ARN, the function's name follows the sixth colon.
         return unquote(invoked[1]).split(":", 6)[-1] if invoked else None
     for path in _RESOURCES.get(f"{service}:{action}", ()):
         name, *below = path.split(".")
@@ -146,7 +146,7 @@ class CallLog:
             self._calls.clear()
 
     def all(self, payload: str = "") -> list[dict[str, Any]]:
-        """Every call; with a text, those of invocations whose payload contains it."""
+        """Returns all calls, or calls of invocations whose payload contains the text."""
         with self._lock:
             calls: Iterable[Call] = list(self._calls)
         if payload:

@@ -1,8 +1,8 @@
-"""The running local cloud: what its modules share.
+"""The running local cloud: state and hooks that its modules share.
 
-Every module offers `install(cloud)`, called once before the first request is
-served. A module registers its settings, control routes, stop callbacks and
-leftovers there, and patches the part of moto it replaces.
+Every module offers `install(cloud)`, which runs once before the first request.
+It registers settings, control routes, stop callbacks and leftovers, and patches
+a part of moto.
 """
 
 from __future__ import annotations
@@ -27,25 +27,24 @@ ControlHandler = Callable[[str, str, Mapping[str, str], Any], Answer]
 """`handler(method, rest_of_path, query, json_body)` of a control route."""
 
 CACHE_TAG = "prepull:cache"
-"""The tag that names the cache for which a resource exists."""
+"""Tag with the name of a resource's cache."""
 
 STATES_SESSION = "states"
-"""The session in the credentials under which the state machines' interpreter calls."""
+"""Session of the credentials of the state machines' interpreter."""
 
 _ROLE_KEY = "ROLE"
 
 
 class Unusable(Exception):
-    """This machine lacks what the cloud needs; the message says what to do about it."""
+    """The machine lacks a requirement of the cloud; the message contains the fix."""
 
 
 class Settings(Mapping[str, Any]):
-    """Knobs that tests turn while the cloud runs.
+    """Settings that tests change while the cloud runs.
 
-    Only registered names exist, so that a misspelt knob is an error and not a
-    test that silently proves nothing. Some may have another value for what
-    belongs to one cache, so that builds of many caches run side by side, each
-    in a world of its own.
+    Only registered names exist: a misspelt setting must be an error, not a test
+    that silently proves nothing. Some settings can have a different value for
+    each cache, so that builds of many caches run side by side.
     """
 
     def __init__(self) -> None:
@@ -59,12 +58,12 @@ class Settings(Mapping[str, Any]):
         self._defaults.update(defaults)
 
     def register_scopable(self, **defaults: Any) -> None:
-        """As `register`, for settings of which a cache may have a value of its own."""
+        """Registers settings that a cache can override."""
         self.register(**defaults)
         self._scopable.update(defaults)
 
     def update(self, changes: Mapping[str, Any], cache: str | None = None) -> None:
-        """Raises KeyError with the names that are unknown; then nothing is changed."""
+        """Changes settings. Raises KeyError with the unknown names and then changes nothing."""
         known = set(self._defaults) if cache is None else self._scopable
         unknown = sorted(set(changes) - known)
         if unknown:
@@ -74,15 +73,15 @@ class Settings(Mapping[str, Any]):
             values.update(changes)
 
     def of(self, cache: str | None) -> Mapping[str, Any]:
-        """The settings for what belongs to a cache; those of all for None."""
+        """Returns the settings of a cache, or the common settings for `None`."""
         return ChainMap(self._scopes.get(cache or "", {}), self)  # type: ignore[arg-type]
 
     def cache_named_in(self, payload: str) -> str | None:
-        """The cache with settings of its own that a JSON text names."""
+        """Returns the cache with overrides whose name is in a JSON text."""
         return next((name for name in list(self._scopes) if json.dumps(name) in payload), None)
 
     def use_up(self, name: str, cache: str | None) -> bool:
-        """Takes one from a setting that is a number of times; False when it is 0."""
+        """Decrements a counter setting; returns False if it is 0."""
         with self._lock:
             scope = self._scopes.get(cache or "", {})
             values = scope if name in scope else self._values
@@ -92,7 +91,7 @@ class Settings(Mapping[str, Any]):
             return left > 0
 
     def forget(self, cache: str) -> None:
-        """Drops the values that a cache has of its own."""
+        """Removes the overrides of a cache."""
         with self._lock:
             self._scopes.pop(cache, None)
 
@@ -113,11 +112,11 @@ class Settings(Mapping[str, Any]):
 
 @dataclass(frozen=True)
 class Invocation:
-    """A Lambda invocation that runs now."""
+    """A running Lambda invocation."""
 
     id: str
     payload: str
-    """As `payload_text` has it."""
+    """Result of `payload_text`."""
     kill: Callable[[], None]
     """Ends its process at once, as a crash does."""
     time_out: Callable[[], None]
@@ -125,9 +124,9 @@ class Invocation:
 
 
 def payload_text(payload: bytes | str | None) -> str:
-    """A payload as text, in which a word in quotes is found also in JSON within JSON.
+    """Returns a payload as text, with the quotes of nested JSON unescaped.
 
-    So a cache is found by its name where an event quotes an execution's input.
+    So a search for a quoted cache name also matches an execution's input inside an event.
     """
     text = payload.decode(errors="replace") if isinstance(payload, bytes) else payload or ""
     return text.replace('\\"', '"')
@@ -135,7 +134,7 @@ def payload_text(payload: bytes | str | None) -> str:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What the registries have answered: requests, and bytes of bodies."""
+    """Answers of the registries: number of requests, and bytes of bodies."""
 
     requests: int = 0
     bytes: int = 0
@@ -146,12 +145,12 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Registry:
-    """One real container registry, speaking TLS and asking for a password."""
+    """One real container registry with TLS and a password."""
 
     host: str
-    """As image references name it."""
+    """Host in image references."""
     address: str
-    """Where it listens, `localhost:PORT`."""
+    """Listening address, `localhost:PORT`."""
     username: str
     password: str
 
@@ -165,19 +164,19 @@ class Registries:
     ecr: Registry
     private: Registry
     traffic: Callable[[], Traffic]
-    """The total since the start, of both; subtract two answers for a period."""
+    """Returns the total of both since the start; subtract two answers for a period."""
 
 
 @dataclass
 class Cloud:
     port: int
     state: Path
-    """A directory of our own; everything the cloud writes lies below it."""
+    """Directory for all files of the cloud."""
     settings: Settings = field(default_factory=Settings)
     registries: Registries = field(init=False)
     """Set by `registries`, before anything that uses them is installed."""
     about: dict[str, Any] = field(default_factory=dict)
-    """What `GET ready` answers; modules add to it."""
+    """Answer of `GET ready`; modules add to it."""
     stopping: threading.Event = field(default_factory=threading.Event)
     routes: dict[str, ControlHandler] = field(default_factory=dict)
     stop_callbacks: list[Callable[[], None]] = field(default_factory=list)
@@ -186,9 +185,9 @@ class Cloud:
     machines: Any = None
     """The instances, an `ec2.Machines`; set by `ec2` for `ssm`."""
     invocations: dict[str, Invocation] = field(default_factory=dict)
-    """Those that run, by the session in their process's credentials; kept by `lambdas`."""
+    """Running ones, by the session in their process's credentials; set by `lambdas`."""
     event_sink: Callable[[dict[str, Any]], None] | None = None
-    """Where `put_event` delivers; set by `events`."""
+    """Target of `put_event`; set by `events`."""
 
     @property
     def endpoint(self) -> str:
@@ -199,15 +198,15 @@ class Cloud:
         self.routes[route.strip("/")] = handler
 
     def on_stop(self, callback: Callable[[], None]) -> None:
-        """Called once when the cloud ends, the last registered first."""
+        """Registers a callback for the stop; the last registered runs first."""
         self.stop_callbacks.append(callback)
 
     def on_reset(self, callback: Callable[[], None]) -> None:
-        """Called at every `POST reset`."""
+        """Registers a callback for every `POST reset`."""
         self.reset_callbacks.append(callback)
 
     def later(self, seconds: float, step: Callable[..., Any], *arguments: Any) -> None:
-        """Takes a step after some time; the end of the cloud does not wait for it."""
+        """Runs a step after a delay, in seconds; the stop does not wait for it."""
         timer = threading.Timer(seconds, step, arguments)
         timer.daemon = True
         timer.start()
@@ -236,12 +235,12 @@ class Cloud:
 
 
 def credentials(role: str, session: str = "") -> dict[str, str]:
-    """Environment variables under which a process calls as `role`.
+    """Returns environment variables with which a process calls as `role`.
 
-    The access key carries the names of the role and of the session, so that
-    the edge knows who calls without a session table.
+    The access key contains the names of the role and of the session, so that
+    the edge can identify the caller without a session table.
     """
-    # No role's name contains a slash.
+    # Role names contain no slash.
     encoded = base64.b32encode(f"{role}/{session}".encode()).decode().rstrip("=")
     return {
         "AWS_ACCESS_KEY_ID": f"{_ROLE_KEY}{encoded}",
@@ -251,12 +250,12 @@ def credentials(role: str, session: str = "") -> dict[str, str]:
 
 
 def caller_of(access_key: str) -> str:
-    """The role behind an access key of `credentials`, or the key itself."""
+    """Returns the role of an access key of `credentials`, or the key itself."""
     return _decode(access_key)[0]
 
 
 def session_of(access_key: str) -> str:
-    """The session behind an access key of `credentials`; empty for any other."""
+    """Returns the session of an access key of `credentials`; empty for other keys."""
     return _decode(access_key)[1]
 
 

@@ -16,6 +16,7 @@ from moto.ec2.responses.elastic_block_store import ElasticBlockStore
 
 from .cloud import ACCOUNT, CACHE_TAG, Cloud
 from .nodes import Nodes
+from .patching import api, patch
 
 
 class Store:
@@ -47,7 +48,7 @@ class Store:
         self._kind.remove_volume(self.volume(volume_id))
 
     def start_snapshot(self, snapshot: Snapshot, source: Any, cache: str | None) -> None:
-        """Copies the data now, as the point in time; completes it later."""
+        """Copies the data now, for the point in time; completes the snapshot later."""
         snapshot.status = "pending"
         snapshot.localcloud_started = time.monotonic()
         snapshot.localcloud_seconds = self._cloud.settings.of(cache)["snapshot_seconds"]
@@ -67,7 +68,7 @@ class Store:
 
 
 def cache_of(resource: TaggedEC2Resource) -> str | None:
-    """The cache for which an instance, a volume or a snapshot exists."""
+    """Returns the cache of an instance, a volume or a snapshot."""
     return resource.ec2_backend.tags.get(resource.id, {}).get(CACHE_TAG)
 
 
@@ -79,7 +80,7 @@ def progress(snapshot: Snapshot) -> str:
 
 
 def check_snapshot(snapshot: Snapshot, size: int | None, code: str) -> None:
-    """Refuses a volume that the snapshot does not fit in, with EC2's words."""
+    """Raises EC2's error if the volume is smaller than the snapshot."""
     if snapshot.status != "completed":
         raise EC2ClientError("IncorrectState", f"Snapshot '{snapshot.id}' is not 'completed'.")
     if size is not None and int(size) < int(snapshot.volume_size):
@@ -140,9 +141,15 @@ def _replace_volumes(store: Store) -> None:
         store.grow_volume(volume)
         return volume
 
-    EBSBackend.create_volume = create_volume
-    EBSBackend.delete_volume = delete_volume
-    EBSBackend.modify_volume = modify_volume
+    patch(
+        EBSBackend,
+        "create_volume",
+        create_volume,
+        reason="Checks the size against the snapshot and creates the volume's files.",
+        link=api("ec2", "CreateVolume"),
+    )
+    patch(EBSBackend, "delete_volume", delete_volume, reason="Deletes the volume's files.")
+    patch(EBSBackend, "modify_volume", modify_volume, reason="Grows the volume's files.")
 
 
 def _replace_snapshots(store: Store) -> None:
@@ -155,7 +162,7 @@ def _replace_snapshots(store: Store) -> None:
     def create_snapshot(self: Any, volume_id: str, *args: Any, **kwargs: Any) -> Snapshot:
         snapshot = create(self, volume_id, *args, **kwargs)
         if not kwargs.get("from_ami"):
-            # The volume's, because the snapshot's own tags come a little later.
+            # The volume's cache: moto sets the snapshot's tags only after this call.
             cache = cache_of(self.get_volume(volume_id))
             store.start_snapshot(snapshot, store.volume(volume_id), cache)
         return snapshot
@@ -180,15 +187,39 @@ def _replace_snapshots(store: Store) -> None:
         store.delete_snapshot(snapshot_id)
         return snapshot
 
-    EBSBackend.create_snapshot = create_snapshot
-    EBSBackend.copy_snapshot = copy_snapshot
-    EBSBackend.delete_snapshot = delete_snapshot
-    Snapshot.progress = property(progress)
+    patch(
+        EBSBackend,
+        "create_snapshot",
+        create_snapshot,
+        reason="Copies the volume and completes the snapshot later; moto does so at once.",
+        link=api("ec2", "CreateSnapshot"),
+    )
+    patch(
+        EBSBackend,
+        "copy_snapshot",
+        copy_snapshot,
+        reason="Refuses an incomplete source and completes the copy later.",
+        link=api("ec2", "CopySnapshot"),
+    )
+    patch(
+        EBSBackend,
+        "delete_snapshot",
+        delete_snapshot,
+        reason="Refuses to delete a snapshot of an image and deletes the snapshot's files.",
+        link=api("ec2", "DeleteSnapshot"),
+    )
+    patch(
+        Snapshot,
+        "progress",
+        property(progress),
+        reason="Returns the progress of a pending snapshot.",
+        link=api("ec2", "Snapshot"),
+    )
 
     describe = ElasticBlockStore.describe_snapshots
 
     def describe_snapshots(self: ElasticBlockStore) -> ActionResult:
-        """moto ignores OwnerIds, and so returns the snapshots of public images."""
+        """Filters by OwnerIds. moto ignores it and returns the snapshots of public images."""
         answer = describe(self)
         owners = self._get_param("OwnerIds", [])
         if not owners:
@@ -197,7 +228,13 @@ def _replace_snapshots(store: Store) -> None:
         snapshots = [s for s in answer.result["Snapshots"] if s.owner_id in wanted]
         return ActionResult({"Snapshots": snapshots})
 
-    ElasticBlockStore.describe_snapshots = describe_snapshots
+    patch(
+        ElasticBlockStore,
+        "describe_snapshots",
+        describe_snapshots,
+        reason="Filters by OwnerIds, which moto ignores.",
+        link=api("ec2", "DescribeSnapshots"),
+    )
 
     copy_response = ElasticBlockStore.copy_snapshot
 
@@ -207,11 +244,17 @@ def _replace_snapshots(store: Store) -> None:
             self.ec2_backend.get_snapshot(answer.result["SnapshotId"]).encrypted = True
         return answer
 
-    ElasticBlockStore.copy_snapshot = copy_snapshot_response
+    patch(
+        ElasticBlockStore,
+        "copy_snapshot",
+        copy_snapshot_response,
+        reason="Keeps the Encrypted parameter, which moto ignores.",
+        link=api("ec2", "CopySnapshot"),
+    )
 
 
 def _replace_images() -> None:
-    """Images keep the block devices they were registered with."""
+    """Keeps the registered block devices of images."""
     register = AmisResponse.register_image
     mappings = Ami.block_device_mappings.fget
 
@@ -227,7 +270,20 @@ def _replace_images() -> None:
         image.root_device_name = self._get_param("RootDeviceName") or image.root_device_name
         return answer
 
-    AmisResponse.register_image = register_image
-    Ami.block_device_mappings = property(
+    patch(
+        AmisResponse,
+        "register_image",
+        register_image,
+        reason="Keeps block devices, architecture and root device of an image.",
+        link=api("ec2", "RegisterImage"),
+    )
+    devices_of = property(
         lambda image: getattr(image, "localcloud_mappings", None) or mappings(image)
+    )
+    patch(
+        Ami,
+        "block_device_mappings",
+        devices_of,
+        reason="Returns the registered block devices.",
+        link=api("ec2", "DescribeImages"),
     )

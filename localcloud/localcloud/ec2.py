@@ -1,8 +1,8 @@
 """EC2: instances that take time to change state, each with a node behind it.
 
-moto keeps the records. What it only pretends is replaced here: states that
-change at once, client tokens that are ignored, images and instance types that
-nobody checks, volumes without their throughput.
+moto keeps the records. This module adds the behaviour that moto leaves out:
+moto changes states at once, ignores client tokens, does not check images and
+instance types, and drops the throughput of volumes.
 """
 
 from __future__ import annotations
@@ -14,23 +14,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from moto.core.responses import ActionResult
+from moto.ec2 import utils as ec2_utils
 from moto.ec2.exceptions import EC2ClientError, InvalidInstanceTypeError
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.amis import Ami, AmiBackend
 from moto.ec2.models.core import TaggedEC2Resource
 from moto.ec2.models.instances import Instance, InstanceState, Reservation, StateReason
 from moto.ec2.responses.instances import InstanceResponse
-from moto.ec2.utils import (
-    EC2_PREFIX_TO_RESOURCE,
-    filter_dict_attribute_mapping,
-    get_prefix,
-)
+from moto.ec2.utils import EC2_PREFIX_TO_RESOURCE, get_prefix
 
 from . import bottlerocket, ebs, nodes
 from .bottlerocket import DATA_DEVICE, ROOT_DEVICE, Release
 from .cloud import ACCOUNT, Cloud, credentials
 from .ebs import cache_of
 from .nodes import Launch, Node
+from .patching import api, patch
 
 CODES = {
     "pending": 0,
@@ -59,7 +57,7 @@ class Machines:
         self.nodes = nodes_
         self.store = store
         self.releases: dict[str, Release] = {}
-        """By image ID, of every region that was used."""
+        """Releases by image ID, for every used region."""
         self.lock = threading.RLock()
 
     def instances(self) -> list[Instance]:
@@ -69,7 +67,7 @@ class Machines:
         return self.nodes.get(instance_id)
 
     def settings(self, instance: Instance) -> Mapping[str, Any]:
-        """Those of the cache that the instance is for."""
+        """Returns the settings of the instance's cache."""
         return self.cloud.settings.of(cache_of(instance))
 
     def settings_of(self, instance_id: str) -> Mapping[str, Any]:
@@ -90,7 +88,7 @@ class Machines:
         with self.lock:
             if instance.state in ("shutting-down", "terminated"):
                 return
-            # A node that is powering off already reports its end once.
+            # A node that is powering off reports its end only once.
             ending = instance.state == "stopping" and self.nodes.get(instance.id) is not None
             self._set(instance, "shutting-down", reason)
             if not ending:
@@ -152,7 +150,9 @@ class Machines:
         return ended
 
     def _ended_by_itself(self, instance: Instance, node: Node) -> None:
-        if node.process.returncode != 0:
+        if node.process is None:
+            self._set(instance, "shutting-down", LAUNCH_FAILED)
+        elif node.process.returncode != 0:
             self._set(instance, "stopping", POWER_LOST)
         elif instance.instance_initiated_shutdown_behavior == "terminate":
             self._set(instance, "shutting-down", SELF_STOP)
@@ -198,7 +198,7 @@ class Machines:
 
 
 terminate_record = Instance.terminate
-"""moto's own: detaches and deletes the volumes, frees the network interfaces."""
+"""moto's method: detaches and deletes volumes, frees network interfaces."""
 
 
 def decode_user_data(user_data: Any) -> str:
@@ -208,7 +208,7 @@ def decode_user_data(user_data: Any) -> str:
 
 
 def role_credentials(instance: Instance) -> dict[str, str]:
-    """What the metadata service would hand out; nothing without a profile."""
+    """Returns the credentials from the metadata service; empty without a profile."""
     association = instance.ec2_backend.iam_instance_profile_associations.get(instance.id)
     if association is None:
         return {}
@@ -254,7 +254,14 @@ def install(cloud: Cloud) -> None:
     _look_up_tags()
     _replace_run_instances(machines)
     _replace_life_cycle(machines)
-    filter_dict_attribute_mapping["client-token"] = "client_token"
+    patch(
+        ec2_utils,
+        "filter_dict_attribute_mapping[client-token]",
+        "client_token",
+        reason="Supports the filter client-token.",
+        link=api("ec2", "DescribeInstances"),
+        adds=True,
+    )
     cloud.leftovers(
         "instances",
         lambda: [
@@ -264,7 +271,7 @@ def install(cloud: Cloud) -> None:
 
 
 def _look_up_tags() -> None:
-    """moto searches the tags of everything for those of one resource, with every filter."""
+    """Looks up the tags of one resource. moto searches all tags for every filter."""
 
     def get_tags(self: TaggedEC2Resource) -> list[dict[str, str]]:
         identity = self.id  # type: ignore[attr-defined]
@@ -275,7 +282,12 @@ def _look_up_tags() -> None:
             for key, value in list(tags.items())
         ]
 
-    TaggedEC2Resource.get_tags = get_tags  # type: ignore[method-assign]
+    patch(
+        TaggedEC2Resource,
+        "get_tags",
+        get_tags,
+        reason="Looks up the tags of one resource; moto searches all tags for every filter.",
+    )
 
 
 def _offer_bottlerocket(machines: Machines) -> None:
@@ -306,7 +318,7 @@ def _offer_bottlerocket(machines: Machines) -> None:
             self.amis[image.id] = image
             machines.releases[image.id] = release
 
-    AmiBackend._load_amis = load_amis
+    patch(AmiBackend, "_load_amis", load_amis, reason="Adds the Bottlerocket images.")
 
 
 def device(name: str, gib: int, snapshot_id: str | None = None) -> dict[str, Any]:
@@ -315,7 +327,7 @@ def device(name: str, gib: int, snapshot_id: str | None = None) -> dict[str, Any
 
 
 def merge_devices(image: list[dict[str, Any]], asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The image's devices, each overridden by what the request says of it."""
+    """Returns the image's devices, each overridden by the request's values."""
     merged = {m["DeviceName"]: copy.deepcopy(m) for m in image}
     for mapping in asked:
         name = mapping["DeviceName"]
@@ -325,7 +337,7 @@ def merge_devices(image: list[dict[str, Any]], asked: list[dict[str, Any]]) -> l
         base = merged.get(name, {"DeviceName": name, "Ebs": {}})
         ebs_ = base["Ebs"] | mapping.get("Ebs", {})
         if "SnapshotId" in mapping.get("Ebs", {}) and "VolumeSize" not in mapping["Ebs"]:
-            # The size then is the snapshot's, not the image's.
+            # The snapshot decides the size, not the image.
             ebs_.pop("VolumeSize", None)
         merged[name] = {"DeviceName": name, "Ebs": {"DeleteOnTermination": True} | ebs_}
     return list(merged.values())
@@ -343,7 +355,7 @@ def _replace_run_instances(machines: Machines) -> None:
     def run_instances(self: InstanceResponse) -> ActionResult:
         token = self._get_param("ClientToken")
         request = {k: v for k, v in self.data.items() if k != "ClientToken"}
-        # Of two equal calls at once, one must wait for the other's answer.
+        # If two equal calls run at once, the second waits for the first one's answer.
         with machines.lock:
             if token and (known := tokens.recall(self.region, token, request)):
                 return ActionResult(known)
@@ -353,15 +365,27 @@ def _replace_run_instances(machines: Machines) -> None:
             reservation = answer.result
             for instance in reservation.instances:
                 _complete_volumes(self.ec2_backend, instance, mappings)
-                # moto forgets the groups that are given with a network interface.
+                # moto drops the groups of a network interface.
                 instance.security_groups = instance.security_groups or instance.nics[0].group_set
                 machines.launch(instance)
             if token:
                 tokens.remember(self.region, token, request, reservation)
             return answer
 
-    InstanceResponse.run_instances = run_instances
-    InstanceResponse._parse_block_device_mapping = devices
+    patch(
+        InstanceResponse,
+        "run_instances",
+        run_instances,
+        reason="Honours client tokens, checks image and type, completes volumes and groups.",
+        link=api("ec2", "RunInstances"),
+    )
+    patch(
+        InstanceResponse,
+        "_parse_block_device_mapping",
+        devices,
+        reason="Merges the image's block devices with the request's.",
+        link=api("ec2", "BlockDeviceMapping"),
+    )
 
 
 def _check_launch(self: InstanceResponse, mappings: list[dict[str, Any]]) -> None:
@@ -388,7 +412,7 @@ def _check_launch(self: InstanceResponse, mappings: list[dict[str, Any]]) -> Non
 
 
 def _complete_volumes(backend: Any, instance: Instance, mappings: list[dict[str, Any]]) -> None:
-    """moto drops what it does not know of a block device."""
+    """Sets the properties of block devices that moto drops."""
     asked = {m["DeviceName"]: m["Ebs"] for m in mappings}
     for name, block in instance.block_device_mapping.items():
         volume = backend.get_volume(block.volume_id)
@@ -420,4 +444,24 @@ def _replace_life_cycle(machines: Machines) -> None:
         machines.start(self)
         return before
 
-    Instance.stop, Instance.terminate, Instance.start = stop, terminate, start
+    patch(
+        Instance,
+        "stop",
+        stop,
+        reason="Stops the node and changes the state slowly; moto does so at once.",
+        link=api("ec2", "StopInstances"),
+    )
+    patch(
+        Instance,
+        "terminate",
+        terminate,
+        reason="Ends the node and changes the state slowly; moto does so at once.",
+        link=api("ec2", "TerminateInstances"),
+    )
+    patch(
+        Instance,
+        "start",
+        start,
+        reason="Starts a node and changes the state slowly; moto does so at once.",
+        link=api("ec2", "StartInstances"),
+    )

@@ -1,7 +1,7 @@
 """ECR: moto's repositories with a real registry behind them.
 
-A manifest pushed to the registry becomes an image in ECR, under the digest of
-its bytes, and ECR announces it as AWS does.
+A push of a manifest to the registry creates an image in ECR, with the digest of
+its bytes. ECR sends an event as on AWS.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from moto.ecr.models import ECRBackend, Image, Repository, ecr_backends
 from moto.ecr.responses import ECRResponse
 
 from .cloud import ACCOUNT, ECR_HOST, REGION, Answer, Cloud, Registries
+from .patching import api, patch
 from .registries import NOTIFICATIONS
 
 log = logging.getLogger(__name__)
@@ -54,14 +55,14 @@ def _pushed(cloud: Cloud, target: dict[str, Any]) -> None:
     backend = ecr_backends[ACCOUNT][REGION]
     name, digest, tag = target["repository"], target["digest"], target.get("tag")
     if name not in backend.repositories:
-        # AWS would have refused the push itself.
+        # AWS refuses such a push.
         log.warning("%s was pushed to %s, which ECR does not have", digest, name)
         return
     try:
         manifest = _fetch_manifest(cloud.registries, name, digest)
         backend.put_image(name, manifest, tag, target["mediaType"])
     except (urllib.error.HTTPError, ServiceException) as error:
-        # The registry has taken the push; refusing its notice only repeats it.
+        # The registry has accepted the push and repeats a refused notification.
         log.warning("%s@%s was pushed, but is no image in ECR: %s", name, digest, error)
 
 
@@ -73,7 +74,7 @@ def _fetch_manifest(registries: Registries, name: str, digest: str) -> str:
         headers={"Accept": ", ".join(_MANIFEST_TYPES), "Authorization": f"Basic {login}"},
     )
     context = ssl.create_default_context(cafile=str(registries.ca_certificate))
-    # Past any proxy that the environment names: the registry is on this machine.
+    # Without a proxy from the environment: the registry is on this machine.
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
     )
@@ -141,8 +142,20 @@ def _install_images(cloud: Cloud) -> None:
             )
         return {"images": images, "failures": failures}
 
-    ECRBackend.put_image = put_image
-    ECRBackend.batch_get_image = batch_get_image
+    patch(
+        ECRBackend,
+        "put_image",
+        put_image,
+        reason="Stores manifests by the digest of their bytes and sends an event.",
+        link=api("ecr", "PutImage"),
+    )
+    patch(
+        ECRBackend,
+        "batch_get_image",
+        batch_get_image,
+        reason="Finds indexes and platform manifests by tag and by digest.",
+        link=api("ecr", "BatchGetImage"),
+    )
 
 
 def _find(repository: Repository, wanted: dict[str, str]) -> Image | None:
@@ -154,7 +167,7 @@ def _find(repository: Repository, wanted: dict[str, str]) -> Image | None:
 
 
 def _free_tag(repository: Repository, tag: str | None, digest: str) -> None:
-    """Takes the tag from the image that bears it; that image stays, untagged."""
+    """Removes the tag from its current image, which stays untagged."""
     if tag is None:
         return
     bearer = _find(repository, {"imageTag": tag})
@@ -198,4 +211,10 @@ def _install_token(cloud: Cloud) -> None:
         }
         return ActionResult({"authorizationData": [token]})
 
-    ECRResponse.get_authorization_token = get_authorization_token
+    patch(
+        ECRResponse,
+        "get_authorization_token",
+        get_authorization_token,
+        reason="Returns a token for the real registry.",
+        link=api("ecr", "GetAuthorizationToken"),
+    )

@@ -1,8 +1,8 @@
-"""The cloud's edge: what happens to a request before and around moto.
+"""The cloud's edge: request handling before and around moto.
 
 - `/localcloud/...` is our control API.
-- Every AWS call is logged with the service, the action, what it names and who called.
-- A fault, when one is set, happens to the call.
+- The log records service, action, resource and caller of every AWS call.
+- A matching fault applies to the call.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from .calls import Call, CallLog
 from .cloud import Answer, Cloud
 from .faults import KILL, LOSE_COMMAND, LOST_COMMANDS, REFUSE, TIME_OUT, Fault, Faults
 from .iam import enforcement
+from .patching import patch
 
 log = logging.getLogger(__name__)
 
 CONTROL_PREFIX = "/localcloud/"
 _DROPPED = "localcloud.dropped"
-"""Set in the environment of a request that gets no answer."""
+"""Key in the environment of a request that gets no answer."""
 
 
 class Injected(ServiceException):
-    """An error that a test asked for, or one for a call that moto lacks."""
+    """An error from a fault, or for a call that moto lacks."""
 
 
 def install(cloud: Cloud) -> None:
@@ -94,7 +95,7 @@ def install(cloud: Cloud) -> None:
 
 
 def _watch_calls(cloud: Cloud, faults: Faults, calls: CallLog) -> None:
-    """Every AWS call passes through `call_action` here, and no other way."""
+    """Replaces `call_action`, the only path of AWS calls."""
     carry_out = BaseResponse.call_action
 
     def call_action(self: BaseResponse) -> Any:
@@ -112,7 +113,12 @@ def _watch_calls(cloud: Cloud, faults: Faults, calls: CallLog) -> None:
             _lose_answer(call, fault)
         return answer
 
-    BaseResponse.call_action = call_action  # type: ignore[method-assign]
+    patch(
+        BaseResponse,
+        "call_action",
+        call_action,
+        reason="Records every call, applies faults and enforces IAM.",
+    )
 
 
 def _answer(
@@ -137,7 +143,7 @@ def _answer(
 
 
 def _lose_answer(call: Call, fault: Fault) -> None:
-    # The process first: it must not live to see that the connection is lost.
+    # End the process first: it must not notice the lost connection.
     if call.invocation is not None and fault.effect == KILL:
         call.invocation.kill()
     if call.invocation is not None and fault.effect == TIME_OUT:
@@ -156,7 +162,7 @@ def _refuse(
 
 
 class RequestHandler(MotoRequestHandler):
-    """Closes a connection that was dropped here, as it does one that its client dropped."""
+    """Closes a connection that we dropped like one that the client dropped."""
 
     def connection_dropped(self, error: BaseException, environ: Any = None) -> None:
         super().connection_dropped(error, environ)
@@ -164,7 +170,7 @@ class RequestHandler(MotoRequestHandler):
 
 
 class ControlledApplication:
-    """Answers the control API and hands everything else to moto."""
+    """Answers the control API and passes other requests to moto."""
 
     def __init__(self, cloud: Cloud, aws: Callable[..., Iterable[bytes]]) -> None:
         self._cloud = cloud
@@ -207,7 +213,7 @@ class ControlledApplication:
         return self._cloud.routes[route](environ["REQUEST_METHOD"], rest, query, body)
 
     def _match(self, path: str) -> tuple[str | None, str]:
-        """The longest registered route that is the path or a parent of it."""
+        """Returns the longest registered route that equals or contains the path."""
         for route in sorted(self._cloud.routes, key=len, reverse=True):
             if path == route or path.startswith(f"{route}/"):
                 return route, path[len(route) + 1 :]

@@ -1,8 +1,8 @@
 """EventBridge and EventBridge Scheduler: delivery to targets, and time.
 
-moto matches events against rules; shaping the input, delivering it to Step
-Functions, Lambda, SQS, SNS and log groups, dead letters, and everything that
-happens on a schedule are done here.
+moto matches events against rules. This module shapes the input, delivers it to
+Step Functions, Lambda, SQS, SNS and log groups, handles dead letters, and runs
+schedules.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 from .cloud import ACCOUNT, REGION, Cloud
 from .iam import enforcement
 from .iam.policy import Ask
+from .patching import patch
 from .schedules import Clock, UnsupportedExpression, next_time
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,12 @@ def _install_rules() -> None:
         for target in list(self.targets):
             deliver_or_bury(target, shape(target, told), self.arn)
 
-    Rule.send_to_targets = send_to_targets
+    patch(
+        Rule,
+        "send_to_targets",
+        send_to_targets,
+        reason="Shapes inputs, delivers to all used targets and supports dead-letter queues.",
+    )
 
 
 def _iso(moment: Any) -> str:
@@ -92,7 +98,7 @@ def _iso(moment: Any) -> str:
 
 
 def shape(target: dict[str, Any], event: dict[str, Any]) -> str:
-    """What a rule's target receives: its Input, InputPath, InputTransformer or all."""
+    """Returns the input of a rule's target: Input, InputPath, InputTransformer or the event."""
     if "Input" in target:
         return target["Input"]
     if "InputPath" in target:
@@ -108,7 +114,7 @@ def shape(target: dict[str, Any], event: dict[str, Any]) -> str:
 
 
 def _at_path(event: Any, path: str) -> Any:
-    """The value at a JSON path of names and indexes, all that EventBridge allows."""
+    """Returns the value at a JSON path of names and indexes; EventBridge allows no more."""
     value = event
     for name, index in re.findall(r"\.([\w-]+)|\[(\d+)\]", path):
         try:
@@ -123,7 +129,7 @@ def _fill(template: str, values: dict[str, Any]) -> str:
         if match[1] not in values:
             return match[0]
         value = values[match[1]]
-        # Inside a JSON string the bare text is wanted, elsewhere a JSON value.
+        # Inside a JSON string insert bare text, elsewhere a JSON value.
         inside_string = template.count('"', 0, match.start()) % 2 == 1
         if inside_string and isinstance(value, str):
             return json.dumps(value)[1:-1]
@@ -136,7 +142,7 @@ def _fill(template: str, values: dict[str, Any]) -> str:
 
 
 def deliver_or_bury(target: dict[str, Any], payload: str, source: str) -> None:
-    """Delivers; what cannot be delivered goes to the target's dead-letter queue."""
+    """Delivers a payload. After a failure it goes to the target's dead-letter queue."""
     try:
         if ":rule/" in source:
             _check_permission(target["Arn"], source)
@@ -145,13 +151,13 @@ def deliver_or_bury(target: dict[str, Any], payload: str, source: str) -> None:
         log.warning("%s: delivery to %s failed: %r", source, target["Arn"], error)
         dead_letters = target.get("DeadLetterConfig", {}).get("Arn")
         if dead_letters:
-            # A schedule buries in the name of its role too, a rule in EventBridge's own.
+            # For dead letters a schedule uses its role too, a rule uses EventBridge's principal.
             role = {"RoleArn": target["RoleArn"]} if ":schedule/" in source else {}
             deliver({"Arn": dead_letters} | role, payload)
 
 
 def _check_permission(arn: str, rule: str) -> None:
-    """A rule calls a function in EventBridge's own name, by the function's policy."""
+    """Checks the function's policy: a rule calls a function as EventBridge's principal."""
     if arn.split(":")[2] == "lambda":
         function = lambda_simple_backends[ACCOUNT][REGION].get_function(arn)
         statements = function.policy.statements
@@ -159,7 +165,7 @@ def _check_permission(arn: str, rule: str) -> None:
 
 
 def deliver(target: dict[str, Any], payload: str) -> None:
-    """Raises whatever the target's own API would refuse with."""
+    """Delivers a payload. Raises the error of the target's API."""
     arn: str = target["Arn"]
     service = arn.split(":")[2]
     try:
@@ -207,7 +213,7 @@ _DELIVERIES: dict[str, tuple[str, Callable[[str, str, dict[str, Any]], None]]] =
     "sqs": ("sqs:SendMessage", _to_queue),
     "states": ("states:StartExecution", _to_state_machine),
 }
-"""By service: the action that the caller must be allowed, and how it is done."""
+"""Required action and delivery function, by service."""
 
 
 # Time
@@ -215,7 +221,7 @@ _DELIVERIES: dict[str, tuple[str, Callable[[str, str, dict[str, Any]], None]]] =
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing that happens on a schedule; a changed one is another entry."""
+    """One scheduled target; a change creates another entry."""
 
     arn: str
     expression: str
@@ -225,8 +231,8 @@ class Entry:
 class Timetable:
     """Rules with a schedule, and the schedules of EventBridge Scheduler.
 
-    A run that comes due while another is pending is not made up for: at a high
-    speed a schedule fires once a tick, not a thousand times.
+    A run that is due during a pending one is skipped: at a high speed a schedule
+    fires once a tick, not a thousand times.
     """
 
     def __init__(self, clock: Clock) -> None:

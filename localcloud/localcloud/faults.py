@@ -1,4 +1,4 @@
-"""Faults: what a test lets happen to AWS calls, and to which ones."""
+"""Faults that tests inject into AWS calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from .calls import Call
 
 REFUSE = "refuse"
-"""An error is answered, and nothing is carried out."""
+"""The call gets an error and is not carried out."""
 LOSE_ANSWER = "lose-answer"
 """The call is carried out, and the connection closed without an answer."""
 KILL = "kill"
@@ -21,7 +21,7 @@ TIME_OUT = "time-out"
 LOSE_COMMAND = "lose-command"
 """SendCommand is answered, and the command never reaches its node."""
 
-# How a command can end that its node never got: Status and StatusDetails.
+# Status and StatusDetails of a command that never reaches its node.
 # Source: Systems Manager User Guide, "Understanding command statuses".
 LOST_COMMANDS = {
     "AccessDenied": ("Failed", "AccessDenied"),
@@ -50,25 +50,25 @@ class Fault:
     status: int | None = None
     status_name: str | None = None
     times: int | None = 1
-    """None means for ever."""
+    """Number of calls that it applies to; `None` for no limit."""
     skip: int = 0
-    """So many calls that match pass first."""
+    """Number of matching calls that pass first."""
     caller: str = ""
-    """A text within the calling role's name."""
+    """Part of the calling role's name."""
     invocation: str = ""
-    """A text within the payload of the Lambda invocation that calls, or that is called."""
+    """Part of the payload of the calling or the called Lambda invocation."""
     resource: str = "*"
-    """A pattern for what the call names."""
+    """Pattern for the resource of the call."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     hits: int = 0
     passed: int = 0
 
     @classmethod
     def parse(cls, wish: Any) -> Fault:
-        """Raises ValueError for what would never do what its author meant."""
+        """Parses a fault. Raises ValueError if it can never have an effect."""
         if not isinstance(wish, dict):
             raise ValueError("a fault is an object")
-        # A field without a value is one that was not given; null times are for ever.
+        # A null field counts as absent, except that null `times` removes the limit.
         wish = {name: v for name, v in wish.items() if v is not None or name == "times"}
         ours = {"id", "hits", "passed"}
         given = {f.name: f for f in fields(cls) if f.name not in ours}
@@ -118,7 +118,7 @@ class Fault:
 
 
 class Faults:
-    """All faults, in the order in which they were set; the first that applies is taken."""
+    """All faults, oldest first; the first match applies."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
@@ -129,7 +129,7 @@ class Faults:
             self._faults.append(fault)
 
     def take(self, call: Call) -> Fault | None:
-        """The fault for this call, if any; counts it as hit."""
+        """Returns the fault for this call, if any, and counts the hit."""
         with self._lock:
             for fault in self._faults:
                 if fault.is_spent() or not fault.matches(call):
@@ -142,7 +142,7 @@ class Faults:
         return None
 
     def remove(self, identity: str) -> None:
-        """Removes the fault with this ID, or all for an empty one."""
+        """Removes the fault with this ID, or all for an empty ID."""
         with self._lock:
             self._faults = [f for f in self._faults if identity and f.id != identity]
 

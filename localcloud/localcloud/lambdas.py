@@ -46,6 +46,7 @@ from .cloud import (
 )
 from .iam import enforcement
 from .iam.policy import Ask
+from .patching import api, patch
 
 log = logging.getLogger(__name__)
 
@@ -66,16 +67,16 @@ class WorkerGone(Exception):
 
 
 class Worker:
-    """One process of a function, and the Runtime API that it alone talks to.
+    """One process of a function, with a Runtime API of its own.
 
-    As on AWS a process gets one invocation at a time, and ends when it
-    crashes, exits or overruns its time.
+    As on AWS, a process gets one invocation at a time. It ends after a crash, an
+    exit or a time-out.
     """
 
     def __init__(self, function: LambdaFunction, cloud: Cloud, root: Path) -> None:
         self._function = function
         self._cloud = cloud
-        # In the process's access key, so that the edge can tell its calls from others'.
+        # Part of the process's access key, so that the edge recognises its calls.
         self._session = uuid.uuid4().hex[:12]
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._outcomes: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
@@ -144,7 +145,7 @@ class Worker:
         self._process.wait()
 
     def _time_out(self) -> None:
-        # Before the process's own end is told: the first outcome counts.
+        # Before the report of the process's end: the first outcome counts.
         self._outcomes.put((_TIMED_OUT, b""))
         self.kill()
 
@@ -201,7 +202,7 @@ class Worker:
     def _collect(self) -> None:
         """Copies the process's output to the log group, then reports its end."""
         assert self._process.stdout is not None
-        # Lambda itself writes too: this whenever a process starts, and more that is left out here.
+        # Lambda writes this line at each process start; its other lines are left out here.
         self._write_log("INIT_START Runtime Version: provided:al2023")
         for line in self._process.stdout:
             self._tail.append(line)
@@ -214,7 +215,7 @@ class Worker:
         self._server.server_close()
 
     def _write_log(self, message: str) -> None:
-        """In the name of the function's role; what that may not write is lost."""
+        """Writes a log line with the function's role. Without permission the line is lost."""
         backend, group = self._function.logs_backend, self._function.logs_group_name
         stream = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{group}:log-stream:{self._stream}"
         event = {"timestamp": int(time.time() * 1000), "message": message}
@@ -235,7 +236,7 @@ class Worker:
             """https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html"""
 
             protocol_version = "HTTP/1.1"
-            # Headers and body go out apart; the body must not wait for an acknowledgement.
+            # Headers and body are separate writes; the body must not wait for an acknowledgement.
             disable_nagle_algorithm = True
 
             def do_GET(self) -> None:
@@ -323,7 +324,7 @@ class Functions:
                 self._give_back(version, worker)
 
     def invoke_as_asked(self, function: LambdaFunction, payload: bytes) -> Result:
-        """As `invoke`, but as often as the setting `deliveries` says."""
+        """Invokes as often as the setting `deliveries` requires."""
         everything = self._cloud.settings
         settings = everything.of(everything.cache_named_in(payload_text(payload)))
         match settings["deliveries"]:
@@ -340,7 +341,7 @@ class Functions:
                 raise ValueError(f"deliveries: {other!r} is not simulated")
 
     def invoke_later(self, function: LambdaFunction, payload: bytes) -> None:
-        """As Lambda's event queue: retried on failure, then sent on."""
+        """Works as Lambda's event queue: retries a failure, then sends it to the destination."""
         self._async.submit(self._invoke_with_retries, function, payload)
 
     def stop(self) -> None:
@@ -436,7 +437,7 @@ class Functions:
 
 
 def _version(function: LambdaFunction) -> tuple[str, ...]:
-    """What makes a warm process unfit for the next call when it changes."""
+    """Returns the properties whose change requires a new process."""
     environment = json.dumps(function.environment_vars, sort_keys=True)
     settings = f"{function.timeout} {function.memory_size} {function.role}"
     return (function.function_arn, function.code_sha_256, environment, settings)
@@ -456,11 +457,11 @@ def _is_from_state_machine(headers: Mapping[str, str]) -> bool:
 
 
 def install(cloud: Cloud) -> None:
-    # The delays of Lambda itself, one minute and then two, are too long to watch.
+    # Lambda's own delays, one minute and then two, are too long for tests.
     cloud.settings.register(async_retry_seconds=2.0)
     # Idle processes kept for each function. With 0, every call is a cold start.
     cloud.settings.register(idle_processes=24)
-    # As after a lost answer, Step Functions may invoke a function twice.
+    # Step Functions can invoke a function twice, as after a lost answer.
     cloud.settings.register_scopable(deliveries="once")
     functions = Functions(cloud)
     cloud.on_stop(functions.stop)
@@ -487,12 +488,18 @@ def install(cloud: Cloud) -> None:
             response_headers["x-amz-function-error"] = result.function_error
         return result.payload
 
-    LambdaSimpleBackend.invoke = invoke
+    patch(
+        LambdaSimpleBackend,
+        "invoke",
+        invoke,
+        reason="Runs the function's bootstrap; moto returns a fixed answer.",
+        link=api("lambda", "Invoke"),
+    )
     _keep_what_terraform_reads_back()
 
 
 def _keep_what_terraform_reads_back() -> None:
-    """moto drops these settings, and Terraform would see a change for ever."""
+    """Keeps settings that moto drops, so that Terraform does not plan a change at every run."""
     init = LambdaFunction.__init__
     update = LambdaFunction.update_configuration
     configuration = LambdaFunction.get_configuration
@@ -523,6 +530,24 @@ def _keep_what_terraform_reads_back() -> None:
             answer["DeadLetterConfig"] = {"TargetArn": arn}
         return answer
 
-    LambdaFunction.__init__ = new_init
-    LambdaFunction.update_configuration = new_update
-    LambdaFunction.get_configuration = new_configuration
+    patch(
+        LambdaFunction,
+        "__init__",
+        new_init,
+        reason="Keeps logging, dead-letter and tracing settings, which Terraform reads back.",
+        link=api("lambda", "CreateFunction"),
+    )
+    patch(
+        LambdaFunction,
+        "update_configuration",
+        new_update,
+        reason="Keeps logging, dead-letter and tracing settings, which Terraform reads back.",
+        link=api("lambda", "UpdateFunctionConfiguration"),
+    )
+    patch(
+        LambdaFunction,
+        "get_configuration",
+        new_configuration,
+        reason="Returns logging and dead-letter settings, which Terraform reads back.",
+        link=api("lambda", "GetFunctionConfiguration"),
+    )

@@ -1,8 +1,8 @@
 """Two real container registries: the one behind private ECR, and another.
 
-Both are Debian's `docker-registry`, speak TLS with a certificate of an
-authority made at the start, and ask for a password. Before the other one
-stands a relay, which fails when a test wants it to.
+Both are Debian's `docker-registry` with TLS and a password. The start creates
+their certificate authority. A relay in front of the second one simulates
+failures.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .relay import Limits, Relay
 
 PROGRAM = "docker-registry"
 NOTIFICATIONS = "registry-notifications"
-"""The control route at which the ECR registry announces what was pushed."""
+"""Control route for the ECR registry's push notifications."""
 
 _START_SECONDS = 20
 _ACCESS = re.compile(r'"(?:GET|HEAD|POST|PUT|PATCH|DELETE) [^"]*" \d{3} (\d+|-)')
@@ -116,7 +116,7 @@ def _limit(limits: Limits, method: str, _rest: str, _query: Any, body: Any) -> A
 
 
 def _system_authorities() -> bytes:
-    """The authorities that other programs here trust, an override included."""
+    """Returns the machine's trusted authorities, including an override."""
     bundle = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
     return Path(bundle).read_bytes() if bundle and Path(bundle).exists() else b""
 
@@ -131,7 +131,7 @@ def _start(
     username: str,
     limits: Limits | None = None,
 ) -> Registry:
-    """Starts a registry, with limits behind a relay that then has its address."""
+    """Starts a registry; with limits it runs behind a relay at its address."""
     home.mkdir()
     port = _free_port()
     address = f"localhost:{port}"
@@ -168,7 +168,7 @@ def _start(
                     "timeout": "5s",
                     "threshold": 5,
                     "backoff": "500ms",
-                    # One by one they go out; those of layers and downloads would hold up pushes.
+                    # Notifications are sequential: those of layers and downloads delay pushes.
                     "ignore": {"mediatypes": ["application/octet-stream"], "actions": ["pull"]},
                 }
             ]
@@ -180,7 +180,7 @@ def _start(
 
 
 def _run(cloud: Cloud, command: list[str], log_file: Path, counter: _Counter) -> None:
-    # So that a killed cloud leaves no registry behind. The signal comes when the
+    # A killed cloud must leave no registry behind. The signal comes when the
     # starting thread ends, so this must be the main thread.
     if setpriv := shutil.which("setpriv"):
         command = [setpriv, "--pdeathsig", "KILL", *command]

@@ -1,7 +1,7 @@
-"""What stands before a registry and lets it fail: a relay that speaks TLS to clients.
+"""A relay with TLS in front of a registry, to simulate failures.
 
-Whole requests and answers pass through it, so that a failure can be meant for
-some repositories and come in the middle of a layer.
+It forwards whole requests and answers, so that a failure can affect selected
+repositories and occur in the middle of a layer.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 
 _PATH = re.compile(r"/v2/(?P<repository>.+?)/(?P<kind>blobs|manifests|tags|referrers)/")
 _CHUNK = 256 * 1024
-# Of one connection only: https://www.rfc-editor.org/rfc/rfc9110#name-connection
+# Headers for one connection only: https://www.rfc-editor.org/rfc/rfc9110#name-connection
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade"}
 
 
 class Limits:
-    """How many more bytes of blobs pass, by pattern of the repositories."""
+    """Remaining bytes of blobs, by pattern of repositories."""
 
     def __init__(self) -> None:
         self._left: dict[str, int] = {}
@@ -44,7 +44,7 @@ class Limits:
             return dict(self._left)
 
     def take(self, repository: str, wanted: int) -> int:
-        """How many of the wanted bytes may pass; counts them."""
+        """Returns the number of requested bytes that can pass, and counts them."""
         with self._lock:
             concerned = [p for p in self._left if fnmatchcase(repository, p)]
             allowed = min([wanted, *(self._left[p] for p in concerned)])
@@ -66,13 +66,13 @@ class Relay(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(self, port: int, behind: int, certificate: Path, limits: Limits) -> None:
-        """Listens at `port`, and asks the registry at `behind`."""
+        """Listens at `port` and forwards to the registry at `behind`."""
         super().__init__(("127.0.0.1", port), _Handler)
         self.behind = behind
         self.limits = limits
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificate)
-        # The handshake is left to the connection's own thread: others need not wait for it.
+        # The connection's own thread does the handshake, so that others do not wait.
         self.socket = context.wrap_socket(
             self.socket, server_side=True, do_handshake_on_connect=False
         )
@@ -85,7 +85,7 @@ class Relay(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that breaks is its client's to report."""
+        """Ignores a broken connection; its client reports it."""
 
 
 class _Handler(BaseHTTPRequestHandler):

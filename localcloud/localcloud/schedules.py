@@ -18,7 +18,7 @@ _YEARS_AHEAD = 4
 
 
 class UnsupportedExpression(ValueError):
-    """Not a schedule, or one with a part that this clock does not know."""
+    """An invalid schedule, or one with an unsupported part."""
 
 
 class Clock:
@@ -37,9 +37,9 @@ class Clock:
 
 
 def next_time(expression: str, after: float, zone: str = "UTC") -> float | None:
-    """When the schedule fires next, in seconds since the epoch.
+    """Returns the next time of the schedule, in seconds since the epoch.
 
-    None for an `at(...)` that has passed and a `cron(...)` that never comes.
+    `None` for a past `at(...)` and for a `cron(...)` that never fires.
     """
     if match := re.fullmatch(r"rate\((\d+) (second|minute|hour|day)s?\)", expression):
         return after + int(match[1]) * _UNITS[match[2]]
@@ -89,7 +89,7 @@ def _next_cron(fields: str, after: float, zone: ZoneInfo) -> float | None:
 
 
 def _values(field: str, domain: range, names: Collection[str] = ()) -> list[int]:
-    """The numbers that one cron field stands for, in order."""
+    """Returns the numbers of one cron field, in order."""
     known = {name: domain.start + index for index, name in enumerate(names)}
 
     def number(text: str) -> int:

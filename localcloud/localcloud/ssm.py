@@ -21,16 +21,17 @@ from . import bottlerocket
 from .cloud import Cloud
 from .ec2 import Machines
 from .nodes import Result
+from .patching import api, patch
 
 STDOUT_CHARACTERS = 24_000
 STDERR_CHARACTERS = 8_000
 LIST_CHARACTERS = 2_500
-"""ListCommandInvocations shows less of an output than GetCommandInvocation."""
+"""Output limit of ListCommandInvocations, lower than GetCommandInvocation's."""
 
 EXECUTION_TIMEOUT = 3600
 DELIVERY_TIMEOUT = 3600
 STOPPED = 137
-"""What the agent reports for a command that it had to end."""
+"""Exit code in the agent's report of a command that it ended."""
 
 FINAL = frozenset({"Success", "Failed", "TimedOut", "Cancelled"})
 AGENT_VERSION = "3.3.1611.0"
@@ -122,7 +123,7 @@ class Command:
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     requested: datetime = field(default_factory=lambda: now())
     visible_at: float = 0
-    """Until then the invocations are not known: SSM's API is not consistent at once."""
+    """Time when the invocations become visible: SSM's API is eventually consistent."""
     invocations: dict[str, Invocation] = field(default_factory=dict)
 
     @property
@@ -169,7 +170,7 @@ def iso(when: datetime | None) -> str:
 def check_parameters(
     declared: dict[str, Any], given: dict[str, list[str]]
 ) -> dict[str, str | list[str]]:
-    """The document's parameters with the values given, or their defaults."""
+    """Returns the document's parameters with the given values, or their defaults."""
     unknown = sorted(set(given) - set(declared))
     if unknown:
         raise invalid(f"Parameters {unknown} are not declared in the document.")
@@ -187,7 +188,7 @@ def check_parameter(name: str, rule: dict[str, Any], values: list[str] | None) -
     if not rule.get("minItems", 0) <= len(values) <= rule.get("maxItems", len(values)):
         raise invalid(f"Parameter {name!r} has {len(values)} values.")
     for value in values:
-        # Not anchored: a document that means the whole value must say so.
+        # Not anchored: a document that requires the whole value has anchors.
         pattern = rule.get("allowedPattern")
         if pattern and not re.search(pattern, value):
             raise invalid(f"Parameter {name!r} does not match {pattern}: {value[:100]!r}")
@@ -205,8 +206,8 @@ def invalid(message: str) -> SsmError:
 def interpolate(text: Any, values: dict[str, str | list[str]]) -> Any:
     """Replaces `{{ name }}` as the agent does.
 
-    A text that is one parameter and nothing else becomes its value, a list
-    included; within other text, a list is written as JSON.
+    A text with only one parameter becomes its value, also a list. Inside other
+    text, a list becomes JSON.
     Source: amazon-ssm-agent, agent/parameters/parameters.go.
     """
     if isinstance(text, list):
@@ -224,7 +225,7 @@ def interpolate(text: Any, values: dict[str, str | list[str]]) -> Any:
 
 
 def shell_script(document: dict[str, Any], given: dict[str, list[str]]) -> tuple[str, float]:
-    """The script that the document's one step runs, and its time limit."""
+    """Returns the script and the time limit of the document's one step."""
     values = check_parameters(document.get("parameters", {}), given)
     steps = document.get("mainSteps", [])
     if str(document.get("schemaVersion")) != "2.2" or len(steps) != 1:
@@ -268,7 +269,7 @@ class RunCommand:
         self._machines = machines
         self._commands: dict[str, Command] = {}
         self._seen: set[str] = set()
-        """Instances whose agent has registered at some time."""
+        """Instances whose agent has ever registered."""
 
     def is_online(self, instance_id: str) -> bool:
         node = self._machines.node(instance_id)
@@ -284,7 +285,7 @@ class RunCommand:
         comment: str,
         lost: tuple[str, str] | None = None,
     ) -> Command:
-        """`lost` is how a command ends, status and details, that never reaches its node."""
+        """`lost` is the final status, with details, of a command that never reaches its node."""
         script, limit = shell_script(document, parameters)
         for instance_id in instance_ids:
             if not self.is_online(instance_id):
@@ -324,12 +325,12 @@ class RunCommand:
             invocation.finish("Cancelled", "Cancelled", STOPPED, result)
             return
         status = "Success" if result.code == 0 else "Failed"
-        # A shell reports death by a signal as 128 and its number.
+        # A shell reports the end by a signal as 128 plus its number.
         code = result.code if result.code >= 0 else 128 - result.code
         invocation.finish(status, status, code, result)
 
     def _time_out(self, invocation: Invocation) -> None:
-        # The agent ends the script; what a dead node ran times out as well.
+        # The agent ends the script; a command on a dead node times out as well.
         if invocation.finish("TimedOut", "ExecutionTimedOut", STOPPED):
             node = self._machines.node(invocation.instance_id)
             if node is not None:
@@ -380,7 +381,7 @@ class RunCommand:
         ]
 
     def agents(self, region: str) -> list[dict[str, Any]]:
-        """Instances that have registered; after they are gone, their connection is lost."""
+        """Returns registered instances; without a node their connection is lost."""
         found = []
         for instance in self._machines.instances():
             if instance.ec2_backend.region_name != region or instance.state == "terminated":
@@ -413,15 +414,18 @@ class RunCommand:
 
 
 def install(cloud: Cloud) -> None:
-    # A command's invocation is found a little after SendCommand has answered.
+    # A command's invocation becomes visible shortly after SendCommand's answer.
     cloud.settings.register_scopable(command_visible_seconds=0.1, delivery_seconds=0.05)
     run_command = RunCommand(cloud, cloud.machines)
     _replace_responses(run_command)
     _offer_public_parameters()
 
 
+ADDED_ACTIONS = ("list_command_invocations", "cancel_command", "describe_instance_information")
+"""Actions that moto lacks."""
+
+
 def _replace_responses(run_command: RunCommand) -> None:
-    api = SimpleSystemManagerResponse
 
     def send_command(self: Any) -> ActionResult:
         name = self._get_param("DocumentName")
@@ -475,7 +479,16 @@ def _replace_responses(run_command: RunCommand) -> None:
         cancel_command,
         describe_instance_information,
     ):
-        setattr(api, function.__name__, function)
+        name = function.__name__
+        action = "".join(word.capitalize() for word in name.split("_"))
+        patch(
+            SimpleSystemManagerResponse,
+            name,
+            function,
+            reason="Runs commands on nodes, through agents that register.",
+            link=api("ssm", action),
+            adds=name in ADDED_ACTIONS,
+        )
 
 
 def wanted_agents(self: Any) -> dict[str, list[str]]:
@@ -491,7 +504,7 @@ def wanted_agents(self: Any) -> dict[str, list[str]]:
 def find_document(self: Any, name: str) -> dict[str, Any]:
     if name == "AWS-RunShellScript":
         return RUN_SHELL_SCRIPT
-    # An ARN names the document after its last slash.
+    # In an ARN, the document's name follows the last slash.
     documents = self.ssm_backend._documents.get(name.rpartition("/")[2])
     if documents is None:
         raise SsmError("InvalidDocument", f"Document {name} does not exist.")
@@ -524,4 +537,9 @@ def _offer_public_parameters() -> None:
             )
             dict.setdefault(self, name, []).append(parameter)
 
-    ParameterDict._check_loading_status = check_loading_status
+    patch(
+        ParameterDict,
+        "_check_loading_status",
+        check_loading_status,
+        reason="Adds Bottlerocket's public parameters.",
+    )

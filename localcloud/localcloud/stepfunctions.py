@@ -1,9 +1,9 @@
-"""Step Functions: what moto's interpreter leaves out or does otherwise than AWS.
+"""Step Functions: corrects differences between moto's interpreter and AWS.
 
-moto executes state machines, but ships no JSONata evaluator, and differs in
-error names, in how executions are named, stopped and listed, and in the
-context object. Source for the behaviour here: the Step Functions Developer
-Guide and API Reference.
+moto executes state machines, but ships no JSONata evaluator. It differs in error
+names, in the context object, and in the start, stop and list of executions.
+Source for the behaviour here: the Step Functions Developer Guide and API
+Reference.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ from moto.stepfunctions.parser.asl.eval.environment import Environment
 from moto.stepfunctions.parser.asl.eval.event.event_detail import EventDetails
 from moto.stepfunctions.parser.asl.eval.event.event_manager import EventManager
 from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
+from moto.stepfunctions.parser.asl.utils import boto_client
 from moto.stepfunctions.parser.backend.execution import (
     BaseExecutionWorkerCommunication,
     Execution,
@@ -78,13 +79,17 @@ from moto.stepfunctions.parser.models import StepFunctionsParserBackend
 from moto.stepfunctions.responses import StepFunctionResponse
 
 from .cloud import STATES_SESSION, Cloud, credentials
-from .patching import replace_function
+from .patching import api, patch
 
 _NAME = re.compile(r"[^\s<>{}\[\]?*\"#%\\^|~`$&,;:/\x00-\x1f\x7f-\x9f]{1,80}")
 _EXPRESSION = re.compile(r"\{%(.*)%\}", re.DOTALL)
 _PAGE = 100
 
-# The name that AWS puts before the dot in errors of `aws-sdk:` integrations.
+_SDK_INTEGRATIONS = (
+    "https://docs.aws.amazon.com/step-functions/latest/dg/supported-services-awssdk.html"
+)
+
+# AWS's prefix before the dot in error names of `aws-sdk:` integrations.
 _SDK_ERROR_PREFIXES = {
     "cloudwatch": "CloudWatch",
     "ec2": "Ec2",
@@ -110,9 +115,22 @@ def install(cloud: Cloud) -> None:
     _install_retries(cloud)
     _install_lost_answers()
     _install_clients(cloud)
-    state_task_service_aws_sdk._SERVICE_ERROR_NAMES.update(_SDK_ERROR_PREFIXES)
-    # A Fail state may pass on what it caught, `States.Timeout` as any other name.
-    state_fail.CustomErrorName = ErrorName
+    for service, prefix in _SDK_ERROR_PREFIXES.items():
+        patch(
+            state_task_service_aws_sdk,
+            f"_SERVICE_ERROR_NAMES[{service}]",
+            prefix,
+            reason="Sets AWS's prefix of error names.",
+            link=_SDK_INTEGRATIONS,
+            adds=True,
+        )
+    # A Fail state can pass on every error name that it caught, also `States.Timeout`.
+    patch(
+        state_fail,
+        "CustomErrorName",
+        ErrorName,
+        reason="A Fail state can pass on every error name, also States.Timeout.",
+    )
 
 
 # JSONata
@@ -127,23 +145,23 @@ _jsonata_lock = threading.Lock()
 
 
 def evaluate(expression: str, bindings: dict[str, Any]) -> Any:
-    """The value of a JSONata expression, with AWS's functions added.
+    """Returns the value of a JSONata expression, with AWS's functions.
 
-    Raises Undefined, or JException where JSONata itself finds an error.
+    Raises Undefined, or JException if JSONata finds an error.
     """
     with _jsonata_lock:
         compiled = _compile(expression)
         value = compiled.evaluate(None, _with_nulls(bindings))
     if value is None:
         raise Undefined
-    # The interpreter's own list and null types are not plain JSON.
+    # The interpreter's list and null types are not plain JSON.
     return _plain(value)
 
 
 @functools.lru_cache(maxsize=1024)
 def _compile(expression: str) -> Jsonata:
     compiled = Jsonata(expression)
-    # Undefined and null must stay apart until the end.
+    # Undefined and null must remain distinct until the end.
     compiled.set_output_convert_nulls(False)
     for name, function in _AWS_FUNCTIONS.items():
         compiled.register_lambda(name, function)
@@ -219,8 +237,15 @@ def _install_jsonata() -> None:
             cause = f"The JSONata expression '{self.expression}' threw an error: {error}"
             raise _query_error(env, cause) from error
 
-    StringJSONata._eval_body = eval_body
-    StringVariableSample._eval_body = eval_body
+    patch(
+        StringJSONata, "_eval_body", eval_body, reason="Evaluates JSONata; moto ships no evaluator."
+    )
+    patch(
+        StringVariableSample,
+        "_eval_body",
+        eval_body,
+        reason="Evaluates JSONata; moto ships no evaluator.",
+    )
 
 
 def _query_error(env: Environment, cause: str) -> FailureEventException:
@@ -250,10 +275,15 @@ def _parse(definition: str) -> EvalComponent:
 
 def _install_parsing() -> None:
     def get_evaluation_entrypoint(self: ExecutionWorker) -> EvalComponent:
-        # Parsing takes longer than all that an execution of ours computes; a copy is its own.
+        # Parsing takes longer than the rest of an execution. Each execution gets a copy.
         return copy.deepcopy(_parse(self._evaluation_details.state_machine_details.definition))
 
-    ExecutionWorker._get_evaluation_entrypoint = get_evaluation_entrypoint
+    patch(
+        ExecutionWorker,
+        "_get_evaluation_entrypoint",
+        get_evaluation_entrypoint,
+        reason="Caches parsed definitions, because parsing takes most of an execution's time.",
+    )
 
 
 # The context object
@@ -272,8 +302,18 @@ def _install_context() -> None:
         entered = datetime.fromisoformat(fields.pop("EnteredTime"))
         return state_data(EnteredTime=_iso(entered), RetryCount=0, **fields)
 
-    Execution.get_start_execution_details = with_iso_start_time
-    asl_state.StateData = with_iso_entered_time  # type: ignore[misc,assignment]
+    patch(
+        Execution,
+        "get_start_execution_details",
+        with_iso_start_time,
+        reason="Formats StartTime in the context object as AWS does.",
+    )
+    patch(
+        asl_state,
+        "StateData",
+        with_iso_entered_time,
+        reason="Formats EnteredTime in the context object as AWS does, and sets RetryCount.",
+    )
 
 
 def _iso(moment: datetime) -> str:
@@ -285,7 +325,7 @@ def _iso(moment: datetime) -> str:
 
 def _install_starting() -> None:
     start = StepFunctionsParserBackend.start_execution
-    # Without it two simultaneous starts under one name would both succeed.
+    # Without the lock, two simultaneous starts under one name both succeed.
     lock = threading.Lock()
 
     def start_execution(
@@ -300,10 +340,16 @@ def _install_starting() -> None:
         with lock:
             return start(self, state_machine_arn, name or str(uuid.uuid4()), *rest, **more)
 
-    StepFunctionsParserBackend.start_execution = start_execution
+    patch(
+        StepFunctionsParserBackend,
+        "start_execution",
+        start_execution,
+        reason="Checks execution names and serialises starts under one name.",
+        link=api("states", "StartExecution"),
+    )
 
 
-# Ending, and the events that tell of it
+# Ends of executions, and their events
 
 
 def _install_ending(cloud: Cloud) -> None:
@@ -342,7 +388,7 @@ def _install_ending(cloud: Cloud) -> None:
         execution = self.execution
         with ending:
             if execution.exec_status != ExecutionStatus.RUNNING:
-                return  # Stopped meanwhile: that was the end.
+                return  # StopExecution has ended it.
             reflect(self)
             if execution.exec_status == ExecutionStatus.TIMED_OUT:
                 details = EventDetails(
@@ -357,7 +403,7 @@ def _install_ending(cloud: Cloud) -> None:
         with ending:
             stopped_now = execution.exec_status == ExecutionStatus.RUNNING
             if stopped_now:
-                # moto ends an execution when its task returns; AWS at once,
+                # moto ends an execution when its task returns. AWS ends it at once,
                 # while a running function goes on to its own end.
                 execution.exec_status = ExecutionStatus.ABORTED
                 execution.stop_date = datetime.now(UTC)
@@ -373,13 +419,24 @@ def _install_ending(cloud: Cloud) -> None:
             announce(execution)
         return ActionResult({"stopDate": execution.stop_date})
 
-    Execution.start = start
-    BaseExecutionWorkerCommunication.terminated = terminated
-    StepFunctionResponse.stop_execution = stop_execution
+    patch(Execution, "start", start, reason="Sends the status-change event of a start.")
+    patch(
+        BaseExecutionWorkerCommunication,
+        "terminated",
+        terminated,
+        reason="Sends the status-change event of an end, and keeps an earlier stop.",
+    )
+    patch(
+        StepFunctionResponse,
+        "stop_execution",
+        stop_execution,
+        reason="Ends the execution at once; moto waits for its running task.",
+        link=api("states", "StopExecution"),
+    )
 
 
 def _install_time_limit(cloud: Cloud) -> None:
-    """The limit that a test sets for executions whose input names a cache."""
+    """Applies the time limit of a cache to executions with its name in their input."""
     cloud.settings.register_scopable(execution_timeout_seconds=None)
     evaluate = Program.eval
 
@@ -391,11 +448,16 @@ def _install_time_limit(cloud: Cloud) -> None:
                 self.timeout_seconds = TimeoutSeconds(settings["execution_timeout_seconds"])
         evaluate(self, env)
 
-    Program.eval = eval_in_time
+    patch(
+        Program,
+        "eval",
+        eval_in_time,
+        reason="Applies the time limit of the setting execution_timeout_seconds.",
+    )
 
 
 def _close_history(execution: Execution, kind: HistoryEventType, details: EventDetails) -> None:
-    """Writes the last event; what the interpreter still adds is not history."""
+    """Writes the last event. The history leaves out later events of the interpreter."""
     env = execution.exec_worker.env
     manager: EventManager = env.event_manager
     context = env.event_history_context
@@ -414,7 +476,7 @@ def _execution(response: StepFunctionResponse) -> Execution:
 
 
 def _wait_for_environment(execution: Execution) -> None:
-    """The interpreter sets it up in a thread of its own, within milliseconds."""
+    """Waits for the interpreter's thread to set up the environment, within milliseconds."""
     pause = threading.Event()
     while execution.exec_worker.env is None:
         pause.wait(0.002)
@@ -461,9 +523,27 @@ def _install_reading() -> None:
             events.reverse()
         return ActionResult(_page(self, "events", events))
 
-    StepFunctionResponse.describe_execution = describe_execution
-    StepFunctionResponse.list_executions = list_executions
-    StepFunctionResponse.get_execution_history = get_execution_history
+    patch(
+        StepFunctionResponse,
+        "describe_execution",
+        describe_execution,
+        reason="Returns the current status and the input, without null fields.",
+        link=api("states", "DescribeExecution"),
+    )
+    patch(
+        StepFunctionResponse,
+        "list_executions",
+        list_executions,
+        reason="Filters by status, orders by start and returns pages.",
+        link=api("states", "ListExecutions"),
+    )
+    patch(
+        StepFunctionResponse,
+        "get_execution_history",
+        get_execution_history,
+        reason="Supports reverse order and returns pages.",
+        link=api("states", "GetExecutionHistory"),
+    )
 
 
 def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
@@ -496,7 +576,12 @@ def _install_validation() -> None:
                     message=f"The JSONata expression '{expression}' is not valid: {error}"
                 ) from error
 
-    StepFunctionsParserBackend._validate_definition = staticmethod(validate_with_expressions)
+    patch(
+        StepFunctionsParserBackend,
+        "_validate_definition",
+        staticmethod(validate_with_expressions),
+        reason="Rejects invalid JSONata expressions.",
+    )
 
     def validate_state_machine_definition(self: StepFunctionResponse) -> ActionResult:
         try:
@@ -521,8 +606,22 @@ def _install_validation() -> None:
         ]
         return ActionResult({"stateMachineVersions": versions})
 
-    StepFunctionResponse.validate_state_machine_definition = validate_state_machine_definition
-    StepFunctionResponse.list_state_machine_versions = list_state_machine_versions
+    patch(
+        StepFunctionResponse,
+        "validate_state_machine_definition",
+        validate_state_machine_definition,
+        reason="Adds an action that Terraform calls.",
+        link=api("states", "ValidateStateMachineDefinition"),
+        adds=True,
+    )
+    patch(
+        StepFunctionResponse,
+        "list_state_machine_versions",
+        list_state_machine_versions,
+        reason="Adds an action that Terraform calls.",
+        link=api("states", "ListStateMachineVersions"),
+        adds=True,
+    )
 
 
 def _expressions(definition: Any) -> Iterator[str]:
@@ -540,18 +639,26 @@ def _expressions(definition: Any) -> Iterator[str]:
 
 def _install_retries(cloud: Cloud) -> None:
     cloud.settings.register(retry_speed=1)
-    # The last of the steps that decide how long a Retry waits.
+    # The last step of the computation of a Retry's delay.
     decide = JitterStrategyDecl._eval_body
 
     def decide_and_hurry(self: JitterStrategyDecl, env: Environment) -> None:
         decide(self, env)
         env.stack.append(env.stack.pop() / float(cloud.settings["retry_speed"]))
 
-    JitterStrategyDecl._eval_body = decide_and_hurry
+    patch(
+        JitterStrategyDecl,
+        "_eval_body",
+        decide_and_hurry,
+        reason="Applies the setting retry_speed.",
+    )
 
 
 def _install_lost_answers() -> None:
-    """moto takes what is not an answer for a fault of the state machine, which ends it."""
+    """Maps a lost answer to AWS's error name.
+
+    moto treats it as a fault of the state machine and ends the execution.
+    """
     from_error = StateTaskServiceLambda._from_error
 
     def with_lost_answers(
@@ -563,7 +670,12 @@ def _install_lost_answers() -> None:
             ex = ClientError({"Error": error, "ResponseMetadata": metadata}, "Invoke")  # type: ignore[typeddict-item]
         return from_error(self, env, ex)
 
-    StateTaskServiceLambda._from_error = with_lost_answers
+    patch(
+        StateTaskServiceLambda,
+        "_from_error",
+        with_lost_answers,
+        reason="A lost answer gets AWS's error name; moto ends the execution.",
+    )
 
 
 # The interpreter's own calls
@@ -582,7 +694,7 @@ def _install_clients(cloud: Cloud) -> None:
             config=Config(
                 parameter_validation=False,
                 retries={"total_max_attempts": 1},
-                # A function may take 15 minutes, and a state has its own time-out.
+                # A function can take 15 minutes, and a state has its own time-out.
                 read_timeout=3600,
                 max_pool_connections=100,
             ),
@@ -595,6 +707,9 @@ def _install_clients(cloud: Cloud) -> None:
         with lock:  # Building a client is not safe in two threads at once.
             return client(region, service, role.rpartition("/")[2])
 
-    replace_function(
-        "moto.stepfunctions.parser.asl.utils.boto_client", "boto_client_for", boto_client_for
+    patch(
+        boto_client,
+        "boto_client_for",
+        boto_client_for,
+        reason="Calls the local cloud with the role of the state machine.",
     )

@@ -1,4 +1,4 @@
-"""A running cloud, and small helpers to use it as a client would."""
+"""A running cloud, and small helpers for its clients."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROLE = "arn:aws:iam::123456789012:role/test"
 
 
 def trust(service: str) -> str:
-    """The policy of a role that a service may take."""
+    """Returns a trust policy for a service."""
     statement = {
         "Effect": "Allow",
         "Action": "sts:AssumeRole",
@@ -35,8 +35,8 @@ def trust(service: str) -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
-# Answers {"attempt": n} after failing with a typed error as often as the input
-# says; counts its own invocations, as a warm process can.
+# Fails with a typed error as often as the input says, then answers {"attempt": n};
+# counts its invocations, as a warm process can.
 COUNTING = """#!/usr/bin/env python3
 import json, os, urllib.request
 api = f"http://{os.environ['AWS_LAMBDA_RUNTIME_API']}/2018-06-01/runtime/invocation"
@@ -54,8 +54,8 @@ while True:
     urllib.request.urlopen(f"{api}/{request_id}/{end}", data=data).read()
 """
 
-# Makes the SSM calls that its input lists, and answers how each of them ended:
-# with a status, or with the name of the exception.
+# Makes the SSM calls of its input, and answers with the result of each:
+# a status, or the name of the exception.
 CALLING = """#!/usr/bin/env python3
 import json, os, time, urllib.error, urllib.request
 api = f"http://{os.environ['AWS_LAMBDA_RUNTIME_API']}/2018-06-01/runtime/invocation"
@@ -146,7 +146,7 @@ class RunningCloud:
         return url, attributes["Attributes"]["QueueArn"]
 
     def receive(self, queue_url: str, seconds: float = 10) -> Any:
-        """The next message of a queue, as JSON."""
+        """Returns the next message of a queue, as JSON."""
 
         def message() -> Any:
             got = self.aws("sqs").receive_message(QueueUrl=queue_url).get("Messages")
@@ -156,7 +156,7 @@ class RunningCloud:
 
 
 def until(question: Callable[[], Any], seconds: float = 10) -> Any:
-    """Asks until the answer is true, and returns it."""
+    """Polls until the answer is true, and returns it."""
     deadline = time.monotonic() + seconds
     while not (answer := question()):
         assert time.monotonic() < deadline, "it did not happen in time"

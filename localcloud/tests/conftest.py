@@ -12,7 +12,7 @@ from .machines import QUICK, Machines
 
 @pytest.fixture(scope="session")
 def running_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCloud]:
-    """Without real nodes: what runs on them has tests of its own."""
+    """A cloud with simulated nodes; real nodes have tests of their own."""
     cloud = start_cloud(tmp_path_factory.mktemp("state"), PREPULL_NODES="simulated")
     cloud.aws("iam").create_role(RoleName="test", AssumeRolePolicyDocument=trust("lambda"))
     yield cloud

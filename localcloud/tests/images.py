@@ -1,4 +1,4 @@
-"""Images made without a network, and pushed as any client would."""
+"""Images built without a network, and pushed over the registry protocol."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class Pusher:
     cloud: RunningCloud
     registry: str = "private"
     password: str = ""
-    """Another than the registry's own."""
+    """Address to use instead of the registry's."""
     _sizes: dict[str, int] = field(default_factory=dict)
-    """Of the manifests that were pushed."""
+    """Digests of the pushed manifests."""
 
     @property
     def place(self) -> dict[str, str]:
@@ -81,7 +81,7 @@ class Pusher:
         pack: Callable[[bytes], bytes] = lambda content: gzip.compress(content, mtime=0),
     ) -> str:
         """Pushes an image of one platform and returns its digest."""
-        # A layer of its own for each platform, so that they cannot be mixed up.
+        # Each platform has a layer of its own, to tell them apart.
         layers = [*layers, layer({"platform": platform.encode()})]
         config = {
             "architecture": platform,

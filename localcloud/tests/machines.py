@@ -1,4 +1,4 @@
-"""Instances with a node, as the tests need them."""
+"""Instances with a node, for tests."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SECRETS = (
 
 @dataclass
 class Machines:
-    """What a test does with instances."""
+    """Operations of a test on instances."""
 
     cloud: RunningCloud
 
@@ -104,7 +104,7 @@ class Machines:
         until(lambda: self.state(instance_id) == state, 30)
 
     def await_ready(self, instance_id: str) -> None:
-        """Until the agent is online and the admin container answers."""
+        """Waits until the agent is online and the admin container answers."""
         until(lambda: self.is_online(instance_id), 30)
         until(lambda: self.run(instance_id, "apiclient exec -T admin true")[0] == "Success", 30)
 
@@ -122,7 +122,7 @@ class Machines:
         return answer["Command"]["CommandId"]
 
     def result(self, instance_id: str, command_id: str, seconds: float = 60) -> Any:
-        """The invocation, once it has ended."""
+        """Waits for the end of the invocation and returns it."""
         missing = self.ssm.exceptions.InvocationDoesNotExist
 
         def ended() -> Any:
@@ -147,7 +147,7 @@ class Machines:
         return output
 
     def pull(self, instance_id: str, reference: str) -> str:
-        """Pulls as a build does, detached, and returns the unit's last words."""
+        """Pulls as a build does, detached, and returns the unit's final log."""
         unit = unique("pull")
         self.succeed(
             instance_id,

@@ -1,4 +1,4 @@
-"""Instances, volumes and snapshots behave as EC2's."""
+"""Instances, volumes and snapshots behave as on EC2."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def refusal(call: Any, **parameters: Any) -> str:
     return refused.value.response["Error"]["Code"]
 
 
-def test_an_instance_takes_its_time_and_frees_its_volumes(machines: Machines) -> None:
+def test_instance_changes_state_slowly_and_frees_volumes(machines: Machines) -> None:
     machines.cloud.control("POST", "settings", {"pending_seconds": 0.5})
     instance = machines.launch()
     assert machines.state(instance) == "pending"
@@ -32,7 +32,7 @@ def test_an_instance_takes_its_time_and_frees_its_volumes(machines: Machines) ->
     assert refusal(machines.ec2.describe_volumes, VolumeIds=[volume]) == "InvalidVolume.NotFound"
 
 
-def test_a_client_token_starts_one_instance(machines: Machines) -> None:
+def test_client_token_starts_one_instance(machines: Machines) -> None:
     token = uuid.uuid4().hex
     common = {"ClientToken": token, "IamInstanceProfile": {"Name": machines.profile()}}
     first = machines.launch(**common)
@@ -57,15 +57,13 @@ def test_a_client_token_starts_one_instance(machines: Machines) -> None:
         ({"SubnetId": "subnet-00000000"}, "InvalidSubnetID.NotFound"),
     ],
 )
-def test_a_launch_that_cannot_be_is_refused(
-    machines: Machines, change: dict[str, str], code: str
-) -> None:
+def test_invalid_launch_is_refused(machines: Machines, change: dict[str, str], code: str) -> None:
     request = {"ImageId": machines.image(), "InstanceType": "m7i.large", "MinCount": 1}
     assert refusal(machines.ec2.run_instances, **request | change, MaxCount=1) == code
     assert machines.cloud.control("GET", "leftovers")["instances"] == []
 
 
-def test_volumes_keep_what_was_asked_for(machines: Machines) -> None:
+def test_volumes_keep_requested_properties(machines: Machines) -> None:
     tags = [{"Key": "prepull:cache", "Value": "web"}]
     instance = machines.launch(
         data={"VolumeSize": 5, "VolumeType": "gp3", "Throughput": 500, "Iops": 4000},
@@ -84,7 +82,7 @@ def test_volumes_keep_what_was_asked_for(machines: Machines) -> None:
     machines.terminate(instance)
 
 
-def test_an_instance_is_found_by_what_it_was_launched_with(machines: Machines) -> None:
+def test_filters_find_instance_by_launch_parameters(machines: Machines) -> None:
     subnet = machines.ec2.describe_subnets()["Subnets"][0]
     group = machines.ec2.describe_security_groups(
         Filters=[{"Name": "vpc-id", "Values": [subnet["VpcId"]]}]
@@ -114,7 +112,7 @@ def test_an_instance_is_found_by_what_it_was_launched_with(machines: Machines) -
     machines.terminate(instance)
 
 
-def test_a_stopped_instance_can_be_terminated_at_any_moment(machines: Machines) -> None:
+def test_stopped_instance_terminates_at_any_moment(machines: Machines) -> None:
     instance = machines.launch()
     machines.await_ready(instance)
     machines.ec2.stop_instances(InstanceIds=[instance])
@@ -124,7 +122,7 @@ def test_a_stopped_instance_can_be_terminated_at_any_moment(machines: Machines) 
     assert instance not in {node["instance"] for node in left}
 
 
-def test_an_instance_that_hangs_while_it_stops_can_be_terminated(machines: Machines) -> None:
+def test_stopping_instance_that_hangs_terminates(machines: Machines) -> None:
     instance = machines.launch()
     machines.await_ready(instance)
     machines.cloud.control("POST", "settings", {"stopping_seconds": 3600})
@@ -139,7 +137,7 @@ def test_an_instance_that_hangs_while_it_stops_can_be_terminated(machines: Machi
     machines.terminate(instance)
 
 
-def test_a_shutdown_from_inside_terminates_where_that_is_asked_for(machines: Machines) -> None:
+def test_shutdown_from_inside_terminates_if_requested(machines: Machines) -> None:
     instance = machines.launch(InstanceInitiatedShutdownBehavior="terminate")
     machines.await_ready(instance)
     machines.send(instance, "apiclient exec -T admin sheltie systemctl poweroff")
@@ -148,7 +146,7 @@ def test_a_shutdown_from_inside_terminates_where_that_is_asked_for(machines: Mac
     assert code == "Client.InstanceInitiatedShutdown"
 
 
-def test_a_failed_launch_ends_terminated_with_its_reason(machines: Machines) -> None:
+def test_failed_launch_ends_terminated_with_reason(machines: Machines) -> None:
     machines.cloud.control("POST", "settings", {"launch_errors": 1})
     instance = machines.launch()
     machines.await_state(instance, "terminated")
@@ -173,7 +171,7 @@ def test_snapshots_take_time_and_can_fail(machines: Machines) -> None:
     machines.ec2.delete_volume(VolumeId=volume)
 
 
-def test_builders_of_a_cache_live_by_its_settings(machines: Machines) -> None:
+def test_builders_follow_settings_of_their_cache(machines: Machines) -> None:
     change = {"launch_errors": 1, "shutting_down_seconds": 0}
     machines.cloud.control("POST", "settings?cache=web", change)
     machines.cloud.control("POST", "settings?cache=slow", {"pending_seconds": 60})
@@ -187,7 +185,7 @@ def test_builders_of_a_cache_live_by_its_settings(machines: Machines) -> None:
         machines.terminate(instance)
 
 
-def test_snapshots_of_a_cache_live_by_its_settings(machines: Machines) -> None:
+def test_snapshots_follow_settings_of_their_cache(machines: Machines) -> None:
     change = {"snapshot_seconds": 0, "snapshot_errors": 2}
     machines.cloud.control("POST", "settings?cache=web", change)
     zone = machines.ec2.describe_availability_zones()["AvailabilityZones"][0]["ZoneName"]
@@ -209,7 +207,7 @@ def launch_for(machines: Machines, cache: str) -> str:
     return machines.launch(TagSpecifications=tagged(cache, "instance", "volume"))
 
 
-def test_only_our_own_snapshots_are_ours(machines: Machines) -> None:
+def test_owner_filter_returns_only_own_snapshots(machines: Machines) -> None:
     snapshot = complete_snapshot(machines)
     listed = machines.ec2.describe_snapshots(
         OwnerIds=["self"], Filters=[{"Name": "status", "Values": ["completed"]}]
@@ -218,7 +216,7 @@ def test_only_our_own_snapshots_are_ours(machines: Machines) -> None:
     assert {s["OwnerId"] for s in listed} == {"123456789012"}
 
 
-def test_a_volume_must_be_as_large_as_its_snapshot(machines: Machines) -> None:
+def test_volume_smaller_than_its_snapshot_is_refused(machines: Machines) -> None:
     snapshot = complete_snapshot(machines, size=3)
     request = {
         "ImageId": machines.image(),
@@ -232,7 +230,7 @@ def test_a_volume_must_be_as_large_as_its_snapshot(machines: Machines) -> None:
     assert refusal(machines.ec2.run_instances, **request) == "InvalidBlockDeviceMapping"
 
 
-def test_a_snapshot_that_an_image_uses_stays(machines: Machines) -> None:
+def test_deleting_snapshot_of_an_image_is_refused(machines: Machines) -> None:
     snapshot = complete_snapshot(machines)
     image = machines.ec2.register_image(
         Name="bottlerocket-cached",
@@ -244,7 +242,7 @@ def test_a_snapshot_that_an_image_uses_stays(machines: Machines) -> None:
     delete(SnapshotId=snapshot)
 
 
-def test_a_copy_in_another_region_is_shared_on_its_own(machines: Machines) -> None:
+def test_regional_copy_has_its_own_share_permissions(machines: Machines) -> None:
     snapshot = complete_snapshot(machines)
     there = boto3.client(
         "ec2",

@@ -1,4 +1,4 @@
-"""What is pushed to the registry is in ECR, and ECR says so."""
+"""A push to the registry appears in ECR and sends an event."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def repository(cloud: RunningCloud) -> str:
     return name
 
 
-def test_a_push_starts_a_function_through_a_rule(cloud: RunningCloud) -> None:
+def test_push_starts_function_through_rule(cloud: RunningCloud) -> None:
     name = repository(cloud)
     url, queue = cloud.queue(unique("pushes"))
     function = cloud.deploy(unique("pushed"), COUNTING)
@@ -53,7 +53,7 @@ def test_a_push_starts_a_function_through_a_rule(cloud: RunningCloud) -> None:
     events.delete_rule(Name="pushed")
 
 
-def test_an_index_and_its_platforms_are_found_by_tag_and_digest(cloud: RunningCloud) -> None:
+def test_batch_get_image_finds_index_by_tag_and_digest(cloud: RunningCloud) -> None:
     name = repository(cloud)
     pusher = Pusher(cloud, "ecr")
     platforms = {platform: pusher.image(name, [], platform) for platform in ("amd64", "arm64")}
@@ -72,7 +72,7 @@ def test_an_index_and_its_platforms_are_found_by_tag_and_digest(cloud: RunningCl
         assert by_digest["imageManifestMediaType"] == MANIFEST
 
 
-def test_a_tag_that_moves_leaves_the_old_image_untagged(cloud: RunningCloud) -> None:
+def test_moving_a_tag_leaves_old_image_untagged(cloud: RunningCloud) -> None:
     name = repository(cloud)
     pusher = Pusher(cloud, "ecr")
     old, new = (pusher.image(name, [random_layer(text)], tag="v1") for text in ("old", "new"))
@@ -86,7 +86,7 @@ def test_a_tag_that_moves_leaves_the_old_image_untagged(cloud: RunningCloud) -> 
     assert digest_of(imageDigest=old) == old
 
 
-def test_a_missing_image_and_a_missing_repository_are_told_apart(cloud: RunningCloud) -> None:
+def test_missing_image_differs_from_missing_repository(cloud: RunningCloud) -> None:
     name = repository(cloud)
     ecr = cloud.aws("ecr")
     answer = ecr.batch_get_image(repositoryName=name, imageIds=[{"imageTag": "none"}])
@@ -95,7 +95,7 @@ def test_a_missing_image_and_a_missing_repository_are_told_apart(cloud: RunningC
         ecr.batch_get_image(repositoryName="none", imageIds=[{"imageTag": "none"}])
 
 
-def test_the_token_opens_the_registry_and_a_wrong_password_does_not(cloud: RunningCloud) -> None:
+def test_registry_accepts_token_and_refuses_wrong_password(cloud: RunningCloud) -> None:
     [token] = cloud.aws("ecr").get_authorization_token()["authorizationData"]
     about = cloud.ready["registries"]["ecr"]
     login = base64.b64decode(token["authorizationToken"]).decode()

@@ -20,7 +20,7 @@ from .clouds import RunningCloud, start_cloud, stop_cloud, until
         ("states", "ListStateMachines", "list_state_machines", "AccessDeniedException", 400),
     ],
 )
-def test_a_fault_is_answered_as_often_as_asked_and_is_logged(
+def test_fault_applies_requested_times_and_is_logged(
     cloud: RunningCloud, service: str, action: str, method: str, code: str, status: int
 ) -> None:
     client = cloud.aws("stepfunctions" if service == "states" else service)
@@ -37,11 +37,11 @@ def test_a_fault_is_answered_as_often_as_asked_and_is_logged(
     assert logged == [(service, action, status)] * 2 + [(service, action, 200)]
 
 
-def test_a_misspelt_setting_is_refused(cloud: RunningCloud) -> None:
+def test_misspelt_setting_is_refused(cloud: RunningCloud) -> None:
     assert cloud.control("POST", "settings", {"schedule_sped": 2})["status"] == 400
 
 
-def test_a_cache_may_have_settings_of_its_own(cloud: RunningCloud) -> None:
+def test_cache_overrides_settings(cloud: RunningCloud) -> None:
     def seconds(query: str = "") -> float:
         return cloud.control("GET", f"settings{query}")["agent_seconds"]
 
@@ -55,12 +55,12 @@ def test_a_cache_may_have_settings_of_its_own(cloud: RunningCloud) -> None:
     assert (seconds(), seconds("?cache=web")) == (1, 1)
 
 
-def test_what_all_caches_share_is_no_setting_of_one(cloud: RunningCloud) -> None:
+def test_common_setting_is_refused_for_one_cache(cloud: RunningCloud) -> None:
     refused = cloud.control("POST", "settings?cache=web", {"schedule_speed": 2})
     assert (refused["status"], "schedule_speed" in refused["error"]) == (400, True)
 
 
-def test_an_unknown_route_names_the_known_ones(cloud: RunningCloud) -> None:
+def test_unknown_route_lists_known_routes(cloud: RunningCloud) -> None:
     assert "settings" in cloud.control("GET", "nothing")["error"]
 
 
@@ -71,7 +71,7 @@ def test_two_clouds_run_side_by_side_and_end_cleanly(tmp_path: Path) -> None:
     assert [stop_cloud(first), stop_cloud(second)] == [0, 0]
 
 
-def test_a_killed_cloud_leaves_no_process(tmp_path: Path) -> None:
+def test_killed_cloud_leaves_no_process(tmp_path: Path) -> None:
     killed = start_cloud(tmp_path, PREPULL_NODES="simulated")
     killed.process.kill()
     killed.process.wait()

@@ -1,4 +1,4 @@
-"""Events reach their targets in the shape asked for, and schedules fire."""
+"""Events reach their targets in the configured shape, and schedules fire."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def put(cloud: RunningCloud, source: str, detail: Any) -> None:
     assert answer["FailedEntryCount"] == 0
 
 
-def test_an_input_transformer_fills_values_and_text(cloud: RunningCloud) -> None:
+def test_input_transformer_fills_values_and_text(cloud: RunningCloud) -> None:
     url, queue = cloud.queue(unique("shaped"))
     source = unique("source")
     transformer = {
@@ -49,7 +49,7 @@ def test_an_input_transformer_fills_values_and_text(cloud: RunningCloud) -> None
     delete(cloud, name)
 
 
-def test_what_cannot_be_delivered_goes_to_the_dead_letters(cloud: RunningCloud) -> None:
+def test_failed_delivery_goes_to_dead_letter_queue(cloud: RunningCloud) -> None:
     url, queue = cloud.queue(unique("dead"))
     source = unique("source")
     missing = "arn:aws:states:eu-west-1:123456789012:stateMachine:missing"
@@ -60,7 +60,7 @@ def test_what_cannot_be_delivered_goes_to_the_dead_letters(cloud: RunningCloud) 
     delete(cloud, name)
 
 
-def test_a_nightly_schedule_fires_on_a_fast_clock(cloud: RunningCloud) -> None:
+def test_nightly_schedule_fires_on_fast_clock(cloud: RunningCloud) -> None:
     url, queue = cloud.queue(unique("nightly"))
     name = unique("nightly")
     scheduler = cloud.aws("scheduler")
@@ -76,7 +76,7 @@ def test_a_nightly_schedule_fires_on_a_fast_clock(cloud: RunningCloud) -> None:
     scheduler.delete_schedule(Name=name)
 
 
-def test_a_rule_with_a_rate_fires_a_scheduled_event(cloud: RunningCloud) -> None:
+def test_rate_rule_fires_scheduled_event(cloud: RunningCloud) -> None:
     url, queue = cloud.queue(unique("hourly"))
     name = rule(cloud, {"Arn": queue}, ScheduleExpression="rate(1 hour)")
     cloud.control("POST", "settings", {"schedule_speed": 3600})
@@ -97,7 +97,7 @@ def test_a_rule_with_a_rate_fires_a_scheduled_event(cloud: RunningCloud) -> None
         ("cron(30 2 * * ? *)", "Europe/Berlin", "2026-03-28T12:00", "2026-03-30T00:30"),
     ],
 )
-def test_schedules_know_calendars_and_time_zones(
+def test_schedules_follow_calendars_and_time_zones(
     expression: str, zone: str, after: str, expected: str
 ) -> None:
     moment = next_time(expression, _utc(after), zone)
@@ -105,7 +105,7 @@ def test_schedules_know_calendars_and_time_zones(
 
 
 @pytest.mark.parametrize("expression", ["nightly", "cron(0 3 * *)", "cron(0 3 L * ? *)"])
-def test_an_expression_beyond_this_clock_is_refused(expression: str) -> None:
+def test_unsupported_schedule_expression_is_refused(expression: str) -> None:
     with pytest.raises(UnsupportedExpression):
         next_time(expression, 0)
 

@@ -1,4 +1,4 @@
-"""Faults happen to the calls that they are meant for, in every way that AWS has."""
+"""Each effect of faults, and the selection of calls."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def caller(cloud: RunningCloud, function: str) -> Caller:
 
 
 def existing(cloud: RunningCloud, *names: str) -> list[str]:
-    """Those of the parameters that exist."""
+    """Returns the existing parameters."""
     found = cloud.aws("ssm").get_parameters(Names=names)["Parameters"]
     return [parameter["Name"] for parameter in found]
 
@@ -71,12 +71,12 @@ def inject(cloud: RunningCloud, **fault: Any) -> str:
         {"service": "ssm", "action": "SendCommand", "effect": "lose-command", "status_name": "x"},
     ],
 )
-def test_a_fault_that_means_nothing_is_refused(cloud: RunningCloud, fault: dict[str, Any]) -> None:
+def test_fault_without_effect_is_refused(cloud: RunningCloud, fault: dict[str, Any]) -> None:
     assert cloud.control("POST", "faults", fault)["status"] == 400
     assert cloud.control("GET", "faults") == []
 
 
-def test_a_fault_is_found_by_its_id_until_it_is_deleted(cloud: RunningCloud) -> None:
+def test_fault_is_found_by_id_until_deletion(cloud: RunningCloud) -> None:
     first, second = (inject(cloud, code="X", times=None) for _ in range(2))
     assert cloud.control("GET", f"faults/{first}")["times"] is None
     cloud.control("DELETE", f"faults/{first}")
@@ -86,7 +86,7 @@ def test_a_fault_is_found_by_its_id_until_it_is_deleted(cloud: RunningCloud) -> 
     assert cloud.control("GET", "faults") == []
 
 
-def test_a_fault_passes_the_calls_before_its_turn_and_then_holds_for_ever(
+def test_fault_skips_first_calls_then_applies_without_limit(
     caller: Caller,
 ) -> None:
     fault = inject(caller.cloud, code="Throttled", status=429, skip=1, times=None)
@@ -105,26 +105,26 @@ def test_a_fault_passes_the_calls_before_its_turn_and_then_holds_for_ever(
         ({"resource": "*", "invocation": '"web"', "skip": 1}, [200, 503]),
     ],
 )
-def test_a_fault_hits_only_the_calls_that_it_describes(
+def test_fault_applies_only_to_matching_calls(
     caller: Caller, matcher: dict[str, Any], ends: list[int]
 ) -> None:
     inject(caller.cloud, code="Unavailable", status=503, times=None, **matcher)
     assert caller.invoke("web", "/a", "/b/c") == ends
 
 
-def test_a_cache_is_found_where_an_event_quotes_an_input(caller: Caller) -> None:
+def test_invocation_filter_matches_quoted_input(caller: Caller) -> None:
     inject(caller.cloud, code="Unavailable", status=503, invocation='"web"')
     assert caller.invoke(json.dumps({"cache": "web"}), "/a") == [503]
 
 
-def test_a_lost_answer_is_a_closed_connection_and_a_call_that_was_made(caller: Caller) -> None:
+def test_lost_answer_carries_out_call_and_closes_connection(caller: Caller) -> None:
     name = f"/{unique('lost')}"
     inject(caller.cloud, effect="lose-answer", resource=name)
     assert caller.invoke("web", name) == ["RemoteDisconnected"]
     assert existing(caller.cloud, name) == [name]
 
 
-def test_a_client_sees_a_lost_answer_as_a_lost_connection(cloud: RunningCloud) -> None:
+def test_client_reports_lost_answer_as_lost_connection(cloud: RunningCloud) -> None:
     inject(cloud, effect="lose-answer")
     began = time.monotonic()
     with pytest.raises(ConnectionClosedError):
@@ -139,7 +139,7 @@ def test_a_client_sees_a_lost_answer_as_a_lost_connection(cloud: RunningCloud) -
         ("time-out", "Sandbox.Timedout", "timed out after 10.00 seconds"),
     ],
 )
-def test_a_function_ends_right_after_its_call(
+def test_function_ends_right_after_its_call(
     caller: Caller, effect: str, error: str, words: str
 ) -> None:
     first, second = f"/{unique('made')}", f"/{unique('never')}"
@@ -152,14 +152,14 @@ def test_a_function_ends_right_after_its_call(
     assert caller.invoke("web", first, second) == [200, 200]
 
 
-def test_only_a_function_can_be_killed(caller: Caller) -> None:
+def test_kill_fault_applies_only_to_functions(caller: Caller) -> None:
     fault = inject(caller.cloud, effect="kill")
     caller.cloud.aws("ssm").put_parameter(**parameter("/by-hand"))
     assert caller.cloud.control("GET", f"faults/{fault}")["hits"] == 0
     assert caller.invoke("web", "/a")["errorType"] == "Runtime.ExitError"
 
 
-def test_calls_are_logged_with_what_they_name_and_for_whom(caller: Caller) -> None:
+def test_log_records_resource_and_invocation_of_calls(caller: Caller) -> None:
     cloud = caller.cloud
     cloud.control("DELETE", "calls")
     for cache in ("web", "batch"):
@@ -227,7 +227,7 @@ def test_calls_are_logged_with_what_they_name_and_for_whom(caller: Caller) -> No
         ("lambda", "invoke", {"FunctionName": "none"}, "none"),
     ],
 )
-def test_a_call_is_logged_with_what_it_names(
+def test_log_records_resource_of_call(
     cloud: RunningCloud,
     service: str,
     method: str,
@@ -261,7 +261,7 @@ def instance(running_cloud: RunningCloud) -> Iterator[str]:
         ("Failed", "Failed", "Failed"),
     ],
 )
-def test_a_lost_command_never_runs_and_ends_as_asked(
+def test_lost_command_never_runs_and_ends_as_requested(
     machines: Machines, instance: str, wish: str, status: str, details: str
 ) -> None:
     fault = {"service": "ssm", "action": "SendCommand", "effect": "lose-command"}

@@ -1,4 +1,4 @@
-"""Every call of a role is held against its policies, on the resources and keys it asks for."""
+"""Checks of calls against a role's policies, by resource and condition key."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Caller:
     role: str
 
     def may(self, *statements: dict[str, Any]) -> None:
-        """Gives the role these statements and takes away all others."""
+        """Replaces all statements of the role."""
         complete = [{"Effect": "Allow", "Resource": "*"} | s for s in statements]
         document = {"Version": "2012-10-17", "Statement": complete}
         self.cloud.aws("iam").put_role_policy(
@@ -72,7 +72,7 @@ def caller(cloud: RunningCloud) -> Iterator[Caller]:
 
 
 def refused(call: Any, *words: str) -> None:
-    """The call is refused for lack of a grant, with these words in the message."""
+    """Checks that the call is denied without a grant, with these words in the message."""
     with pytest.raises(ClientError) as raised:
         call()
     error = raised.value.response["Error"]
@@ -81,10 +81,10 @@ def refused(call: Any, *words: str) -> None:
         assert word in error["Message"]
 
 
-# Who is judged, and how it is told
+# Checked callers, and the texts of denials
 
 
-def test_a_role_without_policies_may_do_nothing_and_other_callers_everything(
+def test_empty_role_is_denied_and_other_callers_allowed(
     caller: Caller,
 ) -> None:
     refused(caller.aws("ec2").describe_instances, caller.role, "ec2:DescribeInstances", "*")
@@ -100,7 +100,7 @@ def test_a_role_without_policies_may_do_nothing_and_other_callers_everything(
         ("ecr", "get_authorization_token", {}, "AccessDeniedException", 400),
     ],
 )
-def test_a_refusal_is_worded_as_the_service_does(
+def test_denial_has_text_of_the_service(
     caller: Caller, service: str, method: str, arguments: dict[str, str], code: str, status: int
 ) -> None:
     with pytest.raises(ClientError) as raised:
@@ -110,25 +110,25 @@ def test_a_refusal_is_worded_as_the_service_does(
     assert f"assumed-role/{caller.role}/" in answer["Error"]["Message"]
 
 
-def test_a_call_that_nobody_described_is_refused_even_to_who_may_do_everything(
+def test_unlisted_call_is_denied_to_administrator(
     caller: Caller,
 ) -> None:
     caller.may({"Action": "*"})
     refused(caller.aws("ec2").describe_vpcs, "ec2:DescribeVpcs", "requests.py")
 
 
-def test_a_policy_that_cannot_be_judged_allows_nothing(caller: Caller) -> None:
+def test_unsupported_policy_allows_nothing(caller: Caller) -> None:
     unknown = {"NumericLessThan": {"aws:MultiFactorAuthAge": "3600"}}
     caller.may({"Action": "*"}, {"Action": "ec2:*", "Condition": unknown})
     refused(caller.aws("ec2").describe_instances, "NumericLessThan")
 
 
-def test_the_setting_switches_the_judgement_off(caller: Caller) -> None:
+def test_setting_disables_enforcement(caller: Caller) -> None:
     caller.cloud.control("POST", "settings", {"enforce_iam": False})
     caller.aws("ec2").describe_instances()
 
 
-def test_attached_policies_count_and_a_boundary_takes_away(caller: Caller) -> None:
+def test_attached_policies_allow_and_boundary_limits(caller: Caller) -> None:
     iam = caller.cloud.aws("iam")
 
     def managed(action: str) -> str:
@@ -146,7 +146,7 @@ def test_attached_policies_count_and_a_boundary_takes_away(caller: Caller) -> No
     iam.detach_role_policy(RoleName=caller.role, PolicyArn=arn)
 
 
-def test_uses_of_grants_are_counted_and_refusals_kept(caller: Caller) -> None:
+def test_grants_count_calls_and_denials_are_kept(caller: Caller) -> None:
     caller.may(
         {"Sid": "See", "Action": ["ec2:DescribeInstances", "ec2:DescribeVolumes"]},
         {"Action": "ec2:Describe*"},
@@ -168,7 +168,7 @@ def test_uses_of_grants_are_counted_and_refusals_kept(caller: Caller) -> None:
     assert set(caller.uses().values()) == {0} and caller.denials() == []
 
 
-def test_credentials_are_handed_out_for_roles_that_exist(cloud: RunningCloud) -> None:
+def test_credentials_exist_only_for_existing_roles(cloud: RunningCloud) -> None:
     assert cloud.control("GET", "credentials/nobody")["status"] == 404
 
 
@@ -208,7 +208,7 @@ TAGGING = {"StringLike": {"aws:RequestTag/prepull:cache": "*"}}
         ("ec2:DeleteSnapshot", snapshot, lambda ec2, id_: ec2.delete_snapshot(SnapshotId=id_)),
     ],
 )
-def test_what_bears_no_tag_of_ours_is_not_removed(
+def test_deleting_untagged_resource_is_denied(
     caller: Caller, action: str, make: Any, remove: Any
 ) -> None:
     caller.may({"Action": action, "Condition": TAGGED})
@@ -218,13 +218,13 @@ def test_what_bears_no_tag_of_ours_is_not_removed(
     remove(caller.cloud.aws("ec2"), foreign)
 
 
-def test_what_does_not_exist_is_said_not_to_exist(caller: Caller) -> None:
+def test_missing_resource_is_reported_as_missing(caller: Caller) -> None:
     missing = "snap-0123456789abcdef0"
     with pytest.raises(ClientError, match=r"InvalidSnapshot\.NotFound"):
         caller.aws("ec2").delete_snapshot(SnapshotId=missing)
 
 
-def test_tags_are_judged_by_their_keys_and_by_what_they_are_put_on(caller: Caller) -> None:
+def test_tagging_depends_on_tag_keys_and_resource(caller: Caller) -> None:
     only_state = {"ForAllValues:StringEquals": {"aws:TagKeys": ["prepull:state"]}}
     caller.may({"Action": "ec2:CreateTags", "Condition": TAGGED | only_state})
     ours, foreign = snapshot(caller.cloud, OURS), snapshot(caller.cloud)
@@ -236,7 +236,7 @@ def test_tags_are_judged_by_their_keys_and_by_what_they_are_put_on(caller: Calle
     refused(lambda: ec2.create_tags(Resources=[ours, foreign], Tags=state), foreign)
 
 
-def test_a_snapshot_is_judged_by_its_volume_and_by_its_own_tags(caller: Caller) -> None:
+def test_create_snapshot_depends_on_volume_and_tags(caller: Caller) -> None:
     volumes, snapshots = f"arn:aws:ec2:{HOME}:{ACCOUNT}:volume/*", f"arn:aws:ec2:{HOME}::snapshot/*"
     at_creation = {"StringEquals": {"ec2:CreateAction": "CreateSnapshot"}}
     caller.may(
@@ -249,11 +249,11 @@ def test_a_snapshot_is_judged_by_its_volume_and_by_its_own_tags(caller: Caller) 
     created = ec2.create_snapshot(VolumeId=ours, TagSpecifications=tags)["SnapshotId"]
     refused(lambda: ec2.create_snapshot(VolumeId=ours), "snapshot/*")
     refused(lambda: ec2.create_snapshot(VolumeId=foreign, TagSpecifications=tags), foreign)
-    # A tag on what exists is not one at creation.
+    # A tag on an existing resource is not a tag at creation.
     refused(lambda: ec2.create_tags(Resources=[created], Tags=OURS), "ec2:CreateTags")
 
 
-def test_a_copy_is_judged_in_both_regions_and_with_its_keys(caller: Caller) -> None:
+def test_copy_snapshot_depends_on_both_regions_and_keys(caller: Caller) -> None:
     source = snapshot(caller.cloud, OURS)
     away = caller.aws("ec2", AWAY)
     home_arn, away_arn = (f"arn:aws:ec2:{region}::snapshot/*" for region in (HOME, AWAY))
@@ -305,7 +305,7 @@ def test_a_copy_is_judged_in_both_regions_and_with_its_keys(caller: Caller) -> N
     refused(copy, source)
 
 
-def test_a_snapshot_is_shared_with_the_named_accounts_only(caller: Caller) -> None:
+def test_sharing_snapshot_with_unlisted_account_is_denied(caller: Caller) -> None:
     accounts = {"ForAllValues:StringEquals": {"ec2:Add/userId": ["210987654321"]}}
     nobody_else = {"Null": {"ec2:Add/group": "true"}}
     condition = TAGGED | accounts | nobody_else
@@ -329,7 +329,7 @@ def test_a_snapshot_is_shared_with_the_named_accounts_only(caller: Caller) -> No
 
 @dataclass(frozen=True)
 class Launch:
-    """A launch as a builder's, and the policy that allows just it."""
+    """A builder's launch, and the policy that allows exactly it."""
 
     machines: Machines
     caller: Caller
@@ -413,7 +413,7 @@ def launch(caller: Caller) -> Launch:
     return Launch(machines, caller, machines.profile(), snapshot(caller.cloud, OURS), subnet)
 
 
-def test_a_launch_is_allowed_by_grants_for_all_that_it_uses_and_each_is_needed(
+def test_launch_needs_grant_for_each_resource(
     launch: Launch,
 ) -> None:
     launch.allow()
@@ -423,7 +423,7 @@ def test_a_launch_is_allowed_by_grants_for_all_that_it_uses_and_each_is_needed(
         refused(launch.run)
 
 
-def test_a_launch_of_anything_else_is_refused(launch: Launch) -> None:
+def test_launch_with_other_resources_is_denied(launch: Launch) -> None:
     launch.allow()
     machines, cloud = launch.machines, launch.caller.cloud
     own_image = cloud.aws("ec2").register_image(
@@ -455,7 +455,7 @@ def test_a_launch_of_anything_else_is_refused(launch: Launch) -> None:
         refused(lambda changes=changes: launch.run(**changes), "ec2:RunInstances", word)
 
 
-def test_a_foreign_instance_is_not_terminated(launch: Launch) -> None:
+def test_terminating_foreign_instance_is_denied(launch: Launch) -> None:
     launch.caller.may({"Action": "ec2:TerminateInstances", "Condition": TAGGED})
     ours = launch.machines.launch(TagSpecifications=[tag("instance")])
     foreign = launch.machines.launch()
@@ -470,7 +470,7 @@ def test_a_foreign_instance_is_not_terminated(launch: Launch) -> None:
 # Systems Manager
 
 
-def test_a_command_is_judged_by_its_document_and_its_instance(launch: Launch) -> None:
+def test_send_command_depends_on_document_and_instance(launch: Launch) -> None:
     caller, machines = launch.caller, launch.machines
     document = unique("document")
     content = {
@@ -504,7 +504,7 @@ def test_a_command_is_judged_by_its_document_and_its_instance(launch: Launch) ->
     machines.ssm.delete_document(Name=document)
 
 
-def test_parameters_are_judged_by_their_names(caller: Caller) -> None:
+def test_get_parameter_depends_on_name(caller: Caller) -> None:
     below = unique("/prepull")
     arn = f"arn:aws:ssm:{HOME}:{ACCOUNT}:parameter{below}/*"
     caller.may(
@@ -524,7 +524,7 @@ def test_parameters_are_judged_by_their_names(caller: Caller) -> None:
     ssm.delete_parameter(Name=f"{below}/a")
 
 
-def test_public_parameters_belong_to_no_account(caller: Caller) -> None:
+def test_public_parameters_have_arn_without_account(caller: Caller) -> None:
     name = "/aws/service/bottlerocket/aws-k8s-1.33/x86_64/latest/image_id"
     caller.may({"Action": "ssm:GetParameter", "Resource": f"arn:aws:ssm:{HOME}::parameter{name}"})
     caller.aws("ssm").get_parameter(Name=name)
@@ -534,7 +534,7 @@ def test_public_parameters_belong_to_no_account(caller: Caller) -> None:
     refused(lambda: caller.aws("ssm").get_parameter(Name=name), f"{HOME}::parameter{name}")
 
 
-def test_a_secret_needs_its_key_unless_aws_manages_that(caller: Caller) -> None:
+def test_secret_needs_grant_for_customer_managed_key(caller: Caller) -> None:
     ssm, secrets = caller.cloud.aws("ssm"), caller.cloud.aws("secretsmanager")
     own, managed = unique("/own"), unique("/managed")
     ssm.put_parameter(Name=own, Value="1", Type="SecureString", KeyId=KEY)
@@ -576,7 +576,7 @@ def test_a_secret_needs_its_key_unless_aws_manages_that(caller: Caller) -> None:
 # Everything else
 
 
-def test_events_are_judged_by_their_bus_and_their_sources(caller: Caller) -> None:
+def test_put_events_depends_on_bus_and_sources(caller: Caller) -> None:
     bus = f"arn:aws:events:{HOME}:{ACCOUNT}:event-bus/default"
     ours = {
         "ForAllValues:StringEquals": {"events:source": "prepull"},
@@ -640,7 +640,7 @@ def test_events_are_judged_by_their_bus_and_their_sources(caller: Caller) -> Non
         ),
     ],
 )
-def test_a_call_is_judged_by_the_arn_of_what_it_names(
+def test_call_depends_on_arn_of_its_resource(
     caller: Caller, service: str, method: str, arguments: Any, action: str, arn: str
 ) -> None:
     def call() -> Any:
@@ -648,16 +648,16 @@ def test_a_call_is_judged_by_the_arn_of_what_it_names(
 
     refused(call, action, f"arn:aws:{arn}")
     caller.may({"Action": action, "Resource": f"arn:aws:{arn}"})
-    # Allowed now, and so it is told that there is no such thing.
+    # The call is allowed now, so the service reports a missing resource.
     with pytest.raises(ClientError, match=r"NotFound|DoesNotExist"):
         call()
     assert caller.uses() == {f"0 {action}": 1}
 
 
-# What services do in the name of a role, or in their own
+# Calls of services, with a role or without
 
 
-def test_a_schedule_calls_a_function_and_buries_in_the_name_of_its_role(caller: Caller) -> None:
+def test_schedule_uses_its_role_for_target_and_dead_letters(caller: Caller) -> None:
     cloud, name = caller.cloud, unique("scheduled")
     function = cloud.deploy(name, COUNTING)
     url, queue = cloud.queue(unique("dead"))
@@ -685,7 +685,7 @@ def test_a_schedule_calls_a_function_and_buries_in_the_name_of_its_role(caller: 
     scheduler.delete_schedule(Name=name)
 
 
-def test_a_rule_calls_a_function_by_the_functions_policy(caller: Caller) -> None:
+def test_rule_invokes_function_by_function_policy(caller: Caller) -> None:
     cloud, name = caller.cloud, unique("called")
     function = cloud.deploy(name, COUNTING)
     url, queue = cloud.queue(unique("dead"))
@@ -722,7 +722,7 @@ def test_a_rule_calls_a_function_by_the_functions_policy(caller: Caller) -> None
     events.delete_rule(Name=name)
 
 
-def test_a_function_logs_and_reports_failures_in_the_name_of_its_role(caller: Caller) -> None:
+def test_function_uses_its_role_for_logs_and_failures(caller: Caller) -> None:
     cloud, name = caller.cloud, unique("failing")
     url, queue = cloud.queue(unique("dead"))
     function = cloud.deploy(name, COUNTING, role=f"arn:aws:iam::{ACCOUNT}:role/{caller.role}")

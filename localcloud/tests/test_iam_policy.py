@@ -1,4 +1,4 @@
-"""Policies are judged as IAM judges them.
+"""The policy evaluator decides as IAM does.
 
 The cases follow the examples of the IAM User Guide
 (docs.aws.amazon.com/IAM/latest/UserGuide), on pages that each test names.
@@ -34,14 +34,14 @@ def holds(operator: str, key: str, wanted: Any, context: dict[str, Values]) -> b
 # reference_policies_evaluation-logic.html
 
 
-def test_what_nothing_allows_is_denied() -> None:
+def test_unlisted_action_is_denied() -> None:
     decision = decide(policy({"Action": "s3:List*"}), None, Ask("iam:CreatePolicy"))
     assert not decision.allowed
     assert decision.reason == "no identity-based policy allows the iam:CreatePolicy action"
 
 
-def test_an_explicit_deny_wins_over_every_allow() -> None:
-    # As the page's policy: reading is allowed, reports are denied.
+def test_explicit_deny_overrides_every_allow() -> None:
+    # Like the page's policy: reading is allowed, reports are denied.
     statements = policy(
         {"Action": ["iam:Get*", "iam:List*"]}, {"Effect": "Deny", "Action": "iam:*Report"}
     )
@@ -53,7 +53,7 @@ def test_an_explicit_deny_wins_over_every_allow() -> None:
     )
 
 
-def test_a_deny_whose_condition_does_not_hold_denies_nothing() -> None:
+def test_deny_with_unmet_condition_denies_nothing() -> None:
     only_encrypted = {"Bool": {"aws:SecureTransport": "false"}}
     statements = policy({}, {"Effect": "Deny", "Condition": only_encrypted})
     assert allowed(statements, Ask("sqs:SendMessage", "*", {"aws:SecureTransport": "true"}))
@@ -65,25 +65,23 @@ def test_a_deny_whose_condition_does_not_hold_denies_nothing() -> None:
     [
         ("s3:*", "s3:*", True),
         ("*", "s3:*", True),
-        # access_policies_boundaries.html: the boundary grants nothing by itself.
+        # access_policies_boundaries.html: the boundary alone grants nothing.
         ("iam:*", "s3:*", False),
         ("s3:*", "ec2:*", False),
     ],
 )
-def test_a_boundary_takes_away_and_gives_nothing(
-    identity: str, boundary: str, expected: bool
-) -> None:
+def test_boundary_limits_and_grants_nothing(identity: str, boundary: str, expected: bool) -> None:
     ask = Ask("s3:GetObject", "arn:aws:s3:::bucket/key")
     decision = decide(policy({"Action": identity}), policy({"Action": boundary}), ask)
     assert decision.allowed == expected
 
 
-def test_a_deny_in_the_boundary_wins() -> None:
+def test_deny_in_boundary_overrides_allow() -> None:
     boundary = policy({}, {"Effect": "Deny", "Action": "s3:DeleteObject"})
     assert not decide(policy({}), boundary, Ask("s3:DeleteObject")).allowed
 
 
-def test_the_statements_that_allow_are_told_by_policy_sid_and_action() -> None:
+def test_decision_lists_allowing_statements() -> None:
     statements = policy({"Sid": "Read", "Action": ["s3:Get*", "s3:List*"]}, {"Action": "s3:*"})
     used = decide(statements, None, Ask("s3:ListBucket")).allowed_by
     assert [(s.policy, s.sid, action) for s, action in used] == [
@@ -107,9 +105,7 @@ def test_the_statements_that_allow_are_told_by_policy_sid_and_action() -> None:
         ("*", "ec2:RunInstances", True),
     ],
 )
-def test_actions_match_with_wildcards_in_any_case(
-    pattern: str, action: str, expected: bool
-) -> None:
+def test_actions_match_wildcards_in_any_case(pattern: str, action: str, expected: bool) -> None:
     assert allowed(policy({"Action": pattern}), Ask(action)) == expected
 
 
@@ -122,12 +118,12 @@ def test_actions_match_with_wildcards_in_any_case(
         ("arn:aws:dynamodb:*:123456789012:table/b??ks", TABLE, True),
         ("arn:aws:dynamodb:*:123456789012:table/b?ks", TABLE, False),
         ("arn:aws:dynamodb:us-*:123456789012:table/*", TABLE, False),
-        # Brackets are no wildcards, and upper and lower case differ.
+        # Brackets are literal characters, and matching is case-sensitive.
         ("arn:aws:dynamodb:eu-west-1:123456789012:table/[b]ooks", TABLE, False),
         ("arn:aws:dynamodb:eu-west-1:123456789012:table/Books", TABLE, False),
         ("*", TABLE, True),
         ("*", "*", True),
-        # An action that knows no resources is not allowed on one.
+        # An action without resource types is not allowed on a resource.
         (TABLE, "*", False),
         (LOGS + ":*", LOGS + ":log-stream:a", True),
         (LOGS + ":*", LOGS, False),
@@ -163,7 +159,7 @@ TOPIC = "arn:aws:sns:eu-west-1:123456789012:topic-1"
         ("ArnEquals", PROFILE, PROFILE, True),
         ("ArnEquals", PROFILE, PROFILE + "2", False),
         ("ArnEquals", PROFILE, None, False),
-        # ArnEquals and ArnLike do the same, wildcards included.
+        # ArnEquals and ArnLike are equal, including wildcards.
         ("ArnEquals", "arn:aws:sns:*:123456789012:topic-?", TOPIC, True),
         ("ArnLike", "arn:aws:sns:*:123456789012:topic-?", TOPIC, True),
         ("ArnLike", "arn:aws:sns:*:topic-1", TOPIC, False),
@@ -173,18 +169,18 @@ TOPIC = "arn:aws:sns:eu-west-1:123456789012:topic-1"
         ("Null", "false", None, False),
     ],
 )
-def test_an_operator_compares_as_documented(
+def test_operator_compares_as_documented(
     operator: str, wanted: Any, given: str | None, expected: bool
 ) -> None:
     context: dict[str, Values] = {} if given is None else {"a:key": given}
     assert holds(operator, "a:key", wanted, context) == expected
 
 
-def test_the_name_of_a_key_knows_no_case_that_of_a_tag_in_it_neither() -> None:
+def test_condition_key_ignores_case_of_key_and_tag() -> None:
     assert holds("StringEquals", "aws:requesttag/TEAM", "a", {"aws:RequestTag/team": "a"})
 
 
-def test_all_conditions_must_hold() -> None:
+def test_statement_needs_all_conditions() -> None:
     both = {"StringEquals": {"a:x": "1", "a:y": "2"}, "Bool": {"a:z": "true"}}
     statements = policy({"Condition": both})
     complete: dict[str, Values] = {"a:x": "1", "a:y": "2", "a:z": "true"}
@@ -211,7 +207,7 @@ def test_all_conditions_must_hold() -> None:
         ("ForAnyValue", None, False),
     ],
 )
-def test_a_set_operator_asks_all_values_or_any(
+def test_set_operator_compares_all_or_any_values(
     quantifier: str, given: tuple[str, ...] | None, expected: bool
 ) -> None:
     context: dict[str, Values] = {} if given is None else {"aws:TagKeys": given}
@@ -219,12 +215,12 @@ def test_a_set_operator_asks_all_values_or_any(
     assert holds(f"{quantifier}:StringEquals", "aws:TagKeys", wanted, context) == expected
 
 
-def test_a_multivalued_key_without_a_set_operator_cannot_be_judged() -> None:
+def test_multivalued_key_without_set_operator_fails() -> None:
     with pytest.raises(UnknownConstruct, match="multivalued"):
         holds("StringEquals", "aws:TagKeys", "a", {"aws:TagKeys": ("a",)})
 
 
-# What is not known is an error.
+# Unknown constructs
 
 
 @pytest.mark.parametrize(
@@ -248,6 +244,6 @@ def test_a_multivalued_key_without_a_set_operator_cannot_be_judged() -> None:
         {"Resource": 1},
     ],
 )
-def test_an_unknown_construct_is_an_error_and_never_an_allow(statement: dict[str, Any]) -> None:
+def test_unknown_construct_fails(statement: dict[str, Any]) -> None:
     with pytest.raises(UnknownConstruct):
         policy(statement)

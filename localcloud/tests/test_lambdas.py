@@ -33,13 +33,13 @@ def invoke(cloud: RunningCloud, function: str, event: Any = None, **more: Any) -
     )
 
 
-def test_a_warm_process_takes_the_next_call(cloud: RunningCloud) -> None:
+def test_warm_process_takes_next_call(cloud: RunningCloud) -> None:
     function = cloud.deploy(unique("warm"), COUNTING)
     attempts = [json.load(invoke(cloud, function)["Payload"])["attempt"] for _ in range(3)]
     assert attempts == [1, 2, 3]
 
 
-def test_a_changed_configuration_starts_a_new_process(cloud: RunningCloud) -> None:
+def test_changed_configuration_starts_new_process(cloud: RunningCloud) -> None:
     function = cloud.deploy(unique("changed"), SHOWS_ENVIRONMENT)
     invoke(cloud, function)
     cloud.aws("lambda").update_function_configuration(
@@ -48,7 +48,7 @@ def test_a_changed_configuration_starts_a_new_process(cloud: RunningCloud) -> No
     assert json.load(invoke(cloud, function)["Payload"])["COLOUR"] == "blue"
 
 
-def test_an_overrun_is_killed_at_its_time(cloud: RunningCloud) -> None:
+def test_overrunning_function_is_killed_at_time_limit(cloud: RunningCloud) -> None:
     function = cloud.deploy(unique("slow"), "#!/bin/sh\nsleep 60\n", timeout=1)
     started = time.monotonic()
     answer = invoke(cloud, function)
@@ -59,7 +59,7 @@ def test_an_overrun_is_killed_at_its_time(cloud: RunningCloud) -> None:
     assert "timed out after 1.00 seconds" in failure["errorMessage"]
 
 
-def test_a_crash_is_an_error_with_its_exit_status(cloud: RunningCloud) -> None:
+def test_crash_returns_error_with_exit_status(cloud: RunningCloud) -> None:
     function = cloud.deploy(unique("crash"), "#!/bin/sh\necho last words\nexit 3\n")
     answer = invoke(cloud, function, LogType="Tail")
     failure = json.load(answer["Payload"])
@@ -67,13 +67,13 @@ def test_a_crash_is_an_error_with_its_exit_status(cloud: RunningCloud) -> None:
     assert failure["errorMessage"].endswith("exit status 3")
 
 
-def test_an_exit_between_calls_costs_no_call(cloud: RunningCloud) -> None:
+def test_exit_between_calls_loses_no_call(cloud: RunningCloud) -> None:
     function = cloud.deploy(unique("exits"), EXITS_AFTER_ANSWER)
     for _ in range(3):
         assert json.load(invoke(cloud, function)["Payload"])["attempt"] == 1
 
 
-def test_a_function_calls_under_its_role_and_its_output_is_logged(cloud: RunningCloud) -> None:
+def test_function_calls_with_its_role_and_logs_output(cloud: RunningCloud) -> None:
     name = unique("caller")
     function = cloud.deploy(name, CALLS_AWS % {"path": sys.path})
     cloud.control("DELETE", "calls")
@@ -90,7 +90,7 @@ def test_a_function_calls_under_its_role_and_its_output_is_logged(cloud: Running
     until(lambda: "called" in lines())
 
 
-def test_an_asynchronous_call_is_retried_and_then_sent_on(cloud: RunningCloud) -> None:
+def test_asynchronous_call_is_retried_then_sent_to_destination(cloud: RunningCloud) -> None:
     cloud.control("POST", "settings", {"async_retry_seconds": 0.1})
     url, queue = cloud.queue(unique("failed"))
     function = cloud.deploy(unique("fails"), COUNTING)

@@ -1,4 +1,4 @@
-"""Real nodes: what a build does on one, and what a node from its snapshot finds."""
+"""Real nodes: builds on them, and nodes from their snapshots."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ def instance(machines: Machines) -> Iterator[str]:
     assert left["processes"] == left["loop_devices"] == left["mounts"] == []
 
 
-def test_a_node_from_the_snapshot_starts_every_image_without_a_pull(
-    machines: Machines, instance: str
-) -> None:
+def test_node_from_snapshot_starts_images_without_pull(machines: Machines, instance: str) -> None:
     base = [busybox_layer(), random_layer("base")]
     private = Pusher(machines.cloud).push("team/tool:1", [*base, random_layer("tool")])
     machines.cloud.aws("ecr").create_repository(repositoryName="team/api")
@@ -72,9 +70,7 @@ def test_a_node_from_the_snapshot_starts_every_image_without_a_pull(
     machines.terminate(worker)
 
 
-def test_a_snapshot_without_a_change_differs_in_few_blocks(
-    machines: Machines, instance: str
-) -> None:
+def test_unchanged_snapshot_differs_in_few_blocks(machines: Machines, instance: str) -> None:
     machines.pull(instance, Pusher(machines.cloud).push("team/blocks:1", [random_layer("blocks")]))
     snapshot, _ = machines.finish(instance)
 
@@ -85,7 +81,7 @@ def test_a_snapshot_without_a_change_differs_in_few_blocks(
     assert blocks(f"?base={snapshot}") == 0
 
 
-def test_a_snapshot_can_lose_a_file(machines: Machines, instance: str) -> None:
+def test_snapshot_loses_a_deleted_file(machines: Machines, instance: str) -> None:
     snapshot, found = machines.finish(instance)
     lost = next(path for path in found if path.endswith("/meta.db"))
     assert machines.lose(snapshot, lost) == {}
@@ -93,7 +89,7 @@ def test_a_snapshot_can_lose_a_file(machines: Machines, instance: str) -> None:
     assert machines.lose(snapshot, lost)["status"] == 404
 
 
-def test_an_empty_node_pulls_what_it_starts(machines: Machines, instance: str) -> None:
+def test_empty_node_pulls_started_image(machines: Machines, instance: str) -> None:
     reference = Pusher(machines.cloud).push("team/cold:1", [busybox_layer(), random_layer("cold")])
     first = machines.start_container(instance, reference)
     assert first["present"] is False
@@ -104,7 +100,7 @@ def test_an_empty_node_pulls_what_it_starts(machines: Machines, instance: str) -
 
 @pytest.fixture
 def precious() -> Iterator[list[Path]]:
-    """Files of the machine, one where the node has an overlay and one where it has its own."""
+    """Files of the machine: one below the node's overlay, one below a mount of its own."""
     name = unique(".localcloud-test")
     files = [Path.home() / name, Path("/var/log") / name]
     for file in files:
@@ -114,7 +110,7 @@ def precious() -> Iterator[list[Path]]:
         file.unlink()
 
 
-def test_what_a_node_deletes_is_not_the_machines(
+def test_deletion_on_node_keeps_files_of_machine(
     machines: Machines, instance: str, precious: list[Path]
 ) -> None:
     seen = machines.succeed(instance, f"{HOST} cat {precious[0]}")
@@ -127,7 +123,7 @@ def test_what_a_node_deletes_is_not_the_machines(
     assert [file.read_text() for file in precious] == ["keep", "keep"]
 
 
-def test_a_node_shows_none_of_the_machines_disks(machines: Machines, instance: str) -> None:
+def test_node_hides_disks_of_machine(machines: Machines, instance: str) -> None:
     devices = machines.succeed(instance, f"{HOST} find /dev -type b")
     assert devices == ""
     disk = subprocess.check_output(["findmnt", "-nvo", "SOURCE", "/"], text=True).strip()
@@ -136,7 +132,7 @@ def test_a_node_shows_none_of_the_machines_disks(machines: Machines, instance: s
         assert source != disk or options.startswith("ro,"), f"{target} is writable"
 
 
-def test_an_arm64_node_unpacks_its_platform_and_runs_nothing(machines: Machines) -> None:
+def test_arm64_node_unpacks_its_platform_and_runs_nothing(machines: Machines) -> None:
     reference = Pusher(machines.cloud).push(
         "team/multi:1", [busybox_layer()], platforms=("amd64", "arm64")
     )
@@ -152,7 +148,7 @@ def test_an_arm64_node_unpacks_its_platform_and_runs_nothing(machines: Machines)
     machines.terminate(instance)
 
 
-def test_a_failed_pull_is_a_failed_unit_with_its_reason(machines: Machines, instance: str) -> None:
+def test_failed_pull_fails_unit_with_reason(machines: Machines, instance: str) -> None:
     host = machines.cloud.ready["registries"]["private"]["host"]
     words = machines.pull(instance, f"{host}/team/none:1")
     assert "Result=exit-code\nExecMainStatus=1\nSubState=failed" in words
@@ -160,7 +156,7 @@ def test_a_failed_pull_is_a_failed_unit_with_its_reason(machines: Machines, inst
     assert words.count("before retrying") == 5
 
 
-def test_a_power_cut_stops_the_instance_and_frees_its_volume(machines: Machines) -> None:
+def test_power_cut_stops_instance_and_frees_volume(machines: Machines) -> None:
     instance = machines.launch()
     machines.await_ready(instance)
     machines.cloud.control("POST", f"nodes/{instance}/power-cut")
@@ -171,7 +167,7 @@ def test_a_power_cut_stops_the_instance_and_frees_its_volume(machines: Machines)
     machines.terminate(instance)
 
 
-def test_nodes_die_with_the_cloud(tmp_path: Path) -> None:
+def test_nodes_end_with_the_cloud(tmp_path: Path) -> None:
     cloud = start_cloud(tmp_path)
     if cloud.ready["nodes"] != "real":
         stop_cloud(cloud)
@@ -195,7 +191,7 @@ def loop_devices(below: Path) -> list[str]:
     return [line for line in listed.splitlines() if str(below) in line]
 
 
-def test_user_data_without_a_host_name_keeps_the_agent_away(machines: Machines) -> None:
+def test_missing_host_name_in_user_data_delays_agent(machines: Machines) -> None:
     instance = machines.launch(UserData="[settings.host-containers.admin]\nenabled = true\n")
     machines.await_state(instance, "running")
     until(lambda: machines.cloud.control("GET", "leftovers")["processes"], 20)

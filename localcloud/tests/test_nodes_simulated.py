@@ -21,9 +21,7 @@ def instance(machines: Machines) -> Iterator[str]:
     assert machines.cloud.control("GET", "leftovers")["processes"] == []
 
 
-def test_a_simulated_build_ends_in_a_snapshot_that_needs_no_pull(
-    machines: Machines, instance: str
-) -> None:
+def test_simulated_build_ends_in_snapshot_without_pulls(machines: Machines, instance: str) -> None:
     tag = unique("sim")
     reference = Pusher(machines.cloud).push(
         f"team/{tag}:1", [busybox_layer(), random_layer(tag)], platforms=("amd64", "arm64")
@@ -42,7 +40,7 @@ def test_a_simulated_build_ends_in_a_snapshot_that_needs_no_pull(
     machines.terminate(worker)
 
 
-def test_a_snapshot_can_lose_a_file(machines: Machines, instance: str) -> None:
+def test_snapshot_loses_a_deleted_file(machines: Machines, instance: str) -> None:
     tag = unique("lose")
     machines.pull(instance, Pusher(machines.cloud).push(f"team/{tag}:1", [random_layer(tag)]))
     snapshot, found = machines.finish(instance)
@@ -64,9 +62,7 @@ def test_removing_an_image_frees_only_its_own_layers(machines: Machines, instanc
     assert ready.split() == [second]
 
 
-def test_of_images_to_remove_a_missing_one_is_passed_over(
-    machines: Machines, instance: str
-) -> None:
+def test_removal_skips_missing_image(machines: Machines, instance: str) -> None:
     name = unique("rm")
     reference = Pusher(machines.cloud).push(f"team/{name}:1", [random_layer(name)])
     machines.pull(instance, reference)
@@ -75,9 +71,7 @@ def test_of_images_to_remove_a_missing_one_is_passed_over(
     assert machines.succeed(instance, f"{HOST} {CTR} images ls --quiet") == ""
 
 
-def test_a_simulated_pull_that_fails_says_why_as_a_real_one(
-    machines: Machines, instance: str
-) -> None:
+def test_failed_simulated_pull_has_reason_of_a_real_one(machines: Machines, instance: str) -> None:
     host = machines.cloud.ready["registries"]["private"]["host"]
     words = machines.pull(instance, f"{host}/team/none:1")
     assert "Result=exit-code\nExecMainStatus=1\nSubState=failed" in words
@@ -86,7 +80,7 @@ def test_a_simulated_pull_that_fails_says_why_as_a_real_one(
     assert "not found" in words.splitlines()[-3], words
 
 
-def test_a_layer_that_cannot_be_unpacked_fails_the_pull(machines: Machines, instance: str) -> None:
+def test_corrupt_layer_fails_pull(machines: Machines, instance: str) -> None:
     pusher, name = Pusher(machines.cloud), unique("corrupt")
     pusher.image(f"team/{name}", [random_layer(name)], tag="1", pack=lambda _: b"not gzip")
     words = machines.pull(instance, f"{pusher.place['host']}/team/{name}:1")
@@ -95,7 +89,7 @@ def test_a_layer_that_cannot_be_unpacked_fails_the_pull(machines: Machines, inst
     assert machines.succeed(instance, f"{HOST} {CTR} images ls --quiet") == ""
 
 
-def test_a_full_disk_ends_the_pull_as_containerd_does(machines: Machines) -> None:
+def test_full_disk_fails_pull_as_containerd_does(machines: Machines) -> None:
     name = unique("full")
     reference = Pusher(machines.cloud).push(f"team/{name}:1", [random_layer(name)])
     machines.cloud.control("POST", f"settings?cache={name}", {"disk_full_after_bytes": 100_000})
@@ -112,7 +106,7 @@ def test_a_full_disk_ends_the_pull_as_containerd_does(machines: Machines) -> Non
     machines.terminate(instance)
 
 
-def test_a_registry_that_goes_down_half_way_fails_the_pull_until_it_is_up(
+def test_registry_failure_during_pull_fails_it_until_recovery(
     machines: Machines, instance: str
 ) -> None:
     pusher, name = Pusher(machines.cloud), unique("down")
@@ -131,14 +125,14 @@ def test_a_registry_that_goes_down_half_way_fails_the_pull_until_it_is_up(
     assert "Result=success" in machines.pull(instance, failing)
 
 
-def test_a_power_cut_stops_a_simulated_node(machines: Machines, instance: str) -> None:
+def test_power_cut_stops_simulated_node(machines: Machines, instance: str) -> None:
     machines.cloud.control("POST", f"nodes/{instance}/power-cut")
     machines.await_state(instance, "stopped")
     machines.ec2.start_instances(InstanceIds=[instance])
     machines.await_ready(instance)
 
 
-def test_an_empty_simulated_node_really_downloads(machines: Machines, instance: str) -> None:
+def test_empty_simulated_node_downloads_images(machines: Machines, instance: str) -> None:
     name = unique("cold")
     reference = Pusher(machines.cloud).push(f"team/{name}:1", [random_layer(name)])
     started = machines.start_container(instance, reference)
@@ -146,7 +140,7 @@ def test_an_empty_simulated_node_really_downloads(machines: Machines, instance: 
     assert started["pulled_bytes"] > 300_000
 
 
-def test_a_simulated_host_touches_no_file_of_the_machine(
+def test_simulated_host_keeps_files_of_machine(
     machines: Machines, instance: str, tmp_path: Path
 ) -> None:
     precious = tmp_path / "precious"
@@ -162,7 +156,7 @@ def test_a_simulated_host_touches_no_file_of_the_machine(
             assert precious.read_text() == "keep", (place, command)
 
 
-def test_the_volume_has_its_nominal_size(machines: Machines, instance: str) -> None:
+def test_volume_has_its_nominal_size(machines: Machines, instance: str) -> None:
     size, used = (
         machines.succeed(instance, f"{HOST} df -B1 --output=size,used /local")
         .splitlines()[-1]

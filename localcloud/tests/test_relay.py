@@ -1,4 +1,4 @@
-"""The relay before the private registry changes nothing that passes through it."""
+"""The relay in front of the private registry passes data unchanged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .clouds import RunningCloud, unique
 from .images import Pusher, digest, random_layer
 
 
-def test_an_upload_in_chunks_arrives_whole(cloud: RunningCloud) -> None:
+def test_chunked_upload_arrives_complete(cloud: RunningCloud) -> None:
     pusher, repository = Pusher(cloud), f"team/{unique('chunks')}"
     content = random_layer("chunks", 600_000)
     pieces = (content[at : at + 100_000] for at in range(0, len(content), 100_000))
@@ -20,7 +20,7 @@ def test_an_upload_in_chunks_arrives_whole(cloud: RunningCloud) -> None:
     assert (int(head.headers["Content-Length"]), head.read()) == (len(content), b"")
 
 
-def test_a_registry_that_is_down_drops_every_connection(cloud: RunningCloud) -> None:
+def test_failed_registry_drops_every_connection(cloud: RunningCloud) -> None:
     cloud.control("POST", "registries/private", {"fail_after_bytes": 0})
     with pytest.raises(OSError, match=r"closed|reset|EOF"):
         Pusher(cloud).send("GET", "/")
@@ -29,5 +29,5 @@ def test_a_registry_that_is_down_drops_every_connection(cloud: RunningCloud) -> 
 
 
 @pytest.mark.parametrize("wish", [{}, {"fail_after": 1}, {"fail_after_bytes": 1, "other": 2}])
-def test_a_misspelt_limit_is_refused(cloud: RunningCloud, wish: dict[str, int]) -> None:
+def test_misspelt_limit_is_refused(cloud: RunningCloud, wish: dict[str, int]) -> None:
     assert cloud.control("POST", "registries/private", wish)["status"] == 400

@@ -63,13 +63,13 @@ def refusal(call: Any, **parameters: Any) -> str:
     return refused.value.response["Error"]["Code"]
 
 
-def test_a_list_inside_a_text_is_json_and_alone_it_is_a_list() -> None:
+def test_list_parameter_becomes_json_inside_text() -> None:
     values: dict[str, str | list[str]] = {"images": ["a:1", "b:2"]}
     assert interpolate("x {{images}} y", values) == 'x ["a:1","b:2"] y'
     assert interpolate("{{ images }}", values) == ["a:1", "b:2"]
 
 
-def test_a_command_goes_through_its_states(
+def test_command_passes_through_its_states(
     machines: Machines, instance: str, document: str
 ) -> None:
     command = machines.ssm.send_command(
@@ -98,7 +98,7 @@ def test_a_command_goes_through_its_states(
         {},
     ],
 )
-def test_parameters_that_the_document_forbids_are_refused(
+def test_forbidden_parameters_are_refused(
     machines: Machines, instance: str, document: str, parameters: dict[str, list[str]]
 ) -> None:
     send = machines.ssm.send_command
@@ -113,7 +113,7 @@ def test_unknown_documents_and_instances_are_refused(machines: Machines, instanc
     assert refusal(send, DocumentName="AWS-RunShellScript", **absent) == "InvalidInstanceId"
 
 
-def test_output_is_cut_and_failure_has_its_code(machines: Machines, instance: str) -> None:
+def test_output_is_truncated_and_failure_has_exit_code(machines: Machines, instance: str) -> None:
     script = "printf %30000s x; printf %9000s y >&2; exit 3"
     found = machines.result(instance, machines.send(instance, script))
     assert (found["Status"], found["ResponseCode"]) == ("Failed", 3)
@@ -121,9 +121,7 @@ def test_output_is_cut_and_failure_has_its_code(machines: Machines, instance: st
     assert len(found["StandardErrorContent"]) == 8_000
 
 
-def test_a_command_beyond_its_time_is_ended_with_what_it_started(
-    machines: Machines, instance: str
-) -> None:
+def test_overrunning_command_ends_with_its_children(machines: Machines, instance: str) -> None:
     started = time.monotonic()
     command = machines.send(instance, "sleep 60 & sleep 61", executionTimeout="1")
     found = machines.result(instance, command)
@@ -132,7 +130,7 @@ def test_a_command_beyond_its_time_is_ended_with_what_it_started(
     assert found["ResponseCode"] == 137
 
 
-def test_a_cancelled_command_ends_cancelled(machines: Machines, instance: str) -> None:
+def test_cancelled_command_ends_cancelled(machines: Machines, instance: str) -> None:
     command = machines.send(instance, "sleep 60")
     ask = {"CommandId": command, "InstanceId": instance}
 
@@ -147,7 +145,7 @@ def test_a_cancelled_command_ends_cancelled(machines: Machines, instance: str) -
     assert machines.result(instance, command)["Status"] == "Cancelled"
 
 
-def test_a_command_of_a_lost_node_runs_into_its_time(machines: Machines) -> None:
+def test_command_of_lost_node_times_out(machines: Machines) -> None:
     lost = machines.launch()
     machines.await_ready(lost)
     command = machines.send(lost, "sleep 60", executionTimeout="2")
@@ -175,9 +173,7 @@ def test_containers_have_only_their_own_programs(machines: Machines, instance: s
     assert machines.run(instance, "apiclient exec -T admin bash -c 'sheltie true'")[0] == "Success"
 
 
-def test_an_exit_code_comes_through_and_both_streams_are_one(
-    machines: Machines, instance: str
-) -> None:
+def test_sheltie_returns_exit_code_and_merges_streams(machines: Machines, instance: str) -> None:
     script = "apiclient exec -T admin bash -c 'echo out; echo err >&2; exit 9'"
     found = machines.result(instance, machines.send(instance, script))
     assert found["ResponseCode"] == 9
@@ -185,7 +181,7 @@ def test_an_exit_code_comes_through_and_both_streams_are_one(
 
 
 @pytest.mark.parametrize("variant", ["aws-k8s-1.29", "aws-k8s-1.37", "aws-k8s-1.33-fips"])
-def test_public_parameters_name_images_that_exist(machines: Machines, variant: str) -> None:
+def test_public_parameters_point_to_existing_images(machines: Machines, variant: str) -> None:
     base = f"/aws/service/bottlerocket/{variant}/arm64"
     latest = machines.ssm.get_parameter(Name=f"{base}/latest/image_id")["Parameter"]["Value"]
     named = machines.ssm.get_parameter(Name=f"{base}/1.57.0/image_id")["Parameter"]["Value"]
@@ -196,12 +192,12 @@ def test_public_parameters_name_images_that_exist(machines: Machines, variant: s
     assert len(listed) == 6
 
 
-def test_a_variant_that_is_not_there_is_not_found(machines: Machines) -> None:
+def test_missing_variant_is_not_found(machines: Machines) -> None:
     name = "/aws/service/bottlerocket/aws-k8s-1.99/x86_64/latest/image_id"
     assert refusal(machines.ssm.get_parameter, Name=name) == "ParameterNotFound"
 
 
-def test_the_standard_document_needs_its_commands() -> None:
+def test_standard_document_requires_commands() -> None:
     from localcloud.ssm import RUN_SHELL_SCRIPT, SsmError
 
     with pytest.raises(SsmError):

@@ -1,4 +1,4 @@
-"""What localcloud says of a machine that lacks something."""
+"""Start on a machine that lacks a requirement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from localcloud.cloud import Unusable
 from localcloud.nodes import choose
 
 
-def test_without_a_registry_it_ends_and_names_the_package(tmp_path: Path) -> None:
+def test_missing_registry_program_fails_start_with_package(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "localcloud", "--port", "1", "--state", str(tmp_path)],
         cwd=Path(__file__).parents[1],
@@ -33,13 +33,13 @@ def ordinary_user(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("ordinary_user")
-def test_without_root_nodes_are_simulated_and_it_says_why() -> None:
+def test_nodes_without_root_are_simulated_with_reason() -> None:
     kind, why = choose()
     assert (kind.name, why) == ("simulated", "localcloud does not run as root")
 
 
 @pytest.mark.usefixtures("ordinary_user")
-def test_real_nodes_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_real_nodes_fail_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREPULL_NODES", "real")
     with pytest.raises(Unusable, match="does not run as root"):
         choose()

@@ -65,7 +65,7 @@ def invoke(function: str, **fields: Any) -> dict[str, Any]:
         ("$split($states.context.Execution.Id, ':')[7] = $states.context.Execution.Name", True),
     ],
 )
-def test_jsonata_expressions_give_what_aws_gives(
+def test_jsonata_expressions_return_results_of_aws(
     cloud: RunningCloud, expression: str, value: Any
 ) -> None:
     states = {"Only": {"Type": "Pass", "Output": {"value": f"{{% {expression} %}}"}, "End": True}}
@@ -73,13 +73,13 @@ def test_jsonata_expressions_give_what_aws_gives(
     assert json.loads(ended["output"]) == {"value": value}
 
 
-def test_an_undefined_expression_is_an_error(cloud: RunningCloud) -> None:
+def test_undefined_expression_fails(cloud: RunningCloud) -> None:
     states = {"Only": {"Type": "Pass", "Output": "{% $states.input.missing %}", "End": True}}
     ended = run(cloud, states)
     assert (ended["status"], ended["error"]) == ("FAILED", "States.QueryEvaluationError")
 
 
-def test_an_error_is_retried_by_its_name_and_then_succeeds(cloud: RunningCloud) -> None:
+def test_error_is_retried_by_name_then_succeeds(cloud: RunningCloud) -> None:
     function = cloud.deploy(unique("flaky"), COUNTING)
     retry = {
         "ErrorEquals": ["StillRunning"],
@@ -92,7 +92,7 @@ def test_an_error_is_retried_by_its_name_and_then_succeeds(cloud: RunningCloud) 
     assert json.loads(ended["output"])["attempt"] == 2
 
 
-def test_map_iterations_catch_assign_and_do_not_fail_each_other(cloud: RunningCloud) -> None:
+def test_map_iterations_catch_errors_independently(cloud: RunningCloud) -> None:
     function = cloud.deploy(unique("flaky"), COUNTING)
     catch = [
         {
@@ -132,13 +132,13 @@ def test_map_iterations_catch_assign_and_do_not_fail_each_other(cloud: RunningCl
     assert succeeded["attempt"] == 1
 
 
-def test_wait_takes_its_seconds_from_the_input(cloud: RunningCloud) -> None:
+def test_wait_takes_seconds_from_input(cloud: RunningCloud) -> None:
     states = {"Debounce": {"Type": "Wait", "Seconds": "{% $states.input.debounce %}", "End": True}}
     ended = run(cloud, states, debounce=1)
     assert 1 <= (ended["stopDate"] - ended["startDate"]).total_seconds() < 3
 
 
-def test_sdk_errors_bear_the_names_of_aws(cloud: RunningCloud) -> None:
+def test_sdk_errors_have_names_of_aws(cloud: RunningCloud) -> None:
     states = {
         "Read": {
             "Type": "Task",
@@ -150,7 +150,7 @@ def test_sdk_errors_bear_the_names_of_aws(cloud: RunningCloud) -> None:
     assert run(cloud, states)["error"] == "Ssm.ParameterNotFoundException"
 
 
-def test_a_name_in_use_is_idempotent_only_for_the_same_running_input(cloud: RunningCloud) -> None:
+def test_used_name_is_idempotent_for_same_running_input(cloud: RunningCloud) -> None:
     machine = create(cloud, {"Debounce": {"Type": "Wait", "Seconds": 60, "End": True}})
     states = cloud.aws("stepfunctions")
     start = {"stateMachineArn": machine, "name": "web-1", "input": '{"cache":"web"}'}
@@ -165,7 +165,7 @@ def test_a_name_in_use_is_idempotent_only_for_the_same_running_input(cloud: Runn
         states.start_execution(**start)
 
 
-def test_stopping_keeps_error_and_cause_and_is_announced_at_once(cloud: RunningCloud) -> None:
+def test_stop_keeps_error_and_cause_and_sends_event_at_once(cloud: RunningCloud) -> None:
     url, queue = cloud.queue(unique("ended"))
     events = cloud.aws("events")
     rule = unique("ended")
@@ -191,7 +191,7 @@ def test_stopping_keeps_error_and_cause_and_is_announced_at_once(cloud: RunningC
     events.delete_rule(Name=rule)
 
 
-def test_an_overdue_execution_times_out(cloud: RunningCloud) -> None:
+def test_overdue_execution_times_out(cloud: RunningCloud) -> None:
     machine = create(
         cloud, {"Debounce": {"Type": "Wait", "Seconds": 60, "End": True}}, TimeoutSeconds=1
     )
@@ -201,7 +201,7 @@ def test_an_overdue_execution_times_out(cloud: RunningCloud) -> None:
     assert ended["stopDate"] > ended["startDate"]
 
 
-def test_the_time_limit_can_be_another_for_a_cache(cloud: RunningCloud) -> None:
+def test_cache_overrides_execution_time_limit(cloud: RunningCloud) -> None:
     cloud.control("POST", "settings?cache=web", {"execution_timeout_seconds": 0.5})
     iteration = {"Wait": {"Type": "Wait", "Seconds": 1, "End": True}}
     states = {
@@ -216,7 +216,7 @@ def test_the_time_limit_can_be_another_for_a_cache(cloud: RunningCloud) -> None:
     assert run(cloud, states, cache="other")["status"] == "SUCCEEDED"
 
 
-def test_a_task_that_overruns_its_time_can_be_caught(cloud: RunningCloud) -> None:
+def test_catch_handles_task_timeout(cloud: RunningCloud) -> None:
     slow = cloud.deploy(unique("slow"), "#!/bin/sh\nsleep 30\n", timeout=20)
     catch = [{"ErrorEquals": ["States.Timeout"], "Next": "Caught"}]
     states = {
@@ -226,7 +226,7 @@ def test_a_task_that_overruns_its_time_can_be_caught(cloud: RunningCloud) -> Non
     assert json.loads(run(cloud, states)["output"]) == "caught"
 
 
-def test_a_fail_state_passes_on_a_reserved_error_name(cloud: RunningCloud) -> None:
+def test_fail_state_passes_on_reserved_error_name(cloud: RunningCloud) -> None:
     states = {
         "Read": {"Type": "Pass", "Assign": {"error": "States.Timeout"}, "Next": "Failed"},
         "Failed": {"Type": "Fail", "Error": "{% $error %}", "Cause": "{% 'a' & 'b' %}"},
@@ -235,7 +235,7 @@ def test_a_fail_state_passes_on_a_reserved_error_name(cloud: RunningCloud) -> No
     assert (ended["error"], ended["cause"]) == ("States.Timeout", "ab")
 
 
-def test_retries_can_be_hurried(cloud: RunningCloud) -> None:
+def test_retry_speed_shortens_retry_waits(cloud: RunningCloud) -> None:
     cloud.control("POST", "settings", {"retry_speed": 100})
     function = cloud.deploy(unique("flaky"), COUNTING)
     retry = {"ErrorEquals": ["Throttled"], "IntervalSeconds": 30, "MaxAttempts": 3}
@@ -244,7 +244,7 @@ def test_retries_can_be_hurried(cloud: RunningCloud) -> None:
     assert json.loads(ended["output"])["attempt"] == 3
 
 
-def test_a_lost_answer_of_a_function_has_the_name_of_aws(cloud: RunningCloud) -> None:
+def test_lost_function_answer_has_error_name_of_aws(cloud: RunningCloud) -> None:
     fault = {"service": "lambda", "action": "Invoke", "effect": "lose-answer"}
     cloud.control("POST", "faults", fault | {"invocation": '"web"'})
     function = cloud.deploy(unique("lost"), COUNTING)
@@ -257,7 +257,7 @@ def test_a_lost_answer_of_a_function_has_the_name_of_aws(cloud: RunningCloud) ->
     ("deliveries", "times", "of_the_process"),
     [("once", 1, 1), ("twice", 2, 2), ("twice-at-once", 2, 1)],
 )
-def test_a_function_can_be_invoked_twice(
+def test_deliveries_setting_invokes_function_twice(
     cloud: RunningCloud, deliveries: str, times: int, of_the_process: int
 ) -> None:
     cloud.control("POST", "settings?cache=web", {"deliveries": deliveries})
@@ -271,14 +271,14 @@ def test_a_function_can_be_invoked_twice(
     assert len({call["invocation"] for call in made}) == times
 
 
-def test_deliveries_are_for_the_cache_that_asked(cloud: RunningCloud) -> None:
+def test_deliveries_apply_only_to_their_cache(cloud: RunningCloud) -> None:
     cloud.control("POST", "settings?cache=web", {"deliveries": "twice"})
     function = cloud.deploy(unique("once"), COUNTING)
     ended = run(cloud, {"Work": invoke(function, End=True)}, cache="other")
     assert json.loads(ended["output"])["attempt"] == 1
 
 
-def test_history_and_lists_come_in_pages(cloud: RunningCloud) -> None:
+def test_history_and_lists_have_pages(cloud: RunningCloud) -> None:
     machine = create(cloud, {"Only": {"Type": "Pass", "End": True}})
     states = cloud.aws("stepfunctions")
     executions = [states.start_execution(stateMachineArn=machine) for _ in range(2)]
@@ -293,7 +293,7 @@ def test_history_and_lists_come_in_pages(cloud: RunningCloud) -> None:
     assert [event["type"] for event in last["events"]] == ["ExecutionSucceeded"]
 
 
-def test_a_definition_is_validated_as_terraform_asks(cloud: RunningCloud) -> None:
+def test_definition_validation_answers_terraform(cloud: RunningCloud) -> None:
     states = cloud.aws("stepfunctions")
 
     def passing(output: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""IAM: what a role's policies do not allow is refused, at every call of that role.
+"""IAM: denies calls of a role that its policies do not allow.
 
-moto can enforce policies too, but ignores conditions and denies what is allowed for
-some resources only. Here a call is taken apart into what it asks of IAM (`requests`),
-and that is held against the role's policies as they are deployed (`policy`,
-`authority`). Only roles are judged: tests, Terraform and operators call with other keys
-and may do everything.
+moto can enforce policies too, but it ignores conditions and denies a call that is
+allowed for some resources only. Here `requests` lists the permissions that a call
+needs, and `policy` and `authority` check them against the role's deployed policies.
+Only roles are checked: tests, Terraform and operators call with other keys and may do
+everything.
 """

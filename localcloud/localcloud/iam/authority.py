@@ -1,7 +1,7 @@
-"""Who may do what: the policies of roles as they are deployed, and what came of them.
+"""Decisions on calls from the deployed policies of roles.
 
-Every grant counts the calls that it allowed, so that one which nothing uses can be
-found; every refusal is kept.
+Every grant counts the calls that it allowed, to find unused grants. Every denial is
+kept.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ class Grant:
     policy: str
     statement: str
     action: str
-    """As the statement writes it."""
+    """Action as written in the statement."""
 
 
 @dataclass(eq=False)
 class Denied(Exception):
-    """A role asked for what it may not do."""
+    """A role lacks a permission for its call."""
 
     role: str
-    """Its name; that of the service, where one calls in its own name."""
+    """Name of the role, or of the service if it calls without a role."""
     action: str
     resource: str
     reason: str
     session: str
-    """Of the caller's credentials."""
+    """Session of the caller's credentials."""
     time: float = field(default_factory=time.time)
 
     def __str__(self) -> str:
-        """Worded as AWS does."""
+        """Returns AWS's message."""
         session = f"arn:aws:sts::{ACCOUNT}:assumed-role/{self.role}/{self.session or 'localcloud'}"
         user = self.role if self.role.endswith(".amazonaws.com") else session
         return (
@@ -64,11 +64,11 @@ class Authority:
     def check(
         self, role: str, action: str, asks: Callable[[], Iterable[Ask]], session: str = ""
     ) -> None:
-        """Raises Denied at the first that the role may not do; else counts the grants used."""
+        """Counts the used grants. Raises Denied at the first missing permission."""
         try:
             used = self._judge(role, asks(), session)
         except (Unjudged, UnknownConstruct) as error:
-            # What cannot be judged is never allowed.
+            # A call that cannot be judged must never be allowed.
             self._deny(Denied(role, action, "*", str(error), session))
         with self._lock:
             self._used.update(used)
@@ -109,7 +109,7 @@ class Authority:
         return {role.name: role for role in list(iam_backends[ACCOUNT]["aws"].roles.values())}
 
     def grants(self) -> list[dict[str, Any]]:
-        """What the policies of all roles allow, and how many calls used it."""
+        """Returns the grants of all roles, with the number of calls that used each."""
         granted = [
             Grant(name, statement.policy, statement.sid, action)
             for name, role in sorted(self.roles().items())
@@ -134,7 +134,7 @@ class Authority:
 
 
 def _identity(role: Role) -> tuple[Statement, ...]:
-    """The statements of the policies that are part of a role or attached to it."""
+    """Returns the statements of a role's inline and attached policies."""
     inline = [parse(name, document) for name, document in list(role.policies.items())]
     attached = [_managed(policy) for policy in list(role.managed_policies.values())]
     return tuple(statement for policy in (*inline, *attached) for statement in policy)

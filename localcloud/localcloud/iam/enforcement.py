@@ -1,4 +1,4 @@
-"""Where calls are judged: the edge asks here, and services that act in the name of a role."""
+"""Enforcement, for the edge and for services that act with a role."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .policy import Ask
 from .requests import asks
 
 HANDED_OUT = "handed-out"
-"""The session of credentials that somebody asked for, instead of a function or a service."""
+"""Session of credentials from the control route, as opposed to a function's or a service's."""
 
-# How the services word a refusal: code and status.
+# Error code and status of a denial, by service.
 _REFUSALS = {"ec2": ("UnauthorizedOperation", 403), "lambda": ("AccessDeniedException", 403)}
 _REFUSAL = ("AccessDeniedException", 400)
 
@@ -27,7 +27,7 @@ _settings: Mapping[str, Any] = {}
 
 @dataclass(frozen=True)
 class Refusal:
-    """An error that is answered instead of a call being carried out."""
+    """An error answer to a call that is not carried out."""
 
     code: str
     message: str
@@ -60,7 +60,7 @@ def install(cloud: Cloud) -> None:
 
 
 def refusal(service: str, action: str, response: BaseResponse) -> Refusal | None:
-    """What to answer to a call, where its caller is a role that may not make it."""
+    """Returns the error for a call if its caller is a role without the permission."""
     scope = scope_of(response.headers)
     key = scope[1] if scope else ""
     role = caller_of(key)
@@ -77,7 +77,7 @@ def refusal(service: str, action: str, response: BaseResponse) -> Refusal | None
 
 
 def check(role_arn: str, ask: Ask) -> None:
-    """Raises Denied where a role may not do what a service is about to do in its name."""
+    """Raises Denied if a role lacks a permission that a service uses on its behalf."""
     if _settings["enforce_iam"]:
         _authority.check(role_arn.rpartition("/")[2], ask.action, lambda: [ask])
 
@@ -85,6 +85,6 @@ def check(role_arn: str, ask: Ask) -> None:
 def check_permission(
     statements: Iterable[Mapping[str, Any]], service: str, function_arn: str, source_arn: str
 ) -> None:
-    """Raises Denied where a function's own policy does not let a service call it for a source."""
+    """Raises Denied if a function's policy does not let a service call it for a source."""
     if _settings["enforce_iam"]:
         _authority.check_permission(statements, service, function_arn, source_arn)

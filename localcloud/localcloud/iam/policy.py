@@ -1,14 +1,14 @@
-"""The part of IAM's policy language that prepull's roles use, and what it decides.
+"""The part of IAM's policy language that prepull's roles use, with its evaluation.
 
-What is not known here (an operator, an element, a variable) is an error: a
-construct that was misread must never become an allow. Sources, all in the IAM
+An unknown operator, element or variable is an error: a misread construct must
+never become an allow. Sources, all in the IAM
 User Guide (docs.aws.amazon.com/IAM/latest/UserGuide): the rules of evaluation in
 reference_policies_evaluation-logic.html, the operators in
 reference_policies_elements_condition_operators.html, the set operators in
 reference_policies_condition-single-vs-multi-valued-context-keys.html.
 
-PyPI has no evaluator to build on: principalmapper's last release is of 2022, and
-the one that is kept up to date, cloud-copilot's iam-simulate, is for Node.js.
+PyPI has no suitable evaluator: principalmapper's last release is of 2022, and the
+maintained one, cloud-copilot's iam-simulate, is for Node.js.
 """
 
 from __future__ import annotations
@@ -21,42 +21,42 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Values = str | tuple[str, ...]
-"""The value of a context key: a tuple where the key is multivalued, whatever its length."""
+"""The value of a context key: a tuple if the key is multivalued, for any length."""
 
 
 class UnknownConstruct(Exception):
-    """The policy says something that this evaluator cannot judge."""
+    """The policy has a construct that this evaluator does not support."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What a service asks IAM: may this be done to that resource?"""
+    """A required permission: an action on a resource."""
 
     action: str
     """`ec2:RunInstances`"""
     resource: str = "*"
-    """An ARN; `*` where the action knows no resources."""
+    """An ARN; `*` if the action has no resource types."""
     context: Mapping[str, Values] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Statement:
     policy: str
-    """The name of the policy that it stands in."""
+    """Name of the policy that contains it."""
     sid: str
-    """Or its number in the policy, where it has none."""
+    """Statement ID, or the statement's number in the policy if it has none."""
     effect: str
     actions: tuple[str, ...]
     resources: tuple[str, ...]
     conditions: tuple[Condition, ...]
 
     def matching_action(self, ask: Ask) -> str | None:
-        """The action, as the statement writes it, by which the statement applies; none if not."""
+        """Returns the statement's action that matches; `None` if the statement does not apply."""
         if not any(_resource_matches(pattern, ask.resource) for pattern in self.resources):
             return None
         if not all(condition.holds(ask.context) for condition in self.conditions):
             return None
-        # Names of actions know no upper and lower case.
+        # Action names are case-insensitive.
         named = (p for p in self.actions if _like(p.lower(), ask.action.lower()))
         return next(named, None)
 
@@ -78,7 +78,7 @@ class Condition:
             return value is not None and self._matches(name, value)
         present = () if value is None else (value,) if isinstance(value, str) else value
         matches = (self._matches(name, one) for one in present)
-        # Of no values, all match and none does, as IAM documents it.
+        # IAM documents: without values, ForAllValues matches and ForAnyValue does not.
         return all(matches) if quantifier == "ForAllValues" else any(matches)
 
     def _matches(self, name: str, value: str) -> bool:
@@ -91,13 +91,13 @@ class Decision:
     reason: str
     """In the words of AWS's own messages: `no identity-based policy allows the ... action`."""
     allowed_by: tuple[tuple[Statement, str], ...] = ()
-    """The statements that allow it, each with the action by which it does."""
+    """Statements that allow it, each with its matching action."""
 
 
 def decide(
     identity: Iterable[Statement], boundary: Iterable[Statement] | None, ask: Ask
 ) -> Decision:
-    """What a role with these policies may do; a boundary takes away and gives nothing."""
+    """Decides on an action. A boundary limits permissions and grants none."""
     allowed = _allowing(identity, ask)
     if isinstance(allowed, Decision):
         return allowed
@@ -115,7 +115,7 @@ def decide(
 def _allowing(
     statements: Iterable[Statement], ask: Ask
 ) -> tuple[tuple[Statement, str], ...] | Decision:
-    """The statements that allow it, or the decision that one denies it explicitly."""
+    """Returns the allowing statements, or the decision of an explicit deny."""
     applying = [(s, action) for s in statements if (action := s.matching_action(ask))]
     if any(statement.effect == "Deny" for statement, _ in applying):
         return Decision(False, f"a policy denies the {ask.action} action explicitly")
@@ -127,7 +127,7 @@ def _allowing(
 
 @functools.lru_cache(maxsize=4096)
 def _pattern(glob: str) -> re.Pattern[str]:
-    """`*` and `?` as IAM knows them, and no other wildcards."""
+    """Matches IAM's wildcards `*` and `?`, and no others."""
     translated = {"*": ".*", "?": "."}
     return re.compile("".join(translated.get(c, re.escape(c)) for c in glob), re.DOTALL)
 
@@ -137,7 +137,7 @@ def _like(glob: str, text: str) -> bool:
 
 
 def _arn_like(glob: str, arn: str) -> bool:
-    """Part by part, so that a wildcard in one cannot stand for a colon and swallow another."""
+    """Matches part by part, so that a wildcard cannot match a colon and the next part."""
     wanted, given = glob.split(":", 5), arn.split(":", 5)
     return len(wanted) == len(given) == 6 and all(map(_like, wanted, given))
 
@@ -147,7 +147,7 @@ def _resource_matches(glob: str, resource: str) -> bool:
 
 
 def _value(context: Mapping[str, Values], key: str) -> Values | None:
-    """Keys, with the names of tags in them, know no upper and lower case."""
+    """Looks up a key. Keys are case-insensitive, and so are the tag names in them."""
     lowered = key.lower()
     return next((value for name, value in context.items() if name.lower() == lowered), None)
 
@@ -155,7 +155,7 @@ def _value(context: Mapping[str, Values], key: str) -> Values | None:
 _OPERATORS: dict[str, Callable[[str, str], bool]] = {
     "StringEquals": lambda wanted, value: wanted == value,
     "StringLike": _like,
-    # IAM documents the two as the same.
+    # IAM documents both as equal.
     "ArnEquals": _arn_like,
     "ArnLike": _arn_like,
     "Bool": lambda wanted, value: wanted.lower() == value.lower(),
@@ -168,7 +168,7 @@ _QUANTIFIERS = ("", "ForAllValues", "ForAnyValue")
 
 @functools.lru_cache(maxsize=256)
 def parse(name: str, document: str) -> tuple[Statement, ...]:
-    """The statements of an identity-based policy or a permissions boundary."""
+    """Returns the statements of an identity-based policy or a permissions boundary."""
     policy = json.loads(document)
     _only(policy, {"Version", "Id", "Statement"})
     statements = policy["Statement"]
@@ -205,7 +205,7 @@ def _condition(operator: str, key: str, values: tuple[str, ...]) -> Condition:
 
 
 def _texts(raw: Any) -> tuple[str, ...]:
-    """One value or several; IAM takes `true` as well as `"true"`."""
+    """Reads one value or several; IAM accepts `true` as well as `"true"`."""
     texts = tuple(
         str(value).lower() if isinstance(value, bool) else value
         for value in (raw if isinstance(raw, list) else [raw])

@@ -1,13 +1,13 @@
-"""What a call asks of IAM: the actions, the resources and the condition keys.
+"""Permissions that a call needs: actions, resources and condition keys.
 
-One entry for each action that a role of prepull's calls, read off the Service
+Each action that prepull's roles call has an entry, taken from the Service
 Authorization Reference (docs.aws.amazon.com/service-authorization/latest/reference).
-A key that it does not list for an action and a resource is not in the context, so
-that a condition on it refuses here as it does on AWS. Of those that it lists, the
-context has the ones that a condition of ours could be about; `Null` and
-`ForAllValues` hold where a key is absent, so theirs must be here.
+The context lacks keys that it does not list for an action and a resource, so that a
+condition on such a key denies here as it does on AWS. The context has the listed keys
+that our conditions can use. `Null` and `ForAllValues` hold if a key is absent, so
+their keys must be here.
 
-A resource that does not exist asks nothing: the service then says so itself.
+A missing resource needs no permission: the service reports the error.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ Asks = Iterator[Ask]
 
 
 class Unjudged(Exception):
-    """The table below does not know what the call asks."""
+    """The table below lacks the call."""
 
 
 def asks(service: str, action: str, response: BaseResponse) -> list[Ask]:
-    """Everything that must be allowed for the call to be."""
+    """Returns all permissions that a call needs."""
     entry = _ENTRIES.get(f"{service}:{action}")
     if entry is None:
         raise Unjudged(
@@ -79,7 +79,7 @@ def _run_instances(response: BaseResponse) -> Asks:
     if template := response._get_param("LaunchTemplate"):
         yield Ask(_RUN, _arn(region, "launch-template", template.get("LaunchTemplateId", "*")))
     yield from _tags_on_create("RunInstances", region, tags)
-    # What an instance may do with a role, its launcher could do through it.
+    # Through an instance, its launcher gains all permissions of the instance's role.
     for role in profile.roles if profile is not None else []:
         yield Ask("iam:PassRole", role.arn, {"iam:PassedToService": "ec2.amazonaws.com"})
 
@@ -98,7 +98,7 @@ def _launched(response: BaseResponse, profile: Any, tags: Mapping[str, str]) -> 
 def _launched_into(response: BaseResponse, tags: Mapping[str, str]) -> Asks:
     region, get = response.region, response._get_param
     for interface in get("NetworkInterfaces", []) or [{}]:
-        # A default subnet or group is not named.
+        # The request does not contain a default subnet or group.
         subnet = interface.get("SubnetId") or get("SubnetId") or "*"
         groups = interface.get("Groups") or get("SecurityGroupIds", []) or ["*"]
         yield Ask(_RUN, _arn(region, "network-interface"), _request_tags(tags))
@@ -142,7 +142,7 @@ def _create_snapshot(response: BaseResponse) -> Asks:
 
 
 def _copy_snapshot(response: BaseResponse) -> Asks:
-    """Judged on the source and on the copy; the source's tags are not in the context."""
+    """Needs both source and copy; the source's tags are not in the context."""
     region, home = response.region, response._get_param("SourceRegion")
     source, tags = response._get_param("SourceSnapshotId"), _tags_of(response)
     if not _exists(home, source):
@@ -177,7 +177,7 @@ def _modify_snapshot_attribute(response: BaseResponse) -> Asks:
 
 
 def _on_existing(action: str, parameter: str) -> Callable[[BaseResponse], Asks]:
-    """An action on resources that are there, named by one parameter."""
+    """An action on existing resources, with their IDs in one parameter."""
 
     def entry(response: BaseResponse) -> Asks:
         named = response._get_param(parameter)
@@ -190,7 +190,7 @@ def _on_existing(action: str, parameter: str) -> Callable[[BaseResponse], Asks]:
 
 
 def _arn(region: str, kind: str, id_: str = "*") -> str:
-    """Of an EC2 resource; `*` stands for one that the call creates."""
+    """Returns the ARN of an EC2 resource; `*` stands for one that the call creates."""
     account = "" if kind in ("snapshot", "image") else ACCOUNT
     return f"arn:aws:ec2:{region}:{account}:{kind}/{id_}"
 
@@ -216,7 +216,7 @@ def _exists(region: str, id_: str) -> bool:
 
 
 def _existing(region: str, id_: str) -> Context:
-    """What the context says of a resource that is there."""
+    """Returns the context keys of an existing resource."""
     context = _resource_tags(region, id_)
     backend = ec2_backends[ACCOUNT][region]
     if id_ in backend.snapshots:
@@ -227,7 +227,7 @@ def _existing(region: str, id_: str) -> Context:
 
 
 def _owner(snapshot: Any) -> str:
-    """The reference: `amazon`, `aws-marketplace` or the ID of an account."""
+    """Per the reference: `amazon`, `aws-marketplace` or the ID of an account."""
     images = snapshot.ec2_backend.amis.values()
     owned_by_amazon = any(
         image.owner_id == bottlerocket.OWNER and image.ebs_snapshot.id == snapshot.id
@@ -251,7 +251,7 @@ def _request_tags(tags: Mapping[str, str]) -> Context:
 
 
 def _tags_of(response: BaseResponse) -> Mapping[str, dict[str, str]]:
-    """The tags that the call gives to what it creates, by the kind of resource."""
+    """Returns the tags of the resources that the call creates, by kind of resource."""
     given: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for specification in response._get_param("TagSpecifications", []):
         for tag in specification.get("Tags", []):
@@ -272,15 +272,15 @@ def _bool(value: Any) -> str:
 
 
 def _profile(asked: Mapping[str, str]) -> Any:
-    """The instance profile that a launch names by its ARN or its name."""
+    """Returns the instance profile of a launch, by ARN or name."""
     for profile in iam_backends[ACCOUNT]["aws"].instance_profiles.values():
         if asked.get("Arn") == profile.arn or asked.get("Name") == profile.name:
             return profile
     return None
 
 
-# KMS, which other services call on behalf of the caller. A key that AWS manages for a service lets
-# everybody in who may use the service, so only a customer's own key asks anything.
+# KMS, which other services call on behalf of the caller. A key that AWS manages for a
+# service admits every user of the service, so only a customer's own key needs permissions.
 
 _FOR_EBS = (
     "kms:Decrypt",
@@ -292,7 +292,7 @@ _FOR_EBS = (
 
 
 def _ebs_encryption(key: str, region: str) -> Asks:
-    """Source: EBS User Guide, "Requirements for Amazon EBS encryption": these, whatever is made."""
+    """Source: EBS User Guide, "Requirements for Amazon EBS encryption", for every resource."""
     if _is_aws_managed(key):
         return
     if not key.startswith("arn:"):
@@ -325,7 +325,7 @@ def _default_ebs_keys() -> Iterable[str]:
 def _send_command(response: BaseResponse) -> Asks:
     region, document = response.region, response._get_param("DocumentName")
     if not document.startswith("arn:"):
-        # AWS's own documents belong to no account.
+        # ARNs of AWS's own documents have no account.
         account = "" if document.startswith("AWS-") else ACCOUNT
         document = f"arn:aws:ssm:{region}:{account}:document/{document}"
     yield Ask("ssm:SendCommand", document)
@@ -360,7 +360,7 @@ def _on_parameter(action: str, parameter: str = "Name") -> Callable[[BaseRespons
 def _parameter_arn(region: str, name: str) -> str:
     if name.startswith("arn:"):
         return name
-    # AWS's public parameters belong to no account.
+    # ARNs of AWS's public parameters have no account.
     account = "" if name.startswith("/aws/service/") else ACCOUNT
     return f"arn:aws:ssm:{region}:{account}:parameter/{name.removeprefix('/')}"
 

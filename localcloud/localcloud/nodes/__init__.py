@@ -1,4 +1,4 @@
-"""The machines behind EC2 instances: real where the machine allows it, else simulated."""
+"""The machines behind EC2 instances: real if the machine allows it, else simulated."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ __all__ = ["Launch", "Node", "Nodes", "Result", "install"]
 log = logging.getLogger(__name__)
 
 CONTAINER_SECONDS = 600.0
-"""How long `run` waits for a pull and a start."""
+"""Time limit of `run` for a pull and a start."""
 
 
 def choose() -> tuple[Kind, str]:
-    """The kind of nodes, and why it is that one.
+    """Returns the kind of nodes, and the reason.
 
     `PREPULL_NODES` set to `real` or `simulated` decides; otherwise the machine does.
     """
@@ -163,7 +163,10 @@ def install(cloud: Cloud) -> Nodes:
     cloud.control("snapshots", _snapshot_content(kind, cloud.state / "snapshots"))
     cloud.leftovers(
         "processes",
-        lambda: [{"instance": n.launch.instance_id, "pid": n.process.pid} for n in nodes.all()],
+        lambda: [
+            {"instance": n.launch.instance_id, "pid": n.process.pid if n.process else None}
+            for n in nodes.all()
+        ],
     )
     cloud.leftovers("loop_devices", lambda: sorted(real.loop_devices(cloud.state)))
     cloud.leftovers("mounts", lambda: _mounts_below(cloud.state))

@@ -1,7 +1,7 @@
-"""Control groups of a node's own, so that its containers leave none behind.
+"""Control groups for a node, so that its containers leave none behind.
 
-Works with the old hierarchies, the unified one, and both side by side. A
-hierarchy that does not let us make a group is left out.
+Works with the old hierarchies, the unified one, and both side by side. Skips a
+hierarchy that refuses a new group.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CPUSET = ("cpuset.cpus", "cpuset.mems")
 
 
 def own_groups() -> dict[str, Path]:
-    """This process's group in every hierarchy, by the hierarchy's directory."""
+    """Returns this process's group in every hierarchy, by the hierarchy's directory."""
     found = {}
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
@@ -31,14 +31,14 @@ def own_groups() -> dict[str, Path]:
 
 
 def create(name: str) -> dict[str, str]:
-    """Makes the node's groups and returns them by the hierarchy's directory."""
+    """Creates the node's groups and returns them by the hierarchy's directory."""
     made = {}
     for hierarchy, parent in own_groups().items():
         group = parent / name
         try:
             group.mkdir(exist_ok=True)
             for file in CPUSET:
-                # A new group of the old cpuset hierarchy takes no process until these are set.
+                # A new group of the old cpuset hierarchy accepts processes only with these set.
                 if hierarchy == "cpuset" and not (group / file).read_text().strip():
                     (group / file).write_text((parent / file).read_text())
         except OSError:
@@ -55,7 +55,7 @@ def remove(name: str) -> None:
                 for directory, _, _ in os.walk(parent / name, topdown=False):
                     os.rmdir(directory)
             except OSError:
-                # Processes that were killed are not gone at once.
+                # Killed processes do not end at once.
                 if time.monotonic() > deadline:
                     break
                 time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""What real and simulated nodes have in common, for those who start them."""
+"""The common interface of real and simulated nodes."""
 
 from __future__ import annotations
 
@@ -7,44 +7,44 @@ from pathlib import Path
 from typing import Any, Protocol
 
 BLOCK = 512 << 10
-"""EBS stores snapshots in blocks of so many bytes, and of a later one those that changed."""
+"""Block size of EBS snapshots, in bytes. A later snapshot stores only changed blocks."""
 
 STANDINS = Path(__file__).resolve().parent.parent / "standins"
 
 
 class Kind(Protocol):
-    """How volumes are kept, and how a node is started on one."""
+    """Storage of volumes, and the start of nodes on them."""
 
     name: str
 
     def create_volume(self, volume: Path, gib: int) -> None:
-        """Makes an empty volume, which a node formats at its first boot."""
+        """Creates an empty volume, which a node formats at its first boot."""
 
     def copy_volume(self, source: Path, target: Path) -> None:
-        """Copies a volume as it is at this moment, mounted or not."""
+        """Copies the current content of a volume, mounted or not."""
 
     def grow_volume(self, volume: Path, gib: int) -> None:
-        """The file system follows at the next boot."""
+        """Grows a volume. The file system grows at the next boot."""
 
     def remove_volume(self, volume: Path) -> None: ...
 
     def files(self, volume: Path, under: str) -> list[str]:
-        """Every path on the volume below `under`, which starts with `/local`."""
+        """Returns every path on the volume below `under`, which starts with `/local`."""
 
     def remove_file(self, volume: Path, path: str) -> None:
-        """Removes one of the paths that `files` tells, behind the back of whoever wrote it."""
+        """Removes one of the paths from `files` without an update of its owner's records."""
 
     def changed_blocks(self, volume: Path, base: Path | None) -> int | None:
-        """How many blocks differ from those of the base, or from zeros; None where none exist."""
+        """Counts blocks that differ from the base, or from zeros; `None` without blocks."""
 
     def command(self, name: str, channel: int, configuration: Path) -> list[str]:
-        """The program that is the node, given its end of the channel."""
+        """Returns the node's command line, for its end of the channel."""
 
     def configuration(self, name: str) -> dict[str, Any]:
-        """What the node's program must know of the preparations for it."""
+        """Returns the part of the node's configuration that depends on the kind."""
 
     def release(self, name: str, volume: Path) -> None:
-        """Frees what a node that has ended still holds."""
+        """Frees the resources of an ended node."""
 
 
 def programs_missing(names: tuple[str, ...]) -> list[str]:

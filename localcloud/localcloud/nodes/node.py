@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,18 @@ from .kind import Kind
 
 MACHINE = {"x86_64": "x86_64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 OFF_SECONDS = 60.0
-"""After so long an orderly stop is cut short, as EC2 does too in the end."""
+"""Time limit for an orderly stop, in seconds. After it the node loses power, as EC2 does too."""
+START_SECONDS = 60.0
+"""Time limit for a command to wait until the process of its node has started, in seconds."""
+
+
+class NotStartedError(Exception):
+    """The process of a node did not start in time."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a command on a node ended."""
+    """Result of a command on a node."""
 
     code: int
     stdout: str
@@ -30,26 +37,26 @@ class Result:
 
 @dataclass(frozen=True)
 class Launch:
-    """What an instance brings to its node."""
+    """Properties of an instance that its node needs."""
 
     instance_id: str
     architecture: str
-    """`x86_64` or `arm64`, whatever the machine is."""
+    """`x86_64` or `arm64`, independent of the machine."""
     hostname: str
     user_data: str
     volume: Path
     os: dict[str, str]
     credentials: dict[str, str]
-    """Of the instance's role; empty without an instance profile."""
+    """Credentials of the instance's role; empty without an instance profile."""
     endpoint: str
     region: str
     registries: dict[str, str]
-    """Addresses of the local registries, by the host that references name."""
+    """Addresses of the local registries, by host in references."""
     ca: Path
     """The authority that signed their certificate."""
     timings: dict[str, float]
     disk_full_after_bytes: int | None = None
-    """So many more bytes a simulated node's volume takes; None for as many as it is large."""
+    """Free bytes on a simulated node's volume; `None` for its full size."""
 
 
 @dataclass
@@ -64,6 +71,12 @@ class Node:
     ended: threading.Event = field(default_factory=threading.Event)
     agent_online: bool = False
     failure: str | None = None
+    process: subprocess.Popen[bytes] | None = None
+    """`None` until the node has started, and if it failed to start."""
+    _channel: socket.socket | None = None
+    """Set before `_started`; stays `None` if the node failed to start."""
+    _started: threading.Event = field(default_factory=threading.Event)
+    """Set when the node accepts commands, and when it failed to start."""
     _waiting: dict[str, Callable[[Result], None]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -72,25 +85,45 @@ class Node:
         return f"localcloud-{self.launch.instance_id}"
 
     def start(self) -> None:
+        """Starts the process.
+
+        If that fails, the node ends and `on_end` is called before this returns.
+        """
+        try:
+            self._spawn()
+        except Exception as error:
+            self.failure = f"the process did not start: {error}"
+            self._started.set()
+            self._end()
+            return
+        self._started.set()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _spawn(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         configuration = self.directory / "config.json"
-        # It holds the user data, and that may hold passwords.
+        # It contains the user data, which can contain passwords.
         configuration.touch(mode=0o600)
         configuration.write_text(json.dumps(self._configuration()))
         ours, theirs = socket.socketpair()
-        self._channel = ours
-        with theirs, open(self.directory / "console.log", "ab") as console:
+        with (
+            ExitStack() as on_failure,
+            theirs,
+            open(self.directory / "console.log", "ab") as console,
+        ):
+            on_failure.enter_context(ours)
             self.process = subprocess.Popen(
                 self.kind.command(self.name, theirs.fileno(), configuration),
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
                 pass_fds=[theirs.fileno()],
-                # An interrupt at the terminal is for the local cloud, which
+                # An interrupt from the terminal goes to the local cloud, which
                 # stops its nodes in order.
                 start_new_session=True,
             )
-        threading.Thread(target=self._listen, daemon=True).start()
+            on_failure.pop_all()
+        self._channel = ours
 
     def _configuration(self) -> dict[str, Any]:
         launch = self.launch
@@ -115,12 +148,12 @@ class Node:
             **self.kind.configuration(self.name),
         }
 
-    # Orders
+    # Commands
 
     def run(self, identity: str, script: str, ended: Callable[[Result], None]) -> None:
         """Runs a script in the control container, as the SSM agent does.
 
-        `ended` is not called when the node ends before the script does.
+        `ended` is not called if the node ends before the script.
         """
         self._waiting[identity] = ended
         self._send({"order": "run", "id": identity, "script": script})
@@ -144,15 +177,27 @@ class Node:
         self._send({"order": "cut_power"})
 
     def stop_and_wait(self, seconds: float = 20.0) -> None:
-        """Ends the node in order, or by force where that takes too long."""
+        """Ends the node in order, or by force if that takes too long."""
         self.power_off()
         if not self.ended.wait(seconds):
             self.cut_power()
             if not self.ended.wait(5):
-                self.process.kill()
+                if self.process is not None:
+                    self.process.kill()
                 self.ended.wait(5)
 
     def _send(self, order: dict[str, Any]) -> None:
+        """Sends a command to the node. Raises `NotStartedError` if the node does not start in time.
+
+        A node that has ended, or failed to start, ignores commands: `on_end` reports its end.
+        """
+        if not self._started.wait(START_SECONDS):
+            raise NotStartedError(
+                f"sending {order['order']} to {self.name}: its process did not start "
+                f"within {START_SECONDS:g} s. Try again when the machine is less busy"
+            )
+        if self._channel is None:
+            return
         try:
             with self._lock:
                 self._channel.sendall(json.dumps(order).encode() + b"\n")
@@ -162,6 +207,7 @@ class Node:
     # Events
 
     def _listen(self) -> None:
+        assert self._channel is not None and self.process is not None
         with self._channel, self._channel.makefile("rb") as lines:
             try:
                 for line in lines:
@@ -169,10 +215,15 @@ class Node:
             except OSError:
                 pass  # Reset by a node that was killed.
         self.process.wait()
+        self._end()
+
+    def _end(self) -> None:
         self.agent_online = False
-        self.kind.release(self.name, self.launch.volume)
-        self.ended.set()
-        self.on_end(self)
+        try:
+            self.kind.release(self.name, self.launch.volume)
+        finally:
+            self.ended.set()
+            self.on_end(self)
 
     def _handle(self, event: dict[str, Any]) -> None:
         match event["event"]:

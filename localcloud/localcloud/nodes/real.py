@@ -20,8 +20,8 @@ NAMESPACES = ("--mount", "--uts", "--ipc", "--pid", "--cgroup")
 RELEASE_SECONDS = 30.0
 JOIN = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit; shift; done; shift; exec "$@"'
 
-# Everything that a node needs of the kernel, tried out in a second and undone
-# by the end of the namespace.
+# Tests each kernel feature that a node needs, within a second. The end of the
+# namespace undoes it.
 PROBE = """
 set -e
 cd "$1"
@@ -36,7 +36,7 @@ mount -t xfs -o loop,nouuid volume local
 
 
 def obstacle() -> str | None:
-    """Why real nodes are not possible here; None when they are."""
+    """Returns the reason why real nodes are not possible; `None` if they are."""
     if os.geteuid() != 0:
         return "localcloud does not run as root"
     missing = programs_missing(PROGRAMS)
@@ -53,7 +53,7 @@ def obstacle() -> str | None:
 
 
 def _mounted(volume: Path, options: str, script: str, path: str) -> str:
-    """What a script prints that runs at the root of a volume, with `path` on it as `$3`.
+    """Runs a script at the root of a volume, with `path` as `$3`, and returns its output.
 
     The mount ends with its namespace.
     """
@@ -92,7 +92,7 @@ class RealNodes:
         volume.unlink(missing_ok=True)
 
     def files(self, volume: Path, under: str) -> list[str]:
-        # Nothing is recovered or written, so that looking at a snapshot does not change it.
+        # Without recovery and writes, so that reading a snapshot does not change it.
         found = _mounted(
             volume, "ro,norecovery", 'if [ -e ".$3" ]; then find ".$3" -mindepth 1; fi', under
         )
@@ -112,7 +112,7 @@ class RealNodes:
         python = sys._base_executable  # type: ignore[attr-defined]
         init = [python, "-SEsB", str(STANDINS / "init.py"), str(channel), str(configuration)]
         groups = [f"{group}/cgroup.procs" for group in cgroups.create(name).values()]
-        # Joined before the namespaces are made, so that the node sees its groups as roots.
+        # Joined before the creation of namespaces, so that the node sees its groups as roots.
         return [
             "sh",
             "-c",
@@ -134,7 +134,7 @@ class RealNodes:
 
 
 def _blocks_with_data(file: BinaryIO) -> set[int]:
-    """The numbers of the blocks of a sparse file that are not wholly holes."""
+    """Returns the numbers of a sparse file's blocks with data."""
     found: set[int] = set()
     size = os.fstat(file.fileno()).st_size
     at = 0
@@ -149,27 +149,27 @@ def _blocks_with_data(file: BinaryIO) -> set[int]:
 
 
 def _block(file: BinaryIO | None, number: int) -> bytes:
-    """Zeros where there is no file, or where it ends before."""
+    """Reads a block, padded with zeros. Without a file it is all zeros."""
     read = os.pread(file.fileno(), BLOCK, number * BLOCK) if file else b""
     return read.ljust(BLOCK, b"\0")
 
 
 def loop_devices(below: Path) -> dict[str, str]:
-    """The loop devices whose file is `below` or in it, with that file."""
+    """Returns loop devices with their files, if the file is `below` or in it."""
     found = {}
     for entry in Path("/sys/block").glob("loop*/loop/backing_file"):
         try:
-            # The kernel marks a file that was deleted meanwhile.
+            # The kernel marks a deleted file.
             file = entry.read_text().strip().removesuffix(" (deleted)")
         except OSError:
-            continue  # Detached while we looked.
+            continue  # Detached since the listing.
         if Path(file).is_relative_to(below.resolve()):
             found[f"/dev/{entry.parts[3]}"] = file
     return found
 
 
 def clean_up_stale(state: Path) -> None:
-    """Frees what an earlier run in `state`, that was killed, has left behind."""
+    """Frees the resources of an earlier, killed run in `state`."""
     for device in loop_devices(state):
         subprocess.run(["losetup", "--detach", device], capture_output=True, check=False)
     for directory in (state / "nodes").glob("*"):
@@ -178,7 +178,7 @@ def clean_up_stale(state: Path) -> None:
 
 
 def _wait_until_released(volume: Path) -> None:
-    # The kernel takes a namespace apart after its first process has ended.
+    # The kernel removes a namespace some time after the end of its first process.
     deadline = time.monotonic() + RELEASE_SECONDS
     while loop_devices(volume):
         if time.monotonic() > deadline:

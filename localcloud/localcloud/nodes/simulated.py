@@ -1,7 +1,7 @@
 """Nodes without a container runtime: a volume is a directory.
 
-Images are really downloaded from the registry and kept as blobs, but nothing
-is unpacked into a file system and no container runs.
+A node downloads images from the registry and keeps their blobs. It unpacks no
+file system and runs no container.
 """
 
 from __future__ import annotations

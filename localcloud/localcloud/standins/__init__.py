@@ -1,5 +1,5 @@
 """Programs that run inside a node in place of Bottlerocket's own.
 
-They are started by path with the standard library only, because a node sees
-nothing of the environment that the local cloud itself runs in.
+They start by path with the standard library only, because a node cannot see the
+local cloud's environment.
 """

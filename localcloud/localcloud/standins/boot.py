@@ -1,7 +1,7 @@
-"""What a boot of Bottlerocket writes: its configuration, and state on the data volume.
+"""Files that a boot of Bottlerocket writes: configuration, and state on the data volume.
 
-The state has the places and the shape of the real thing, above all the
-secrets, so that a scrub that forgets one of them is found out.
+State files have their real paths and formats, above all the secrets, so that
+tests detect a scrub that misses one of them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ config_path = "/etc/containerd/certs.d"
 
 
 def read_settings(user_data: str) -> dict[str, Any] | None:
-    """The settings in the user data; None where it is not readable TOML."""
+    """Returns the settings in the user data; `None` if it is not readable TOML."""
     try:
         return tomllib.loads(user_data).get("settings", {})
     except tomllib.TOMLDecodeError:
@@ -107,7 +107,7 @@ def write_configuration(root: Path, config: dict[str, Any], settings: dict[str, 
 
 
 def host_ctr_toml(registry: dict[str, Any]) -> str:
-    """As Bottlerocket renders settings.container-registry for host-ctr."""
+    """Renders settings.container-registry for host-ctr as Bottlerocket does."""
     lines = []
     for mirror in registry.get("mirrors", []):
         lines.append(f"[mirrors.{json.dumps(mirror['registry'])}]")
@@ -135,7 +135,7 @@ def containerd_major() -> int:
 
 
 def write_state(root: Path, config: dict[str, Any]) -> None:
-    """What services leave on the data volume at every boot."""
+    """Writes the files that services leave on the data volume at every boot."""
     user_data = config["user_data"]
     for container in ("admin", "control"):
         write(root, f"{HOST_CONTAINERS}/{container}/user-data", user_data, 0o600)
@@ -161,7 +161,7 @@ def write_agent_state(root: Path, instance_id: str) -> None:
 
 
 def command_directory(root: Path, instance_id: str, command_id: str) -> Path:
-    """Where the agent keeps a command's script and output."""
+    """Returns the agent's directory for a command's script and output."""
     path = (
         root
         / f"{HOST_CONTAINERS}/control/ssm/{instance_id}/document/orchestration"
@@ -177,7 +177,7 @@ def save_random_seed(root: Path) -> None:
 
 
 def private_key(name: str) -> str:
-    """Looks like a key and is none; a test can search for its words."""
+    """Returns a fake key; a test can search for its words."""
     body = os.urandom(48).hex()
     return f"-----BEGIN PRIVATE KEY-----\n{name} {body}\n-----END PRIVATE KEY-----\n"
 
@@ -205,7 +205,7 @@ def descendants(ancestor: int) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                # The name in brackets may hold spaces; the parent comes after it.
+                # The name in brackets can contain spaces; the parent follows it.
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
@@ -218,7 +218,7 @@ def descendants(ancestor: int) -> list[int]:
 
 
 def reap_one() -> bool:
-    """Waits for one child; False when there is none left."""
+    """Waits for one child; returns False without children."""
     try:
         os.waitpid(-1, 0)
     except ChildProcessError:

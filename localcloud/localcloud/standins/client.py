@@ -1,4 +1,4 @@
-"""How the node's commands talk to its service manager."""
+"""Client of the node's service manager, for the node's commands."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from this_node import ROOT
 
 
 def ask(request: dict[str, Any]) -> dict[str, Any]:
-    """The manager's reply; ends the program where the manager refuses."""
+    """Returns the manager's reply; ends the program if the manager refuses."""
     connection = socket.socket(socket.AF_UNIX)
-    # The path of a simulated node can be longer than a socket's may be.
+    # A simulated node's path can exceed the length limit of socket paths.
     here = os.open(".", os.O_RDONLY)
     try:
         os.chdir(ROOT / "run/localcloud")

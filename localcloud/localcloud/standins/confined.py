@@ -1,8 +1,8 @@
 """A simulated node's coreutils: the real program, inside the node's directory only.
 
-Every argument that is an absolute path is moved below the node's root, and
-refused where a link would lead out of it. So `find /var/lib/kubelet -delete`
-deletes the node's files and never the machine's.
+Absolute paths in arguments move below the node's root. A path is refused if a
+link leads out of the root. So `find /var/lib/kubelet -delete` deletes the
+node's files and never the machine's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> int:
     for word in words:
         if ".." in Path(word).parts:
             sys.exit(f"{program}: {word}: '..' is not simulated")
-    # Relative paths are the root's, as a service's are.
+    # Relative paths start at the root, as in a service.
     return subprocess.call([real_program(program), *words], cwd=ROOT)
 
 
@@ -46,7 +46,7 @@ def confine(path: str) -> str:
 
 
 def inside(path: Path) -> bool:
-    """Whether the path stays in the root or on the node's own volume."""
+    """Returns whether the path stays in the root or on the node's volume."""
     real = Path(os.path.realpath(path))
     homes = (Path(os.path.realpath(ROOT)), Path(os.path.realpath(ROOT / "local")))
     return any(real.is_relative_to(home) for home in homes)

@@ -1,7 +1,7 @@
-"""What `ctr images check` finds out, for nodes whose own `ctr` cannot.
+"""The checks of `ctr images check`, for nodes without a real `ctr`.
 
-`ctr` checks the platform of the machine it runs on. These answers are for the
-node's platform, in the same words and columns.
+`ctr` checks the platform of its machine. These answers are for the node's
+platform, with the same texts and columns.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Image:
 
 class Store(Protocol):
     platform: str
-    """As `linux/arm64`."""
+    """Platform, for example `linux/arm64`."""
 
     def images(self, filters: list[str]) -> Iterable[Image]: ...
 
     def blob(self, digest: str) -> bytes | None:
-        """A manifest, index or configuration, where it is there."""
+        """Returns a manifest, index or configuration; `None` if it is missing."""
 
     def has(self, digest: str) -> bool: ...
 
@@ -57,7 +57,7 @@ def digest_of(content: bytes) -> str:
 
 
 def manifest_for(store: Store, digest: str) -> dict[str, Any] | None:
-    """The manifest of the store's platform behind an image's digest."""
+    """Returns the manifest of an image's digest for the store's platform."""
     blob = store.blob(digest)
     if blob is None:
         return None
@@ -69,7 +69,7 @@ def manifest_for(store: Store, digest: str) -> dict[str, Any] | None:
 
 
 def entries_for(index: dict[str, Any], platform: str) -> Iterator[dict[str, Any]]:
-    """The entries of an index that are for the platform; none of a manifest."""
+    """Returns an index's entries for the platform; empty for a manifest."""
     for entry in index.get("manifests", []):
         described = entry.get("platform", {})
         if f"{described.get('os')}/{described.get('architecture')}" == platform:
@@ -77,7 +77,7 @@ def entries_for(index: dict[str, Any], platform: str) -> Iterator[dict[str, Any]
 
 
 def chain_ids(diff_ids: list[str]) -> list[str]:
-    """The names of the snapshots that the layers make, each on top of the one before."""
+    """Returns the names of the layers' snapshots, each on top of the previous one."""
     return list(accumulate(diff_ids, lambda below, layer: digest_of(f"{below} {layer}".encode())))
 
 
@@ -108,7 +108,7 @@ def human(size: float) -> str:
 
 
 def table(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    """Columns as Go's tabwriter makes them: every cell but the last is padded."""
+    """Formats columns as Go's tabwriter does: pads every cell but the last."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]

@@ -1,4 +1,4 @@
-"""Where an image can be fetched from, and with which credentials."""
+"""Registries of an image, and their credentials."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ ECR = re.compile(
 
 
 class PullFailed(Exception):
-    """What the puller says last."""
+    """Failure of a pull, with the puller's last line."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One place to fetch an image from, and what to send along."""
+    """A registry to fetch an image from, with the credentials to send."""
 
     url: str
     authorization: str | None

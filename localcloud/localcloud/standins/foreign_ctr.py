@@ -1,8 +1,8 @@
 """`ctr` on a node whose architecture is not the machine's.
 
-Everything is containerd's own, but two commands that look for the machine's
-platform and do not find it: `images check`, and `images ls`, which complains
-that it cannot tell the size.
+It replaces two commands that search for the machine's platform in vain: `images
+check`, and `images ls`, which warns that it cannot calculate the size. Other
+commands go to containerd's `ctr`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def list_images(arguments: list[str]) -> int:
 
 
 def main() -> int:
-    # Options before the command are containerd's client's own; they are passed on.
+    # Options before the command belong to containerd's client and are passed on.
     options = []
     words = sys.argv[1:]
     while words and words[0].startswith("-"):

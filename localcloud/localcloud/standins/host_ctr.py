@@ -1,9 +1,9 @@
 """`host-ctr pull-image`: Bottlerocket's image puller, on top of `ctr`.
 
-As the real one it takes the token for private ECR from the instance's role,
-all other credentials from the registry configuration, tries again five times,
-unpacks, and records an ECR image under two names: the canonical one and the one
-it was asked for.
+Like the real one, it gets the token for private ECR through the instance's role,
+and other credentials from the registry configuration. It retries five times and
+unpacks. It records an ECR image under two names: the canonical and the requested
+one.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def log(level: str, message: str, **fields: str) -> None:
 
 
 def hosts_toml(places: list[Endpoint]) -> str:
-    """containerd's hosts.toml; the token goes here and on no command line.
+    """Writes containerd's hosts.toml; it keeps the token off the command line.
 
-    The last place is the server itself. It stands among the hosts as well,
-    because containerd 1.6 reads no file without hosts; and its settings stand at
-    the top too, because what a host does not have is asked of the server again.
+    The last endpoint is the server. It is also among the hosts, because containerd
+    1.6 ignores a file without hosts. Its settings are also at the top, because
+    containerd asks the server again for content that a host lacks.
     """
     server = places[-1]
     lines = [f"server = {json.dumps(server.url)}", *host_lines(server)]
@@ -61,7 +61,7 @@ def host_lines(place: Endpoint) -> list[str]:
 def pull_once(
     reference: str, places: list[Endpoint], labels: list[str], config: dict[str, Any]
 ) -> None:
-    """Fetches and unpacks; raises PullFailed with the puller's last words."""
+    """Fetches and unpacks. Raises PullFailed with the puller's last line."""
     if config["kind"] == "simulated":
         simulated_pull.pull(reference, places, labels)
         return
@@ -83,7 +83,7 @@ def pull_once(
             *(["--local"] if config["containerd_major"] >= 2 else []),
             reference,
         ]
-        # Progress goes to a file: a pipe that nobody reads stops the pull.
+        # Progress goes to a file: a full pipe without a reader stops the pull.
         with tempfile.TemporaryFile(dir=directory) as output:
             code = subprocess.run(command, stdout=output, stderr=output, check=False).returncode
             output.seek(max(0, output.seek(0, 2) - 2000))
@@ -98,7 +98,7 @@ def tag(source: str, target: str) -> None:
 
 
 def canonical(reference: str) -> str | None:
-    """The name under which the ECR resolver records an image."""
+    """Returns the image's name in the records of the ECR resolver."""
     ecr = ECR.match(reference)
     if ecr is None:
         return None
@@ -108,7 +108,7 @@ def canonical(reference: str) -> str | None:
 def pull(
     reference: str, registry_config: str, labels: list[str], say: Callable[..., None] = log
 ) -> None:
-    """Raises PullFailed when the last try has failed as well."""
+    """Retries a pull. Raises PullFailed after the last failure."""
     config = description()
     interval = float(config["pull_retry_seconds"])
     for attempt in range(RETRIES + 1):

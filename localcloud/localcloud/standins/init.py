@@ -1,10 +1,10 @@
 """A node: its boot, its services, and its end.
 
-Started with the number of a socket on which the local cloud gives orders and
-gets events, and with the node's configuration as a JSON file. When the local
-cloud goes away, in whatever way, the socket's other end closes and the node
-ends; on a real node this process is PID 1 of its namespace, so that the kernel
-ends everything else in it.
+Its arguments are the number of a socket for the local cloud's commands and the
+node's events, and the node's configuration as a JSON file. When the local cloud
+ends or dies, the socket's other end closes and the node ends. On a real node
+this process is PID 1 of its namespace, so the kernel ends all other processes
+in it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from journal import Journal
 from loop import Loop, kill_session
 from systemd import SOCKET, Refused, Systemd, Unit
 
-# What a shell script finds in the control and the admin container. Neither has
-# containerd's client or systemd's: those are reached through sheltie only.
+# Programs for scripts in the control and the admin container. Neither has
+# containerd's client or systemd's: only sheltie leads to those.
 CONTAINER_TOOLS = """
     [ awk base64 basename bash cat chmod cp cut date dirname echo env expr false grep head id jq ls
     mkdir mktemp mv nproc printf pwd readlink rm sed seq sh sha256sum sleep sort stat tail tee test
@@ -61,10 +61,10 @@ class Node:
         self.shims = self.root / "run/localcloud"
         self.loop = Loop()
         self.running: dict[str, int] = {}
-        """Process IDs of the commands that the local cloud had started."""
+        """Process IDs of the local cloud's running commands."""
         self.ending = False
         self._containerd_stopped: Callable[[], None] = lambda: None
-        """What waits for containerd to end."""
+        """Callbacks for the end of containerd."""
 
     # Boot
 
@@ -99,7 +99,7 @@ class Node:
         socket.sethostname(config["hostname"])
 
     def _prepare_directory(self) -> None:
-        # Without a PID namespace, orphans must come to us and not to PID 1.
+        # Without a PID namespace, this process must adopt orphans instead of PID 1.
         boot.become_subreaper()
         self.root.mkdir(parents=True, exist_ok=True)
         local = self.root / "local"
@@ -171,10 +171,10 @@ class Node:
         (self._bin(place) / name).symlink_to(target)
 
     def _launcher(self, path: Path, script: str, *arguments: str) -> None:
-        """A command that runs one of our programs, whatever PATH it has.
+        """Returns a command that runs one of our programs with any PATH.
 
-        -S keeps the interpreter's start short, and nothing but the standard
-        library can be imported.
+        -S shortens the interpreter's start and limits imports to the standard
+        library.
         """
         python = sys._base_executable  # type: ignore[attr-defined]
         libraries = ""
@@ -204,7 +204,7 @@ class Node:
             unit.on_start = self._admin_started if name == "admin" else self._control_started
             unit.on_stop = stopped
             add(unit)
-        # It saves a new seed when it stops, and at shutdown it is stopped.
+        # It saves a new seed at its stop, also at shutdown.
         add(
             Unit(
                 "systemd-random-seed.service",
@@ -214,7 +214,7 @@ class Node:
                 on_stop=self._random_seed_stopped,
             )
         )
-        # Without a cluster kubelet fails and is started again, for ever.
+        # Without a cluster kubelet fails, and systemd restarts it without end.
         add(Unit("kubelet.service", "Kubelet", active="activating", sub="auto-restart"))
 
     def _start_services(self) -> None:
@@ -225,10 +225,10 @@ class Node:
         timings = self.config["timings"]
         delay = 0.0
         if not boot.setting(self.settings, "kubernetes", "hostname-override"):
-            # Host containers wait until the search for a host name is given up.
+            # Host containers wait for the end of the search for a host name.
             delay = timings["agent_seconds_without_hostname"]
         if self.config["credentials"]:
-            # Without a role the control container's image cannot be pulled.
+            # Without a role the node cannot pull the control container's image.
             agent = delay + timings["agent_seconds"]
             self.loop.after(agent, lambda: self._start_by_name("host-containers@control"))
         if boot.setting(self.settings, "host-containers", "admin", "enabled"):
@@ -303,7 +303,7 @@ class Node:
         boot.save_random_seed(self.root)
         done()
 
-    # Orders of the local cloud
+    # Commands of the local cloud
 
     def tell(self, event: str, **values: Any) -> None:
         try:
@@ -325,7 +325,7 @@ class Node:
             getattr(self, f"order_{order['order']}")(order)
 
     def order_run(self, order: dict[str, Any]) -> None:
-        """A RunCommand: a script in the control container, kept as the agent keeps it."""
+        """Runs a script in the control container and keeps its files as the agent does."""
         directory = boot.command_directory(self.root, self.config["instance_id"], order["id"])
         script = directory / "_script.sh"
         script.write_text(order["script"])
@@ -373,12 +373,12 @@ class Node:
     # The end
 
     def power_off(self) -> None:
-        """Every unit stops, the data volume is unmounted, then the node is off."""
+        """Stops every unit, unmounts the data volume, then ends the node."""
         if self.ending:
             return
         self.ending = True
         units = [u for u in self.systemd.units.values() if not u.ended and u.sub != "auto-restart"]
-        # containerd goes last: the others may still need it.
+        # containerd stops last: other units can still need it.
         units.sort(key=lambda unit: unit.name == "containerd.service")
 
         def stop_next() -> None:
@@ -396,14 +396,14 @@ class Node:
         else:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)
-            # They must be gone before the volume can be unmounted.
+            # They must end before the unmount of the volume.
             while boot.reap_one():
                 pass
             rootfs.leave()
         os._exit(0)
 
     def cut_power(self) -> None:
-        """What has not reached the disk is lost."""
+        """Ends the node at once; unwritten data is lost."""
         if self.simulated:
             boot.kill_descendants()
         else:
@@ -412,12 +412,12 @@ class Node:
 
 
 def read_head(path: Path, limit: int = 100_000) -> str:
-    """The beginning of an output, longer than any that the API gives out."""
+    """Returns the beginning of an output, longer than the API's limit."""
     try:
         with path.open("rb") as file:
             return file.read(limit).decode(errors="replace")
     except FileNotFoundError:
-        # A command that empties the agent's directory takes its own output too.
+        # A command that empties the agent's directory removes its own output too.
         return ""
 
 
@@ -426,7 +426,7 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     config = json.loads(Path(sys.argv[2]).read_text())
     if config["kind"] == "real" and os.getpid() != 1:
-        # What follows mounts, and in the end kills every process that it sees.
+        # The code below mounts, and at the end kills every process that it sees.
         sys.exit("a real node starts in namespaces of its own only")
     node = Node(config, channel)
     node.listen()

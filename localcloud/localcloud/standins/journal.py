@@ -15,8 +15,8 @@ FILE = "system.journal"
 class Journal:
     """Writes records for as long as the node is up.
 
-    The file stays open, as journald keeps its own: what is logged after the
-    directory was emptied goes nowhere and brings no file back.
+    The file stays open, as journald keeps its own. Records after the deletion
+    of the directory are lost and do not create a new file.
     """
 
     def __init__(self, root: Path, machine_id: str) -> None:
@@ -30,7 +30,7 @@ class Journal:
         self._file = (directory / FILE).open("a", buffering=1, encoding="utf-8")
 
     def relinquish(self) -> None:
-        """Writes to memory from now on, as `journalctl --relinquish-var` asks for."""
+        """Switches to memory, as `journalctl --relinquish-var` does."""
         self.close()
         self._open(VOLATILE)
 
@@ -55,5 +55,5 @@ def records(root: Path) -> Iterator[dict[str, Any]]:
                 try:
                     yield json.loads(line)
                 except json.JSONDecodeError:
-                    # The last line may be half written when it is read.
+                    # The last line can be incomplete.
                     continue

@@ -1,4 +1,4 @@
-"""`journalctl`: what the units of this node have written."""
+"""`journalctl`: prints the log of this node's units."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Loop:
         self._timers: list[tuple[float, int, Callback]] = []
         self._order = itertools.count()
         self._children: dict[int, Callable[[int], None]] = {}
-        # Every child is reaped here, orphans that fell to us included, so the
+        # This loop reaps every child, including adopted orphans, so the
         # wake-up must come from the signal and not from waiting on one child.
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
@@ -44,12 +44,12 @@ class Loop:
         """Starts a process in a session of its own and returns its ID.
 
         `exited` gets the exit code, or minus the number of the fatal signal.
-        Raises OSError when the program cannot be started.
+        Raises OSError if the program cannot start.
         """
         process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, start_new_session=True, **options
         )
-        # The loop reaps it; the object must not try to.
+        # The loop reaps it, not the object.
         process.returncode = 0
         self._children[process.pid] = exited
         return process.pid
@@ -79,7 +79,7 @@ class Loop:
 
 
 def kill_session(pid: int, number: int) -> None:
-    """Signals the process group that `Loop.spawn` made for `pid`."""
+    """Signals the process group of `pid` from `Loop.spawn`."""
     try:
         os.killpg(pid, number)
     except ProcessLookupError:

@@ -1,9 +1,8 @@
 """The root of a real node: nothing that runs in it can reach the machine's files.
 
 The machine's root is the lower layer of an overlay whose upper layer is
-memory, and after `pivot_root` the machine's own tree is no longer mounted in
-the node's mount namespace. What is written lands in memory, or on the data
-volume at /local.
+memory. After `pivot_root` the node's mount namespace does not contain the
+machine's own tree. Writes go to memory, or to the data volume at /local.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ MNT_DETACH = 2
 
 
 def run(*argv: str) -> None:
-    """Raises CalledProcessError with the command's own words in `stderr`."""
+    """Runs a command. Raises CalledProcessError with its `stderr`."""
     subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True)
 
 
@@ -58,7 +57,7 @@ def enter(
     python: Path,
     cgroups: dict[str, str],
 ) -> None:
-    """Makes this process's root the node's; must be in namespaces of its own.
+    """Switches this process to the node's root; needs namespaces of its own.
 
     `directory` is an empty directory of the machine to mount on, `python` the
     prefix of the interpreter that runs the stand-ins, `cgroups` the node's
@@ -72,7 +71,7 @@ def enter(
     mount("overlay", root, "-t", "overlay", "-o", f"lowerdir=/,upperdir={upper},workdir={work}")
 
     format_if_empty(volume)
-    # A copy of a volume carries its UUID, and both may be mounted at once.
+    # A copy of a volume has the same UUID, and both can be mounted at once.
     mount(volume, root / "local", "-t", "xfs", "-o", "loop,noatime,nouuid")
     run("xfs_growfs", str(root / "local"))
     for name in ("var", "opt"):
@@ -83,7 +82,7 @@ def enter(
         mount("tmpfs", root / name, "-t", "tmpfs", "-o", "mode=755")
     _mount_devices(root / "dev")
     mount("proc", root / "proc", "-t", "proc")
-    # The kernel is the machine's: of its settings, only cgroups may be changed.
+    # The kernel belongs to the machine: only cgroups are writable.
     mount(root / "proc/sys", root / "proc/sys", "--bind", "-o", "ro")
     mount("/sys", root / "sys", "--bind", "-o", "ro")
     for hierarchy, group in cgroups.items():
@@ -112,7 +111,7 @@ def enter(
 
 
 def _mount_devices(dev: Path) -> None:
-    """A /dev with harmless devices only: none of the machine's disks."""
+    """Creates a /dev with harmless devices only, without the machine's disks."""
     mount("tmpfs", dev, "-t", "tmpfs", "-o", "mode=755")
     for name in DEVICES:
         if os.path.exists(f"/dev/{name}"):
@@ -126,7 +125,7 @@ def _mount_devices(dev: Path) -> None:
 
 
 def _pivot(root: Path) -> None:
-    """pivot_root(".", "."), then the old root, which lies on top, comes off."""
+    """Calls pivot_root(".", "."), then unmounts the old root on top."""
     os.chdir(root)
     if _libc.syscall(SYS_PIVOT_ROOT, b".", b".") != 0:
         raise OSError(ctypes.get_errno(), "pivot_root failed")
@@ -139,8 +138,8 @@ SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}[os.uname().machine]
 
 
 def leave() -> None:
-    """Unmounts the data volume; what is on it is then complete."""
+    """Unmounts the data volume, with all writes complete."""
     run("sync")
     for path in ("/var", "/opt", "/local"):
-        # Overlays of containers may still be mounted below.
+        # Overlays of containers can still be mounted below.
         subprocess.run(["umount", "-R", path], capture_output=True, check=False)

@@ -22,7 +22,7 @@ VERSION = "0.0.0-simulated"
 
 
 class SimulatedStore:
-    """What containerd would keep below /var/lib/containerd.
+    """The content that containerd keeps below /var/lib/containerd.
 
     Locked while it is open, because pulls and checks run side by side.
     """
@@ -54,7 +54,7 @@ class SimulatedStore:
         return self.path(digest).exists()
 
     def add_blob(self, digest: str, content: bytes) -> None:
-        """Raises ValueError where the content is not the digest's, or the disk is full."""
+        """Stores a blob. Raises ValueError if the digest does not match or the disk is full."""
         if digest_of(content) != digest:
             raise ValueError(f"failed commit on ref {digest}: unexpected digest")
         take_space(len(content))
@@ -64,9 +64,9 @@ class SimulatedStore:
         return chain in self.records["snapshots"]
 
     def unpack(self, digest: str) -> None:
-        """Raises ValueError where a layer is not what the image's configuration says.
+        """Raises ValueError if a layer does not match the image's configuration.
 
-        The files themselves are not kept: that they could be unpacked is enough.
+        It does not keep the files: the check of the archive is enough.
         """
         manifest = manifest_for(self, digest)
         config = self.blob(manifest["config"]["digest"]) if manifest else None
@@ -92,7 +92,7 @@ class SimulatedStore:
             raise ValueError(f"failed to extract layer {diff_id}: wrong diff id {found}")
 
     def collect_garbage(self) -> None:
-        """Removes what no image refers to, as containerd does after a removal."""
+        """Removes blobs without a reference from an image, as containerd does."""
         wanted = set()
         for record in self.records["images"].values():
             wanted |= set(self._reachable(record["digest"]))
@@ -111,9 +111,9 @@ class SimulatedStore:
 
 
 def take_space(size: int) -> None:
-    """Counts what a boot has written; raises ValueError, with containerd's words, at the limit.
+    """Counts the bytes of a boot. Raises ValueError with containerd's text at the limit.
 
-    As after a real full disk, what is removed then is of no help until the next boot.
+    As on a real full disk, a removal after that frees no space until the next boot.
     """
     limit = description()["disk_full_after_bytes"]
     if limit is None:
@@ -139,7 +139,7 @@ def store() -> Iterator[SimulatedStore]:
 
 
 def matches(name: str, text: str) -> bool:
-    """containerd's filters, as far as they are about the name."""
+    """Applies containerd's filters by name."""
     found = re.fullmatch(r'name(==|~=)"?(.*?)"?', text)
     if found is None:
         sys.exit(f"ctr: filter {text!r} is not simulated")
@@ -188,7 +188,7 @@ def label_image(options: argparse.Namespace) -> None:
         if name not in images:
             sys.exit(f'ctr: image "{name}": not found')
         kept = images[name]["labels"] | dict(label.partition("=")[::2] for label in labels)
-        # A label without a value is taken off.
+        # An empty value removes a label.
         images[name]["labels"] = {key: value for key, value in kept.items() if value}
         content.save()
 
@@ -199,7 +199,7 @@ def remove_images(options: argparse.Namespace) -> None:
             if content.records["images"].pop(name, None):
                 print(name)
             else:
-                # Not an error: the other names are removed nevertheless.
+                # Not an error: the removal of the other names continues.
                 print(f"{name}: image not found", file=sys.stderr)
         content.collect_garbage()
         content.save()

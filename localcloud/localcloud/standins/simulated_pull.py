@@ -1,4 +1,4 @@
-"""Downloads an image over the registry's own protocol, as far as it is missing."""
+"""Downloads missing parts of an image over the registry protocol."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Source:
         self._opener = urllib.request.build_opener(*handlers)
 
     def get(self, kind: str, name: str) -> tuple[bytes, str]:
-        """The body and its media type."""
+        """Returns a body and its media type."""
         headers = self._headers | {"Accept": ", ".join((*INDEX_TYPES, *MANIFEST_TYPES, "*/*"))}
         request = urllib.request.Request(f"{self._base}/{kind}/{name}", headers=headers)
         with self._opener.open(request, timeout=60) as answer:
@@ -42,7 +42,7 @@ class Source:
 
 
 def pull(reference: str, places: list[Endpoint], labels: list[str]) -> None:
-    """Raises PullFailed with the last endpoint's answer."""
+    """Tries each endpoint. Raises PullFailed with the last one's answer."""
     for number, place in enumerate(places, start=1):
         try:
             _pull_from(reference, place, labels)
@@ -92,7 +92,7 @@ def _fetch(content: SimulatedStore, source: Source, manifest: dict[str, Any]) ->
 
 
 def split_name(path: str) -> tuple[str, str]:
-    """The repository, and the digest or else the tag."""
+    """Returns the repository, and the digest or else the tag."""
     if "@" in path:
         before, _, digest = path.partition("@")
         repository = before.rpartition("/")

@@ -1,7 +1,7 @@
 """Starts a container from an image the way a kubelet with IfNotPresent does.
 
-Prints one JSON object: whether the image was there, the seconds from the
-request to the running container, when that was, its output and its exit code.
+Prints one JSON object: the presence of the image, the seconds from the request
+to the running container, the time of that, its output and its exit code.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from this_node import description
 
 REGISTRY_CONFIG = "/etc/host-containers/host-ctr.toml"
 OUTPUT_SECONDS = 3.0
-"""How long a container may go on before it is ended, for a server never ends."""
+"""Time limit of a container, because a server never ends."""
 
 
 def ctr(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -29,13 +29,13 @@ def ctr(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def is_present(reference: str) -> bool:
-    """Whether the image is there under this very name, complete and unpacked."""
+    """Returns whether the image has exactly this name and is complete and unpacked."""
     checked = ctr("images", "check", f"name=={reference}").stdout.splitlines()
     return any(row.split()[0] == reference and row.split()[-1] == "true" for row in checked[1:])
 
 
 def run(reference: str) -> tuple[float, str, int | None]:
-    """When it ran, what it wrote, and its exit code unless it had to be ended."""
+    """Returns start time, output and exit code; the code is `None` after a forced end."""
     identity = f"pod-{uuid.uuid4().hex[:12]}"
     log = Path("/run/localcloud/containers") / f"{identity}.log"
     log.parent.mkdir(exist_ok=True)

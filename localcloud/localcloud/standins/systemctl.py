@@ -15,7 +15,7 @@ def show(options: argparse.Namespace) -> int:
     wanted = [name for group in options.property for name in group.split(",")]
     blocks = []
     for unit in ask({"do": "show", "units": options.units})["units"]:
-        # The order is the manager's, whatever order was asked for.
+        # The manager decides the order, not the request.
         chosen = {k: v for k, v in unit.items() if not wanted or k in wanted}
         lines = chosen.values() if options.value else (f"{k}={v}" for k, v in chosen.items())
         blocks.append("\n".join(lines))

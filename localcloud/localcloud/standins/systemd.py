@@ -1,7 +1,7 @@
 """A small systemd: units, transient services and timers, and their journal.
 
-`systemctl` and `systemd-run` are its clients over a socket. What a client can
-see follows systemd: states, results, exit statuses, and which properties exist.
+`systemctl` and `systemd-run` are its clients over a socket. States, results,
+exit statuses and the set of properties follow systemd.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EXEC_FAILED = 203
 Done = Callable[[], None]
 Reply = dict[str, Any]
 
-# Properties of a transient unit that have no effect on what a node shows.
+# Properties of a transient unit without a visible effect on a node.
 WITHOUT_EFFECT = frozenset(
     """
     CPUQuota CPUWeight CollectMode Delegate Description IOSchedulingClass IOSchedulingPriority
@@ -41,7 +41,7 @@ WITHOUT_EFFECT = frozenset(
 
 
 class Refused(Exception):
-    """What the client prints to stderr, and its exit code."""
+    """Error text for the client's stderr, and its exit code."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
@@ -100,7 +100,7 @@ class Unit:
         return self.active in ("inactive", "failed")
 
     def properties(self) -> dict[str, str]:
-        """In systemd's order: the service's first, then the unit's."""
+        """Returns properties in systemd's order: first the service's, then the unit's."""
         return {
             "Type": self.type,
             "RemainAfterExit": "yes" if self.remain else "no",
@@ -135,7 +135,7 @@ def full_name(name: str) -> str:
 
 
 def seconds(text: str) -> float:
-    """A time span as systemd.time(7) writes it; no unit means seconds."""
+    """Parses a time span of systemd.time(7); without a unit it is in seconds."""
     units = {"ms": 0.001, "s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
     for unit in sorted(units, key=len, reverse=True):
         if text.endswith(unit):
@@ -147,7 +147,7 @@ class Systemd:
     def __init__(
         self, loop: Loop, journal: Journal, root: Path, environment: dict[str, str], commands: Path
     ) -> None:
-        """`commands` is the directory where the host's programs are found."""
+        """`commands` is the directory of the host's programs."""
         self.loop = loop
         self.journal = journal
         self.root = root
@@ -161,10 +161,10 @@ class Systemd:
         return unit
 
     def resolve(self, program: str) -> str | None:
-        """The path of a program; an absolute one is taken as it is.
+        """Returns the path of a program; an absolute path stays unchanged.
 
-        On a simulated node the root is a directory, and every program is one
-        of ours whatever path it was called by.
+        On a simulated node the root is a directory, and every path leads to one of
+        our programs.
         """
         if self.root != Path("/"):
             program = os.path.basename(program)
@@ -364,11 +364,11 @@ class Systemd:
             done()
 
     def _unload(self, unit: Unit) -> None:
-        """A transient unit is forgotten once nothing refers to it."""
+        """Removes a transient unit without references."""
         if unit.transient and (unit.active == "inactive" or unit.collect):
             self.units.pop(unit.name, None)
 
-    # What clients ask for
+    # Requests of clients
 
     def listen(self, path: Path) -> None:
         server = socket.socket(socket.AF_UNIX)
@@ -493,7 +493,7 @@ class Systemd:
         timer.sub = "waiting"
 
         def elapsed() -> None:
-            # A timer that was stopped meanwhile is no longer among the units.
+            # The units do not contain a stopped timer.
             if self.units.get(timer.name) is timer:
                 del self.units[timer.name]
                 self.start(unit, lambda: None)
@@ -561,7 +561,7 @@ class Systemd:
         verb: str,
         act: Callable[[Unit, Done], None],
     ) -> None:
-        """Acts on every unit there is; one that is missing is an error in the end."""
+        """Acts on every existing unit; reports a missing one at the end."""
         units, missing = self._find(request["units"])
         reply: Reply = {}
         if missing:
@@ -587,7 +587,7 @@ class Systemd:
         return units
 
     def _find(self, names: list[str]) -> tuple[list[Unit], str]:
-        """The units of these names and patterns, and the first name that has none."""
+        """Returns the units of names and patterns, and the first name without a unit."""
         found: list[Unit] = []
         missing = ""
         for name in names:

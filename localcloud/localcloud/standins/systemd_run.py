@@ -1,4 +1,4 @@
-"""`systemd-run`: a command as a transient service, or as one with a timer."""
+"""`systemd-run`: runs a command as a transient service, optionally with a timer."""
 
 from __future__ import annotations
 

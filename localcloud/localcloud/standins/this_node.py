@@ -1,4 +1,4 @@
-"""What a program must know of the node that it runs on."""
+"""Properties of the node, for the programs on it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ ROOT = Path(os.environ.get("LOCALCLOUD_ROOT", "/"))
 """The node's root: `/` on a real node, a directory on a simulated one."""
 
 FULL = ROOT / "run/localcloud/disk-is-full"
-"""There when a simulated node's volume took as much as it was allowed to."""
+"""Marker file of a simulated node's full volume."""
 
 PLATFORMS = {"x86_64": "linux/amd64", "arm64": "linux/arm64"}
 
 
 def description() -> dict[str, Any]:
-    """What `boot.write_configuration` has written down."""
+    """Returns the description from `boot.write_configuration`."""
     return json.loads((ROOT / "run/localcloud/node.json").read_text())
 
 
 def platform() -> str:
-    """The platform whose images the node runs, whatever the machine is."""
+    """Returns the platform of the node's images, independent of the machine."""
     return PLATFORMS[description()["architecture"]]
