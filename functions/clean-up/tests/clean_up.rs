@@ -292,6 +292,23 @@ async fn sweep_removes_only_orphans() {
 }
 
 #[tokio::test]
+async fn sweep_keeps_resources_of_unknown_age() {
+    let orphan = || tags("aborted", "x86_64");
+    let mut instance = instance("i-00000001", orphan(), LONG_AGO);
+    instance.launch_time = None;
+    let mut volume = volume("vol-00000001", VolumeState::Available, orphan());
+    volume.create_time = None;
+    let mut snapshot = snapshot("snap-00000001", 1, "", orphan());
+    snapshot.start_time = None;
+    let aws = empty_account()
+        .with_instances([instance])
+        .with_volumes([volume])
+        .with_snapshots([snapshot]);
+    let removed = clean_up(&aws, json!({"source": "sweep"})).await.unwrap();
+    assert_eq!(removed, Removed::default());
+}
+
+#[tokio::test]
 async fn sweep_applies_retention_to_declared_caches() {
     let sweep = json!({"source": "sweep"});
     let removed = clean_up(&many_snapshots(), sweep.clone()).await.unwrap();
