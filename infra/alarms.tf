@@ -31,8 +31,8 @@ resource "aws_cloudwatch_metric_alarm" "bad_end" {
   tags                = var.tags
 }
 
-# Alarms for failures miss builds that never start, for example because of a deleted schedule or a changed role. A build that
-# finds everything up to date is a success too.
+# Alarms for failures miss builds that never start, for example because of a deleted schedule or a changed role. A build
+# that finds everything up to date is a success too.
 resource "aws_cloudwatch_metric_alarm" "no_success" {
   count = var.alarm_without_success_hours == null ? 0 : local.alarms
 

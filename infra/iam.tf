@@ -1,9 +1,9 @@
-# One role for each function, with only the calls that it makes. Every permission that supports resource-level restrictions
-# has one: by name, or by the tag `prepull:cache` if AWS chooses the name. `*` stands for actions without resource types,
-# such as all Describe actions of EC2.
+# One role for each function, with only the calls that it makes. Every permission that supports resource-level
+# restrictions has one: by name, or by the tag `prepull:cache` if AWS chooses the name. `*` stands for actions without
+# resource types, such as all Describe actions of EC2.
 #
-# A statement is an object with `sid`, `actions`, `resources`, and perhaps `conditions`. A statement without resources is
-# left out, so lists that depend on the caches need no condition of their own.
+# A statement is an object with `sid`, `actions`, `resources`, and perhaps `conditions`. A statement without resources
+# is left out, so lists that depend on the caches need no condition of their own.
 
 locals {
   ec2_arn = "arn:${local.partition}:ec2:${local.region}"
@@ -399,8 +399,8 @@ data "aws_iam_policy_document" "permissions" {
   }
 }
 
-# Service principals with the ARN of their only resource, against confused deputies. Lambda sends none. The scheduler sends
-# the ARN of the group, not of the schedule.
+# Service principals with the ARN of their only resource, against confused deputies. Lambda sends none. The scheduler
+# sends the ARN of the group, not of the schedule.
 data "aws_iam_policy_document" "trust" {
   for_each = {
     lambda    = null

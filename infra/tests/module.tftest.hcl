@@ -1,5 +1,5 @@
-# The resources that the module creates from its inputs, and combinations of inputs that it refuses. These tests need no AWS
-# account. The zips of the functions are empty.
+# The resources that the module creates from its inputs, and combinations of inputs that it refuses. These tests need no
+# AWS account. The zips of the functions are empty.
 
 mock_provider "aws" {
   source = "./tests/mocks"

@@ -1,4 +1,5 @@
-# The calls that each function may make, except logging and failure reports. The provider renders the policies without AWS.
+# The calls that each function may make, except logging and failure reports. The provider renders the policies without
+# AWS.
 
 provider "aws" {
   region     = "eu-west-1"
