@@ -237,15 +237,14 @@ def _install_jsonata() -> None:
             cause = f"The JSONata expression '{self.expression}' threw an error: {error}"
             raise _query_error(env, cause) from error
 
-    patch(
-        StringJSONata, "_eval_body", eval_body, reason="Evaluates JSONata; moto ships no evaluator."
-    )
-    patch(
-        StringVariableSample,
-        "_eval_body",
-        eval_body,
-        reason="Evaluates JSONata; moto ships no evaluator.",
-    )
+    for owner in (StringJSONata, StringVariableSample):
+        patch(
+            owner,
+            "_eval_body",
+            eval_body,
+            reason="Evaluates JSONata; moto ships no evaluator.",
+            link="https://github.com/getmoto/moto/issues/10105",
+        )
 
 
 def _query_error(env: Environment, cause: str) -> FailureEventException:
