@@ -1,6 +1,7 @@
-//! The operator's command-line tool. It starts and follows builds, and shows their snapshots.
+//! The operator's command-line tool. It starts and follows builds, shows snapshots, estimates costs, and prints node
+//! classes.
 //!
-//! Each command has a module: [`build`], [`status`], [`snapshots`], [`estimate`], [`nodeclass`]. Each module returns a
+//! The commands are in the modules [`build`], [`status`], [`snapshots`], [`estimate`], [`nodeclass`]. Each returns a
 //! report, printed as text or as JSON. Nothing here reads the clock or the environment, so tests can run all of it.
 
 mod args;

@@ -57,7 +57,7 @@ pub fn demo(tools: &Tools, built: &Built) -> Result<()> {
         .args(["--max-frame-duration", FRAME.1])
         .args(["--loop-delay", LAST_FRAME])
         .quiet()?;
-    // Renderers that do not know the CSS property `white-space` keep the columns too.
+    // Keeps the columns aligned in renderers that do not know the CSS property `white-space`.
     let svg = fs::read_to_string(drawn)?.replacen("<svg ", "<svg xml:space=\"preserve\" ", 1);
     check(&svg)?;
     Ok(fs::write(repository().join("docs/demo.svg"), svg)?)

@@ -53,8 +53,8 @@ pub(crate) fn ours() -> Filter {
         .build()
 }
 
-/// Removes the resources of `owner` and waits until its instances have terminated. Until then they cost money and hold
-/// volumes.
+/// Removes the resources of `owner` and waits until its instances have terminated. Until then, the instances cost money
+/// and hold volumes.
 pub(crate) async fn remove(
     clients: &Clients,
     owner: &Owner,

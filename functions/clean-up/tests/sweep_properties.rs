@@ -281,7 +281,7 @@ impl Account {
         }
     }
 
-    /// Returns AWS with the resources of the account. The name of an execution is its status.
+    /// Returns a fake AWS with the resources of the account. Each execution has its status as its name.
     fn aws(&self) -> FakeAws {
         let now = jiff::Timestamp::now().as_second();
         let started = |age| DateTime::from_secs(now - age);

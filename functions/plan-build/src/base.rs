@@ -8,7 +8,7 @@ use prepull_domain::{
     StageError, Variant, names,
 };
 
-/// Snapshotter of every builder. A node with another one deletes the unpacked images.
+/// Snapshotter of every builder. A node that uses another snapshotter deletes the unpacked images.
 const SNAPSHOTTER: &str = "overlayfs";
 
 /// The published snapshot of a target.

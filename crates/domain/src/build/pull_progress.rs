@@ -1,4 +1,4 @@
-//! The progress of pull-images, in the wording that the CLI reads back from an execution's history.
+//! The progress text of pull-images. The CLI parses it from an execution's history.
 
 use std::fmt;
 use std::str::FromStr;
