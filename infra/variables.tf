@@ -37,7 +37,7 @@ variable "caches" {
     bottlerocket_version = optional(string, "latest")
 
     # The builder's gp3 data volume. `size_gib` is also the minimum size of a node's data volume. Images should fill at most
-    # two thirds of it. Otherwise, the kubelet starts to delete images.
+    # two thirds of it. A build fails at 80 %, and the kubelet removes images from 85 % on.
     volume = optional(object({
       size_gib         = optional(number, 50)
       iops             = optional(number, 3000)
