@@ -12,7 +12,7 @@ locals {
   }
 }
 
-# One alarm for each metric, because the sum is unknown while one of the metrics has no data.
+# One alarm for each metric, because a sum of metrics has no data while one of them has none.
 resource "aws_cloudwatch_metric_alarm" "bad_end" {
   for_each = local.alarms > 0 ? local.bad_ends : {}
 

@@ -65,7 +65,7 @@ variable "caches" {
       parameter_name = optional(string)
     })), {})
 
-    # Prevents the kubelet from removing the images, even if the disk is full.
+    # Pins the images, so the kubelet never removes them, not even if the disk is full.
     pin_images = optional(bool, false)
     # Number of parallel pulls. The default is one more than the builder's vCPUs.
     parallel_pulls = optional(number)

@@ -180,8 +180,8 @@ def _start(
 
 
 def _run(cloud: Cloud, command: list[str], log_file: Path, counter: _Counter) -> None:
-    # A killed cloud must leave no registry behind. The signal comes when the
-    # starting thread ends, so this must be the main thread.
+    # A killed cloud must leave no registry behind. Linux sends the signal
+    # when the starting thread ends, so this must be the main thread.
     if setpriv := shutil.which("setpriv"):
         command = [setpriv, "--pdeathsig", "KILL", *command]
     process = subprocess.Popen(

@@ -36,7 +36,7 @@ const AIM_ZIP: Bytes = Bytes(4_000_000);
 /// Number of starts of each function.
 const STARTS: usize = 20;
 
-/// Returns the starts of all functions, as a part of the report. From then on, every call of a function is a cold start.
+/// Measures the cold starts of all functions. It disables warm reuse, so later calls are cold starts too.
 ///
 /// # Errors
 /// Fails if a function does not start.

@@ -9,8 +9,8 @@ use std::cmp::Reverse;
 use prepull_domain::Bytes;
 use prepull_registry::Layer;
 
-/// Minimum share of an image, in percent of its size, for which it waits. For less, waiting costs more than unpacking twice.
-/// The value is an assumption and was not measured.
+/// Minimum size of the layers shared with an earlier image, in percent of the image, for which its pull waits. For less,
+/// waiting costs more than unpacking twice. The value is an assumption and was not measured.
 const WORTH_WAITING: u128 = 25;
 
 /// Returns, for each image given by its layers, the position of the image that it waits for: the earlier image that shares

@@ -23,8 +23,8 @@ const POLL: Duration = Duration::from_secs(1);
 
 /// Maximum time from the launch until the builder is ready.
 ///
-/// It usually takes about a minute. Bottlerocket gives up on EC2's metadata and on ECR after 300 s each. The limit allows
-/// for one such delay, but not for two.
+/// It usually takes about a minute. Bottlerocket waits up to 300 s for EC2's metadata, and up to 300 s for ECR. The limit
+/// allows for one such delay, but not for two.
 const READY_WITHIN: SignedDuration = SignedDuration::from_mins(10);
 
 /// The settings of the function.

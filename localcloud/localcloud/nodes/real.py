@@ -20,8 +20,8 @@ NAMESPACES = ("--mount", "--uts", "--ipc", "--pid", "--cgroup")
 RELEASE_SECONDS = 30.0
 JOIN = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit; shift; done; shift; exec "$@"'
 
-# Tests each kernel feature that a node needs, within a second. The end of the
-# namespace undoes it.
+# Tests the kernel features that a node needs, within a second. The end of the
+# namespace undoes all changes.
 PROBE = """
 set -e
 cd "$1"

@@ -102,8 +102,8 @@ pub struct Measurement {
     pub pulled: Bytes,
     /// Number of requests that the registries answered.
     pub registry_requests: u64,
-    /// Number of 512 KiB blocks that EBS stores for the snapshot, which are those that differ from its base or from zeros.
-    /// `None` without a snapshot, or with simulated nodes.
+    /// Number of 512 KiB blocks that EBS stores for the snapshot: blocks that differ from the base, or are not zero if there
+    /// is no base. `None` without a snapshot, or with simulated nodes.
     pub blocks: Option<u64>,
     /// Number of calls by `service:Action`, from prepull's functions or from the person's tools.
     pub calls: BTreeMap<String, u64>,
