@@ -1,7 +1,7 @@
 //! The stages of a build.
 //!
 //! A stage has one name. Its folder in `functions/`, its function, its role, its log group and its state in the state
-//! machine are called by it. `tests/stages.rs` checks that they are.
+//! machine are called by it. `tests/names.rs` checks that they are.
 
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString, IntoStaticStr, VariantArray};

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use prepull_domain::Stage;
+use prepull_domain::node::Document;
 use serde_json::Value;
 
 fn repository() -> PathBuf {
@@ -15,13 +16,34 @@ fn stages() -> BTreeSet<String> {
     Stage::ALL.iter().map(ToString::to_string).collect()
 }
 
-#[test]
-fn every_stage_has_a_folder_with_its_name() {
-    let folders: BTreeSet<_> = fs::read_dir(repository().join("functions"))
+/// Returns the names of the files and folders in a folder of the repository.
+fn entries(folder: &str) -> BTreeSet<String> {
+    fs::read_dir(repository().join(folder))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+#[test]
+fn every_stage_has_a_folder_with_its_name() {
+    assert_eq!(entries("functions"), stages());
+}
+
+#[test]
+fn every_document_has_a_file_with_its_name() {
+    let documents = Document::ALL.iter();
+    let files: BTreeSet<_> = documents
+        .map(|document| format!("{document}.yaml"))
         .collect();
-    assert_eq!(folders, stages());
+    assert_eq!(entries("infra/documents"), files);
+}
+
+#[test]
+fn every_document_has_a_permission_in_terraform() {
+    let terraform = fs::read_to_string(repository().join("infra/iam.tf")).unwrap();
+    for document in Document::ALL {
+        assert!(terraform.contains(&format!("\"{document}\"")), "{document}");
+    }
 }
 
 #[test]
