@@ -8,7 +8,7 @@ use prepull_aws::ec2::types::Filter;
 use prepull_aws::instances::{self, InstanceRecord};
 use prepull_aws::sfn::operation::describe_execution::DescribeExecutionOutput;
 use prepull_aws::sfn::types::ExecutionStatus;
-use prepull_aws::{Clients, parameters, snapshots, tag_value, timestamp};
+use prepull_aws::{Clients, parameters, snapshots, timestamp};
 use prepull_domain::{
     Architecture, Bytes, CacheConfig, CacheName, ExecutionName, Failure, GiB, Manifest, SnapshotId,
     names,
@@ -148,9 +148,8 @@ pub async fn report(
             Ok(config) => (None, targets(clients, &cache, &config).await?),
             Err(error) => (Some(error.to_string()), Vec::new()),
         };
-        let of_cache = |instance: &&InstanceRecord| {
-            tag_value(&instance.tags, names::TAG_CACHE) == Some(cache.as_str())
-        };
+        let of_cache =
+            |instance: &&InstanceRecord| instance.tag(names::TAG_CACHE) == Some(cache.as_str());
         caches.push(CacheStatus {
             problem,
             targets,
@@ -244,7 +243,7 @@ async fn builders(clients: &Clients) -> Result<Vec<InstanceRecord>, Error> {
 }
 
 fn builder(instance: &InstanceRecord) -> BuilderStatus {
-    let tag = |key| tag_value(&instance.tags, key).map(str::to_owned);
+    let tag = |key| instance.tag(key).map(str::to_owned);
     BuilderStatus {
         instance_id: instance.id.to_string(),
         state: instance.state.as_str().to_owned(),

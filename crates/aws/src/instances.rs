@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use prepull_domain::build::payload::{Builder, Target};
 use prepull_domain::{InstanceId, StageError, VolumeId, names};
 
-use crate::{AwsError, Clients, StageResult, tag_filter, timestamp};
+use crate::{AwsError, Clients, StageResult, tag_value, target_filters, timestamp};
 
 /// Code of the state reason after the operating system has powered the instance off.
 ///
@@ -69,11 +69,8 @@ pub async fn builders_of(
         .name("instance-state-name")
         .set_values(Some(states.iter().map(ToString::to_string).collect()))
         .build();
-    let filters = vec![
-        tag_filter(names::TAG_EXECUTION, target.execution.as_str()),
-        tag_filter(names::TAG_ARCHITECTURE, target.architecture.as_str()),
-        states,
-    ];
+    let mut filters = target_filters(target);
+    filters.push(states);
     let mut found = find(clients, filters).await?;
     found.sort_by(|a, b| (a.launched_at, &a.id).cmp(&(b.launched_at, &b.id)));
     Ok(found)
@@ -160,6 +157,12 @@ impl InstanceRecord {
             instance_type: self.instance_type,
             launched_at: self.launched_at.unwrap_or_else(Timestamp::now),
         }
+    }
+
+    /// Returns the value of the tag `key`.
+    #[must_use]
+    pub fn tag(&self, key: &str) -> Option<&str> {
+        tag_value(&self.tags, key)
     }
 
     /// Returns whether the instance's own operating system stopped it, and not the API.

@@ -18,6 +18,16 @@ pub fn tag_specification(resource: ResourceType, target: &Target) -> TagSpecific
         .build()
 }
 
+/// Returns the filters for the resources with the tags of [`tag_specification`].
+#[must_use]
+pub fn target_filters(target: &Target) -> Vec<Filter> {
+    vec![
+        tag_filter(names::TAG_CACHE, target.cache.as_str()),
+        tag_filter(names::TAG_ARCHITECTURE, target.architecture.as_str()),
+        tag_filter(names::TAG_EXECUTION, target.execution.as_str()),
+    ]
+}
+
 /// A tag.
 #[must_use]
 pub fn tag(key: &str, value: &str) -> Tag {

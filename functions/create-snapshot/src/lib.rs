@@ -25,7 +25,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use prepull_aws::ec2::types::{ResourceType, SnapshotState as EbsState};
 use prepull_aws::snapshots::{self, SnapshotRecord};
-use prepull_aws::{Clients, Deadline, StageResult, tag, tag_filter, tag_specification};
+use prepull_aws::{Clients, Deadline, StageResult, tag, tag_specification, target_filters};
 use prepull_domain::build::payload::{BuilderInput, Snapshot, SnapshotState, Target};
 use prepull_domain::{StageError, VolumeId, names};
 
@@ -58,12 +58,7 @@ pub async fn handle(
 
 /// Returns this execution's snapshots of the target that are not rejected: verified ones first, then oldest first.
 async fn find(clients: &Clients, target: &Target) -> Result<Vec<SnapshotRecord>, StageError> {
-    let filters = vec![
-        tag_filter(names::TAG_EXECUTION, target.execution.as_str()),
-        tag_filter(names::TAG_ARCHITECTURE, target.architecture.as_str()),
-        tag_filter(names::TAG_CACHE, target.cache.as_str()),
-    ];
-    let mut found = snapshots::find(clients, filters).await?;
+    let mut found = snapshots::find(clients, target_filters(target)).await?;
     found.retain(|found| found.state() != Some(SnapshotState::Rejected));
     found.sort_by(|a, b| {
         let key = |found: &SnapshotRecord| {

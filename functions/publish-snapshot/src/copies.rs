@@ -8,7 +8,9 @@ use prepull_aws::ec2::types::{
     SnapshotAttributeName, SnapshotState as EbsState,
 };
 use prepull_aws::snapshots::{self, SnapshotRecord};
-use prepull_aws::{AwsError, Clients, Deadline, parameters, tag, tag_filter, tag_specification};
+use prepull_aws::{
+    AwsError, Clients, Deadline, parameters, tag, tag_specification, target_filters,
+};
 use prepull_domain::build::payload::{PublishInput, SnapshotState};
 use prepull_domain::{Manifest, RegionName, SnapshotId, StageError, names};
 
@@ -150,13 +152,7 @@ async fn existing_copy(
     clients: &Clients,
     input: &PublishInput,
 ) -> Result<Option<SnapshotRecord>, StageError> {
-    let target = &input.target;
-    let filters = vec![
-        tag_filter(names::TAG_CACHE, target.cache.as_str()),
-        tag_filter(names::TAG_ARCHITECTURE, target.architecture.as_str()),
-        tag_filter(names::TAG_EXECUTION, target.execution.as_str()),
-    ];
-    let copies = snapshots::find(clients, filters).await?;
+    let copies = snapshots::find(clients, target_filters(&input.target)).await?;
     Ok(copies
         .into_iter()
         .min_by_key(|copy| (copy.started_at, copy.id.clone())))
