@@ -173,14 +173,14 @@ pub struct Update {
     /// The architecture, or `None` for an event of the whole build.
     pub architecture: Option<Architecture>,
     /// The event.
-    pub news: BuildEvent,
+    pub event: BuildEvent,
 }
 
 /// The kinds of events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BuildEvent {
     /// The build waits for further triggers.
-    Gathering,
+    Debouncing,
     /// A stage has started.
     Began(Stage),
     /// plan-build has decided what to build.
@@ -258,18 +258,19 @@ impl Build {
         let started_at = *self.started_at.get_or_insert(at);
         let iteration = self.iterations.of(event);
         let architecture = self.iterations.architecture(iteration);
-        let news = self.news(event, at, architecture)?;
-        if let BuildEvent::Planned(Plan::Build { targets }) = &news {
+        let build_event = self.build_event(event, at, architecture)?;
+        if let BuildEvent::Planned(Plan::Build { targets }) = &build_event {
             self.iterations.planned = targets.iter().map(|target| target.architecture).collect();
         }
         Some(Update {
             after: at.duration_since(started_at),
             architecture,
-            news,
+            event: build_event,
         })
     }
 
-    fn news(
+    /// Returns the event of the build that an event of the history shows, if it matters to a person.
+    fn build_event(
         &mut self,
         event: &HistoryEvent,
         at: Timestamp,
@@ -284,7 +285,7 @@ impl Build {
             Type::WaitStateEntered => {
                 let input = event.state_entered_event_details()?.input()?;
                 let Wait { debounce_seconds } = serde_json::from_str(input).ok()?;
-                (debounce_seconds > 0).then_some(BuildEvent::Gathering)
+                (debounce_seconds > 0).then_some(BuildEvent::Debouncing)
             }
             Type::TaskStateEntered => {
                 let stage: Stage = event.state_entered_event_details()?.name().parse().ok()?;

@@ -56,9 +56,9 @@ pub fn lines(update: &Update) -> Vec<String> {
         None => format!("{:>7}  ", clock(update.after)),
     };
     let line = |text: String| vec![format!("{head}{text}")];
-    match &update.news {
+    match &update.event {
         BuildEvent::Began(_) | BuildEvent::Ended => Vec::new(),
-        BuildEvent::Gathering => line("waiting for other triggers".to_owned()),
+        BuildEvent::Debouncing => line("waiting for other triggers".to_owned()),
         BuildEvent::Planned(Plan::UpToDate { .. }) => line("everything is up to date".to_owned()),
         BuildEvent::Planned(Plan::Superseded { by }) => line(format!("superseded by {by}")),
         BuildEvent::Planned(Plan::Build { targets }) => targets
@@ -141,8 +141,8 @@ impl Bars {
             // If the terminal is gone, the process ends with it.
             let _ = self.all.println(line);
         }
-        match (&update.news, update.architecture) {
-            (BuildEvent::Gathering, _) => self.plan.set_message("waiting for other triggers"),
+        match (&update.event, update.architecture) {
+            (BuildEvent::Debouncing, _) => self.plan.set_message("waiting for other triggers"),
             (BuildEvent::Planned(Plan::Build { targets }), _) => {
                 self.plan.finish_and_clear();
                 for target in targets {
@@ -154,9 +154,9 @@ impl Bars {
                 // If clearing fails, the result is still printed next.
                 let _ = self.all.clear();
             }
-            (news, Some(architecture)) => {
+            (event, Some(architecture)) => {
                 if let Some(bars) = self.targets.get(&architecture) {
-                    bars.show(news);
+                    bars.show(event);
                 }
             }
             (BuildEvent::Began(stage), None) => self.plan.set_message(stage.as_str()),
@@ -177,8 +177,8 @@ impl TargetBars {
         Self { stages, images }
     }
 
-    fn show(&self, news: &BuildEvent) {
-        match news {
+    fn show(&self, event: &BuildEvent) {
+        match event {
             BuildEvent::Began(stage) => {
                 let position = Stage::OF_TARGET.iter().position(|one| one == stage);
                 self.stages
