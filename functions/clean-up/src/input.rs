@@ -46,7 +46,6 @@ const MINIMUM_AGE: SignedDuration = SignedDuration::from_mins(5);
 struct SweepInput {
     #[serde(rename = "source")]
     _source: String,
-    #[serde(rename = "minimum_age_seconds")]
     minimum_age_seconds: Option<u32>,
 }
 
