@@ -1,5 +1,4 @@
-# The calls that each function may make, except logging and failure reports. The provider renders the policies without
-# AWS.
+# The calls that each function may make. The provider renders the policies without AWS.
 
 provider "aws" {
   region     = "eu-west-1"
@@ -49,26 +48,20 @@ run "function_may_make_only_its_own_calls" {
   assert {
     condition = {
       for stage in keys(local.stages) :
-      stage => join(" ", sort(distinct(flatten([
-        for statement in jsondecode(data.aws_iam_policy_document.permissions[stage].json).Statement : statement.Action
-        if !contains(["WriteLogs", "ReportFailures"], statement.Sid)
-      ]))))
+      stage => join(" ", sort(distinct(flatten(jsondecode(data.aws_iam_policy_document.permissions[stage].json).Statement[*].Action))))
       } == {
-      start-build      = "ssm:GetParametersByPath states:StartExecution"
-      plan-build       = "ec2:DescribeSnapshots ecr:BatchGetImage kms:Decrypt secretsmanager:GetSecretValue ssm:GetParameter states:DescribeExecution states:ListExecutions"
-      launch-builder   = "ec2:CreateTags ec2:DescribeInstances ec2:RunInstances ec2:TerminateInstances iam:PassRole kms:CreateGrant kms:Decrypt kms:DescribeKey kms:GenerateDataKeyWithoutPlaintext kms:ReEncryptFrom kms:ReEncryptTo secretsmanager:GetSecretValue ssm:GetParameter"
-      wait-for-ssm     = "ec2:DescribeInstances ssm:DescribeInstanceInformation ssm:GetCommandInvocation ssm:SendCommand"
-      pull-images      = "ec2:DescribeInstances ssm:GetCommandInvocation ssm:SendCommand"
-      create-snapshot  = "ec2:CreateSnapshot ec2:CreateTags ec2:DescribeInstances ec2:DescribeSnapshots ssm:ListCommandInvocations ssm:SendCommand"
-      publish-snapshot = "ec2:CopySnapshot ec2:CreateTags ec2:DescribeSnapshots ec2:ModifySnapshotAttribute events:PutEvents kms:CreateGrant kms:Decrypt kms:DescribeKey kms:GenerateDataKeyWithoutPlaintext kms:ReEncryptFrom kms:ReEncryptTo ssm:GetParameter ssm:PutParameter"
-      clean-up         = "ec2:DeleteSnapshot ec2:DeleteVolume ec2:DescribeImages ec2:DescribeInstances ec2:DescribeLaunchTemplateVersions ec2:DescribeSnapshots ec2:DescribeVolumes ec2:TerminateInstances events:PutEvents ssm:DeleteParameter ssm:GetParameter ssm:GetParametersByPath states:DescribeExecution"
+      start-build      = "logs:CreateLogStream logs:PutLogEvents sqs:SendMessage ssm:GetParametersByPath states:StartExecution"
+      plan-build       = "ec2:DescribeSnapshots ecr:BatchGetImage kms:Decrypt logs:CreateLogStream logs:PutLogEvents secretsmanager:GetSecretValue ssm:GetParameter states:DescribeExecution states:ListExecutions"
+      launch-builder   = "ec2:CreateTags ec2:DescribeInstances ec2:RunInstances ec2:TerminateInstances iam:PassRole kms:CreateGrant kms:Decrypt kms:DescribeKey kms:GenerateDataKeyWithoutPlaintext kms:ReEncryptFrom kms:ReEncryptTo logs:CreateLogStream logs:PutLogEvents secretsmanager:GetSecretValue ssm:GetParameter"
+      wait-for-ssm     = "ec2:DescribeInstances logs:CreateLogStream logs:PutLogEvents ssm:DescribeInstanceInformation ssm:GetCommandInvocation ssm:SendCommand"
+      pull-images      = "ec2:DescribeInstances logs:CreateLogStream logs:PutLogEvents ssm:GetCommandInvocation ssm:SendCommand"
+      create-snapshot  = "ec2:CreateSnapshot ec2:CreateTags ec2:DescribeInstances ec2:DescribeSnapshots logs:CreateLogStream logs:PutLogEvents ssm:ListCommandInvocations ssm:SendCommand"
+      publish-snapshot = "ec2:CopySnapshot ec2:CreateTags ec2:DescribeSnapshots ec2:ModifySnapshotAttribute events:PutEvents kms:CreateGrant kms:Decrypt kms:DescribeKey kms:GenerateDataKeyWithoutPlaintext kms:ReEncryptFrom kms:ReEncryptTo logs:CreateLogStream logs:PutLogEvents ssm:GetParameter ssm:PutParameter"
+      clean-up         = "ec2:DeleteSnapshot ec2:DeleteVolume ec2:DescribeImages ec2:DescribeInstances ec2:DescribeLaunchTemplateVersions ec2:DescribeSnapshots ec2:DescribeVolumes ec2:TerminateInstances events:PutEvents logs:CreateLogStream logs:PutLogEvents sqs:SendMessage ssm:DeleteParameter ssm:GetParameter ssm:GetParametersByPath states:DescribeExecution"
     }
     error_message = jsonencode({
       for stage in keys(local.stages) :
-      stage => join(" ", sort(distinct(flatten([
-        for statement in jsondecode(data.aws_iam_policy_document.permissions[stage].json).Statement : statement.Action
-        if !contains(["WriteLogs", "ReportFailures"], statement.Sid)
-      ]))))
+      stage => join(" ", sort(distinct(flatten(jsondecode(data.aws_iam_policy_document.permissions[stage].json).Statement[*].Action))))
     })
   }
 }
