@@ -37,7 +37,8 @@ pub fn check(unchecked: &mut Vec<String>) -> Result<()> {
     }
     pinned(setup::LOCALCLOUD_DEV)?;
     pinned(setup::CHECKOV)?;
-    pinned(setup::RECORDING)
+    pinned(setup::RECORDING)?;
+    pinned(setup::WORKFLOWS)
 }
 
 /// Fails if pip chose a version itself, because it could choose another one later.

@@ -254,16 +254,16 @@ fn terraform(tools: &Tools) -> Result<()> {
             .quiet()?;
     }
     // The table of invalid inputs becomes a test, which must be inside the module's directory.
-    let generated = ".terraform/validation";
     Step::new("table of invalid inputs", &tools.python)
         .args(["infra/tests/validation.py", "infra/.terraform/validation"])
         .quiet()?;
-    for arguments in [&["init", "-backend=false", "-input=false"][..], &["test"]] {
-        step(arguments[0], "infra", "validation")?
-            .args(arguments)
-            .args([format!("-test-directory={generated}")])
-            .quiet()?;
-    }
+    let generated = "-test-directory=.terraform/validation";
+    step("init", "infra", "validation")?
+        .args(["init", "-backend=false", "-input=false", generated])
+        .quiet()?;
+    step("test", "infra", "validation")?
+        .args(["test", generated])
+        .quiet()?;
     step("test", "infra", "infra")?.args(["test"]).run()?;
     let checkov = setup::virtual_environment(setup::CHECKOV)?;
     let checkov = checkov.with_file_name("checkov");
