@@ -512,19 +512,17 @@ def find_document(self: Any, name: str) -> dict[str, Any]:
     return document.content_json
 
 
-def _offer_public_parameters() -> None:
-    check = ParameterDict._check_loading_status
+_adding = threading.Lock()
 
-    def check_loading_status(self: ParameterDict, key: str) -> None:
-        check(self, key)
-        if not str(key or "").startswith(bottlerocket.PREFIX):
+
+def add_public_parameters(parameters: ParameterDict) -> None:
+    """Adds Bottlerocket's public parameters once. Concurrent callers wait until all are there."""
+    with _adding:
+        if getattr(parameters, "localcloud_loaded", False):
             return
-        if getattr(self, "localcloud_loaded", False):
-            return
-        self.localcloud_loaded = True
-        for name, value in bottlerocket.parameters(self.region_name):
+        for name, value in bottlerocket.parameters(parameters.region_name):
             parameter = Parameter(
-                account_id=self.account_id,
+                account_id=parameters.account_id,
                 name=name,
                 value=value,
                 parameter_type="String",
@@ -535,7 +533,17 @@ def _offer_public_parameters() -> None:
                 version=1,
                 data_type="text",
             )
-            dict.setdefault(self, name, []).append(parameter)
+            dict.setdefault(parameters, name, []).append(parameter)
+        parameters.localcloud_loaded = True  # type: ignore[attr-defined]
+
+
+def _offer_public_parameters() -> None:
+    check = ParameterDict._check_loading_status
+
+    def check_loading_status(self: ParameterDict, key: str) -> None:
+        check(self, key)
+        if str(key or "").startswith(bottlerocket.PREFIX):
+            add_public_parameters(self)
 
     patch(
         ParameterDict,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from moto.ssm.models import ParameterDict
 
-from localcloud.ssm import interpolate, shell_script
+from localcloud import bottlerocket
+from localcloud.ssm import add_public_parameters, interpolate, shell_script
 
 from .clouds import RunningCloud, unique, until
 from .machines import QUICK, Machines
@@ -203,3 +206,30 @@ def test_standard_document_requires_commands() -> None:
     with pytest.raises(SsmError):
         shell_script(RUN_SHELL_SCRIPT, {})
     assert shell_script(RUN_SHELL_SCRIPT, {"commands": ["a", "b"]}) == ("a\nb\n", 3600.0)
+
+
+def test_concurrent_callers_find_all_public_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    last_one_allowed = threading.Event()
+
+    def slow(_: str) -> Iterator[tuple[str, str]]:
+        yield f"{bottlerocket.PREFIX}/first", "1"
+        assert last_one_allowed.wait(10)
+        yield f"{bottlerocket.PREFIX}/last", "2"
+
+    monkeypatch.setattr(bottlerocket, "parameters", slow)
+    parameters = ParameterDict("123456789012", "eu-west-1")
+    found: list[list[str]] = []
+
+    def ask() -> None:
+        add_public_parameters(parameters)
+        found.append(sorted(dict.keys(parameters)))
+
+    callers = [threading.Thread(target=ask) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    time.sleep(0.2)
+    assert found == []
+    last_one_allowed.set()
+    for caller in callers:
+        caller.join()
+    assert found == [[f"{bottlerocket.PREFIX}/first", f"{bottlerocket.PREFIX}/last"]] * 2
