@@ -158,6 +158,12 @@ variable "caches" {
     error_message = "bottlerocket_version is invalid: ${join(", ", [for name, cache in var.caches : "${name} has `${cache.bottlerocket_version}`"])}. Use `latest` or a release like `1.57.0`."
   }
 
+  # On these releases every build fails. plan-build says why: see BottlerocketVersion::check_usable.
+  validation {
+    condition     = !anytrue([for cache in var.caches : can(regex("^(?:0\\.|1\\.(?:[0-9]|[1-3][0-9]|4[0-3]|58)\\.)", cache.bottlerocket_version))])
+    error_message = "bottlerocket_version cannot be built: ${join(", ", [for name, cache in var.caches : "${name} has `${cache.bottlerocket_version}`"])}. Use 1.44.0 or later, except 1.58.0."
+  }
+
   validation {
     condition     = alltrue([for cache in var.caches : cache.volume.size_gib == floor(cache.volume.size_gib) && cache.volume.size_gib >= 2 && cache.volume.size_gib <= 16384])
     error_message = "volume.size_gib is invalid: ${join(", ", [for name, cache in var.caches : "${name} has ${cache.volume.size_gib}"])}. Use a whole number from 2 to 16384."

@@ -10,8 +10,8 @@ PREFIX = "/aws/service/bottlerocket"
 OWNER = "092701018921"
 """The account that publishes Bottlerocket's AMIs in most regions."""
 
-VERSIONS = ("1.57.0", "1.56.0")
-"""Releases, newest first."""
+VERSIONS = ("1.57.0", "1.56.0", "1.53.0", "1.43.0")
+"""Releases, newest first. 1.53.0 has the ECR resolver's names. On 1.43.0 the scrub fails."""
 MINORS = range(29, 38)
 FLAVOURS = ("", "-nvidia", "-fips")
 ARCHITECTURES = ("x86_64", "arm64")

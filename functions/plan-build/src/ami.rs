@@ -2,12 +2,14 @@
 
 use prepull_aws::{Clients, parameters};
 use prepull_domain::build::payload::Ami;
-use prepull_domain::{Architecture, CacheConfig, CacheName, InvalidConfig, StageError};
+use prepull_domain::{
+    Architecture, BottlerocketVersion, CacheConfig, CacheName, InvalidConfig, StageError,
+};
 
 /// Returns the AMI of the requested release.
 ///
 /// # Errors
-/// [`StageError::InvalidConfig`] if Bottlerocket publishes no such AMI.
+/// [`StageError::InvalidConfig`] if Bottlerocket publishes no such AMI, or every build on its release fails.
 pub(crate) async fn find(
     clients: &Clients,
     cache: &CacheName,
@@ -30,12 +32,16 @@ pub(crate) async fn find(
         ))
         .into());
     };
+    let version: BottlerocketVersion = released
+        .parse()
+        .map_err(|error| invalid(format!("{path}/image_version: {error}")))?;
+    version
+        .check_usable()
+        .map_err(|error| invalid(error.to_string()))?;
     Ok(Ami {
         id: id
             .parse()
             .map_err(|error| invalid(format!("{path}/image_id: {error}")))?,
-        version: released
-            .parse()
-            .map_err(|error| invalid(format!("{path}/image_version: {error}")))?,
+        version,
     })
 }

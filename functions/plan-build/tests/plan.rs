@@ -112,6 +112,21 @@ impl World {
     }
 }
 
+#[tokio::test]
+async fn unusable_bottlerocket_release_is_refused() {
+    let world = World::default();
+    let path = "/aws/service/bottlerocket/aws-k8s-1.33/x86_64/latest/image_version";
+    world.aws.set_parameter(path, "1.58.0-ab12cd34");
+    let error = world.plan().await.unwrap_err();
+    assert_eq!(error.name(), "InvalidConfig");
+    assert!(
+        error
+            .to_string()
+            .contains("Set `bottlerocket_version` to 1.57.0, 1.59.0 or later"),
+        "{error}"
+    );
+}
+
 fn in_ecr(digest: &str, manifest: &Value) -> BatchGetImageOutput {
     let id = ImageIdentifier::builder().image_digest(digest).build();
     let image = Image::builder()

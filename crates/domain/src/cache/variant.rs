@@ -159,6 +159,55 @@ impl FromStr for BottlerocketVersion {
     }
 }
 
+/// A release on which every build fails.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("Bottlerocket {version} cannot be used: {reason}. Set `bottlerocket_version` to {instead}")]
+pub struct UnusableRelease {
+    version: BottlerocketVersion,
+    reason: &'static str,
+    instead: &'static str,
+}
+
+/// Releases on which every build fails: the first one, the first later one without the problem, the problem, and the
+/// remedy.
+///
+/// Source: the changelog of bottlerocket-core-kit. Its 10.0.0 is in Bottlerocket 1.44.0, and its 14.0.1 in 1.59.0.
+const UNUSABLE_RELEASES: [([u16; 3], [u16; 3], &str, &str); 2] = [
+    (
+        [0, 0, 0],
+        [1, 44, 0],
+        "its SELinux policy does not let the builder delete the files of host containers from the snapshot",
+        "1.44.0 or later. If the variant has no such release, use a newer `variant`",
+    ),
+    (
+        [1, 58, 0],
+        [1, 59, 0],
+        "its SELinux policy prevents the unpacking of images that contain named pipes, such as mysql",
+        "1.57.0, 1.59.0 or later",
+    ),
+];
+
+impl BottlerocketVersion {
+    /// Checks that builds can work on the release.
+    ///
+    /// # Errors
+    /// If every build on the release fails.
+    pub fn check_usable(&self) -> Result<(), UnusableRelease> {
+        let version = [self.major, self.minor, self.patch];
+        match UNUSABLE_RELEASES
+            .into_iter()
+            .find(|(first, fixed, ..)| (*first..*fixed).contains(&version))
+        {
+            Some((_, _, reason, instead)) => Err(UnusableRelease {
+                version: self.clone(),
+                reason,
+                instead,
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
 impl TryFrom<String> for BottlerocketVersion {
     type Error = InvalidId;
 
@@ -226,6 +275,31 @@ mod tests {
         let new: BottlerocketVersion = "1.57.0-ab12cd34".parse().unwrap();
         assert!(old < new);
         assert_eq!(new.to_string(), "1.57.0");
+    }
+
+    #[test]
+    fn unusable_releases_have_a_reason_and_a_remedy() {
+        let check = |version: &str| {
+            version
+                .parse::<BottlerocketVersion>()
+                .unwrap()
+                .check_usable()
+        };
+        for usable in ["1.44.0", "1.57.9", "1.59.0", "2.0.0"] {
+            assert_eq!(check(usable), Ok(()));
+        }
+        for (unusable, remedy) in [
+            ("0.9.0", "to 1.44.0 or later"),
+            ("1.43.9", "to 1.44.0 or later"),
+            ("1.58.0", "to 1.57.0, 1.59.0 or later"),
+            ("1.58.1", "to 1.57.0, 1.59.0 or later"),
+        ] {
+            let error = check(unusable).unwrap_err().to_string();
+            assert!(
+                error.contains(unusable) && error.contains(remedy),
+                "{error}"
+            );
+        }
     }
 
     #[test]
