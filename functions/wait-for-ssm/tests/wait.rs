@@ -15,7 +15,7 @@ use prepull_domain::build::payload::{BuilderInput, NodeInfo};
 use prepull_testing::{FakeAws, builder, command_output, ec2_instance, target};
 use wait_for_ssm::{Settings, handle};
 
-const READY: &str = "OS {\"os\": {\"version_id\": \"1.57.0\"}}\nCONTAINERD 2.1.4\nKERNEL 6.12.40\nSNAPSHOTTER overlayfs\nEND\n";
+const READY: &str = "OS {\"os\": {\"version_id\": \"1.57.0\"}}\nCONTAINERD 2.1.4\nKERNEL 6.12.40\nSNAPSHOTTER ACTIVE_SNAPSHOTTER=\"overlayfs\"\nEND\n";
 
 const LATE: &str = "WAITING the admin container\n";
 

@@ -58,7 +58,11 @@ impl FromStr for ReadyNode {
             bottlerocket_version,
             containerd_version: version("CONTAINERD")?,
             kernel_version: version("KERNEL")?,
-            snapshotter: version("SNAPSHOTTER")?,
+            snapshotter: line("SNAPSHOTTER").and_then(|line| {
+                active_snapshotter(line)
+                    .map(ToOwned::to_owned)
+                    .ok_or_else(|| MalformedOutput::Line(shorten(line)))
+            })?,
         })
     }
 }
@@ -69,6 +73,16 @@ fn version_id(json: &str) -> Option<String> {
     Some(os.pointer("/os/version_id")?.as_str()?.to_owned())
 }
 
+/// Returns the snapshotter from the line of Bottlerocket's environment file, `ACTIVE_SNAPSHOTTER="overlayfs"`.
+fn active_snapshotter(line: &str) -> Option<&str> {
+    let value = line.strip_prefix("ACTIVE_SNAPSHOTTER=")?;
+    let name = value
+        .strip_prefix('"')
+        .map_or(Some(value), |quoted| quoted.strip_suffix('"'))?;
+    let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase());
+    (is_name && name.len() <= MAX_VERSION_LENGTH).then_some(name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,7 +90,7 @@ mod tests {
     #[test]
     fn ready_output_yields_all_versions() {
         let output = "OS {\"os\": {\"version_id\": \"1.57.0\", \"arch\": \"x86_64\"}}\n\
-                      CONTAINERD 2.1.4+bottlerocket\nKERNEL 6.12.40\nSNAPSHOTTER overlayfs\nEND\n";
+                      CONTAINERD 2.1.4+bottlerocket\nKERNEL 6.12.40\nSNAPSHOTTER ACTIVE_SNAPSHOTTER=\"overlayfs\"\nEND\n";
         let node: ReadyNode = output.parse().unwrap();
         assert_eq!(
             node,
@@ -87,6 +101,24 @@ mod tests {
                 snapshotter: "overlayfs".into(),
             }
         );
+    }
+
+    #[test]
+    fn snapshotter_is_an_assignment_of_a_name() {
+        assert_eq!(
+            active_snapshotter("ACTIVE_SNAPSHOTTER=\"soci\""),
+            Some("soci")
+        );
+        assert_eq!(active_snapshotter("ACTIVE_SNAPSHOTTER=soci"), Some("soci"));
+        for wrong in [
+            "soci",
+            "ACTIVE_SNAPSHOTTER=",
+            "ACTIVE_SNAPSHOTTER=\"soci",
+            "ACTIVE_SNAPSHOTTER=\"a b\"",
+            "SNAPSHOTTER=\"soci\"",
+        ] {
+            assert_eq!(active_snapshotter(wrong), None, "{wrong}");
+        }
     }
 
     #[test]
@@ -101,12 +133,16 @@ mod tests {
     fn ready_output_without_a_version_does_not_parse() {
         for (output, error) in [
             (
-                "OS {\"os\": {}}\nCONTAINERD 2\nKERNEL 6\nSNAPSHOTTER overlayfs\nEND",
+                "OS {\"os\": {}}\nCONTAINERD 2\nKERNEL 6\nSNAPSHOTTER ACTIVE_SNAPSHOTTER=\"overlayfs\"\nEND",
                 MalformedOutput::Line("{\"os\": {}}".into()),
             ),
             (
                 "OS {\"os\": {\"version_id\": \"1.57.0\"}}\nCONTAINERD \nKERNEL 6\nEND",
                 MalformedOutput::Missing("CONTAINERD"),
+            ),
+            (
+                "OS {\"os\": {\"version_id\": \"1.57.0\"}}\nCONTAINERD 2\nKERNEL 6\nSNAPSHOTTER overlayfs\nEND",
+                MalformedOutput::Line("overlayfs".into()),
             ),
             ("KERNEL 6", MalformedOutput::Incomplete("KERNEL 6".into())),
         ] {
