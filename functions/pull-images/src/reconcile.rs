@@ -4,11 +4,21 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use prepull_domain::build::payload::{Base, Pinning, PlannedImage, Target};
-use prepull_domain::node::{Disk, ImageName, ImageStatus, NameRecord, PullState, Usable};
+use prepull_domain::node::{
+    Disk, ImageName, ImageStatus, NameRecord, PullAttempt, PullState, Usable,
+};
 use prepull_domain::{Bytes, Digest, PullProgress, StageError};
 
 /// Text in the error of a full disk. Every layer of software passes it on.
 const NO_SPACE: &str = "no space left on device";
+
+/// Text in the error of a failed unpack. Bottlerocket's host-ctr retries the download of an image, but not the unpack:
+/// <https://github.com/bottlerocket-os/bottlerocket-core-kit/blob/develop/sources/host-ctr/cmd/host-ctr/main.go>.
+const UNPACK_FAILED: &str = "failed to unpack image";
+
+/// Maximum number of attempts at a pull. An unpack can fail because containerd's garbage collection has just removed a
+/// layer that the image shares with another.
+const MAX_PULLS: u32 = 2;
 
 /// The next step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +37,8 @@ pub(crate) enum Change {
     Pull {
         /// The image's position in the plan.
         position: usize,
+        /// Number of the attempt, from 1.
+        attempt: u32,
         /// The image's name by digest. The tag may have moved since the plan.
         by_digest: String,
         pinning: Pinning,
@@ -58,6 +70,7 @@ impl fmt::Display for Change {
         match self {
             Self::Pull {
                 position,
+                attempt,
                 by_digest,
                 pinning,
             } => {
@@ -65,7 +78,7 @@ impl fmt::Display for Change {
                     Pinning::Pinned => "pull-pinned",
                     Pinning::Unpinned => "pull",
                 };
-                write!(f, "{verb},{position},{by_digest}")
+                write!(f, "{verb},{position}-{attempt},{by_digest}")
             }
             Self::Tag { by_digest, name } => write!(f, "tag,{by_digest},{name}"),
             Self::Pin(name) => write!(f, "pin,{name}"),
@@ -90,7 +103,7 @@ struct Planned<'a> {
     image: &'a PlannedImage,
     /// Its names in the order of [`prepull_domain::ImageReference::names_on_node`], the name by digest first.
     names: Vec<(String, Option<&'a NameRecord>)>,
-    pull: Option<PullState>,
+    pull: Option<&'a PullAttempt>,
 }
 
 impl<'a> Planned<'a> {
@@ -110,13 +123,30 @@ impl<'a> Planned<'a> {
                     .zip(&mut asked)
                     .map(|(name, asked)| (name, status.names.get(&asked)))
                     .collect(),
-                pull: status.pulls.get(&position).copied(),
+                pull: status.pulls.get(&position),
             })
             .collect()
     }
 
     fn by_digest(&self) -> &str {
         &self.names[0].0
+    }
+
+    /// Returns the number of the next attempt to pull the image. `None` if a pull runs, or no further attempt can help.
+    fn next_attempt(&self) -> Option<u32> {
+        match self.pull {
+            None => Some(1),
+            Some(pull) => (pull.state == PullState::Failed
+                && pull.number < MAX_PULLS
+                && says(pull, UNPACK_FAILED)
+                && !says(pull, NO_SPACE))
+            .then_some(pull.number + 1),
+        }
+    }
+
+    fn is_running(&self) -> bool {
+        self.pull
+            .is_some_and(|pull| pull.state == PullState::Running)
     }
 
     fn is_right(&self, record: Option<&NameRecord>) -> bool {
@@ -144,6 +174,12 @@ pub(crate) fn next(target: &Target, status: &ImageStatus) -> Result<Next, StageE
     let mut changes = pulls(target, status.cpus, &missing);
     for image in planned.iter().filter(|image| image.is_present()) {
         changes.extend(names_and_pins(image, target.pinning));
+    }
+    // Releases before 1.54 give images of ECR a second name with the same labels. CRI treats an image as pinned if one of
+    // its names is.
+    if target.pinning == Pinning::Unpinned {
+        let aliases = status.pinned_aliases.iter();
+        changes.extend(aliases.map(|name| Change::Unpin(name.to_string())));
     }
     if !changes.is_empty() {
         return Ok(Next::Change(changes));
@@ -182,29 +218,29 @@ fn pulls(target: &Target, cpus: usize, missing: &[&Planned<'_>]) -> Vec<Change> 
         .parallel_pulls
         .map_or(cpus.saturating_add(1), usize::from)
         .max(1);
-    let running = missing
-        .iter()
-        .filter(|image| image.pull == Some(PullState::Running))
-        .count();
+    let running = missing.iter().filter(|image| image.is_running()).count();
     let free = width.saturating_sub(running);
     let is_missing = |position| missing.iter().any(|image| image.position == position);
     let mut waiting: Vec<_> = missing
         .iter()
-        .filter(|image| image.pull.is_none() && !image.image.after.is_some_and(is_missing))
+        .filter(|image| !image.image.after.is_some_and(is_missing))
+        .filter_map(|image| Some((image, image.next_attempt()?)))
         .collect();
-    waiting.sort_by_key(|image| std::cmp::Reverse(image.image.size));
+    // Of two references to one image, the one with a failed attempt comes first.
+    waiting.sort_by_key(|(image, attempt)| std::cmp::Reverse((image.image.size, *attempt)));
     // Two references to one image need one pull. The second exists as soon as the first does.
     let mut started: BTreeSet<_> = missing
         .iter()
-        .filter(|image| image.pull.is_some())
+        .filter(|image| image.is_running())
         .map(|image| image.by_digest())
         .collect();
     waiting
         .into_iter()
-        .filter(|image| started.insert(image.by_digest()))
+        .filter(|(image, _)| started.insert(image.by_digest()))
         .take(free)
-        .map(|image| Change::Pull {
+        .map(|(image, attempt)| Change::Pull {
             position: image.position,
+            attempt,
             by_digest: image.by_digest().to_owned(),
             pinning: target.pinning,
         })
@@ -293,26 +329,35 @@ fn check_pull(
     status: &ImageStatus,
     missing: &[&Planned<'_>],
 ) -> Result<(), StageError> {
-    match image.pull {
-        None | Some(PullState::Running) => Ok(()),
-        Some(PullState::Succeeded) => Err(StageError::VerifyFailed(format!(
+    let Some(pull) = image.pull else {
+        return Ok(());
+    };
+    if image.next_attempt().is_some() {
+        return Ok(());
+    }
+    match pull.state {
+        PullState::Running => Ok(()),
+        PullState::Succeeded => Err(StageError::VerifyFailed(format!(
             "the pull of `{}` succeeded, but the image is {}",
             image.image.reference,
             lack(image.names[0].1.map(|found| found.usable))
         ))),
-        Some(PullState::Failed) => {
-            let words = status.logs.get(&image.position);
-            let words: &[String] = words.map_or(&[], Vec::as_slice);
-            if words.iter().any(|line| line.contains(NO_SPACE)) {
+        PullState::Failed => {
+            if says(pull, NO_SPACE) {
                 let missing = missing.iter().map(|image| image.image.size).sum();
                 return Err(disk_full(status.disk, missing));
             }
             Err(StageError::PullFailed {
                 image: image.image.reference.clone(),
-                problem: problem(words),
+                problem: problem(&pull.log),
             })
         }
     }
+}
+
+/// Returns whether a log line of the pull contains `text`.
+fn says(pull: &PullAttempt, text: &str) -> bool {
+    pull.log.iter().any(|line| line.contains(text))
 }
 
 fn disk_full(disk: Disk, missing: Bytes) -> StageError {
@@ -440,7 +485,7 @@ mod tests {
     fn pull(position: usize) -> String {
         let planned = &target().images[position];
         format!(
-            "pull,{position},{}",
+            "pull,{position}-1,{}",
             planned.reference.by_digest(&planned.digest)
         )
     }
@@ -455,9 +500,9 @@ mod tests {
         let mut one = target();
         one.parallel_pulls = Some(1);
         assert_eq!(does(&one, ""), pull(1));
-        assert_eq!(does(&one, "UNIT 1 active running"), "wait");
+        assert_eq!(does(&one, "UNIT 1 1 active running"), "wait");
         let pulled = format!(
-            "UNIT 1 active exited\n{}{}",
+            "UNIT 1 1 active exited\n{}{}",
             name(2, "d", GOOD),
             name(3, "d", GOOD)
         );
@@ -489,9 +534,9 @@ mod tests {
         let mut shared = target();
         shared.images[1].after = Some(0);
         assert_eq!(does(&shared, ""), pull(0));
-        assert_eq!(does(&shared, "UNIT 0 active running"), "wait");
+        assert_eq!(does(&shared, "UNIT 0 1 active running"), "wait");
         let there = format!(
-            "UNIT 0 active exited\n{}{}",
+            "UNIT 0 1 active exited\n{}{}",
             name(0, "a", GOOD),
             name(1, "a", GOOD)
         );
@@ -511,7 +556,7 @@ mod tests {
         twice.images.push(again);
         assert_eq!(does(&twice, ""), format!("{} {}", pull(1), pull(0)));
         assert_eq!(
-            does(&twice, "UNIT 0 active running\nUNIT 1 active running"),
+            does(&twice, "UNIT 0 1 active running\nUNIT 1 1 active running"),
             "wait"
         );
     }
@@ -565,7 +610,7 @@ mod tests {
             "{error}"
         );
         // containerd lists an image during its pull, before it is complete.
-        let pulled = format!("{broken}UNIT 0 active running\nUNIT 1 active running");
+        let pulled = format!("{broken}UNIT 0 1 active running\nUNIT 1 1 active running");
         assert_eq!(does(&refresh, &pulled), "wait");
     }
 
@@ -577,7 +622,7 @@ mod tests {
         assert_eq!(
             does(
                 &target(),
-                &format!("UNIT 0 active running\nUNIT 1 active running\n{stale}")
+                &format!("UNIT 0 1 active running\nUNIT 1 1 active running\n{stale}")
             ),
             "wait"
         );
@@ -608,8 +653,12 @@ mod tests {
     #[test]
     fn failed_pull_reports_image_cause_and_remedy() {
         let said =
-            r#"LOG 1 time="now" level=fatal msg="retries exhausted: \"v1\": 401 Unauthorized""#;
-        let error = next(&target(), &status(&format!("UNIT 1 failed failed\n{said}"))).unwrap_err();
+            r#"LOG 1 1 time="now" level=fatal msg="retries exhausted: \"v1\": 401 Unauthorized""#;
+        let error = next(
+            &target(),
+            &status(&format!("UNIT 1 1 failed failed\n{said}")),
+        )
+        .unwrap_err();
         assert_eq!(
             error.to_string(),
             "image `123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/api:v1` could not be pulled: retries \
@@ -619,9 +668,37 @@ mod tests {
     }
 
     #[test]
+    fn failed_unpack_is_tried_once_more() {
+        let said = |attempt| {
+            format!(
+                "UNIT 0 1 active running\nUNIT 1 {attempt} failed failed\n\
+                 LOG 1 {attempt} level=fatal msg=\"failed to unpack image: parent snapshot does not exist\""
+            )
+        };
+        assert_eq!(does(&target(), &said(1)), pull(1).replace("1-1", "1-2"));
+        let error = next(&target(), &status(&said(2))).unwrap_err();
+        assert_eq!(error.name(), "PullFailed");
+        let full = said(1).replace("parent snapshot does not exist", NO_SPACE);
+        assert_eq!(
+            next(&target(), &status(&full)).unwrap_err().name(),
+            "DiskFull"
+        );
+    }
+
+    #[test]
+    fn pinned_aliases_follow_the_configuration() {
+        let alias = "ecr.aws/arn:aws:ecr:eu-west-1:123456789012:repository/team/api:v1";
+        let lines = format!("{}PINNED {alias}\n", complete());
+        assert_eq!(does(&target(), &lines), format!("unpin,{alias}"));
+        let mut pinned = target();
+        pinned.pinning = Pinning::Pinned;
+        assert_eq!(does(&pinned, &lines.replace("unpinned", "pinned")), "done");
+    }
+
+    #[test]
     fn full_disk_fails_with_a_sufficient_size() {
         let lines =
-            "UNIT 0 failed failed\nLOG 0 level=fatal msg=\"write: no space left on device\"";
+            "UNIT 0 1 failed failed\nLOG 0 1 level=fatal msg=\"write: no space left on device\"";
         let error = next(&target(), &status(lines)).unwrap_err();
         assert!(
             matches!(error, StageError::DiskFull { wanted: GiB(1), .. }),
@@ -631,7 +708,7 @@ mod tests {
 
     #[test]
     fn successful_pull_without_image_fails() {
-        let error = next(&target(), &status("UNIT 0 active exited")).unwrap_err();
+        let error = next(&target(), &status("UNIT 0 1 active exited")).unwrap_err();
         assert_eq!(error.name(), "VerifyFailed");
         assert!(error.to_string().contains("not listed"), "{error}");
     }
@@ -647,7 +724,7 @@ mod tests {
 
     #[test]
     fn timeout_reports_the_image_being_pulled() {
-        let error = out_of_time(&target(), &status("UNIT 1 active running"));
+        let error = out_of_time(&target(), &status("UNIT 1 1 active running"));
         assert!(error.to_string().contains("team/api:v1"), "{error}");
     }
 }

@@ -65,10 +65,10 @@ async fn pull_of(target: Target, aws: &FakeAws) -> Result<Pulled, StageError> {
 #[tokio::test(start_paused = true)]
 async fn builder_pulls_tags_and_removes_stale_images() {
     let old = format!("OTHER docker.io/library/old:1 sha256:{}\n", "9".repeat(64));
-    let units = "UNIT 0 active exited\nUNIT 1 active exited\n";
+    let units = "UNIT 0 1 active exited\nUNIT 1 1 active exited\n";
     let aws = node(vec![
         old.clone(),
-        format!("UNIT 0 active running\nUNIT 1 active running\n{old}"),
+        format!("UNIT 0 1 active running\nUNIT 1 1 active running\n{old}"),
         format!("{units}{}{old}", complete().replace("NAME 3", "NAME 9")),
         format!("{units}{}{old}", complete()),
         format!("{units}{}", complete()),
@@ -93,7 +93,9 @@ async fn complete_builder_changes_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn long_pulls_continue_after_the_call() {
-    let aws = node(vec!["UNIT 0 active running\nUNIT 1 active running".into()]);
+    let aws = node(vec![
+        "UNIT 0 1 active running\nUNIT 1 1 active running".into(),
+    ]);
     let error = pull(&aws).await.unwrap_err();
     assert_eq!(error.name(), "StillRunning");
     assert!(error.to_string().contains("0 of 2"), "{error}");
@@ -102,7 +104,7 @@ async fn long_pulls_continue_after_the_call() {
 #[tokio::test(start_paused = true)]
 async fn still_running_contains_the_pull_progress() {
     let half = format!(
-        "UNIT 0 active exited\nUNIT 1 active running\n{}",
+        "UNIT 0 1 active exited\nUNIT 1 1 active running\n{}",
         complete().lines().take(2).collect::<Vec<_>>().join("\n")
     );
     let aws = node(vec![half]);
@@ -118,9 +120,9 @@ async fn still_running_contains_the_pull_progress() {
 
 #[tokio::test(start_paused = true)]
 async fn pulled_image_is_reported_before_the_deadline() {
-    let both = "UNIT 0 active running\nUNIT 1 active running".to_owned();
+    let both = "UNIT 0 1 active running\nUNIT 1 1 active running".to_owned();
     let one = format!(
-        "UNIT 0 active exited\nUNIT 1 active running\n{}",
+        "UNIT 0 1 active exited\nUNIT 1 1 active running\n{}",
         complete().lines().take(2).collect::<Vec<_>>().join("\n")
     );
     let start = Instant::now();
@@ -145,7 +147,7 @@ async fn change_without_effect_fails_after_four_attempts() {
 async fn no_change_starts_after_the_build_deadline() {
     let mut late = target();
     late.give_up_at = late.planned_at;
-    for status in ["", "UNIT 0 active running\nUNIT 1 active running"] {
+    for status in ["", "UNIT 0 1 active running\nUNIT 1 1 active running"] {
         let aws = node(vec![status.into()]);
         let error = pull_of(late.clone(), &aws).await.unwrap_err();
         assert_eq!(error.name(), "PullFailed");

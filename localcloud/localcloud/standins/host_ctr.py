@@ -1,9 +1,9 @@
 """`host-ctr pull-image`: Bottlerocket's image puller, on top of `ctr`.
 
 Like the real one, it gets the token for private ECR through the instance's role,
-and other credentials from the registry configuration. It retries five times and
-unpacks. It records an ECR image under two names: the canonical and the requested
-one.
+and other credentials from the registry configuration. It retries the download five
+times, but not the unpack. In older releases an ECR image has two names: that of the
+ECR resolver, and the requested one.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from endpoints import ECR, Endpoint, PullFailed, endpoints, split_host
 from this_node import PLATFORMS, description
 
 RETRIES = 5
+FIRST_WITHOUT_RESOLVER = [1, 54, 0]
 
 
 def log(level: str, message: str, **fields: str) -> None:
@@ -58,38 +59,61 @@ def host_lines(place: Endpoint) -> list[str]:
     return [*lines, 'ca = "/run/localcloud/ca.pem"'] if place.ours else lines
 
 
-def pull_once(
+def fetch(
     reference: str, places: list[Endpoint], labels: list[str], config: dict[str, Any]
 ) -> None:
-    """Fetches and unpacks. Raises PullFailed with the puller's last line."""
+    """Downloads an image. Raises PullFailed with the last line of the output.
+
+    For another machine's platform it also unpacks the image, because `ctr` has no
+    separate command for that.
+    """
     if config["kind"] == "simulated":
         simulated_pull.pull(reference, places, labels)
         return
     host, _ = split_host(reference)
+    is_native = config["architecture"] == config["machine_architecture"]
     with tempfile.TemporaryDirectory(dir="/run/localcloud") as directory:
         file = Path(directory) / host / "hosts.toml"
         file.parent.mkdir()
         file.write_text(hosts_toml(places))
         command = [
-            "/run/localcloud/ctr",
-            "--address=/run/containerd/containerd.sock",
-            "--namespace=k8s.io",
-            "images",
-            "pull",
+            *(("content", "fetch") if is_native else ("images", "pull")),
             f"--hosts-dir={directory}",
             f"--platform={PLATFORMS[config['architecture']]}",
             *(f"--label={label}" for label in labels),
             # The daemon's own pull does not unpack another machine's platform.
-            *(["--local"] if config["containerd_major"] >= 2 else []),
+            *(["--local"] if config["containerd_major"] >= 2 and not is_native else []),
             reference,
         ]
-        # Progress goes to a file: a full pipe without a reader stops the pull.
-        with tempfile.TemporaryFile(dir=directory) as output:
-            code = subprocess.run(command, stdout=output, stderr=output, check=False).returncode
-            output.seek(max(0, output.seek(0, 2) - 2000))
-            words = output.read().decode(errors="replace").strip()
+        run(command, directory)
+
+
+def unpack(reference: str, config: dict[str, Any]) -> None:
+    """Unpacks a downloaded image. Raises PullFailed with the last line of the output."""
+    if config["kind"] == "simulated" or config["architecture"] != config["machine_architecture"]:
+        return
+    with tempfile.TemporaryDirectory(dir="/run/localcloud") as directory:
+        listed = run(["images", "ls", f"name=={reference}"], directory)
+        digest = listed.splitlines()[-1].split()[2]
+        run(["snapshots", "unpack", digest], directory)
+
+
+def run(arguments: list[str], directory: str) -> str:
+    """Runs `ctr` and returns its output. Raises PullFailed with its last line."""
+    command = [
+        "/run/localcloud/ctr",
+        "--address=/run/containerd/containerd.sock",
+        "--namespace=k8s.io",
+        *arguments,
+    ]
+    # Progress goes to a file: a full pipe without a reader stops the pull.
+    with tempfile.TemporaryFile(dir=directory) as output:
+        code = subprocess.run(command, stdout=output, stderr=output, check=False).returncode
+        output.seek(max(0, output.seek(0, 2) - 2000))
+        words = output.read().decode(errors="replace").strip()
     if code:
         raise PullFailed(words.splitlines()[-1] if words else f"ctr ended with {code}")
+    return words
 
 
 def tag(source: str, target: str) -> None:
@@ -97,10 +121,14 @@ def tag(source: str, target: str) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def canonical(reference: str) -> str | None:
-    """Returns the image's name in the records of the ECR resolver."""
+def resolver_name(reference: str, config: dict[str, Any]) -> str | None:
+    """Returns the second name of an image from private ECR.
+
+    Releases before 1.54 pull it with the resolver of amazon-ecr-containerd-resolver.
+    """
     ecr = ECR.match(reference)
-    if ecr is None:
+    version = [int(part) for part in config["os"]["version_id"].split(".")]
+    if ecr is None or version >= FIRST_WITHOUT_RESOLVER:
         return None
     return f"ecr.aws/arn:aws:ecr:{ecr['region']}:{ecr['account']}:repository/{ecr['path']}"
 
@@ -108,24 +136,33 @@ def canonical(reference: str) -> str | None:
 def pull(
     reference: str, registry_config: str, labels: list[str], say: Callable[..., None] = log
 ) -> None:
-    """Retries a pull. Raises PullFailed after the last failure."""
+    """Fetches with retries, then unpacks once. Raises PullFailed.
+
+    Source of the order, the number of retries and the messages: `pullImage` in
+    sources/host-ctr/cmd/host-ctr/main.go of bottlerocket-core-kit.
+    """
     config = description()
     interval = float(config["pull_retry_seconds"])
     for attempt in range(RETRIES + 1):
         try:
-            pull_once(reference, endpoints(reference, registry_config, config), labels, config)
+            fetch(reference, endpoints(reference, registry_config, config), labels, config)
             break
         except PullFailed as failure:
             if attempt == RETRIES:
                 raise PullFailed(f"retries exhausted: {failure}") from failure
-            wait = interval * (1 + random.random())
+            # One second, doubled each time, and 2 to 6 more. `pull_retry_seconds` scales it.
+            wait = interval + float(config["pull_retry_seconds"]) * random.uniform(2, 6)
             text = f"failed to pull image. waiting {wait:.1f}s before retrying..."
             say("warning", text, error=str(failure))
             time.sleep(wait)
             interval *= 2
-    name = canonical(reference)
+    name = resolver_name(reference, config)
     say("info", "pulled image successfully", img=name or reference)
     say("info", "unpacking image...", img=name or reference)
+    try:
+        unpack(reference, config)
+    except PullFailed as failure:
+        raise PullFailed(f"failed to unpack image: {failure}") from failure
     if name is not None:
         tag(reference, name)
         say("info", "tagging image", img=reference)
@@ -160,7 +197,7 @@ def main() -> int:
     try:
         pull(options.source, options.registry_config, options.label)
     except PullFailed as failure:
-        log("error", str(failure), ref=canonical(options.source) or options.source)
+        log("error", str(failure), ref=options.source)
         log("fatal", str(failure))
         return 1
     return 0

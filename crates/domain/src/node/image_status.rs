@@ -36,12 +36,12 @@ impl ImageName {
 /// The output of the document `image-status`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageStatus {
-    /// State of each started pull, by the image's position in the plan.
-    pub pulls: BTreeMap<usize, PullState>,
-    /// Last log lines of each failed pull, by the image's position in the plan.
-    pub logs: BTreeMap<usize, Vec<String>>,
+    /// Last attempt at each started pull, by the image's position in the plan.
+    pub pulls: BTreeMap<usize, PullAttempt>,
     /// Requested names that exist, by their position in the request.
     pub names: BTreeMap<usize, NameRecord>,
+    /// Pinned further names of planned images: image IDs, and names of Bottlerocket's ECR resolver. The list may be cut.
+    pub pinned_aliases: Vec<ImageName>,
     /// Names that exist but were not requested.
     pub others: Vec<OtherName>,
     /// Number of further such names that did not fit into the output.
@@ -50,6 +50,17 @@ pub struct ImageStatus {
     pub disk: Disk,
     /// Number of the builder's vCPUs.
     pub cpus: usize,
+}
+
+/// An attempt to pull an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PullAttempt {
+    /// Number of the attempt, from 1.
+    pub number: u32,
+    /// State of the attempt.
+    pub state: PullState,
+    /// Last log lines, if the attempt failed.
+    pub log: Vec<String>,
 }
 
 /// The state of a pull.
@@ -98,9 +109,9 @@ impl FromStr for ImageStatus {
     type Err = MalformedOutput;
 
     fn from_str(output: &str) -> Result<Self, MalformedOutput> {
-        let mut pulls = BTreeMap::new();
-        let mut logs: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+        let mut pulls: BTreeMap<usize, PullAttempt> = BTreeMap::new();
         let mut names = BTreeMap::new();
+        let mut pinned_aliases = Vec::new();
         let mut others = Vec::new();
         let mut omitted_others = 0;
         let mut disk = None;
@@ -109,14 +120,26 @@ impl FromStr for ImageStatus {
             let malformed = || MalformedOutput::Line(shorten(&format!("{keyword} {rest}")));
             let fields: Vec<_> = rest.split_whitespace().collect();
             match (keyword, fields.as_slice()) {
-                ("UNIT", [position, active, sub_state]) => {
+                ("UNIT", [position, number, active, sub_state]) => {
                     let position = position.parse().map_err(|_| malformed())?;
-                    pulls.insert(position, PullState::of_unit(active, sub_state));
+                    let attempt = PullAttempt {
+                        number: number.parse().map_err(|_| malformed())?,
+                        state: PullState::of_unit(active, sub_state),
+                        log: Vec::new(),
+                    };
+                    let known = pulls.get(&position).map(|known| known.number);
+                    if known < Some(attempt.number) {
+                        pulls.insert(position, attempt);
+                    }
                 }
-                ("LOG", [position, ..]) => {
-                    let message = rest.split_once(' ').map_or("", |(_, message)| message);
-                    let position = position.parse().map_err(|_| malformed())?;
-                    logs.entry(position).or_default().push(message.to_owned());
+                ("LOG", [position, number, ..]) => {
+                    let position: usize = position.parse().map_err(|_| malformed())?;
+                    let number: u32 = number.parse().map_err(|_| malformed())?;
+                    let message = rest.splitn(3, ' ').nth(2).unwrap_or_default();
+                    let attempt = pulls.get_mut(&position).ok_or_else(malformed)?;
+                    if attempt.number == number {
+                        attempt.log.push(message.to_owned());
+                    }
                 }
                 ("NAME", [position, digest, status, unpacked, pinned]) => {
                     let record = NameRecord {
@@ -130,6 +153,9 @@ impl FromStr for ImageStatus {
                     };
                     names.insert(position.parse().map_err(|_| malformed())?, record);
                 }
+                ("PINNED", [name]) => {
+                    pinned_aliases.push(name.parse().map_err(|_| malformed())?);
+                }
                 ("OTHER", [name, digest]) => others.push(OtherName {
                     name: name.parse().map_err(|_| malformed())?,
                     digest: digest.parse().map_err(|_| malformed())?,
@@ -142,7 +168,7 @@ impl FromStr for ImageStatus {
                     });
                 }
                 ("CPUS", [count]) => cpus = Some(count.parse().map_err(|_| malformed())?),
-                ("UNIT" | "LOG" | "NAME" | "OTHER" | "MORE" | "DISK" | "CPUS", _) => {
+                ("UNIT" | "LOG" | "NAME" | "PINNED" | "OTHER" | "MORE" | "DISK" | "CPUS", _) => {
                     return Err(malformed());
                 }
                 _ => {}
@@ -150,8 +176,8 @@ impl FromStr for ImageStatus {
         }
         Ok(Self {
             pulls,
-            logs,
             names,
+            pinned_aliases,
             others,
             omitted_others,
             disk: disk.ok_or(MalformedOutput::Missing("DISK"))?,
@@ -188,32 +214,31 @@ mod tests {
     #[test]
     fn status_output_yields_pulls_images_and_disk() {
         let output = format!(
-            "UNIT 0 active exited\nUNIT 1 active running\nUNIT 2 failed failed\n\
-             LOG 2 level=fatal msg=\"no  such image\"\n\
+            "UNIT 0 1 active exited\nUNIT 1 1 active running\nUNIT 2 2 failed failed\nUNIT 2 1 failed failed\n\
+             LOG 2 2 level=fatal msg=\"no  such image\"\nLOG 2 1 earlier\n\
              NAME 0 {a} complete unpacked unpinned\nNAME 1 {a} complete packed pinned\n\
              NAME 2 {b} incomplete packed unpinned\n\
-             OTHER ecr.aws/arn:aws:ecr:eu-west-1:123456789012:repository/team/api:v1 {b}\n\
+             PINNED ecr.aws/arn:aws:ecr:eu-west-1:123456789012:repository/team/api:v1\n\
+             OTHER docker.io/library/old:1 {b}\n\
              MORE 7\nsome warning\nDISK 1000 300\nCPUS 8\nEND\n",
             a = digest('a'),
             b = digest('b'),
         );
         let status: ImageStatus = output.parse().unwrap();
+        let pulls: Vec<_> = status.pulls.values().map(|pull| pull.state).collect();
         assert_eq!(
-            status.pulls,
-            [
-                (0, PullState::Succeeded),
-                (1, PullState::Running),
-                (2, PullState::Failed)
-            ]
-            .into()
+            pulls,
+            [PullState::Succeeded, PullState::Running, PullState::Failed]
         );
-        assert_eq!(status.logs[&2], ["level=fatal msg=\"no  such image\""]);
+        let failed = &status.pulls[&2];
+        assert_eq!(failed.number, 2);
+        assert_eq!(failed.log, ["level=fatal msg=\"no  such image\""]);
         assert_eq!(
             status.names.values().map(|n| n.usable).collect::<Vec<_>>(),
             [Usable::Yes, Usable::Packed, Usable::Incomplete]
         );
         assert!(status.names[&1].pinned && !status.names[&0].pinned);
-        assert_eq!(status.others.len(), 1);
+        assert_eq!((status.pinned_aliases.len(), status.others.len()), (1, 1));
         assert_eq!(status.omitted_others, 7);
         assert_eq!(
             (status.disk.size, status.disk.used),
@@ -228,11 +253,13 @@ mod tests {
             "",
             "DISK 1000 300",
             "END",
-            "UNIT 0 active\nDISK 1000 300\nCPUS 8\nEND",
+            "UNIT 0 1 active\nDISK 1000 300\nCPUS 8\nEND",
             "NAME x sha256:12 complete unpacked unpinned\nDISK 1000 300\nCPUS 8\nEND",
             "OTHER $(reboot) sha256:12\nDISK 1000 300\nCPUS 8\nEND",
-            "UNIT 0 active exited\nCPUS 8\nEND",
-            "UNIT 0 active exited\nDISK 1000 300\nEND",
+            "UNIT 0 active exited\nDISK 1000 300\nCPUS 8\nEND",
+            "LOG 0 1 no unit\nDISK 1000 300\nCPUS 8\nEND",
+            "UNIT 0 1 active exited\nCPUS 8\nEND",
+            "UNIT 0 1 active exited\nDISK 1000 300\nEND",
         ] {
             assert!(output.parse::<ImageStatus>().is_err(), "{output:?}");
         }

@@ -8,6 +8,8 @@ mod ready_node;
 
 pub use disk::{Disk, FILL_LIMIT};
 pub use document::Document;
-pub use image_status::{ImageName, ImageStatus, NameRecord, OtherName, PullState, Usable};
+pub use image_status::{
+    ImageName, ImageStatus, NameRecord, OtherName, PullAttempt, PullState, Usable,
+};
 pub use output::MalformedOutput;
 pub use ready_node::ReadyNode;
