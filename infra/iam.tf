@@ -222,6 +222,13 @@ locals {
 
     create-snapshot = concat(local.run_commands["create-snapshot"], [
       local.see_snapshots,
+      # The console shows why a scrub failed.
+      {
+        sid        = "ReadConsoles"
+        actions    = ["ec2:GetConsoleOutput"]
+        resources  = [local.instances]
+        conditions = [local.is_ours]
+      },
       {
         sid        = "SnapshotBuildersVolumes"
         actions    = ["ec2:CreateSnapshot"]

@@ -14,14 +14,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from moto.core.responses import ActionResult
+from moto.core.utils import utcnow
 from moto.ec2 import utils as ec2_utils
 from moto.ec2.exceptions import EC2ClientError, InvalidInstanceTypeError
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.amis import Ami, AmiBackend
 from moto.ec2.models.core import TaggedEC2Resource
 from moto.ec2.models.instances import Instance, InstanceState, Reservation, StateReason
+from moto.ec2.responses.general import General
 from moto.ec2.responses.instances import InstanceResponse
-from moto.ec2.utils import EC2_PREFIX_TO_RESOURCE, get_prefix
+from moto.ec2.utils import EC2_PREFIX_TO_RESOURCE, Base64EncodedString, get_prefix
 
 from . import bottlerocket, ebs, nodes
 from .bottlerocket import DATA_DEVICE, ROOT_DEVICE, Release
@@ -138,6 +140,7 @@ class Machines:
             ca=registries.ca_certificate,
             timings=self.nodes.timings(self.settings(instance)),
             disk_full_after_bytes=self.settings(instance)["disk_full_after_bytes"],
+            stuck_mount=self.settings(instance)["stuck_mount"],
         )
 
     def _node_ended(self, instance: Instance) -> Any:
@@ -254,6 +257,7 @@ def install(cloud: Cloud) -> None:
     _look_up_tags()
     _replace_run_instances(machines)
     _replace_life_cycle(machines)
+    _show_console(machines)
     patch(
         ec2_utils,
         "filter_dict_attribute_mapping[client-token]",
@@ -267,6 +271,22 @@ def install(cloud: Cloud) -> None:
         lambda: [
             {"id": i.id, "state": i.state} for i in machines.instances() if i.state != "terminated"
         ],
+    )
+
+
+def _show_console(machines: Machines) -> None:
+    def get_console_output(self: General) -> ActionResult:
+        instance = self.ec2_backend.get_instance(self._get_param("InstanceId"))
+        node = machines.node(instance.id)
+        output = Base64EncodedString.from_raw_string(node.console() if node else "")
+        return ActionResult({"InstanceId": instance.id, "Timestamp": utcnow(), "Output": output})
+
+    patch(
+        General,
+        "get_console_output",
+        get_console_output,
+        reason="Returns the console of the node; moto returns a fixed text.",
+        link=api("ec2", "GetConsoleOutput"),
     )
 
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import yaml
+
+from localcloud.standins.boot import SECRET
 
 from .clouds import RunningCloud, trust, unique, until
 
@@ -26,14 +31,8 @@ QUICK = {
     "snapshot_seconds": 0.1,
     "pull_retry_seconds": 0.01,
 }
-SCRUB = f"""{HOST} systemd-run --unit=finish --on-active=1 --property=Type=oneshot \
- "--property=ExecStartPre=-/usr/bin/systemctl stop host-containers@admin.service \
-host-containers@control.service containerd.service host-containerd.service \
-systemd-random-seed.service" \
- "--property=ExecStartPre=-/usr/bin/find /local/host-containers /local/bootstrap-containers \
-/var/lib/kubelet /var/lib/host-containerd /var/log/journal /var/lib/netdog -mindepth 1 -delete" \
- "--property=ExecStartPre=-/usr/bin/rm -f /var/lib/systemd/random-seed" \
- "--property=ExecStartPre=/usr/bin/sync" /usr/bin/systemctl poweroff"""
+_POWER_OFF = Path(__file__).parents[2] / "infra/documents/power-off.yaml"
+SCRUB = yaml.safe_load(_POWER_OFF.read_text())["mainSteps"][0]["inputs"]["runCommand"][0]
 SECRETS = (
     "/local/host-containers/",
     "/local/bootstrap-containers/",
@@ -184,6 +183,11 @@ class Machines:
         found = self.files(snapshot)
         assert [path for path in found if path.startswith(SECRETS)] == []
         return snapshot, found
+
+    def secrets(self, snapshot_id: str) -> int:
+        """Counts the secrets in the blocks of a snapshot."""
+        route = f"snapshots/{snapshot_id}/search?text={SECRET}"
+        return self.cloud.control("GET", route)["occurrences"]
 
     def snapshot_state(self, snapshot_id: str) -> str:
         return self.ec2.describe_snapshots(SnapshotIds=[snapshot_id])["Snapshots"][0]["State"]

@@ -70,6 +70,42 @@ def test_node_from_snapshot_starts_images_without_pull(machines: Machines, insta
     machines.terminate(worker)
 
 
+def test_scrub_overwrites_the_blocks_of_secrets(machines: Machines, instance: str) -> None:
+    machines.succeed(instance, f"{HOST} sync")
+    before = machines.snapshot(instance)
+    snapshot, _ = machines.finish(instance)
+    assert machines.secrets(before) > 5
+    assert machines.secrets(snapshot) == 0
+
+
+def test_failed_scrub_shows_its_reason_on_the_console(machines: Machines) -> None:
+    machines.cloud.control("POST", "settings", {"stuck_mount": True})
+    instance = machines.launch()
+    machines.await_ready(instance)
+    machines.cloud.control("POST", "settings", {"stuck_mount": False})
+    machines.succeed(instance, SCRUB)
+
+    def console() -> str:
+        answer = machines.ec2.get_console_output(InstanceId=instance, Latest=True)
+        return answer.get("Output", "")
+
+    until(lambda: "scrub ended" in console(), 30)
+    reason, result = console().splitlines()[-2:]
+    assert reason.endswith("/var/lib/kubelet/stuck’: Device or resource busy")  # noqa: RUF001
+    assert result.endswith("scrub ended: exit-code")
+    assert machines.state(instance) == "running"
+    machines.terminate(instance)
+
+
+def test_inaccurate_timer_starts_late(machines: Machines, instance: str) -> None:
+    start = f"{HOST} systemd-run --on-active=0 --unit=late touch /tmp/late"
+    soon = start.replace("late", "soon").replace("--on", "--timer-property=AccuracySec=1ms --on")
+    machines.succeed(instance, start)
+    machines.succeed(instance, soon)
+    until(lambda: machines.run(instance, f"{HOST} test -e /tmp/soon")[0] == "Success", 5)
+    assert machines.run(instance, f"{HOST} test -e /tmp/late")[0] == "Failed"
+
+
 def test_unchanged_snapshot_differs_in_few_blocks(machines: Machines, instance: str) -> None:
     machines.pull(instance, Pusher(machines.cloud).push("team/blocks:1", [random_layer("blocks")]))
     snapshot, _ = machines.finish(instance)

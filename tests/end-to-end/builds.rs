@@ -51,7 +51,60 @@ pub async fn snapshot_contains_the_images_and_no_secret(fixture: Arc<Fixture>) -
         .cache(&fixture.config(&[&fixture.api, &fixture.report]).await?)
         .await?;
     let snapshot = fixture.published(&cache).await?;
-    holds_no_secret(&fixture.world.cloud.snapshot_files(&snapshot, "/").await?)
+    let cloud = &fixture.world.cloud;
+    holds_no_secret(&cloud.snapshot_files(&snapshot, "/").await?)?;
+    // EBS copies every block that was ever written, also those of deleted files.
+    for secret in [NODE_SECRET, &cloud.ready.registries.private.password] {
+        let found = cloud.occurrences(&snapshot, secret).await?;
+        ensure!(
+            found == 0,
+            "{found} blocks of the snapshot contain a secret"
+        );
+    }
+    Ok(())
+}
+
+/// Text in every key and every other secret that a node of the local cloud writes.
+const NODE_SECRET: &str = "localcloud-secret";
+
+pub async fn failed_scrub_reports_its_reason(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    let cache = fixture
+        .cache(&fixture.config(&[&fixture.api]).await?)
+        .await?;
+    world.cloud.set(json!({"stuck_mount": true})).await?;
+    let outcome = world.build(&cache).await?;
+    ensure_failed(
+        &outcome,
+        "SnapshotFailed",
+        &["did not power itself off", "/var/lib/kubelet/stuck", "busy"],
+    )?;
+    ensure!(
+        world.published(&cache, X86).await?.is_none(),
+        "the failed build has a pointer"
+    );
+    Ok(())
+}
+
+pub async fn references_to_one_image_are_all_present(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    let image = fixture.image(X86, "twice")?;
+    let first = world.ecr.push("team/changing", "1", &image).await?;
+    let second = world.ecr.push("team/changing", "1.0", &image).await?;
+    let (repository, _) = first.rsplit_once(':').context("the reference has a tag")?;
+    let by_digest = format!("{repository}@{}", image.digest());
+    let images = [first.as_str(), &second, &by_digest];
+    let cache = fixture.cache(&fixture.config(&images).await?).await?;
+    let snapshot = fixture.published(&cache).await?;
+    let node = world.start_node(Some(&snapshot), X86, VOLUME).await?;
+    for reference in images {
+        let run = world.cloud.run_container(&node, reference).await?;
+        ensure!(
+            run.present && run.requests == 0,
+            "{reference} was pulled: {run:?}"
+        );
+    }
+    world.terminate_node(&node).await
 }
 
 /// Asserts that a snapshot contains no files that identify its builder, and that it contains the files that make the
@@ -66,6 +119,8 @@ pub fn holds_no_secret(files: &[String]) -> Result<()> {
         "/var/lib/systemd/random-seed",
         "/var/lib/netdog/",
         "/var/lib/host-containerd/",
+        // The ID of the builder's containerd.
+        "/io.containerd.grpc.v1.introspection/uuid",
         "ssh_host_",
     ] {
         let found: Vec<_> = files.iter().filter(|file| file.contains(secret)).collect();

@@ -59,6 +59,8 @@ fn main() -> ExitCode {
         triggers::push_of_unused_image_starts_nothing,
         builds::containers_start_from_the_snapshot_without_pulling,
         builds::snapshot_contains_the_images_and_no_secret,
+        builds::failed_scrub_reports_its_reason,
+        builds::references_to_one_image_are_all_present,
         builds::unchanged_cache_launches_no_builder,
         builds::refresh_starts_from_last_snapshot_and_pulls_changes,
         builds::removed_image_leaves_the_snapshot,

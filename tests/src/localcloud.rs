@@ -730,6 +730,22 @@ impl LocalCloud {
             .files)
     }
 
+    /// Counts the occurrences of `text` in all blocks of a snapshot, also in those that no file uses.
+    ///
+    /// # Errors
+    /// Fails if the snapshot does not exist.
+    pub async fn occurrences(&self, snapshot: &SnapshotId, text: &str) -> Result<u64> {
+        #[derive(Deserialize)]
+        struct Found {
+            occurrences: u64,
+        }
+        let route = format!("snapshots/{snapshot}/search?text={text}");
+        Ok(self
+            .control::<Found>(reqwest::Method::GET, &route, None)
+            .await?
+            .occurrences)
+    }
+
     /// Damages a snapshot: deletes the file on its volume whose path ends with `name`.
     ///
     /// # Errors

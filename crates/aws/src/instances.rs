@@ -1,6 +1,8 @@
 //! EC2 instances: builders and orphans.
 
 use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName, Reservation, Tag};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use prepull_domain::build::payload::{Builder, Target};
 use prepull_domain::{InstanceId, StageError, VolumeId, names};
@@ -117,6 +119,29 @@ pub fn not_known(id: &InstanceId) -> StageError {
         instance: id.clone(),
         problem: "EC2 does not list it".to_owned(),
     }
+}
+
+/// Returns the latest console output of the instance `id`. EC2 keeps the last 64 KB.
+///
+/// # Errors
+/// If EC2 does not answer, or the instance type is not based on Nitro.
+pub async fn console(clients: &Clients, id: &InstanceId) -> Result<String, StageError> {
+    const CALL: &str = "ec2:GetConsoleOutput";
+    let answer = clients
+        .ec2
+        .get_console_output()
+        .instance_id(id.as_str())
+        .latest(true)
+        .send()
+        .await
+        .or_stage_error(CALL)?;
+    let output = BASE64
+        .decode(answer.output().unwrap_or_default())
+        .map_err(|error| StageError::AwsFailed {
+            call: CALL,
+            message: format!("the answer is not Base64: {error}"),
+        })?;
+    Ok(String::from_utf8_lossy(&output).into_owned())
 }
 
 impl InstanceRecord {

@@ -3,11 +3,17 @@
 use std::time::Duration;
 
 use aws_smithy_mocks::{Rule, mock};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use create_snapshot::{Settings, handle};
 use jiff::Timestamp;
 use prepull_aws::ec2::Client;
+use prepull_aws::ec2::error::ErrorMetadata;
 use prepull_aws::ec2::operation::create_snapshot::CreateSnapshotOutput;
 use prepull_aws::ec2::operation::describe_snapshots::DescribeSnapshotsOutput;
+use prepull_aws::ec2::operation::get_console_output::{
+    GetConsoleOutputError, GetConsoleOutputOutput,
+};
 use prepull_aws::ec2::types::{
     Instance, InstanceStateName, Snapshot as Ec2Snapshot, SnapshotState, StateReason,
 };
@@ -240,17 +246,68 @@ fn with_builder(state: InstanceStateName, reason: &str) -> FakeAws {
 
 #[tokio::test]
 async fn running_builder_fails_after_the_power_off_timeout() {
-    let long_ago = Timestamp::now() - jiff::SignedDuration::from_mins(4);
-    let aws = with_builder(InstanceStateName::Running, "").ssm([power_off_was_sent(
-        CommandInvocationStatus::Success,
-        long_ago,
-    )]);
+    let long_ago = Timestamp::now() - jiff::SignedDuration::from_mins(9);
+    let aws = with_builder(InstanceStateName::Running, "")
+        .ec2([console("")])
+        .ssm([power_off_was_sent(
+            CommandInvocationStatus::Success,
+            long_ago,
+        )]);
     let error = create(&aws).await.unwrap_err();
     assert_eq!(error.name(), "SnapshotFailed");
     assert!(
         error.to_string().contains("did not power itself off"),
         "{error}"
     );
+}
+
+/// Returns a rule that answers with the console output.
+fn console(output: &str) -> Rule {
+    let encoded = BASE64.encode(output);
+    mock!(Client::get_console_output)
+        .match_requests(|request| request.latest() == Some(true))
+        .then_output(move || GetConsoleOutputOutput::builder().output(&encoded).build())
+}
+
+#[tokio::test]
+async fn failed_scrub_reports_its_last_words() {
+    let a_minute_ago = Timestamp::now() - jiff::SignedDuration::from_mins(1);
+    let aws = with_builder(InstanceStateName::Running, "")
+        .ec2([console(
+            "prepull-power-off[7]: find: cannot delete '/var/lib/kubelet/a': Permission denied\n\
+             prepull-power-off[8]: scrub ended: exit-code\n",
+        )])
+        .ssm([power_off_was_sent(
+            CommandInvocationStatus::Success,
+            a_minute_ago,
+        )]);
+    let error = create(&aws).await.unwrap_err();
+    assert_eq!(error.name(), "SnapshotFailed");
+    assert!(
+        error
+            .to_string()
+            .contains("its scrub failed: find: cannot delete '/var/lib/kubelet/a'"),
+        "{error}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn unreadable_console_does_not_fail_the_stage() {
+    let a_minute_ago = Timestamp::now() - jiff::SignedDuration::from_mins(1);
+    let refused = mock!(Client::get_console_output).then_error(|| {
+        GetConsoleOutputError::generic(
+            ErrorMetadata::builder()
+                .code("UnsupportedOperation")
+                .build(),
+        )
+    });
+    let aws = with_builder(InstanceStateName::Running, "")
+        .ec2([refused])
+        .ssm([power_off_was_sent(
+            CommandInvocationStatus::Success,
+            a_minute_ago,
+        )]);
+    assert_eq!(create(&aws).await.unwrap_err().name(), "StillRunning");
 }
 
 #[tokio::test(start_paused = true)]

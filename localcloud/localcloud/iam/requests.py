@@ -439,6 +439,7 @@ _ENTRIES: dict[str, Callable[[BaseResponse], Asks]] = {
     "ec2:CreateTags": _create_tags,
     "ec2:DeleteSnapshot": _on_existing("ec2:DeleteSnapshot", "SnapshotId"),
     "ec2:DeleteVolume": _on_existing("ec2:DeleteVolume", "VolumeId"),
+    "ec2:GetConsoleOutput": _on_existing("ec2:GetConsoleOutput", "InstanceId"),
     "ec2:ModifySnapshotAttribute": _modify_snapshot_attribute,
     "ec2:RunInstances": _run_instances,
     "ec2:TerminateInstances": _on_existing("ec2:TerminateInstances", "InstanceIds"),

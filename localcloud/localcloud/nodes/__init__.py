@@ -140,9 +140,14 @@ def _snapshot_content(kind: Kind, snapshots: Path) -> Callable[..., Answer]:
                     return 404, {"error": f"{snapshot_id} has no file {path!r}"}
                 kind.remove_file(volume, path)
                 return 200, {}
+            case "GET", "search":
+                found = kind.occurrences(volume, query["text"].encode())
+                return 200, {"occurrences": found}
             case "GET", "blocks":
                 return 200, {"blocks": kind.changed_blocks(volume, base)}
-        return 404, {"error": f"snapshots/<snapshot-id>/ knows files and blocks, not {verb!r}"}
+        return 404, {
+            "error": f"snapshots/<snapshot-id>/ knows files, search and blocks, not {verb!r}"
+        }
 
     return handle
 
@@ -154,6 +159,7 @@ def install(cloud: Cloud) -> Nodes:
         admin_seconds=1.0,
         pull_retry_seconds=0.2,
         disk_full_after_bytes=None,
+        stuck_mount=False,
     )
     real.clean_up_stale(cloud.state)
     kind, why = choose()

@@ -34,6 +34,9 @@ class Kind(Protocol):
     def remove_file(self, volume: Path, path: str) -> None:
         """Removes one of the paths from `files` without an update of its owner's records."""
 
+    def occurrences(self, volume: Path, text: bytes) -> int:
+        """Counts a text on the volume, on real nodes also in blocks that no file uses."""
+
     def changed_blocks(self, volume: Path, base: Path | None) -> int | None:
         """Counts blocks that differ from the base, or from zeros; `None` without blocks."""
 

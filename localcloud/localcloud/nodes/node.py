@@ -55,6 +55,8 @@ class Launch:
     ca: Path
     """The authority that signed their certificate."""
     timings: dict[str, float]
+    stuck_mount: bool
+    """Whether a file system is mounted below /var/lib/kubelet, so that its deletion fails."""
     disk_full_after_bytes: int | None = None
     """Free bytes on a simulated node's volume; `None` for its full size."""
 
@@ -144,9 +146,17 @@ class Node:
             "registries": launch.registries,
             "ca": str(launch.ca.resolve()),
             "timings": launch.timings,
+            "stuck_mount": launch.stuck_mount,
             "disk_full_after_bytes": launch.disk_full_after_bytes,
             **self.kind.configuration(self.name),
         }
+
+    def console(self) -> str:
+        """Returns the last 64 KB of the console, as EC2 does."""
+        try:
+            return (self.directory / "console.log").read_bytes()[-65536:].decode(errors="replace")
+        except FileNotFoundError:
+            return ""
 
     # Commands
 

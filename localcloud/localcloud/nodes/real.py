@@ -101,6 +101,15 @@ class RealNodes:
     def remove_file(self, volume: Path, path: str) -> None:
         _mounted(volume, "rw", 'rm ".$3"', path)
 
+    def occurrences(self, volume: Path, text: bytes) -> int:
+        with volume.open("rb") as file:
+            blocks = sorted(_blocks_with_data(file))
+            # A text can cross the end of a block.
+            return sum(
+                os.pread(file.fileno(), BLOCK + len(text) - 1, block * BLOCK).count(text)
+                for block in blocks
+            )
+
     def changed_blocks(self, volume: Path, base: Path | None) -> int:
         with ExitStack() as files:
             new = files.enter_context(volume.open("rb"))

@@ -39,6 +39,10 @@ class SimulatedNodes:
     def remove_file(self, volume: Path, path: str) -> None:
         (volume / path.removeprefix("/local/")).unlink()
 
+    def occurrences(self, volume: Path, text: bytes) -> int:
+        found = (path for path in volume.rglob("*") if path.is_file() and not path.is_symlink())
+        return sum(path.read_bytes().count(text) for path in found)
+
     def changed_blocks(self, volume: Path, base: Path | None) -> None:
         """A directory has no blocks."""
 

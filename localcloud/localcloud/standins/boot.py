@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 HOST_CONTAINERS = "local/host-containers"
+SECRET = "localcloud-secret"  # noqa: S105
+"""Part of every secret, so that a test can search the blocks of a volume for it."""
 PR_SET_CHILD_SUBREAPER = 36
 
 UNUSED_PLUGINS = [
@@ -145,7 +147,7 @@ def write_state(root: Path, config: dict[str, Any]) -> None:
     write(root, "var/lib/netdog/primary_interface", "eth0\n")
     write(root, "var/lib/host-containerd/io.containerd.metadata.v1.bolt/meta.db", b"\0" * 4096)
     (root / "var/lib/containerd").mkdir(parents=True, exist_ok=True)
-    write(root, "var/cache/containerd/active-snapshotter", "overlayfs\n")
+    write(root, "var/cache/containerd/active-snapshotter", 'ACTIVE_SNAPSHOTTER="overlayfs"\n')
 
 
 def write_admin_state(root: Path) -> None:
@@ -173,12 +175,17 @@ def command_directory(root: Path, instance_id: str, command_id: str) -> Path:
 
 
 def save_random_seed(root: Path) -> None:
-    write(root, "var/lib/systemd/random-seed", os.urandom(32), 0o600)
+    """Writes the seed into the existing blocks of the file, as systemd-random-seed does."""
+    path = root / "var/lib/systemd/random-seed"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    os.write(descriptor, SECRET.encode() + os.urandom(32))
+    os.close(descriptor)
 
 
 def private_key(name: str) -> str:
-    """Returns a fake key; a test can search for its words."""
-    body = os.urandom(48).hex()
+    """Returns a fake key."""
+    body = f"{SECRET} {os.urandom(48).hex()}"
     return f"-----BEGIN PRIVATE KEY-----\n{name} {body}\n-----END PRIVATE KEY-----\n"
 
 

@@ -24,7 +24,12 @@ def main() -> int:
         return disk_usage(arguments)
     if program == "uname":
         return subprocess.call([real_program(program), *arguments])
-    words = [confine(word) if word.startswith("/") else word for word in arguments]
+    words = []
+    for previous, word in zip(["", *arguments], arguments, strict=False):
+        if previous == "-exec":
+            words.append(executable(word))
+        else:
+            words.append(confine(word) if word.startswith("/") else word)
     for word in words:
         if ".." in Path(word).parts:
             sys.exit(f"{program}: {word}: '..' is not simulated")
@@ -36,6 +41,14 @@ def real_program(name: str) -> str:
     return shutil.which(name, path="/usr/bin:/bin:/usr/sbin:/sbin") or sys.exit(
         f"{name}: command not found"
     )
+
+
+def executable(path: str) -> str:
+    """Returns the program for find's `-exec`. It gets only paths below find's own."""
+    name = Path(path).name
+    if name != "shred":
+        sys.exit(f"find: -exec {path} is not simulated")
+    return real_program(name)
 
 
 def confine(path: str) -> str:

@@ -37,7 +37,7 @@ CONTAINER_TOOLS = """
 """.split()
 HOST_TOOLS = """
     blkid cat chmod cp date df du echo env false find findmnt fstrim grep head id ln ls
-    mkdir mount mv nproc printf readlink rm rmdir sed sleep sort stat sync tail tee test
+    mkdir mount mv nproc printf readlink rm rmdir sed shred sleep sort stat sync tail tee test
     timeout touch tr true umount uname wc xfs_growfs xfs_info
 """.split()
 STANDINS = {
@@ -77,6 +77,8 @@ class Node:
         self.settings = boot.read_settings(self.config["user_data"])
         machine_id = boot.write_configuration(self.root, self.config, self.settings or {})
         boot.write_state(self.root, self.config)
+        if self.config["stuck_mount"] and not self.simulated:
+            rootfs.mount("tmpfs", "/var/lib/kubelet/stuck", "-t", "tmpfs")
         self.journal = Journal(self.root, machine_id)
         self.systemd = Systemd(
             self.loop, self.journal, self.root, self._environment("host"), self._bin("host")

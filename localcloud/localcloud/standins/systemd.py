@@ -12,6 +12,7 @@ import os
 import shlex
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from loop import Loop, kill_session
 
 SOCKET = "run/localcloud/manager.sock"
 STOP_SECONDS = 90.0
+ACCURACY_SECONDS = 60.0
+"""Default of AccuracySec in systemd.timer(5). A timer elapses in this time, here at its end."""
 EXEC_FAILED = 203
 """EXIT_EXEC of systemd.exec(5): the program could not be started."""
 
@@ -34,8 +37,7 @@ WITHOUT_EFFECT = frozenset(
     """
     CPUQuota CPUWeight CollectMode Delegate Description IOSchedulingClass IOSchedulingPriority
     IOWeight KillMode LimitNOFILE LogLevelMax MemoryHigh MemoryMax Nice OOMPolicy OOMScoreAdjust
-    SendSIGKILL Slice StandardError StandardInput StandardOutput SyslogIdentifier TasksMax
-    TimeoutStopSec
+    SendSIGKILL Slice StandardInput TasksMax TimeoutStopSec
     """.split()
 )
 
@@ -77,9 +79,13 @@ class Unit:
     transient: bool = False
     pre: list[Command] = field(default_factory=list)
     main: Command | None = None
+    post: list[Command] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     environment_files: list[str] = field(default_factory=list)
     directory: str = "/"
+    identifier: str = ""
+    console: bool = False
+    """Whether the output also goes to the console."""
     start_seconds: float | None = None
     runtime_seconds: float | None = None
     pid: int = 0
@@ -278,7 +284,7 @@ class Systemd:
 
     def _exec(self, unit: Unit, command: Command, exited: Callable[[int], None]) -> int:
         environment = self.environment | self._read_environment(unit) | unit.environment
-        identifier = os.path.basename(command.argv[0])
+        identifier = unit.identifier or os.path.basename(command.argv[0])
         program = self.resolve(command.argv[0])
         reader, writer = os.pipe()
         try:
@@ -300,7 +306,7 @@ class Systemd:
             return 0
         finally:
             os.close(writer)
-        self._log_lines(unit.name, identifier, unit.pid, reader)
+        self._log_lines(unit, identifier, unit.pid, reader)
         return unit.pid
 
     def _read_environment(self, unit: Unit) -> dict[str, str]:
@@ -315,7 +321,7 @@ class Systemd:
                     found[key.strip()] = value.strip().strip('"')
         return found
 
-    def _log_lines(self, unit: str, identifier: str, pid: int, reader: int) -> None:
+    def _log_lines(self, unit: Unit, identifier: str, pid: int, reader: int) -> None:
         os.set_blocking(reader, False)
         rest = b""
 
@@ -329,7 +335,11 @@ class Systemd:
             if not chunk and rest:
                 lines.append(rest)
             for line in lines:
-                self.journal.write(unit, identifier, pid, line.decode(errors="replace"))
+                text = line.decode(errors="replace")
+                self.journal.write(unit.name, identifier, pid, text)
+                if unit.console:
+                    # The form of journald. The node's own output is its console.
+                    print(f"{identifier}[{pid}]: {text}", file=sys.stderr, flush=True)
             if not chunk:
                 self.loop.forget(reader)
                 os.close(reader)
@@ -344,9 +354,16 @@ class Systemd:
         self.journal.write(unit.name, "systemd", 1, f"{unit.name}: Main process exited, {how}")
         text = f"{unit.name}: Failed with result '{unit.result}'."
         self.journal.write(unit.name, "systemd", 1, text)
+        self._run_post(unit)
         self._job_ended(unit)
         if unit.collect:
             self._unload(unit)
+
+    def _run_post(self, unit: Unit) -> None:
+        """Starts the `ExecStopPost` commands. systemd also waits for them."""
+        for command in unit.post:
+            words = [word.replace("${SERVICE_RESULT}", unit.result) for word in command.argv]
+            self._exec(unit, Command(words), lambda _: None)
 
     def _finish(self, unit: Unit, stopped: bool = False) -> None:
         if unit.remain and not stopped and unit.sub != "stop-sigterm":
@@ -354,6 +371,8 @@ class Systemd:
         else:
             unit.active, unit.sub = "inactive", "dead"
         self.journal.write(unit.name, "systemd", 1, f"{unit.name}: Deactivated successfully.")
+        if unit.sub == "dead":
+            self._run_post(unit)
         self._job_ended(unit)
         if unit.ended:
             self._unload(unit)
@@ -487,6 +506,12 @@ class Systemd:
         if delay is None:
             self.start(unit, lambda: self._answer_run(unit, request, answer))
             return
+        accuracy = ACCURACY_SECONDS
+        for text in request["timer_properties"]:
+            name, _, value = text.partition("=")
+            if name != "AccuracySec":
+                raise Refused(f"Unknown assignment: {text}")
+            accuracy = seconds(value)
         timer = self.add(
             Unit(unit.name.removesuffix(".service") + ".timer", transient=True, active="active")
         )
@@ -498,7 +523,7 @@ class Systemd:
                 del self.units[timer.name]
                 self.start(unit, lambda: None)
 
-        self.loop.after(seconds(delay), elapsed)
+        self.loop.after(seconds(delay) + accuracy, elapsed)
         answer({"unit": unit.name, "timer": timer.name})
 
     def _answer_run(self, unit: Unit, request: Reply, answer: Callable[[Reply], None]) -> None:
@@ -537,6 +562,8 @@ class Systemd:
             unit.type = value
         elif name == "ExecStartPre":
             unit.pre.append(Command.parse(value))
+        elif name == "ExecStopPost":
+            unit.post.append(Command.parse(value))
         elif name == "Environment":
             for assignment in shlex.split(value):
                 key, _, text = assignment.partition("=")
@@ -547,6 +574,11 @@ class Systemd:
             unit.remain = value in ("yes", "true", "1")
         elif name == "WorkingDirectory":
             unit.directory = value
+        elif name == "SyslogIdentifier":
+            unit.identifier = value
+        elif name in ("StandardOutput", "StandardError"):
+            # Both streams share one pipe here.
+            unit.console |= value == "journal+console"
         elif name == "TimeoutStartSec":
             unit.start_seconds = None if value == "infinity" else seconds(value)
         elif name == "RuntimeMaxSec":

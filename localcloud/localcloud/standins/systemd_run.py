@@ -49,6 +49,7 @@ def main() -> int:
             "collect": options.collect,
             "description": options.description or " ".join(argv),
             "on_active": options.on_active,
+            "timer_properties": options.timer_property,
             "wait": options.wait,
             "no_block": options.no_block,
         }
