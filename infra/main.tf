@@ -4,6 +4,26 @@ data "aws_partition" "current" {}
 
 data "aws_region" "current" {}
 
+# The key that EBS uses for volumes without a key of their own. An account may replace AWS's own key by a customer-managed
+# key. Both are read in every case, because a condition on the first would be unknown at plan time if the module depends
+# on a resource that is not created yet.
+data "aws_ebs_default_kms_key" "current" {}
+
+# A new account has no key behind `alias/aws/ebs`. KMS then creates the key for this call.
+#
+# Source: KMS API reference, "DescribeKey".
+data "aws_kms_key" "ebs_default" {
+  key_id = data.aws_ebs_default_kms_key.current.key_arn
+
+  lifecycle {
+    # Source: EC2 API reference, "ModifyEbsDefaultKmsKeyId".
+    postcondition {
+      condition     = self.key_state == "Enabled" || alltrue([for cache in var.caches : cache.volume.kms_key_id != null])
+      error_message = "No builder can start, because the account's default EBS key cannot be used: ${self.arn} is in the state ${self.key_state}. Enable it, choose another default key, or set volume.kms_key_id in every cache."
+    }
+  }
+}
+
 locals {
   account   = data.aws_caller_identity.current.account_id
   partition = data.aws_partition.current.partition
@@ -37,9 +57,14 @@ locals {
   snapshot_regions = concat([local.region], local.copy_regions)
   share_accounts   = distinct(flatten([for cache in var.caches : cache.publication.share_with_accounts]))
 
-  # Keys that encrypt volumes and snapshots. A multi-Region key has the same ID in every Region, and its replica encrypts the
-  # copy there.
-  kms_key_arns = distinct([for cache in var.caches : cache.volume.kms_key_id if cache.volume.kms_key_id != null])
+  # Customer-managed keys that encrypt volumes and snapshots. A multi-Region key has the same ID in every Region, and its
+  # replica encrypts the copy there.
+  default_kms_key_arns = (
+    data.aws_kms_key.ebs_default.key_manager == "CUSTOMER" && anytrue([for cache in var.caches : cache.volume.kms_key_id == null])
+    ? [data.aws_kms_key.ebs_default.arn]
+    : []
+  )
+  kms_key_arns = distinct(concat(local.default_kms_key_arns, [for cache in var.caches : cache.volume.kms_key_id if cache.volume.kms_key_id != null]))
   copy_kms_key_arns = distinct(concat(local.kms_key_arns, flatten([
     for arn in local.kms_key_arns : [
       for region in local.copy_regions : join(":", concat(slice(split(":", arn), 0, 3), [region], slice(split(":", arn), 4, 6)))

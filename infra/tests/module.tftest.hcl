@@ -212,6 +212,17 @@ run "copy_to_the_same_region_is_refused" {
   expect_failures = [aws_ssm_parameter.configuration]
 }
 
+run "disabled_default_key_is_refused" {
+  command = plan
+
+  override_data {
+    target = data.aws_kms_key.ebs_default
+    values = { key_state = "PendingDeletion" }
+  }
+
+  expect_failures = [data.aws_kms_key.ebs_default]
+}
+
 run "configuration_above_8_kib_is_refused" {
   command = plan
 

@@ -15,6 +15,20 @@ override_data {
   values = { account_id = "123456789012" }
 }
 
+override_data {
+  target = data.aws_ebs_default_kms_key.current
+  values = { key_arn = "arn:aws:kms:eu-west-1:123456789012:alias/aws/ebs" }
+}
+
+override_data {
+  target = data.aws_kms_key.ebs_default
+  values = {
+    arn         = "arn:aws:kms:eu-west-1:123456789012:key/00000000-0000-0000-0000-000000000000"
+    key_manager = "AWS"
+    key_state   = "Enabled"
+  }
+}
+
 # Its definition would be sent to Step Functions.
 override_resource {
   target = aws_sfn_state_machine.build
@@ -79,5 +93,63 @@ run "unused_option_grants_nothing" {
       ["ec2:CopySnapshot", "ec2:ModifySnapshotAttribute", "ecr:BatchGetImage", "kms:CreateGrant", "kms:Decrypt", "secretsmanager:GetSecretValue"],
     )) == 0
     error_message = jsonencode({ for stage, policy in data.aws_iam_policy_document.permissions : stage => policy.json })
+  }
+}
+
+# Companies replace the default EBS key of their accounts by a key of their own.
+run "customer_managed_default_key_grants_its_use" {
+  command = plan
+
+  override_data {
+    target = data.aws_kms_key.ebs_default
+    values = {
+      arn         = "arn:aws:kms:eu-west-1:123456789012:key/11111111-1111-1111-1111-111111111111"
+      key_manager = "CUSTOMER"
+      key_state   = "Enabled"
+    }
+  }
+
+  variables {
+    caches = {
+      web = { images = ["docker.io/library/nginx:1.27"], variant = "aws-k8s-1.33", publication = { copy_to_regions = ["eu-central-1"] } }
+    }
+  }
+
+  assert {
+    condition = {
+      for stage, policy in data.aws_iam_policy_document.permissions :
+      stage => [
+        for statement in jsondecode(policy.json).Statement : [statement.Sid, statement.Resource, statement.Condition]
+        if anytrue([for action in flatten([statement.Action]) : startswith(action, "kms:")])
+      ]
+      if strcontains(policy.json, "\"kms:")
+      } == {
+      for stage, service in {
+        launch-builder   = "ec2.eu-west-1.amazonaws.com"
+        publish-snapshot = ["ec2.eu-west-1.amazonaws.com", "ec2.eu-central-1.amazonaws.com"]
+        } : stage => [
+        ["UseKeys", "arn:aws:kms:eu-west-1:123456789012:key/11111111-1111-1111-1111-111111111111", { StringEquals = { "kms:ViaService" = service } }],
+        ["LetVolumesUseKeys", "arn:aws:kms:eu-west-1:123456789012:key/11111111-1111-1111-1111-111111111111", { Bool = { "kms:GrantIsForAWSResource" = "true" } }],
+      ]
+    }
+    error_message = jsonencode({ for stage, policy in data.aws_iam_policy_document.permissions : stage => policy.json if strcontains(policy.json, "\"kms:") })
+  }
+}
+
+run "unused_default_key_grants_nothing" {
+  command = plan
+
+  override_data {
+    target = data.aws_kms_key.ebs_default
+    values = {
+      arn         = "arn:aws:kms:eu-west-1:123456789012:key/11111111-1111-1111-1111-111111111111"
+      key_manager = "CUSTOMER"
+      key_state   = "Disabled"
+    }
+  }
+
+  assert {
+    condition     = !anytrue([for policy in values(data.aws_iam_policy_document.permissions) : strcontains(policy.json, "11111111-1111-1111-1111-111111111111")])
+    error_message = "A role may use the default key, although every cache has its own."
   }
 }

@@ -17,6 +17,7 @@ provider "aws" {
     ec2        = var.endpoint
     events     = var.endpoint
     iam        = var.endpoint
+    kms        = var.endpoint
     lambda     = var.endpoint
     logs       = var.endpoint
     scheduler  = var.endpoint

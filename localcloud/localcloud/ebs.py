@@ -13,6 +13,8 @@ from moto.ec2.models.core import TaggedEC2Resource
 from moto.ec2.models.elastic_block_store import EBSBackend, Snapshot, Volume
 from moto.ec2.responses.amis import AmisResponse
 from moto.ec2.responses.elastic_block_store import ElasticBlockStore
+from moto.kms.models import KmsBackend
+from moto.kms.utils import RESERVED_ALIASES
 
 from .cloud import ACCOUNT, CACHE_TAG, Cloud
 from .nodes import Nodes
@@ -79,6 +81,12 @@ def progress(snapshot: Snapshot) -> str:
     return f"{min(99, int(100 * begun / max(snapshot.localcloud_seconds, 0.01)))}%"
 
 
+def default_key(region: str) -> str:
+    """Returns the key of encrypted volumes without their own, by ARN or by AWS's alias."""
+    key: str = ec2_backends[ACCOUNT][region].default_kms_key_id
+    return key or f"arn:aws:kms:{region}:{ACCOUNT}:alias/aws/ebs"
+
+
 def check_snapshot(snapshot: Snapshot, size: int | None, code: str) -> None:
     """Raises EC2's error if the volume is smaller than the snapshot."""
     if snapshot.status != "completed":
@@ -97,6 +105,7 @@ def install(cloud: Cloud, nodes: Nodes) -> Store:
     _replace_volumes(store)
     _replace_snapshots(store)
     _replace_images()
+    _report_default_key()
     cloud.leftovers(
         "volumes",
         lambda: [v.id for b in _backends() for v in list(b.volumes.values())],
@@ -286,4 +295,33 @@ def _replace_images() -> None:
         devices_of,
         reason="Returns the registered block devices.",
         link=api("ec2", "DescribeImages"),
+    )
+
+
+def _report_default_key() -> None:
+    def get_ebs_default_kms_key_id(self: ElasticBlockStore) -> ActionResult:
+        return ActionResult({"KmsKeyId": default_key(self.region)})
+
+    patch(
+        ElasticBlockStore,
+        "get_ebs_default_kms_key_id",
+        get_ebs_default_kms_key_id,
+        reason="Adds an action that Terraform calls.",
+        link=api("ec2", "GetEbsDefaultKmsKeyId"),
+        adds=True,
+    )
+    create = KmsBackend.create_alias
+
+    def create_alias(self: Any, target_key_id: str, alias_name: str) -> Any:
+        alias = create(self, target_key_id, alias_name)
+        if alias_name in RESERVED_ALIASES:
+            self.keys[self.get_key_id(target_key_id)].key_manager = "AWS"
+        return alias
+
+    patch(
+        KmsBackend,
+        "create_alias",
+        create_alias,
+        reason="Marks keys that AWS manages; moto marks every key as a customer's.",
+        link=api("kms", "KeyMetadata"),
     )

@@ -97,10 +97,10 @@ class RunningCloud:
     ready: dict[str, Any]
     process: subprocess.Popen[str]
 
-    def aws(self, service: str) -> Any:
+    def aws(self, service: str, region: str = "eu-west-1") -> Any:
         return boto3.client(
             service,
-            region_name="eu-west-1",
+            region_name=region,
             endpoint_url=f"http://127.0.0.1:{self.port}",
             aws_access_key_id="operator",
             aws_secret_access_key="test",

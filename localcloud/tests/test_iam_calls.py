@@ -455,6 +455,46 @@ def test_launch_with_other_resources_is_denied(launch: Launch) -> None:
         refused(lambda changes=changes: launch.run(**changes), "ec2:RunInstances", word)
 
 
+@pytest.fixture
+def default_key(cloud: RunningCloud) -> Iterator[str]:
+    """A customer-managed key as the account's default key for EBS."""
+    ec2, before = cloud.aws("ec2"), cloud.aws("ec2").get_ebs_default_kms_key_id()["KmsKeyId"]
+    key = cloud.aws("kms").create_key()["KeyMetadata"]["Arn"]
+    ec2.modify_ebs_default_kms_key_id(KmsKeyId=key)
+    yield key
+    ec2.modify_ebs_default_kms_key_id(KmsKeyId=before)
+
+
+def test_launch_needs_grants_for_customer_managed_default_key(
+    launch: Launch, default_key: str
+) -> None:
+    use = {
+        "Action": ["kms:Decrypt", "kms:DescribeKey", "kms:GenerateData*", "kms:ReEncrypt*"],
+        "Resource": default_key,
+        "Condition": {"StringEquals": {"kms:ViaService": f"ec2.{HOME}.amazonaws.com"}},
+    }
+    grant = {
+        "Action": "kms:CreateGrant",
+        "Resource": default_key,
+        "Condition": {"Bool": {"kms:GrantIsForAWSResource": "true"}},
+    }
+    statements = [{"Action": "ec2:RunInstances"} | s for s in launch.statements().values()]
+    launch.caller.may(*statements)
+    refused(launch.run, "kms:", default_key)
+    launch.caller.may(*statements, use)
+    refused(launch.run, "kms:CreateGrant", default_key)
+    launch.caller.may(*statements, use, grant)
+    launch.run()
+
+
+def test_default_key_is_managed_by_aws_in_a_new_account(cloud: RunningCloud) -> None:
+    region = "eu-south-1"
+    key = cloud.aws("ec2", region).get_ebs_default_kms_key_id()["KmsKeyId"]
+    assert key == f"arn:aws:kms:{region}:{ACCOUNT}:alias/aws/ebs"
+    metadata = cloud.aws("kms", region).describe_key(KeyId=key)["KeyMetadata"]
+    assert metadata["KeyManager"] == "AWS" and metadata["KeyState"] == "Enabled"
+
+
 def test_terminating_foreign_instance_is_denied(launch: Launch) -> None:
     launch.caller.may({"Action": "ec2:TerminateInstances", "Condition": TAGGED})
     ours = launch.machines.launch(TagSpecifications=[tag("instance")])

@@ -30,3 +30,15 @@ mock_data "aws_vpc" {
 mock_data "aws_iam_policy_document" {
   defaults = { json = "{}" }
 }
+
+mock_data "aws_ebs_default_kms_key" {
+  defaults = { key_arn = "arn:aws:kms:eu-west-1:123456789012:alias/aws/ebs" }
+}
+
+mock_data "aws_kms_key" {
+  defaults = {
+    arn         = "arn:aws:kms:eu-west-1:123456789012:key/00000000-0000-0000-0000-000000000000"
+    key_manager = "AWS"
+    key_state   = "Enabled"
+  }
+}

@@ -13,18 +13,20 @@ A missing resource needs no permission: the service reports the error.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
 from moto.core.responses import BaseResponse
 from moto.ec2.models import ec2_backends
 from moto.iam.models import iam_backends
+from moto.kms.models import kms_backends
 from moto.secretsmanager.models import secretsmanager_backends
 from moto.ssm.models import ssm_backends
 
 from .. import bottlerocket
 from ..cloud import ACCOUNT
+from ..ebs import default_key
 from ..ec2 import merge_devices
 from .policy import Ask, Values
 
@@ -117,7 +119,8 @@ def _launched_with(region: str, volumes: list[dict[str, Any]], tags: Mapping[str
             context["ec2:ParentSnapshot"] = _arn(region, "snapshot", base)
             yield Ask(_RUN, _arn(region, "snapshot", base), _existing(region, base))
         yield Ask(_RUN, _arn(region, "volume"), context)
-    for key in {volume["KmsKeyId"] for volume in volumes if volume.get("KmsKeyId")}:
+    encrypted = [volume for volume in volumes if _bool(volume.get("Encrypted")) == "true"]
+    for key in {volume.get("KmsKeyId") or default_key(region) for volume in encrypted}:
         yield from _ebs_encryption(key, region)
 
 
@@ -158,8 +161,8 @@ def _copy_snapshot(response: BaseResponse) -> Asks:
     yield from _tags_on_create("CopySnapshot", region, tags)
     if key := snapshot.volume.kms_key_id:
         yield from _ebs_encryption(key, home)
-    if key := response._get_param("KmsKeyId"):
-        yield from _ebs_encryption(key, region)
+    if _bool(response._get_param("Encrypted")) == "true":
+        yield from _ebs_encryption(response._get_param("KmsKeyId") or default_key(region), region)
 
 
 def _modify_snapshot_attribute(response: BaseResponse) -> Asks:
@@ -312,11 +315,11 @@ def _decryption(key: str | None, service: str, region: str, encryption_context: 
 
 
 def _is_aws_managed(key: str) -> bool:
-    return "alias/aws/" in key or key in _default_ebs_keys()
-
-
-def _default_ebs_keys() -> Iterable[str]:
-    return {backend.default_kms_key_id for backend in list(ec2_backends[ACCOUNT].values())}
+    if "alias/aws/" in key:
+        return True
+    backends = list(kms_backends[ACCOUNT].values())
+    keys = (backend.keys.get(key.rpartition("/")[2]) for backend in backends)
+    return any(found is not None and found.key_manager == "AWS" for found in keys)
 
 
 # Systems Manager
