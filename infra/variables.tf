@@ -87,7 +87,7 @@ variable "caches" {
     }), {})
 
     # Accounts that may use the snapshots, which requires `volume.kms_key_id`, and Regions that get copies of them and of the
-    # parameter with the published ID.
+    # parameter with the published ID. If the cache has a key, copies require a multi-Region key with a replica in each Region.
     publication = optional(object({
       share_with_accounts = optional(list(string), [])
       copy_to_regions     = optional(list(string), [])
@@ -268,6 +268,12 @@ variable "caches" {
   validation {
     condition     = alltrue(flatten([for cache in var.caches : [for region in cache.publication.copy_to_regions : can(regex("^[a-z]{2,4}(?:-[a-z]+)+-[0-9]{1,2}$", region))]]))
     error_message = "publication.copy_to_regions is invalid: ${join(", ", flatten([for name, cache in var.caches : [for region in cache.publication.copy_to_regions : "${name} has `${region}`" if !can(regex("^[a-z]{2,4}(?:-[a-z]+)+-[0-9]{1,2}$", region))]]))}. Use names of Regions, for example `eu-central-1`."
+  }
+
+  # CopySnapshot needs a key in the Region of the copy. A copy with the default key there could not be shared.
+  validation {
+    condition     = !anytrue([for cache in var.caches : length(cache.publication.copy_to_regions) > 0 && !can(regex(":key/mrk-", coalesce(cache.volume.kms_key_id, ":key/mrk-")))])
+    error_message = "A copy needs its key in its own Region, but a single-Region key exists only in one: ${join(", ", [for name, cache in var.caches : "${name} has `${cache.volume.kms_key_id}`" if length(cache.publication.copy_to_regions) > 0 && !can(regex(":key/mrk-", coalesce(cache.volume.kms_key_id, ":key/mrk-")))])}. Set volume.kms_key_id to a multi-Region key (`mrk-…`) with a replica in each Region of publication.copy_to_regions."
   }
 }
 

@@ -2,6 +2,12 @@ provider "aws" {
   region = "eu-west-1"
 }
 
+# The Region of the copies
+provider "aws" {
+  alias  = "copies"
+  region = "eu-central-1"
+}
+
 data "aws_caller_identity" "current" {}
 
 data "aws_region" "current" {}
@@ -204,7 +210,7 @@ resource "aws_route_table_association" "builders" {
   route_table_id = aws_route_table.public.id
 }
 
-# The key's policy must allow the account that gets the snapshots. The Region of the copies needs a replica.
+# The key's policy must allow the account that gets the snapshots.
 resource "aws_kms_key" "snapshots" {
   description             = "Snapshots with container images"
   enable_key_rotation     = true
@@ -212,7 +218,22 @@ resource "aws_kms_key" "snapshots" {
   deletion_window_in_days = 30
   tags                    = local.tags
 
-  policy = jsonencode({
+  policy = local.key_policy
+}
+
+# The copies need the key in their own Region.
+resource "aws_kms_replica_key" "snapshots" {
+  provider = aws.copies
+
+  description             = aws_kms_key.snapshots.description
+  primary_key_arn         = aws_kms_key.snapshots.arn
+  deletion_window_in_days = 30
+  policy                  = local.key_policy
+  tags                    = local.tags
+}
+
+locals {
+  key_policy = jsonencode({
     Version = "2012-10-17"
     Statement = [
       {

@@ -208,6 +208,16 @@ impl CacheConfig {
             125,
             2_000,
         )?;
+        // CopySnapshot needs a key in the region of the copy. A copy with the default key there could not be shared.
+        if let Some(key) = &self.volume.kms_key_id
+            && !self.publication.copy_to_regions.is_empty()
+            && !key.contains(":key/mrk-")
+        {
+            return Err(format!(
+                "`volume.kms_key_id` is `{key}`, which exists in one Region only. `publication.copy_to_regions` needs a \
+                 multi-Region key (`mrk-…`) with a replica in each of those Regions"
+            ));
+        }
         if let Some(pulls) = self.parallel_pulls {
             within("parallel_pulls", u32::from(pulls), 1, 64)?;
         }
@@ -313,6 +323,22 @@ mod tests {
             ]
             .join("\n")
         );
+    }
+
+    #[test]
+    fn copies_require_a_multi_region_key() {
+        let parse = |key: &str, regions: Value| {
+            let mut config = valid();
+            config["volume"]["kms_key_id"] = json!(key);
+            config["publication"]["copy_to_regions"] = regions;
+            CacheConfig::parse(&"web".parse().unwrap(), &config.to_string())
+        };
+        let single = "arn:aws:kms:eu-west-1:123456789012:key/01234567-89ab-cdef-0123-456789abcdef";
+        let multi = "arn:aws:kms:eu-west-1:123456789012:key/mrk-0123456789abcdef0123456789abcdef";
+        assert!(parse(single, json!([])).is_ok());
+        assert!(parse(multi, json!(["eu-central-1"])).is_ok());
+        let error = parse(single, json!(["eu-central-1"])).unwrap_err();
+        assert!(error.to_string().contains("multi-Region key"), "{error}");
     }
 
     #[test]
