@@ -169,12 +169,18 @@ locals {
         resources  = [local.volumes]
         conditions = [local.becomes_ours, { test = "Bool", variable = "ec2:Encrypted", values = ["true"] }]
       },
+      # A network interface that exists already gets no tag at launch, so no foreign one can be attached.
+      {
+        sid        = "LaunchWithOwnInterface"
+        actions    = ["ec2:RunInstances"]
+        resources  = [local.network_interfaces]
+        conditions = [local.becomes_ours]
+      },
       # Another account may share its subnets.
       {
         sid     = "LaunchIntoNetwork"
         actions = ["ec2:RunInstances"]
         resources = concat(
-          [local.network_interfaces],
           [for id in local.all_subnet_ids : "${local.ec2_arn}:*:subnet/${id}"],
           [for id in local.all_security_group_ids : "${local.ec2_arn}:*:security-group/${id}"],
         )

@@ -356,13 +356,8 @@ class Launch:
                 "Resource": arn("volume"),
                 "Condition": TAGGING | {"Bool": {"ec2:Encrypted": "true"}},
             },
-            "network": {
-                "Resource": [
-                    arn("network-interface"),
-                    arn("subnet", self.subnet),
-                    arn("security-group"),
-                ]
-            },
+            "interface": {"Resource": arn("network-interface"), "Condition": TAGGING},
+            "network": {"Resource": [arn("subnet", self.subnet), arn("security-group")]},
             "image": {
                 "Resource": [f"arn:aws:ec2:{HOME}::image/*", snapshots],
                 "Condition": amazons,
@@ -385,9 +380,9 @@ class Launch:
         kept = [s for name, s in statements.items() if name not in without]
         self.caller.may(*({"Action": "ec2:RunInstances"} | s for s in kept))
 
-    def run(self, **changes: Any) -> None:
+    def request(self) -> dict[str, Any]:
         ebs = {"Encrypted": True, "VolumeType": "gp3"}
-        request = {
+        return {
             "ImageId": self.machines.image(),
             "InstanceType": "m7i.large",
             "MinCount": 1,
@@ -401,7 +396,10 @@ class Launch:
             ],
             "TagSpecifications": [tag("instance"), tag("volume"), tag("network-interface")],
         }
-        started = self.caller.aws("ec2").run_instances(**request | changes)["Instances"][0]
+
+    def run(self, **changes: Any) -> None:
+        request = self.request() | changes
+        started = self.caller.aws("ec2").run_instances(**request)["Instances"][0]
         self.machines.terminate(started["InstanceId"])
 
 
@@ -450,9 +448,21 @@ def test_launch_with_other_resources_is_denied(launch: Launch) -> None:
         (volumes(encrypted, {}), "volume/*"),
         (volumes(encrypted, foreign), foreign["SnapshotId"]),
         ({"TagSpecifications": []}, "instance/*"),
+        ({"TagSpecifications": [tag("instance"), tag("volume")]}, "network-interface/*"),
         ({"KeyName": "mine"}, "key-pair/mine"),
     ):
         refused(lambda changes=changes: launch.run(**changes), "ec2:RunInstances", word)
+
+
+def test_launch_with_foreign_network_interface_is_denied(launch: Launch) -> None:
+    launch.allow()
+    interface = launch.machines.ec2.create_network_interface(SubnetId=launch.subnet)
+    foreign = interface["NetworkInterface"]["NetworkInterfaceId"]
+    attached = {"DeviceIndex": 0, "NetworkInterfaceId": foreign}
+    request = launch.request() | {"NetworkInterfaces": [attached]}
+    del request["SubnetId"]
+    refused(lambda: launch.caller.aws("ec2").run_instances(**request), "ec2:RunInstances", foreign)
+    launch.machines.ec2.delete_network_interface(NetworkInterfaceId=foreign)
 
 
 @pytest.fixture

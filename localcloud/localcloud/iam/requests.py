@@ -103,7 +103,13 @@ def _launched_into(response: BaseResponse, tags: Mapping[str, str]) -> Asks:
         # The request does not contain a default subnet or group.
         subnet = interface.get("SubnetId") or get("SubnetId") or "*"
         groups = interface.get("Groups") or get("SecurityGroupIds", []) or ["*"]
-        yield Ask(_RUN, _arn(region, "network-interface"), _request_tags(tags))
+        if existing := interface.get("NetworkInterfaceId"):
+            # The request tags only what it creates.
+            yield Ask(
+                _RUN, _arn(region, "network-interface", existing), _existing(region, existing)
+            )
+        else:
+            yield Ask(_RUN, _arn(region, "network-interface"), _request_tags(tags))
         yield Ask(_RUN, _arn(region, "subnet", subnet), _resource_tags(region, subnet))
         for group in groups:
             yield Ask(_RUN, _arn(region, "security-group", group), _resource_tags(region, group))
