@@ -42,7 +42,7 @@ module "prepull" {
     web = {
       images = [
         "${local.ecr}/team/api:v1",
-        "docker.io/library/nginx:1.27",
+        "public.ecr.aws/nginx/nginx:1.27",
       ]
       architectures = ["x86_64", "arm64"]
       variant       = "aws-k8s-1.33"

@@ -9,7 +9,7 @@ module "prepull" {
 
   caches = {
     web = {
-      images  = ["docker.io/library/nginx:1.27"]
+      images  = ["public.ecr.aws/nginx/nginx:1.27"]
       variant = "aws-k8s-1.33"
     }
   }
