@@ -94,6 +94,13 @@ resource "aws_iam_role_policy" "builder" {
   name   = "builder"
   role   = aws_iam_role.builder.name
   policy = data.aws_iam_policy_document.builder.json
+
+  lifecycle {
+    precondition {
+      condition     = local.policy_characters["builder"] <= local.max_policy_characters
+      error_message = local.policy_too_large["builder"]
+    }
+  }
 }
 
 data "aws_iam_policy_document" "builder_trust" {

@@ -388,6 +388,22 @@ locals {
   })
 }
 
+locals {
+  # Maximum size of all inline policies of a role, without white space. Each role has one policy.
+  #
+  # Source: IAM user guide, "IAM and AWS STS quotas".
+  max_policy_characters = 10240
+
+  policy_characters = merge(
+    { for role, policy in data.aws_iam_policy_document.permissions : role => length(replace(policy.json, "/\\s/", "")) },
+    { builder = length(replace(data.aws_iam_policy_document.builder.json, "/\\s/", "")) },
+  )
+  policy_too_large = {
+    for role, characters in local.policy_characters :
+    role => "The policy of the role ${role} is too large: it has ${characters} characters, and IAM allows ${local.max_policy_characters}. It grows with the private ECR repositories, credentials, KMS keys, subnets, security groups, accounts and Regions of all caches. Remove or share some of them, or deploy some caches to another account or Region."
+  }
+}
+
 data "aws_iam_policy_document" "permissions" {
   for_each = local.all_statements
 
@@ -458,6 +474,13 @@ resource "aws_iam_role_policy" "function" {
   name   = each.key
   role   = aws_iam_role.function[each.key].name
   policy = data.aws_iam_policy_document.permissions[each.key].json
+
+  lifecycle {
+    precondition {
+      condition     = local.policy_characters[each.key] <= local.max_policy_characters
+      error_message = local.policy_too_large[each.key]
+    }
+  }
 }
 
 resource "aws_iam_role" "state_machine" {

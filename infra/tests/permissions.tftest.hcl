@@ -153,3 +153,46 @@ run "unused_default_key_grants_nothing" {
     error_message = "A role may use the default key, although every cache has its own."
   }
 }
+
+# IAM would refuse larger policies only during the apply.
+run "policies_of_100_repositories_fit" {
+  command = plan
+
+  variables {
+    caches = {
+      for cache in range(10) : "cache-${cache}" => {
+        images  = [for image in range(10) : "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/service-${cache}${image}:v1"]
+        variant = "aws-k8s-1.33"
+      }
+    }
+  }
+
+  assert {
+    condition     = max(values(local.policy_characters)...) <= 10240
+    error_message = jsonencode(local.policy_characters)
+  }
+}
+
+run "policies_of_150_repositories_are_refused" {
+  command = plan
+
+  variables {
+    caches = {
+      for cache in range(10) : "cache-${cache}" => {
+        images  = [for image in range(15) : "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/service-${cache}${image}:v1"]
+        variant = "aws-k8s-1.33"
+      }
+    }
+  }
+
+  expect_failures = [aws_iam_role_policy.function, aws_iam_role_policy.builder]
+}
+
+run "policies_of_every_option_fit" {
+  command = plan
+
+  assert {
+    condition     = max(values(local.policy_characters)...) <= 10240
+    error_message = jsonencode(local.policy_characters)
+  }
+}
