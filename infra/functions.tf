@@ -88,7 +88,7 @@ resource "aws_lambda_function" "stage" {
   lifecycle {
     precondition {
       condition     = fileexists(local.function_zips[each.key])
-      error_message = "The zip of a function is missing: ${local.function_zips[each.key]}. Build the functions with `cargo lambda build --locked --release --${var.function_architecture == "arm64" ? "arm64" : "x86-64"} --output-format zip` and set functions_directory to `target/lambda`."
+      error_message = "The zip of a function is missing: ${local.function_zips[each.key]}. Build the functions with cargo-lambda 1.9.2 or newer, `cargo lambda build --locked --release --${var.function_architecture == "arm64" ? "arm64" : "x86-64"} --output-format zip` and set functions_directory to `target/lambda`."
     }
   }
 
