@@ -81,3 +81,11 @@ output "alarm_arns" {
     ) : trimprefix(alarm.alarm_name, "${var.name}-") => alarm.arn
   }
 }
+
+output "dashboard_url" {
+  description = "URL of the dashboard, if `dashboard` is set."
+  value = one([
+    for dashboard in aws_cloudwatch_dashboard.this :
+    "https://${local.region}.${lookup(local.consoles, local.partition, "console.aws.amazon.com")}/cloudwatch/home?region=${local.region}#dashboards/dashboard/${dashboard.dashboard_name}"
+  ])
+}

@@ -369,6 +369,13 @@ variable "alarm_without_success_hours" {
   }
 }
 
+variable "dashboard" {
+  description = "Creates a CloudWatch dashboard for all caches. [docs/costs.md](../docs/costs.md#the-dashboard) has its price."
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
 ################################################################################
 # Builders' network
 ################################################################################

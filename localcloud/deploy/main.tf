@@ -38,4 +38,5 @@ module "prepull" {
   debounce_seconds      = var.debounce_seconds
   # Nobody listens: the alarms are there to be seen deployed.
   alarm_actions = ["arn:aws:sns:eu-west-1:123456789012:operators"]
+  dashboard     = true
 }

@@ -7,6 +7,7 @@ mod bad_input;
 mod builds;
 mod clean_up;
 mod command_line;
+mod dashboard;
 mod fixture;
 mod permissions;
 mod refreshes;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         clean_up::aborted_build_leaves_nothing_and_emits_an_event,
         clean_up::sweep_removes_only_orphans,
         command_line::build_command_reports_snapshot_and_exit_code,
+        dashboard::queries_find_their_fields_in_real_logs,
         permissions::cache_with_every_option_is_published_everywhere,
         permissions::unusable_events_end_in_the_dead_letter_queue,
     ];

@@ -119,13 +119,8 @@ impl Deployment {
     /// # Errors
     /// Fails if nothing is applied.
     pub fn function_memory(&self) -> Result<BTreeMap<String, u32>> {
-        let applied = self.applied()?;
-        let resources = applied["resources"].as_array().into_iter().flatten();
-        let functions = resources
-            .filter(|resource| resource["type"] == "aws_lambda_function")
-            .filter_map(|resource| resource["instances"].as_array())
-            .flatten();
-        functions
+        self.instances("aws_lambda_function")?
+            .iter()
             .map(|function| {
                 let stage = function["index_key"].as_str();
                 let memory = function["attributes"]["memory_size"].as_u64();
@@ -150,6 +145,31 @@ impl Deployment {
             .as_str()
             .context("the module does not have this output")?
             .to_owned())
+    }
+
+    /// Returns the body of the dashboard.
+    ///
+    /// # Errors
+    /// Fails if nothing is applied.
+    pub fn dashboard(&self) -> Result<Value> {
+        let dashboards = self.instances("aws_cloudwatch_dashboard")?;
+        let body = dashboards
+            .first()
+            .and_then(|dashboard| dashboard["attributes"]["dashboard_body"].as_str())
+            .context("the module has no dashboard")?;
+        Ok(serde_json::from_str(body)?)
+    }
+
+    /// Returns the instances of every resource of a type.
+    fn instances(&self, resource_type: &str) -> Result<Vec<Value>> {
+        let applied = self.applied()?;
+        let resources = applied["resources"].as_array().into_iter().flatten();
+        Ok(resources
+            .filter(|resource| resource["type"] == resource_type)
+            .filter_map(|resource| resource["instances"].as_array())
+            .flatten()
+            .cloned()
+            .collect())
     }
 
     /// Reads Terraform's state.

@@ -547,6 +547,33 @@ impl LocalCloud {
             .collect())
     }
 
+    /// Returns every line of a log group.
+    ///
+    /// # Errors
+    /// Fails if the log group does not exist.
+    pub async fn log_lines(&self, group: &str) -> Result<Vec<String>> {
+        let mut lines = Vec::new();
+        let mut next = Value::Null;
+        loop {
+            let mut body = json!({ "logGroupName": group });
+            if next.is_string() {
+                body["nextToken"] = next;
+            }
+            let request = self
+                .signed("logs", "")
+                .header("x-amz-target", "Logs_20140328.FilterLogEvents")
+                .header("content-type", "application/x-amz-json-1.1")
+                .json(&body);
+            let answer: Value = request.send().await?.error_for_status()?.json().await?;
+            let events = answer["events"].as_array().into_iter().flatten();
+            lines.extend(events.filter_map(|event| event["message"].as_str().map(str::to_owned)));
+            next = answer["nextToken"].clone();
+            if !next.is_string() {
+                return Ok(lines);
+            }
+        }
+    }
+
     /// Calls a Lambda function with the credentials of a role, and returns the error code of the refusal.
     ///
     /// # Errors

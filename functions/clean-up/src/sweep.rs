@@ -6,7 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 use prepull_aws::ec2::types::{InstanceStateName, Tag};
 use prepull_aws::sfn::types::ExecutionStatus;
 use prepull_aws::{AwsError, Clients, Deadline, parameters, tag_value};
-use prepull_domain::{Architecture, CacheName, ExecutionName, SnapshotId, StageError, names};
+use prepull_domain::{
+    Architecture, CacheConfig, CacheName, ExecutionName, InvalidConfig, SnapshotId, StageError,
+    names,
+};
 
 use crate::resources::{self, TaggedSnapshot};
 use crate::{Removed, removal, retention};
@@ -33,9 +36,13 @@ pub(crate) async fn sweep(
     };
     let orphans = sweep.orphans().await;
     sweep.log_orphans();
-    let (manifests, snapshots) = orphans?;
-    sweep.orphaned_manifests(manifests, &snapshots).await;
-    sweep.old_snapshots(&snapshots, deadline).await?;
+    let (parameters, snapshots) = orphans?;
+    sweep
+        .orphaned_manifests(parameters.manifests, &snapshots)
+        .await;
+    let caches = parameters::caches(clients).await?;
+    sweep.log_ages(&parameters.pointers, &snapshots, &caches);
+    sweep.old_snapshots(&snapshots, &caches, deadline).await?;
     sweep.failure
 }
 
@@ -52,17 +59,15 @@ struct Sweep<'a> {
 }
 
 impl Sweep<'_> {
-    /// Removes orphans, and returns every manifest and snapshot that it found.
-    async fn orphans(
-        &mut self,
-    ) -> Result<(BTreeMap<String, SnapshotId>, Vec<TaggedSnapshot>), StageError> {
+    /// Removes orphans, and returns every parameter and snapshot that it found.
+    async fn orphans(&mut self) -> Result<(Parameters, Vec<TaggedSnapshot>), StageError> {
         self.instances().await?;
         self.volumes().await?;
         // Manifests come before snapshots, so the list of snapshots includes each one published in the meantime.
-        let manifests = manifests(self.clients).await?;
+        let parameters = Parameters::read(self.clients).await?;
         let snapshots = resources::snapshots(self.clients, vec![resources::ours()]).await?;
         self.unfinished_snapshots(&snapshots).await?;
-        Ok((manifests, snapshots))
+        Ok((parameters, snapshots))
     }
 
     /// Logs the removed orphans, if there are any. Every build cleans up after itself, so an orphan has a cause that an operator
@@ -80,6 +85,33 @@ impl Sweep<'_> {
                 orphans,
                 removed = serde_json::to_string(self.removed).unwrap_or_default(),
                 "the sweep removed orphans"
+            );
+        }
+    }
+
+    /// Logs the age of the published snapshot of each target. The dashboard of the Terraform module reads these fields. The
+    /// pointer of a removed cache stays for its nodes, and its age says nothing.
+    fn log_ages(
+        &self,
+        pointers: &BTreeMap<Target, SnapshotId>,
+        snapshots: &[TaggedSnapshot],
+        caches: &Caches,
+    ) {
+        let declared = pointers
+            .iter()
+            .filter(|((cache, _), _)| caches.contains_key(cache));
+        for ((cache, architecture), id) in declared {
+            let found = snapshots.iter().find(|snapshot| snapshot.found.id == *id);
+            let Some(started_at) = found.and_then(|snapshot| snapshot.found.started_at) else {
+                tracing::error!(%cache, %architecture, snapshot = %id, "published snapshot not found");
+                continue;
+            };
+            tracing::info!(
+                %cache,
+                %architecture,
+                snapshot = %id,
+                published_age_hours = self.now.duration_since(started_at).as_hours(),
+                "published snapshot"
             );
         }
     }
@@ -146,9 +178,9 @@ impl Sweep<'_> {
     async fn old_snapshots(
         &mut self,
         snapshots: &[TaggedSnapshot],
+        caches: &Caches,
         deadline: Deadline,
     ) -> Result<(), StageError> {
-        let caches = parameters::caches(self.clients).await?;
         let targets: BTreeSet<_> = snapshots
             .iter()
             .filter_map(TaggedSnapshot::target)
@@ -224,22 +256,47 @@ impl Sweep<'_> {
     }
 }
 
-/// Returns the parameter of every manifest with the snapshot that it describes.
-async fn manifests(clients: &Clients) -> Result<BTreeMap<String, SnapshotId>, StageError> {
-    let parameters = parameters::below(clients, "/prepull").await?;
-    Ok(parameters
-        .into_keys()
-        .filter_map(|name| {
-            let parts: Vec<_> = name.split('/').collect();
-            match parts[..] {
-                ["", "prepull", cache, architecture, "snapshots", snapshot] => {
-                    cache.parse::<CacheName>().ok()?;
-                    architecture.parse::<Architecture>().ok()?;
-                    let snapshot = snapshot.parse().ok()?;
-                    Some((name.clone(), snapshot))
-                }
-                _ => None,
+/// A cache and an architecture.
+type Target = (CacheName, Architecture);
+
+/// The declared caches, each with its configuration or the configuration's error.
+type Caches = BTreeMap<CacheName, Result<CacheConfig, InvalidConfig>>;
+
+/// The parameters of snapshots.
+#[derive(Default)]
+struct Parameters {
+    /// Snapshot of each manifest, by the name of its parameter.
+    manifests: BTreeMap<String, SnapshotId>,
+    /// Published snapshot of each target.
+    pointers: BTreeMap<Target, SnapshotId>,
+}
+
+impl Parameters {
+    async fn read(clients: &Clients) -> Result<Self, StageError> {
+        let mut found = Self::default();
+        for (name, value) in parameters::below(clients, "/prepull").await? {
+            found.add(name, &value);
+        }
+        Ok(found)
+    }
+
+    /// Adds a parameter. Returns `None` for one of another kind.
+    fn add(&mut self, name: String, value: &str) -> Option<()> {
+        let parts: Vec<_> = name.split('/').collect();
+        let ["", "prepull", cache, architecture, ref rest @ ..] = parts[..] else {
+            return None;
+        };
+        let target = (cache.parse().ok()?, architecture.parse().ok()?);
+        match *rest {
+            ["snapshot-id"] => {
+                self.pointers.insert(target, value.parse().ok()?);
             }
-        })
-        .collect())
+            ["snapshots", snapshot] => {
+                let snapshot = snapshot.parse().ok()?;
+                self.manifests.insert(name, snapshot);
+            }
+            _ => {}
+        }
+        Some(())
+    }
 }

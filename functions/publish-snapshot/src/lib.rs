@@ -19,6 +19,7 @@ mod announce;
 mod copies;
 
 use futures::future::try_join_all;
+use jiff::Timestamp;
 use prepull_aws::ec2::types::SnapshotState as EbsState;
 use prepull_aws::{AwsError, Clients, Deadline, parameters, snapshots};
 use prepull_domain::build::payload::{PublishInput, PublishOutcome, Published, SnapshotState};
@@ -64,11 +65,30 @@ pub async fn handle(
     for regional in copies.iter().chain([&here]) {
         regional.point(&input).await?;
     }
-    tracing::info!(snapshot = %here.snapshot, "snapshot published");
+    log(&input);
     if state == SnapshotState::Verified {
         announce::announce(&here, &copies, &input, before).await?;
     }
     Ok(published(&input, PublishOutcome::Published))
+}
+
+/// Logs the build's steps and the disk usage. The dashboard of the Terraform module reads these fields.
+fn log(input: &PublishInput) {
+    let manifest = Manifest::of(input, Timestamp::now());
+    for step in manifest.timeline() {
+        tracing::info!(
+            stage = step.stage,
+            waited_for = step.waited_for,
+            seconds = step.ended_at.duration_since(step.started_at).as_secs_f64(),
+            "step of the build"
+        );
+    }
+    tracing::info!(
+        snapshot = %manifest.snapshot_id,
+        used_bytes = manifest.used.0,
+        used_percent = manifest.used.0 * 100 / manifest.volume_size.bytes().0.max(1),
+        "snapshot published"
+    );
 }
 
 fn published(input: &PublishInput, outcome: PublishOutcome) -> Published {

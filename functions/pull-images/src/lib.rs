@@ -73,12 +73,22 @@ pub async fn handle(
         }
         match decision {
             Next::Done => {
-                return Ok(Pulled {
+                let pulled = Pulled {
                     used: status.disk.used,
                     pulled_images: count(status.pulls.len()),
                     removed_images: count(removed.len()),
                     verified_at: Timestamp::now(),
-                });
+                };
+                let images = status.pulls.keys().filter_map(|at| target.images.get(*at));
+                let pulled_bytes: u64 = images.map(|image| image.size.0).sum();
+                // The dashboard of the Terraform module reads these fields.
+                tracing::info!(
+                    pulled_images = pulled.pulled_images,
+                    removed_images = pulled.removed_images,
+                    pulled_bytes,
+                    "images verified"
+                );
+                return Ok(pulled);
             }
             Next::Change(changes) => {
                 removed.extend(
