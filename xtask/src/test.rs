@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::run::{Step, find, repository, scratch};
@@ -132,8 +132,14 @@ fn state_machine() -> Result<()> {
     picture::check()?;
     // Terraform fills in the same values. The validator expects ARNs.
     let file = |name| fs::read_to_string(repository().join("statemachine").join(name));
+    let retriers = file("retry.json")?;
+    let retriers = retriers
+        .trim()
+        .strip_prefix('[')
+        .and_then(|retriers| retriers.strip_suffix(']'))
+        .context("retry.json is not a list")?;
     let mut filled = file("build.asl.json")?
-        .replace("\"shared-retry\"", &file("retry.json")?)
+        .replace("\"shared-retry\"", retriers)
         .replace("${partition}", "aws");
     for name in functions::names()? {
         let arn = format!("arn:aws:lambda:eu-west-1:123456789012:function:prepull-{name}");
