@@ -42,3 +42,57 @@ def test_busy_lambda_is_retried_for_an_hour() -> None:
     # With full jitter, an attempt waits for half of this time on average.
     assert busy["JitterStrategy"] == "FULL"
     assert 3300 < sum(waits) / 2 < 3900
+
+
+NONE = "no cause was given"
+MESSAGE = 'image `a`: "no"\n\\ \u00e9 \U0001f600'
+LAMBDA = json.dumps({"errorType": "PullFailed", "errorMessage": MESSAGE, "trace": []})
+
+
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        (None, NONE),
+        ("", NONE),
+        ("plain text", "plain text"),
+        ('text with "errorMessage":"x"', 'text with "errorMessage":"x"'),
+        (LAMBDA, MESSAGE),
+        (json.dumps({"errorMessage": MESSAGE}, indent=1, ensure_ascii=False), MESSAGE),
+        ('{"errorMessage":"","errorType":"A"}', NONE),
+        ('{"errorMessage":null}', '{"errorMessage":null}'),
+        ('{"errorType":"A"}', '{"errorType":"A"}'),
+        ('{"a":"errorMessage","errorMessage":"b"}', "b"),
+        ('{"a":"\\"errorMessage\\":\\"c\\"","errorMessage":"b"}', "b"),
+        ("{}", "{}"),
+        ("{", "{"),
+        ("[]", "[]"),
+        ('["a"]', '["a"]'),
+        ('"a"', '"a"'),
+        ('{"errorMessage":"cut in the mid', "cut in the mid"),
+        ('{"errorMessage":"cut \\', "cut "),
+        ('{"errorMessage":"cut \\u00', "cut "),
+        ('{"errorMessage":"cut \\u00e9', "cut \u00e9"),
+        ('{"errorMessage', '{"errorMessage'),
+        ('{"errorMessage":"not \t JSON"}', "not "),
+        ('{"errorMessage":"' + "long\\n" * 6000, ("long\n" * 6000)[:12000]),
+    ],
+)
+def test_every_cause_yields_a_message(cloud: RunningCloud, cause: str | None, message: str) -> None:
+    caught = {"Error": "PullFailed"} | ({} if cause is None else {"Cause": cause})
+    given = {name: "{% $states.input %}" for name in ("plan_error", "caught")}
+    failed = STATES["Targets"]["ItemProcessor"]["States"]["TargetFailed"]
+    given |= {"target": {"architecture": "arm64"}, "stage": "pull-images"}
+    states = {
+        "Catch": {"Type": "Pass", "Assign": given, "Next": "TargetFailed"},
+        "TargetFailed": failed | {"Next": "PlanFailed"},
+        "PlanFailed": STATES["PlanFailed"],
+    }
+    target = states | {"TargetFailed": failed | {"Next": "Done"}, "Done": {"Type": "Succeed"}}
+    target["Done"]["Output"] = "{% $outcome.cause %}"
+    del target["PlanFailed"]
+    ended = run(cloud, target, **caught)
+    assert (ended["status"], json.loads(ended.get("output", "0"))) == ("SUCCEEDED", message)
+    one_line = message.replace("\n", " ")
+    ended = run(cloud, states, **caught)
+    assert ended["error"] == "PullFailed"
+    assert ended["cause"] == f"plan-build failed with PullFailed: {one_line}"
