@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,7 +80,7 @@ LAMBDA = json.dumps({"errorType": "PullFailed", "errorMessage": MESSAGE, "trace"
 )
 def test_every_cause_yields_a_message(cloud: RunningCloud, cause: str | None, message: str) -> None:
     caught = {"Error": "PullFailed"} | ({} if cause is None else {"Cause": cause})
-    given = {name: "{% $states.input %}" for name in ("plan_error", "caught")}
+    given = dict.fromkeys(("plan_error", "caught"), "{% $states.input %}")
     failed = STATES["Targets"]["ItemProcessor"]["States"]["TargetFailed"]
     given |= {"target": {"architecture": "arm64"}, "stage": "pull-images"}
     states = {
@@ -96,3 +97,31 @@ def test_every_cause_yields_a_message(cloud: RunningCloud, cause: str | None, me
     ended = run(cloud, states, **caught)
     assert ended["error"] == "PullFailed"
     assert ended["cause"] == f"plan-build failed with PullFailed: {one_line}"
+
+
+@pytest.mark.parametrize(
+    ("plan", "name"),
+    [
+        ({"decision": "build", "targets": []}, "Targets"),
+        ({"decision": "up-to-date", "snapshots": {}}, "UpToDate"),
+        ({"decision": "superseded", "by": "web-2"}, "Superseded"),
+        ({"decision": "wait"}, "UnknownDecision"),
+        ({}, "UnknownDecision"),
+    ],
+)
+def test_each_decision_of_plan_build_has_a_state(
+    cloud: RunningCloud, plan: dict[str, Any], name: str
+) -> None:
+    choice = STATES["BuildNeeded?"]
+    followers = [rule["Next"] for rule in choice["Choices"]] + [choice["Default"]]
+    states = {"BuildNeeded?": choice} | {
+        follower: {"Type": "Succeed", "Output": follower} for follower in followers
+    }
+    assert json.loads(run(cloud, states, **plan)["output"]) == name
+
+
+def test_unknown_decision_fails_with_its_name(cloud: RunningCloud) -> None:
+    ended = run(cloud, {"UnknownDecision": STATES["UnknownDecision"]}, decision="wait")
+    assert (ended["status"], ended["error"]) == ("FAILED", "InvalidPlan")
+    assert "plan-build failed with InvalidPlan: " in ended["cause"]
+    assert "`wait`" in ended["cause"]
