@@ -47,12 +47,13 @@ variable "caches" {
     }), {})
 
     # Instance types and network of the builder. launch-builder tries the instance types in order, each in every subnet,
-    # until one has capacity. The default subnets and security groups are those of the module. Security groups must be in
-    # the VPC of the subnets.
+    # until one has capacity. A type over the account's quota is skipped. The last default has 2 vCPUs for that reason: a
+    # new account has 5, which suffice for a builder of each architecture. AWS's Free plan includes m7i-flex.large. The
+    # default subnets and security groups are those of the module. Security groups must be in the VPC of the subnets.
     builder = optional(object({
       instance_types = optional(object({
-        x86_64 = optional(list(string), ["m7i.2xlarge", "m6i.2xlarge", "m7a.2xlarge", "m6a.2xlarge"])
-        arm64  = optional(list(string), ["m7g.2xlarge", "m6g.2xlarge", "m8g.2xlarge"])
+        x86_64 = optional(list(string), ["m7i.2xlarge", "m6i.2xlarge", "m7a.2xlarge", "m6a.2xlarge", "m7i-flex.large"])
+        arm64  = optional(list(string), ["m7g.2xlarge", "m6g.2xlarge", "m8g.2xlarge", "m7g.large"])
       }), {})
       subnet_ids         = optional(list(string), [])
       security_group_ids = optional(list(string), [])

@@ -151,7 +151,7 @@ impl Fault {
             }
             Self::LaunchFails => {
                 worker.set(json!({"launch_errors": 1})).await?;
-                fails(worker, "BuilderLost").await
+                fails(worker, "KeyUnusable").await
             }
             Self::BuilderDiesWhilePulling => builder_dies(worker).await,
             Self::CommandLost(document, status) => {

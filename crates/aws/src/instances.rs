@@ -14,6 +14,12 @@ use crate::{AwsError, Clients, StageResult, tag_value, target_filters, timestamp
 /// Source: EC2 API reference, `StateReason`. After a stop through the API the code is `Client.UserInitiatedShutdown`.
 const POWERED_ITSELF_OFF: &str = "Client.InstanceInitiatedShutdown";
 
+/// Code of the state reason after a launch that EC2 could not complete. The usual cause is a KMS key that the caller may not
+/// use. `RunInstances` itself succeeds, because EC2 creates the volumes later.
+///
+/// Source: AWS re:Post knowledge center, "kms-iam-ec2-permission". The role that launches needs `kms:CreateGrant`.
+const CLIENT_ERROR_ON_LAUNCH: &str = "Client.InternalError";
+
 /// An instance as EC2 describes it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InstanceRecord {
@@ -103,7 +109,7 @@ pub async fn get(clients: &Clients, id: &InstanceId) -> Result<Option<InstanceRe
 /// Checks that the builder `id` runs.
 ///
 /// # Errors
-/// [`StageError::BuilderLost`] if it does not.
+/// The error of [`InstanceRecord::lost`] if it does not.
 pub async fn ensure_running(clients: &Clients, id: &InstanceId) -> Result<(), StageError> {
     match get(clients, id).await? {
         Some(found) if found.state == InstanceStateName::Running => Ok(()),
@@ -204,9 +210,11 @@ impl InstanceRecord {
             .as_deref()
             .map(|reason| format!(" ({reason})"))
             .unwrap_or_default();
-        StageError::BuilderLost {
-            instance: self.id.clone(),
-            problem: format!("it is {}{reason}", self.state),
+        let (instance, problem) = (self.id.clone(), format!("it is {}{reason}", self.state));
+        if self.reason_code.as_deref() == Some(CLIENT_ERROR_ON_LAUNCH) {
+            StageError::KeyUnusable { instance, problem }
+        } else {
+            StageError::BuilderLost { instance, problem }
         }
     }
 }

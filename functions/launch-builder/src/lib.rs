@@ -6,14 +6,17 @@
 //! **Called again:** it finds the instance by its tags and launches none. If an answer of EC2 was lost, or tags are not
 //! visible yet, the client token prevents a second launch. The token depends only on the plan. Concurrent calls may launch
 //! in different capacity pools. All of them continue with the oldest builder, and the younger ones are terminated.
-//! **Errors:** `CapacityUnavailable` if no instance type has capacity in any subnet; `QuotaExceeded`; `InvalidConfig` if EC2
-//! rejects the request or credentials cannot be read; `BuilderLost` if the launch ends without a running instance.
+//! **Errors:** `CapacityUnavailable` if no instance type has capacity in any subnet; `QuotaExceeded`; `AccountRestricted` if
+//! AWS has not verified the account, or its plan excludes every type; `InvalidConfig` if EC2 rejects the request or
+//! credentials cannot be read; `KeyUnusable` if the instance ends because of its KMS key; `BuilderLost` if it ends for
+//! another reason.
 
 mod request;
 mod user_data;
 
 use std::time::Duration;
 
+use prepull_aws::ec2::error::ProvideErrorMetadata;
 use prepull_aws::ec2::types::InstanceStateName;
 use prepull_aws::instances::{self, InstanceRecord, not_known};
 use prepull_aws::{AwsError, Clients, Deadline, StageResult};
@@ -89,6 +92,11 @@ async fn terminate_duplicate(clients: &Clients, id: &InstanceId) -> Result<(), S
 }
 
 /// Tries every instance type in every subnet, the preferred type first.
+///
+/// An instance type over its quota is not tried in other subnets, because quotas apply to the Region. The search goes on,
+/// because a smaller type can fit, and types of other families count towards other quotas.
+///
+/// Source: EC2 user guide, "Amazon EC2 On-Demand Instance quotas": vCPU quotas by group of families, in a Region.
 async fn launch(
     clients: &Clients,
     settings: &Settings,
@@ -97,6 +105,7 @@ async fn launch(
 ) -> Result<InstanceId, StageError> {
     let user_data = user_data::for_target(clients, target).await?;
     let mut tried = Vec::new();
+    let mut last = Obstacle::Capacity;
     for instance_type in &target.instance_types {
         for subnet in &target.subnet_ids {
             deadline.check("looking for capacity for a builder")?;
@@ -109,23 +118,62 @@ async fn launch(
                     tracing::info!(%id, instance_type, %subnet, "builder launched");
                     return Ok(id);
                 }
-                Attempt::NoCapacity(why) => {
-                    tracing::warn!(instance_type, %subnet, why, "no capacity");
+                Attempt::Failed(obstacle, why) => {
+                    tracing::warn!(instance_type, %subnet, why, "capacity pool not usable");
                     tried.push(format!("{instance_type} in {subnet}: {why}"));
+                    last = obstacle;
+                    if obstacle != Obstacle::Capacity {
+                        break;
+                    }
                 }
             }
         }
     }
-    Err(StageError::CapacityUnavailable {
-        tried: tried.join("; "),
+    let tried = tried.join("; ");
+    Err(match last {
+        Obstacle::Capacity => StageError::CapacityUnavailable { tried },
+        Obstacle::Quota => StageError::QuotaExceeded(tried),
+        Obstacle::FreePlan => StageError::AccountRestricted(tried),
     })
 }
 
-/// The result of a failed launch after which the search continues.
+/// The result of an attempt to launch.
 enum Attempt {
     Launched(InstanceId),
-    /// EC2's code.
-    NoCapacity(String),
+    /// The obstacle, and EC2's code and message.
+    Failed(Obstacle, String),
+}
+
+/// The reason why a capacity pool cannot be used, if another one may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Obstacle {
+    /// The pool has no capacity.
+    Capacity,
+    /// The account's quota does not allow another instance of this type.
+    Quota,
+    /// The account is on the Free plan, which does not include this type.
+    FreePlan,
+}
+
+impl Obstacle {
+    /// Returns the obstacle that EC2's error describes. `None` if other capacity pools have it too.
+    ///
+    /// Source: EC2 API reference, "Error codes". EC2 returns `Unsupported` if an availability zone does not offer the
+    /// instance type, and `InsufficientVolumeCapacity` if a zone has no space for the volumes. Source of the Free plan's
+    /// message: Karpenter's list of launch failures (karpenter-provider-aws, pull request 9004).
+    fn parse(code: &str, message: &str) -> Option<Self> {
+        match code {
+            "InsufficientInstanceCapacity"
+            | "InsufficientHostCapacity"
+            | "InsufficientCapacity"
+            | "InsufficientVolumeCapacity"
+            | "InsufficientFreeAddressesInSubnet"
+            | "Unsupported" => Some(Self::Capacity),
+            "VcpuLimitExceeded" | "InstanceLimitExceeded" => Some(Self::Quota),
+            "InvalidParameterCombination" if message.contains("Free Tier") => Some(Self::FreePlan),
+            _ => None,
+        }
+    }
 }
 
 async fn try_pool(
@@ -150,22 +198,28 @@ async fn try_pool(
         }
         Err(error) => error,
     };
-    match error.aws_code() {
-        Some(code) if is_lack_of_capacity(code) => Ok(Attempt::NoCapacity(code.to_owned())),
+    let code = error.aws_code().unwrap_or_default();
+    let message = error.message().unwrap_or_default();
+    if let Some(obstacle) = Obstacle::parse(code, message) {
+        return Ok(Attempt::Failed(obstacle, format!("{code}: {message}")));
+    }
+    let answer = || {
+        format!(
+            "{} in {}: {code}: {message}",
+            pool.instance_type, pool.subnet
+        )
+    };
+    match code {
         // An earlier call with this token succeeded. Either the user data has changed since then, because of new credentials, or
         // the instance has already terminated.
-        Some("IdempotentParameterMismatch" | "IdempotentInstanceTerminated") => {
+        "IdempotentParameterMismatch" | "IdempotentInstanceTerminated" => {
             earlier_launch(clients, target, deadline)
                 .await
                 .map(Attempt::Launched)
         }
-        Some(code) if is_quota(code) => Err(StageError::QuotaExceeded(format!(
-            "{} in {}: {}",
-            pool.instance_type,
-            pool.subnet,
-            error.into_stage_error("ec2:RunInstances")
-        ))),
-        Some(code) if code.starts_with("Invalid") => Err(refused(
+        code if is_volume_quota(code) => Err(StageError::QuotaExceeded(answer())),
+        code if is_restriction(code) => Err(StageError::AccountRestricted(answer())),
+        code if code.starts_with("Invalid") => Err(refused(
             target,
             pool,
             &error.into_stage_error("ec2:RunInstances").to_string(),
@@ -174,30 +228,16 @@ async fn try_pool(
     }
 }
 
-/// Error codes after which another instance type or subnet may succeed.
-///
-/// Source: EC2 API reference, "Error codes". EC2 returns `Unsupported` if an availability zone does not offer the instance
-/// type.
-fn is_lack_of_capacity(code: &str) -> bool {
-    matches!(
-        code,
-        "InsufficientInstanceCapacity"
-            | "InsufficientHostCapacity"
-            | "InsufficientCapacity"
-            | "InsufficientFreeAddressesInSubnet"
-            | "Unsupported"
-    )
+/// Returns whether `code` means a quota for volumes. Every capacity pool needs the same volumes.
+fn is_volume_quota(code: &str) -> bool {
+    matches!(code, "VolumeLimitExceeded" | "MaxIOPSLimitExceeded")
 }
 
-/// Error codes of account quotas for instances or volumes. They apply to every capacity pool.
-fn is_quota(code: &str) -> bool {
-    matches!(
-        code,
-        "VcpuLimitExceeded"
-            | "InstanceLimitExceeded"
-            | "VolumeLimitExceeded"
-            | "MaxIOPSLimitExceeded"
-    )
+/// Returns whether `code` means that the account may launch no instance at all.
+///
+/// Source: EC2 API reference, "Error codes". AWS validates a new account in each Region that it uses for the first time.
+fn is_restriction(code: &str) -> bool {
+    matches!(code, "PendingVerification" | "OptInRequired" | "Blocked")
 }
 
 /// Returns the error for a request that EC2 rejects because of the cache's configuration.

@@ -31,16 +31,16 @@ fn found_late() -> Rule {
         .build()
 }
 
-/// Returns a rule that describes the instance as terminated if the request contains its ID.
-fn is_terminated() -> Rule {
+/// Returns a rule that describes the instance as terminated for the reason `code` if the request contains its ID.
+fn is_terminated(code: &'static str) -> Rule {
     mock!(Client::describe_instances)
         .match_requests(|request| !request.instance_ids().is_empty())
-        .then_output(|| {
+        .then_output(move || {
             let mut instance = ec2_instance(InstanceStateName::Terminated);
             instance.state_reason = Some(
                 StateReason::builder()
-                    .code("Client.InternalError")
-                    .message("Client.InternalError: Client error on launch")
+                    .code(code)
+                    .message(format!("{code}: error on launch"))
                     .build(),
             );
             described([instance])
@@ -137,6 +137,79 @@ async fn capacity_error_lists_every_capacity_pool() {
 }
 
 #[tokio::test]
+async fn type_over_its_quota_falls_through_to_the_next() {
+    for (code, message) in [
+        ("VcpuLimitExceeded", "limit of 5"),
+        ("InstanceLimitExceeded", "limit of 0"),
+        ("InvalidParameterCombination", "not eligible for Free Tier"),
+    ] {
+        let aws = FakeAws::new().with_capacity().failing_with(
+            "ec2:RunInstances m7i.2xlarge",
+            code,
+            message,
+        );
+        let builder = launch(&aws, target()).await.unwrap();
+        assert_eq!(builder.instance_type, "m6i.2xlarge");
+        // The quota applies to every subnet.
+        assert_eq!(aws.calls("ec2:RunInstances").len(), 2, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn last_obstacle_decides_the_error_and_all_are_listed() {
+    let capacity = ("InsufficientInstanceCapacity", "none left");
+    let quota = ("VcpuLimitExceeded", "limit of 5");
+    let plan = ("InvalidParameterCombination", "not eligible for Free Tier");
+    for (first, last, name) in [
+        (capacity, quota, "QuotaExceeded"),
+        (quota, capacity, "CapacityUnavailable"),
+        (quota, plan, "AccountRestricted"),
+    ] {
+        let aws = FakeAws::new()
+            .with_capacity()
+            .failing_with("ec2:RunInstances m7i.2xlarge", first.0, first.1)
+            .failing_with("ec2:RunInstances m6i.2xlarge", last.0, last.1);
+        let error = launch(&aws, target()).await.unwrap_err();
+        assert_eq!(error.name(), name, "{error}");
+        let text = error.to_string();
+        for part in ["m7i.2xlarge in", first.1, "m6i.2xlarge in", last.1] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn zone_without_volume_capacity_falls_through_to_the_next() {
+    let aws = FakeAws::new().with_capacity().failing(
+        "ec2:RunInstances m7i.2xlarge subnet-0123456789abcdef0",
+        "InsufficientVolumeCapacity",
+    );
+    launch(&aws, target()).await.unwrap();
+    let subnet = aws.launches()[0].subnet_id().map(ToOwned::to_owned);
+    assert_eq!(subnet.as_deref(), Some("subnet-0123456789abcdef1"));
+}
+
+#[tokio::test]
+async fn error_for_every_capacity_pool_ends_the_search() {
+    for (code, name) in [
+        ("PendingVerification", "AccountRestricted"),
+        ("OptInRequired", "AccountRestricted"),
+        ("VolumeLimitExceeded", "QuotaExceeded"),
+        ("MaxIOPSLimitExceeded", "QuotaExceeded"),
+    ] {
+        let aws = FakeAws::new().with_capacity().failing_with(
+            "ec2:RunInstances",
+            code,
+            "see the console",
+        );
+        let error = launch(&aws, target()).await.unwrap_err();
+        assert_eq!(error.name(), name, "{error}");
+        assert!(error.to_string().contains("see the console"), "{error}");
+        assert_eq!(aws.calls("ec2:RunInstances").len(), 1, "{code}");
+    }
+}
+
+#[tokio::test]
 async fn ec2_errors_map_to_stage_errors() {
     let mut smaller = target();
     smaller.base = Base::Snapshot {
@@ -217,18 +290,22 @@ async fn unlisted_earlier_launch_fails_after_a_while() {
 
 #[tokio::test]
 async fn immediate_termination_fails_with_the_reason() {
-    let aws = FakeAws::new().with_capacity().ec2([is_terminated()]);
-    let error = launch(&aws, target()).await.unwrap_err();
-    assert_eq!(error.name(), "BuilderLost");
-    assert!(
-        error.to_string().contains("Client error on launch"),
-        "{error}"
-    );
+    for (code, name) in [
+        ("Client.InternalError", "KeyUnusable"),
+        ("Server.InternalError", "BuilderLost"),
+    ] {
+        let aws = FakeAws::new().with_capacity().ec2([is_terminated(code)]);
+        let error = launch(&aws, target()).await.unwrap_err();
+        assert_eq!(error.name(), name, "{error}");
+        let reason = format!("{code}: error on launch");
+        assert!(error.to_string().contains(&reason), "{error}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn terminated_earlier_launch_is_lost() {
-    let aws = earlier_launch("IdempotentInstanceTerminated").ec2([found_late(), is_terminated()]);
+    let aws = earlier_launch("IdempotentInstanceTerminated")
+        .ec2([found_late(), is_terminated("Client.UserInitiatedShutdown")]);
     let error = launch(&aws, target()).await.unwrap_err();
     assert_eq!(error.name(), "BuilderLost", "{error}");
 }

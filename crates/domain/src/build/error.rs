@@ -84,6 +84,24 @@ pub enum StageError {
          types"
     )]
     QuotaExceeded(String),
+    /// AWS restricts the account: it is not verified or subscribed, or its plan excludes every instance type.
+    #[error(
+        "AWS does not let this account launch a builder: {0}. Complete the account's registration, or upgrade it from \
+         the Free plan"
+    )]
+    AccountRestricted(String),
+    /// The builder ended at its launch, because EC2 could not use the KMS key of its volumes.
+    #[error(
+        "builder {instance} ended at its launch: {problem}. EC2 usually reports this if it cannot use the KMS key of the \
+         volumes: the cache's `volume.kms_key_id`, or else the account's default key for EBS. Enable the key, and allow \
+         launch-builder's role to use it in the key policy"
+    )]
+    KeyUnusable {
+        /// The instance.
+        instance: InstanceId,
+        /// Its state and EC2's reason.
+        problem: String,
+    },
     /// The builder stopped or terminated during the build.
     #[error("builder {instance} was lost: {problem}")]
     BuilderLost {
@@ -201,6 +219,12 @@ impl ErrorName {
             }
             Self::QuotaExceeded => {
                 "Request a higher quota in Service Quotas, or use smaller instance types"
+            }
+            Self::AccountRestricted => {
+                "Complete the account's registration with AWS, or upgrade it from the Free plan"
+            }
+            Self::KeyUnusable => {
+                "Enable the KMS key of the builder's volumes, and allow launch-builder's role to use it in the key policy"
             }
             Self::BuilderLost => {
                 "Start the build again; if it happens often, find the caller of `TerminateInstances` or \
