@@ -32,14 +32,16 @@ pub enum Position {
     },
 }
 
-/// Returns the position of `own` among the running executions of the same cache. `running` may include `own`.
+/// Returns the position of `own` among the running executions of the same cache. `running` may include `own`, which is
+/// recognized by its name. Its start there may differ from `own`, because two calls of Step Functions return them.
 ///
 /// The oldest builds, the newest waits for it, and all others end. The newest never ends without a plan, so the last
 /// push is built. The oldest never waits, so one execution always builds.
 #[must_use]
 pub fn position(own: &Queued, running: &[Queued]) -> Position {
-    let older = running.iter().filter(|other| *other < own).min();
-    let newer = running.iter().filter(|other| *other > own).max();
+    let others = || running.iter().filter(|other| other.name != own.name);
+    let older = others().filter(|other| *other < own).min();
+    let newer = others().filter(|other| *other > own).max();
     match (older, newer) {
         (None, _) => Position::First,
         (Some(oldest), None) => Position::Waiting {
@@ -81,6 +83,21 @@ mod tests {
             position(&running[0], &running),
             Position::Waiting {
                 behind: "a".parse().unwrap()
+            }
+        );
+    }
+
+    #[test]
+    fn execution_never_queues_behind_itself() {
+        let own = queued(7, "own");
+        for second in [6, 7, 8] {
+            assert_eq!(position(&own, &[queued(second, "own")]), Position::First);
+        }
+        let running = [queued(3, "first"), queued(8, "own")];
+        assert_eq!(
+            position(&own, &running),
+            Position::Waiting {
+                behind: "first".parse().unwrap()
             }
         );
     }
