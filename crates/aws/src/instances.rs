@@ -80,7 +80,12 @@ pub async fn builders_of(
     let mut filters = target_filters(target);
     filters.push(states);
     let mut found = find(clients, filters).await?;
-    found.sort_by(|a, b| (a.launched_at, &a.id).cmp(&(b.launched_at, &b.id)));
+    // An instance without a launch time counts as just launched.
+    let age = |found: &InstanceRecord| {
+        let launched_at = found.launched_at.unwrap_or(Timestamp::MAX);
+        (launched_at, found.id.clone())
+    };
+    found.sort_by_key(age);
     Ok(found)
 }
 

@@ -118,6 +118,9 @@ impl Sweep<'_> {
 
     async fn instances(&mut self) -> Result<(), StageError> {
         for instance in resources::living_instances(self.clients, vec![resources::ours()]).await? {
+            if instance.launched_at.is_none() {
+                tracing::warn!(instance = %instance.id, "instance kept: EC2 returns no launch time");
+            }
             if instance.state != InstanceStateName::ShuttingDown
                 && self.is_orphan(&instance.tags, instance.launched_at).await?
             {
