@@ -9,7 +9,10 @@ resource "aws_sfn_state_machine" "build" {
   # Lambda rejects a call with TooManyRequestsException if the account's concurrency is used up. A function that waits
   # keeps its place for up to five minutes. The error therefore has its own retrier: 120 attempts with full jitter, 30 s
   # apart on average, last about an hour. This costs 120 state transitions, $0.003.
-  # Source: Step Functions developer guide, "Handling errors", and Lambda developer guide, "Invocation errors".
+  # A denied call is retried for about a minute, because IAM applies the policies of a new deployment with a delay.
+  #
+  # Source: IAM user guide, "Troubleshoot IAM"; Step Functions developer guide, "Handling errors"; Lambda developer guide,
+  # "Invoke".
   definition = replace(
     templatefile("${path.module}/../statemachine/build.asl.json", merge(
       { partition = local.partition },

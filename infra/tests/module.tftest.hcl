@@ -45,8 +45,8 @@ run "configuration_has_all_settings_of_the_functions" {
       volume               = { size_gib = 50, iops = 3000, throughput_mibps = 500, kms_key_id = null }
       builder = {
         instance_types = {
-          x86_64 = ["m7i.2xlarge", "m6i.2xlarge", "m7a.2xlarge", "m6a.2xlarge"]
-          arm64  = ["m7g.2xlarge", "m6g.2xlarge", "m8g.2xlarge"]
+          x86_64 = ["m7i.2xlarge", "m6i.2xlarge", "m7a.2xlarge", "m6a.2xlarge", "m7i-flex.large"]
+          arm64  = ["m7g.2xlarge", "m6g.2xlarge", "m8g.2xlarge", "m7g.large"]
         }
         subnet_ids         = ["subnet-00000000000000001", "subnet-00000000000000002"]
         security_group_ids = ["sg-0123456789abcdef0"]

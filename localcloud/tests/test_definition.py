@@ -22,6 +22,7 @@ RETRIERS = json.loads((FOLDER / "retry.json").read_text())
         ("Throttled", 6),
         ("Lambda.ClientExecutionTimeoutException", 6),
         ("Lambda.TooManyRequestsException", 30),
+        ("AccessDenied", 3),
     ],
 )
 def test_shared_retriers_outlast_failures_of_aws(

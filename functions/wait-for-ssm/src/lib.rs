@@ -27,6 +27,12 @@ const POLL: Duration = Duration::from_secs(1);
 /// allows for one such delay, but not for two.
 const READY_WITHIN: SignedDuration = SignedDuration::from_mins(10);
 
+/// Maximum time from the launch during which a denied command is sent again.
+///
+/// The role may send commands only to instances with prepull's tag. It is unknown whether Systems Manager sees the tags of
+/// a new instance at once: EC2 documents that its API is eventually consistent.
+const ALLOWED_WITHIN: SignedDuration = SignedDuration::from_mins(2);
+
 /// The settings of the function.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -83,7 +89,7 @@ async fn check(
 ) -> Result<Ready, StageError> {
     let id = &input.builder.instance_id;
     ensure_running(clients, id).await?;
-    let known = clients
+    let mut known = clients
         .ssm
         .describe_instance_information()
         .filters(
@@ -93,18 +99,32 @@ async fn check(
                 .build()
                 .expect("both key and values are given"),
         )
-        .send()
+        .into_paginator()
+        .items()
+        .send();
+    let agent = known
+        .next()
         .await
+        .transpose()
         .or_stage_error("ssm:DescribeInstanceInformation")?;
-    let agent = known.instance_information_list().first();
-    if agent.and_then(|agent| agent.ping_status()) != Some(&PingStatus::Online) {
+    if agent.as_ref().and_then(|agent| agent.ping_status()) != Some(&PingStatus::Online) {
         return Ok(Ready::NotYet(
             "its SSM agent to register. Check that its subnet reaches Systems Manager and ECR"
                 .to_owned(),
         ));
     }
     let document = Document::AwaitReady.name(&settings.name);
-    let output = run_document(clients, id, &document, &[], deadline).await?;
+    let output = match run_document(clients, id, &document, &[], deadline).await {
+        Err(StageError::AccessDenied { call, message })
+            if call == "ssm:SendCommand" && age(input) < ALLOWED_WITHIN =>
+        {
+            tracing::info!(denied = message, "command to a new builder denied");
+            return Ok(Ready::NotYet(format!(
+                "permission to send a command: {message}"
+            )));
+        }
+        result => result?,
+    };
     if let Some(what) = ReadyNode::missing_part(&output.stdout) {
         return Ok(Ready::NotYet(what.to_owned()));
     }
@@ -117,11 +137,15 @@ async fn check(
     })
 }
 
+/// Returns the time since the launch of the builder.
+fn age(input: &BuilderInput) -> SignedDuration {
+    Timestamp::now().duration_since(input.builder.launched_at)
+}
+
 /// Fails when the builder has used its time.
 fn give_up(input: &BuilderInput, waiting_for: &str) -> Result<(), StageError> {
-    let now = Timestamp::now();
-    let waited = now.duration_since(input.builder.launched_at);
-    if waited < READY_WITHIN && now < input.target.give_up_at {
+    let waited = age(input);
+    if waited < READY_WITHIN && Timestamp::now() < input.target.give_up_at {
         return Ok(());
     }
     Err(StageError::NeverReady {

@@ -102,6 +102,37 @@ async fn old_builder_fails_with_the_missing_part() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn denied_command_to_a_new_builder_is_sent_again() {
+    let aws = with_agent(|_| command_output(CommandInvocationStatus::Success, 0, READY))
+        .failing("ssm:SendCommand", "AccessDeniedException");
+    let error = wait(&aws, YOUNG).await.unwrap_err();
+    assert_eq!(error.name(), "StillRunning");
+    assert!(aws.calls("ssm:SendCommand").len() > 10);
+}
+
+#[tokio::test]
+async fn denied_command_to_an_older_builder_fails() {
+    let aws = with_agent(|_| command_output(CommandInvocationStatus::Success, 0, READY))
+        .failing("ssm:SendCommand", "AccessDeniedException");
+    let error = wait(&aws, SignedDuration::from_mins(3)).await.unwrap_err();
+    assert_eq!(error.name(), "AccessDenied");
+    assert!(error.to_string().contains("ssm:SendCommand"), "{error}");
+}
+
+#[tokio::test]
+async fn agent_on_a_later_page_is_found() {
+    let empty = mock!(Client::describe_instance_information)
+        .match_requests(|request| request.next_token().is_none())
+        .then_output(|| {
+            DescribeInstanceInformationOutput::builder()
+                .next_token("next")
+                .build()
+        });
+    let aws = with_agent(|_| command_output(CommandInvocationStatus::Success, 0, READY));
+    wait(&aws.ssm([empty]), YOUNG).await.unwrap();
+}
+
 #[tokio::test]
 async fn terminated_builder_is_lost() {
     let aws = with_builder(InstanceStateName::ShuttingDown);
