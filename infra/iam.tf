@@ -20,6 +20,8 @@ locals {
   pointers  = [for region in local.snapshot_regions : "arn:${local.partition}:ssm:${region}:${local.account}:parameter/prepull/*/snapshot-id"]
   manifests = [for region in local.snapshot_regions : "arn:${local.partition}:ssm:${region}:${local.account}:parameter/prepull/*/snapshots/*"]
 
+  failure_markers = "${local.parameter_arn}/prepull/announced/*"
+
   registry_credentials  = flatten([for cache in var.caches : values(cache.registry_credentials)])
   credential_secrets    = distinct([for credentials in local.registry_credentials : credentials.secret_arn if credentials.secret_arn != null])
   credential_parameters = distinct([for credentials in local.registry_credentials : "${local.parameter_arn}${credentials.parameter_name}" if credentials.parameter_name != null])
@@ -329,15 +331,17 @@ locals {
         resources  = concat([local.instances, local.volumes], local.all_snapshots)
         conditions = [local.is_ours]
       },
-      { sid = "ReadPointers", actions = ["ssm:GetParameter"], resources = local.pointers },
+      { sid = "ReadPointersAndMarkers", actions = ["ssm:GetParameter"], resources = concat(local.pointers, [local.failure_markers]) },
       # A recursive listing needs the permission at every level, including configurations and manifests.
       {
         sid       = "ListParameters"
         actions   = ["ssm:GetParametersByPath"]
         resources = ["${local.parameter_arn}/prepull", "${local.parameter_arn}/prepull/*"]
       },
-      { sid = "RemoveManifests", actions = ["ssm:DeleteParameter"], resources = local.manifests },
+      { sid = "RemoveManifestsAndMarkers", actions = ["ssm:DeleteParameter"], resources = concat(local.manifests, [local.failure_markers]) },
       { sid = "SeeBuilds", actions = ["states:DescribeExecution"], resources = [local.execution_arns] },
+      { sid = "FindFailedBuilds", actions = ["states:ListExecutions"], resources = [local.state_machine_arn] },
+      { sid = "MarkFailedBuilds", actions = ["ssm:PutParameter"], resources = [local.failure_markers] },
       local.emit_events,
     ]
   }

@@ -1,6 +1,7 @@
 //! Names of prepull's tags, parameters and events in AWS.
 
 use crate::architecture::Architecture;
+use crate::build::execution::ExecutionName;
 use crate::cache::config::CacheName;
 use crate::ids::SnapshotId;
 
@@ -18,6 +19,9 @@ pub const TAG_STATE: &str = "prepull:state";
 /// Parameter path of the configurations of all caches.
 pub const CONFIG_PATH: &str = "/prepull/config";
 
+/// Parameter path of the markers of announced failures.
+pub const ANNOUNCED_PATH: &str = "/prepull/announced";
+
 /// Source of prepull's events on EventBridge.
 pub const EVENT_SOURCE: &str = "prepull";
 /// Detail type of the event that the pointer has moved to a new snapshot.
@@ -32,6 +36,12 @@ pub const DATA_DEVICE: &str = "/dev/xvdb";
 #[must_use]
 pub fn config_parameter(cache: &CacheName) -> String {
     format!("{CONFIG_PATH}/{cache}")
+}
+
+/// Returns the marker of an execution whose failure was announced. Its value is the time of its end.
+#[must_use]
+pub fn announced_parameter(execution: &ExecutionName) -> String {
+    format!("{ANNOUNCED_PATH}/{execution}")
 }
 
 /// Returns the pointer: the parameter with the ID of the snapshot that nodes use.

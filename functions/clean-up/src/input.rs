@@ -2,6 +2,7 @@
 
 use aws_lambda_events::eventbridge::EventBridgeEvent;
 use jiff::SignedDuration;
+use prepull_aws::sfn::operation::describe_execution::DescribeExecutionOutput;
 use prepull_domain::build::payload::Target;
 use prepull_domain::build::trigger::ExecutionInput;
 use prepull_domain::{ExecutionArn, ExecutionName, StageError};
@@ -50,6 +51,19 @@ struct SweepInput {
 }
 
 impl EndedExecution {
+    /// Returns the execution that Step Functions describes. `None` if its ARN is not valid.
+    pub(crate) fn described(execution: &DescribeExecutionOutput) -> Option<Self> {
+        Some(Self {
+            execution_arn: execution.execution_arn().parse().ok()?,
+            status: execution.status().as_str().to_owned(),
+            start_date: execution.start_date().to_millis().ok(),
+            stop_date: execution.stop_date().and_then(|time| time.to_millis().ok()),
+            input: execution.input().map(ToOwned::to_owned),
+            error: execution.error().map(ToOwned::to_owned),
+            cause: execution.cause().map(ToOwned::to_owned),
+        })
+    }
+
     pub(crate) fn name(&self) -> ExecutionName {
         self.execution_arn.name()
     }

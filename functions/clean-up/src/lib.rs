@@ -5,7 +5,8 @@
 //!   and unfinished snapshots, and old snapshots of the same cache and architecture.
 //! - `EventBridge` calls it when an execution has failed, timed out or been aborted. It does the same for the whole
 //!   execution, which may have ended without any `Catch`. It then emits the event `Build Failed`.
-//! - A schedule calls it as a sweep. It does the same for every execution that has ended, for all caches.
+//! - A schedule calls it as a sweep. It does the same for every execution that has ended, for all caches. Step Functions
+//!   delivers its events on a best-effort basis, so the sweep also emits missing `Build Failed` events.
 //!
 //! **Before:** nothing. Every resource that it may delete has the tag `prepull:cache`. It never touches other resources.
 //!

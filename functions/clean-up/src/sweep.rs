@@ -5,14 +5,21 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::ec2::types::{InstanceStateName, Tag};
 use prepull_aws::sfn::types::ExecutionStatus;
-use prepull_aws::{AwsError, Clients, Deadline, parameters, tag_value};
+use prepull_aws::{AwsError, Clients, Deadline, StageResult, parameters, tag_value, timestamp};
 use prepull_domain::{
     Architecture, CacheConfig, CacheName, ExecutionName, InvalidConfig, SnapshotId, StageError,
     names,
 };
 
+use crate::input::EndedExecution;
 use crate::resources::{self, TaggedSnapshot};
-use crate::{Removed, removal, retention};
+use crate::{Removed, failed_build, removal, retention};
+
+/// Age up to which the sweep announces a failed execution. The sweep runs every hour, so two may fail.
+const ANNOUNCED_WITHIN: SignedDuration = SignedDuration::from_hours(3);
+
+/// Maximum duration of an execution: `TimeoutSeconds` in `build.asl.json`.
+const LONGEST_EXECUTION: SignedDuration = SignedDuration::from_hours(48);
 
 /// Removes every orphan of at least `minimum_age`, and every snapshot beyond retention.
 ///
@@ -34,6 +41,8 @@ pub(crate) async fn sweep(
         removed,
         failure: Ok(()),
     };
+    let announced = sweep.unannounced_failures().await;
+    sweep.note(announced);
     let orphans = sweep.orphans().await;
     sweep.log_orphans();
     let (parameters, snapshots) = orphans?;
@@ -59,6 +68,78 @@ struct Sweep<'a> {
 }
 
 impl Sweep<'_> {
+    /// Announces failed executions without a marker, and deletes old markers.
+    ///
+    /// The event of an execution's end is missing or late if it has not arrived within the minimum age.
+    ///
+    /// Source: Step Functions developer guide, "Event delivery"; `ListExecutions` returns the most recent execution first.
+    async fn unannounced_failures(&self) -> Result<(), StageError> {
+        let announced = parameters::below(self.clients, names::ANNOUNCED_PATH).await?;
+        for status in [
+            ExecutionStatus::Failed,
+            ExecutionStatus::TimedOut,
+            ExecutionStatus::Aborted,
+        ] {
+            for execution in self.recently_ended(status).await? {
+                let marker = names::announced_parameter(&execution.name());
+                if !announced.contains_key(&marker) {
+                    tracing::warn!(marker, "the sweep announces a failed build");
+                    failed_build::announce(self.clients, &execution).await?;
+                }
+            }
+        }
+        for (marker, ended) in announced {
+            // Twice the time, so that no sweep with a slow clock announces the execution again.
+            let is_recent = ended.parse::<Timestamp>().is_ok_and(|ended| {
+                self.now.duration_since(ended) < ANNOUNCED_WITHIN + ANNOUNCED_WITHIN
+            });
+            if !is_recent {
+                parameters::delete(self.clients, &marker).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the executions that ended with `status` at least the minimum age ago, and within [`ANNOUNCED_WITHIN`].
+    async fn recently_ended(
+        &self,
+        status: ExecutionStatus,
+    ) -> Result<Vec<EndedExecution>, StageError> {
+        let mut pages = self
+            .clients
+            .sfn
+            .list_executions()
+            .state_machine_arn(self.state_machine_arn)
+            .status_filter(status)
+            .into_paginator()
+            .items()
+            .send();
+        let mut ended = Vec::new();
+        while let Some(found) = pages.next().await {
+            let found = found.or_stage_error("states:ListExecutions")?;
+            let age = |time| self.now.duration_since(timestamp(time));
+            if age(found.start_date()) > LONGEST_EXECUTION + ANNOUNCED_WITHIN {
+                break;
+            }
+            let is_recent = found.stop_date().is_some_and(|stopped| {
+                (self.minimum_age..ANNOUNCED_WITHIN).contains(&age(stopped))
+            });
+            if !is_recent {
+                continue;
+            }
+            let described = self
+                .clients
+                .sfn
+                .describe_execution()
+                .execution_arn(found.execution_arn())
+                .send()
+                .await
+                .or_stage_error("states:DescribeExecution")?;
+            ended.extend(EndedExecution::described(&described));
+        }
+        Ok(ended)
+    }
+
     /// Removes orphans, and returns every parameter and snapshot that it found.
     async fn orphans(&mut self) -> Result<(Parameters, Vec<TaggedSnapshot>), StageError> {
         self.instances().await?;

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use aws_smithy_mocks::mock;
 use clean_up::{Removed, handle};
+use jiff::{SignedDuration, Timestamp};
 use prepull_aws::ec2::types::{
     Instance, InstanceState, InstanceStateName, Snapshot, SnapshotState, Tag, Volume, VolumeState,
 };
+use prepull_aws::sfn::operation::describe_execution::DescribeExecutionOutput;
 use prepull_aws::sfn::types::ExecutionStatus;
 use prepull_aws::{DateTime, Deadline, ec2, tag};
 use prepull_domain::StageError;
@@ -149,10 +151,9 @@ async fn second_call_removes_nothing() {
     assert_eq!(removed, Removed::default());
 }
 
-#[tokio::test(start_paused = true)]
-async fn aborted_execution_is_cleaned_up_and_announced_once() {
-    let aws = after_a_build();
-    let event = json!({
+/// Returns the event of an execution that was stopped.
+fn aborted() -> Value {
+    json!({
         "detail-type": "Step Functions Execution Status Change",
         "source": "aws.states",
         "detail": {
@@ -164,8 +165,13 @@ async fn aborted_execution_is_cleaned_up_and_announced_once() {
             "error": "Stopped",
             "cause": "by a person"
         }
-    });
-    let removed = clean_up(&aws, event).await.unwrap();
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn aborted_execution_is_cleaned_up_and_announced_once() {
+    let aws = after_a_build();
+    let removed = clean_up(&aws, aborted()).await.unwrap();
     assert_eq!(ids(&removed.terminated), ["i-00000001", "i-00000002"]);
     assert_eq!(
         aws.emitted_events(),
@@ -187,6 +193,58 @@ async fn aborted_execution_is_cleaned_up_and_announced_once() {
             "stopped_at": "1970-01-01T00:00:01Z"
         })]
     );
+    clean_up(&aws, aborted()).await.unwrap();
+    assert_eq!(aws.emitted_events().len(), 1);
+}
+
+/// Returns an execution that has ended with `status`, `minutes` ago.
+fn ended(name: &str, status: ExecutionStatus, minutes: i64) -> DescribeExecutionOutput {
+    let now = Timestamp::now().as_second();
+    let mut ended = execution(name, "web", status, now - 60 * (minutes + 20));
+    ended.stop_date = Some(DateTime::from_secs(now - 60 * minutes));
+    ended
+}
+
+/// Returns the executions of all events.
+fn announced(aws: &FakeAws) -> Vec<String> {
+    let events = aws.emitted_events();
+    let names = events
+        .iter()
+        .map(|event| event["execution"].as_str().expect("a name").to_owned());
+    names.collect()
+}
+
+#[tokio::test]
+async fn sweep_announces_unannounced_failures_once() {
+    let aws = empty_account().with_executions([
+        ended("web-9", ExecutionStatus::Failed, 2),
+        ended("web-8", ExecutionStatus::Failed, 10),
+        ended("web-7", ExecutionStatus::TimedOut, 20),
+        ended("web-6", ExecutionStatus::Aborted, 30),
+        ended("web-5", ExecutionStatus::Succeeded, 40),
+        ended("web-4", ExecutionStatus::Failed, 50),
+        ended("web-3", ExecutionStatus::Failed, 200),
+    ]);
+    let marked = Timestamp::now().to_string();
+    aws.set_parameter("/prepull/announced/web-4", &marked);
+    for _ in 0..2 {
+        clean_up(&aws, json!({"source": "sweep"})).await.unwrap();
+        assert_eq!(announced(&aws), ["web-8", "web-7", "web-6"]);
+    }
+    assert_eq!(aws.emitted_events()[0]["cache"], "web");
+}
+
+#[tokio::test]
+async fn sweep_deletes_old_markers_of_announced_failures() {
+    let aws = empty_account();
+    let hours_ago = |hours| Timestamp::now() - SignedDuration::from_hours(hours);
+    for (name, hours) in [("web-1", 7), ("web-2", 5)] {
+        let marker = format!("/prepull/announced/{name}");
+        aws.set_parameter(&marker, &hours_ago(hours).to_string());
+    }
+    clean_up(&aws, json!({"source": "sweep"})).await.unwrap();
+    assert_eq!(aws.parameter("/prepull/announced/web-1"), None);
+    assert!(aws.parameter("/prepull/announced/web-2").is_some());
 }
 
 /// Five verified snapshots. The second is published.

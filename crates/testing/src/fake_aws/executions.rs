@@ -33,12 +33,13 @@ fn list_item(execution: &DescribeExecutionOutput) -> ExecutionListItem {
         .name(execution.name().unwrap_or_default())
         .status(execution.status().clone())
         .start_date(*execution.start_date())
+        .set_stop_date(execution.stop_date().copied())
         .build()
         .expect(COMPLETE)
 }
 
 impl FakeAws {
-    /// Adds the state machine with `executions`, newest first.
+    /// Adds the state machine with `executions`. It lists those that started last first.
     #[must_use]
     pub fn with_executions(
         mut self,
@@ -68,14 +69,15 @@ impl FakeAws {
             ListExecutionsError,
             |state, request| {
                 state.call("states:ListExecutions")?;
-                let executions = state.executions.iter();
-                let found = executions.filter(|execution| {
+                let mut found: Vec<_> = state.executions.iter().collect();
+                found.retain(|execution| {
                     request
                         .status_filter()
                         .is_none_or(|status| status == execution.status())
                 });
+                found.sort_by_key(|execution| std::cmp::Reverse(*execution.start_date()));
                 Ok(ListExecutionsOutput::builder()
-                    .set_executions(Some(found.map(list_item).collect()))
+                    .set_executions(Some(found.into_iter().map(list_item).collect()))
                     .build()
                     .expect(COMPLETE))
             }
