@@ -67,7 +67,9 @@ def main() -> int:
     finally:
         cloud.stopping.set()
         _stop(cloud)
-    return 0
+    for violation in cloud.violations():
+        print(f"localcloud: violation of a service model: {violation}", file=sys.stderr)
+    return 3 if cloud.violations() else 0
 
 
 def _parse_arguments() -> argparse.Namespace:

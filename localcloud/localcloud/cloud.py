@@ -181,6 +181,8 @@ class Cloud:
     routes: dict[str, ControlHandler] = field(default_factory=dict)
     stop_callbacks: list[Callable[[], None]] = field(default_factory=list)
     reset_callbacks: list[Callable[[], None]] = field(default_factory=list)
+    violations: Callable[[], list[Any]] = list
+    """Returns the requests and responses that violate their model; set by `edge`."""
     leftover_callbacks: dict[str, Callable[[], list[Any]]] = field(default_factory=dict)
     machines: Any = None
     """The instances, an `ec2.Machines`; set by `ec2` for `ssm`."""

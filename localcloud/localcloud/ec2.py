@@ -16,7 +16,7 @@ from typing import Any
 from moto.core.responses import ActionResult
 from moto.core.utils import utcnow
 from moto.ec2 import utils as ec2_utils
-from moto.ec2.exceptions import EC2ClientError, InvalidInstanceTypeError
+from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.amis import Ami, AmiBackend
 from moto.ec2.models.core import TaggedEC2Resource
@@ -414,7 +414,8 @@ def _check_launch(self: InstanceResponse, mappings: list[dict[str, Any]]) -> Non
     known = self.ec2_backend.describe_instance_types()
     found = next((t for t in known if t.get("InstanceType") == wanted), None)
     if found is None:
-        raise InvalidInstanceTypeError(wanted, error_type="InvalidInstanceType")
+        # Source: https://github.com/getmoto/moto/issues/1695, which quotes EC2's answer.
+        raise EC2ClientError("InvalidParameterValue", f"Invalid value '{wanted}' for InstanceType.")
     supported = found.get("ProcessorInfo", {}).get("SupportedArchitectures", [])
     if image.architecture and image.architecture not in supported:
         message = (

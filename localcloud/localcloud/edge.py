@@ -3,6 +3,7 @@
 - `/localcloud/...` is our control API.
 - The log records service, action, resource and caller of every AWS call.
 - A matching fault applies to the call.
+- Requests and responses are checked against the service's model.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .calls import Call, CallLog
 from .cloud import Answer, Cloud
 from .faults import KILL, LOSE_COMMAND, LOST_COMMANDS, REFUSE, TIME_OUT, Fault, Faults
 from .iam import enforcement
+from .models import Checks, refusal
 from .patching import patch
 
 log = logging.getLogger(__name__)
@@ -36,8 +38,9 @@ class Injected(ServiceException):
 
 
 def install(cloud: Cloud) -> None:
-    faults, calls = Faults(), CallLog()
-    _watch_calls(cloud, faults, calls)
+    faults, calls, checks = Faults(), CallLog(), Checks()
+    cloud.violations = checks.violations
+    _watch_calls(cloud, faults, calls, checks)
 
     def faults_route(method: str, rest: str, _query: Any, body: Any) -> Answer:
         if method == "POST":
@@ -74,6 +77,12 @@ def install(cloud: Cloud) -> None:
             calls.clear()
         return 200, calls.all(query.get("invocation", ""))
 
+    def violations_route(method: str, _rest: str, _query: Any, _body: Any) -> Answer:
+        found = checks.violations()
+        if method == "DELETE":
+            checks.forget()
+        return 200, found
+
     def leftovers_route(_method: str, _rest: str, _query: Any, _body: Any) -> Answer:
         return 200, {name: list_() for name, list_ in cloud.leftover_callbacks.items()}
 
@@ -90,19 +99,21 @@ def install(cloud: Cloud) -> None:
     cloud.control("faults", faults_route)
     cloud.control("settings", settings_route)
     cloud.control("calls", calls_route)
+    cloud.control("checks", lambda *_: (200, checks.describe()))
+    cloud.control("violations", violations_route)
     cloud.control("leftovers", leftovers_route)
     cloud.control("reset", reset_route)
 
 
-def _watch_calls(cloud: Cloud, faults: Faults, calls: CallLog) -> None:
+def _watch_calls(cloud: Cloud, faults: Faults, calls: CallLog, checks: Checks) -> None:
     """Replaces `call_action`, the only path of AWS calls."""
-    carry_out = BaseResponse.call_action
+    carry_out, serialize = BaseResponse.call_action, BaseResponse.serialized
 
     def call_action(self: BaseResponse) -> Any:
         call = Call.of(self, cloud)
         fault = faults.take(call)
         try:
-            answer = _answer(self, call, fault, carry_out)
+            answer = _answer(self, call, fault, checks, carry_out)
             call.status = int(answer[0])
         except Exception:
             call.status = 500
@@ -113,11 +124,21 @@ def _watch_calls(cloud: Cloud, faults: Faults, calls: CallLog) -> None:
             _lose_answer(call, fault)
         return answer
 
+    def serialized(self: BaseResponse, action_result: ActionResult) -> Any:
+        checks.result(self, action_result.result)
+        return serialize(self, action_result)
+
     patch(
         BaseResponse,
         "call_action",
         call_action,
-        reason="Records every call, applies faults and enforces IAM.",
+        reason="Records every call, applies faults, checks models and enforces IAM.",
+    )
+    patch(
+        BaseResponse,
+        "serialized",
+        serialized,
+        reason="Finds members that moto leaves out of an answer, because the model lacks them.",
     )
 
 
@@ -125,21 +146,26 @@ def _answer(
     response: BaseResponse,
     call: Call,
     fault: Fault | None,
+    checks: Checks,
     carry_out: Callable[[BaseResponse], Any],
 ) -> Any:
     if fault is not None and fault.effect == REFUSE:
         code = fault.code or ""
         return _refuse(response, code, fault.message or code, fault.status)
-    if refusal := enforcement.refusal(call.service, call.action, response):
-        return _refuse(response, refusal.code, refusal.message, refusal.status)
+    if invalid := refusal(response, checks.request(response, call.caller)):
+        return _refuse(response, *invalid, 400)
+    if denied := enforcement.refusal(call.service, call.action, response):
+        return _refuse(response, denied.code, denied.message, denied.status)
     if fault is not None and fault.effect == LOSE_COMMAND:
         response.localcloud_lost = LOST_COMMANDS[fault.status_name or ""]  # type: ignore[attr-defined]
     try:
-        return carry_out(response)
+        answer = carry_out(response)
     except NotImplementedError as missing:
         log.warning("%s:%s by %s: %s", call.service, call.action, call.caller, missing)
         # SDKs retry 500 but not 501, and here a retry cannot help.
         return _refuse(response, "NotImplemented", str(missing), 501)
+    checks.response(response, answer)
+    return answer
 
 
 def _lose_answer(call: Call, fault: Fault) -> None:

@@ -97,14 +97,14 @@ class RunningCloud:
     ready: dict[str, Any]
     process: subprocess.Popen[str]
 
-    def aws(self, service: str, region: str = "eu-west-1") -> Any:
+    def aws(self, service: str, region: str = "eu-west-1", **config: Any) -> Any:
         return boto3.client(
             service,
             region_name=region,
             endpoint_url=f"http://127.0.0.1:{self.port}",
             aws_access_key_id="operator",
             aws_secret_access_key="test",
-            config=Config(retries={"total_max_attempts": 1}),
+            config=Config(retries={"total_max_attempts": 1}, **config),
         )
 
     def control(self, method: str, route: str, body: Any = None) -> Any:

@@ -25,6 +25,7 @@ def cloud(running_cloud: RunningCloud) -> Iterator[RunningCloud]:
     running_cloud.control("POST", "settings", {"enforce_iam": False})
     yield running_cloud
     running_cloud.control("POST", "reset")
+    assert running_cloud.control("DELETE", "violations") == []
 
 
 @pytest.fixture

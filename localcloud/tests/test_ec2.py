@@ -52,7 +52,6 @@ def test_client_token_starts_one_instance(machines: Machines) -> None:
     ("change", "code"),
     [
         ({"ImageId": "ami-00000000000000000"}, "InvalidAMIID.NotFound"),
-        ({"InstanceType": "m7i.enormous"}, "InvalidInstanceType"),
         ({"InstanceType": "m7g.large"}, "InvalidParameterValue"),
         ({"SubnetId": "subnet-00000000"}, "InvalidSubnetID.NotFound"),
     ],

@@ -14,14 +14,16 @@ mod refreshes;
 mod terraform;
 mod triggers;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use futures::future::BoxFuture;
 use libtest_mimic::{Arguments, Trial};
 use prepull_tests::Environment;
+use prepull_tests::localcloud::LocalCloud;
 use prepull_tests::suite::report_as_ignored;
 use tokio::runtime::Runtime;
 
@@ -120,16 +122,37 @@ fn main() -> ExitCode {
         };
         has_failed |= libtest_mimic::run(&unfiltered, trials.into()).has_failed();
     }
-    if let Some(Ok(fixture)) = world.get()
-        && let Err(error) = fixture.world.cloud.stop()
-    {
-        eprintln!("{error:#}");
-        has_failed = true;
+    if let Some(Ok(fixture)) = world.get() {
+        let cloud = &fixture.world.cloud;
+        let end = runtime.block_on(report_checks(cloud)).and(cloud.stop());
+        if let Err(error) = end {
+            eprintln!("{error:#}");
+            has_failed = true;
+        }
     }
     if has_failed {
         return ExitCode::from(101);
     }
     ExitCode::SUCCESS
+}
+
+/// Prints the numbers of calls that the local cloud checked.
+async fn report_checks(cloud: &LocalCloud) -> Result<()> {
+    let checks = cloud.checks().await?;
+    let total = |counts: &BTreeMap<String, u64>| counts.values().sum::<u64>();
+    eprintln!(
+        "botocore's models of {} services checked {} requests and {} responses in {:.1} s",
+        checks.requests.len(),
+        total(&checks.requests),
+        total(&checks.responses),
+        checks.seconds.values().sum::<f64>(),
+    );
+    ensure!(
+        checks.unchecked.is_empty(),
+        "botocore does not have these actions: {:?}",
+        checks.unchecked
+    );
+    Ok(())
 }
 
 /// Returns a trial of one test. The first trial that runs sets up the shared world.
@@ -149,7 +172,7 @@ fn trial(name: &'static str, test: Run, runtime: &Arc<Runtime>, world: &SharedFi
     })
 }
 
-/// Runs one test, then checks that nothing is left behind, even if the test failed.
+/// Runs one test, then checks that it left nothing behind and made no invalid call, even if the test failed.
 async fn run(test: Run, fixture: Arc<Fixture>) -> Result<()> {
     fixture.world.cloud.shorten_delays().await?;
     let result = tokio::time::timeout(TIME_OUT, test(Arc::clone(&fixture)))
@@ -157,7 +180,9 @@ async fn run(test: Run, fixture: Arc<Fixture>) -> Result<()> {
         .unwrap_or_else(|_| Err(anyhow::anyhow!("test timed out after {TIME_OUT:?}")));
     fixture.world.cloud.reset().await?;
     let left = fixture.world.nothing_is_left().await;
+    let respected = fixture.world.models_are_respected().await;
     result
         .and(left)
+        .and(respected)
         .with_context(|| format!("see {}", fixture.world.log().display()))
 }

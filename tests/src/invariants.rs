@@ -54,6 +54,19 @@ impl World {
         }
         Ok(())
     }
+
+    /// Asserts that every request and response since the last call matches the model of its service.
+    ///
+    /// # Errors
+    /// Fails with a list of the violations.
+    pub async fn models_are_respected(&self) -> Result<()> {
+        let violations = self.cloud.take_violations().await?;
+        ensure!(
+            violations.is_empty(),
+            "calls violate botocore's models: {violations:#?}"
+        );
+        Ok(())
+    }
 }
 
 /// Waits until `cache` has no instance, no volume and no unusable snapshot in the regions of `regions`. Other caches may

@@ -1,5 +1,6 @@
 //! The process of the local cloud, and its control API.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -173,6 +174,19 @@ impl Denial {
     pub fn is_of_a_test(&self) -> bool {
         self.session == "handed-out"
     }
+}
+
+/// Numbers of checks against botocore's models, by service.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Checks {
+    /// Checked requests.
+    pub requests: BTreeMap<String, u64>,
+    /// Checked responses.
+    pub responses: BTreeMap<String, u64>,
+    /// Requests for actions that botocore does not have, by `service:action`.
+    pub unchecked: BTreeMap<String, u64>,
+    /// Time that the checks took, in seconds: `request` and `response`.
+    pub seconds: BTreeMap<String, f64>,
 }
 
 /// Start of a container on a node.
@@ -678,6 +692,23 @@ impl LocalCloud {
     /// Fails if the local cloud does not answer.
     pub async fn denials(&self) -> Result<Vec<Denial>> {
         self.control(reqwest::Method::GET, "denials", None).await
+    }
+
+    /// Removes and returns the requests and responses that violate the model of their service.
+    ///
+    /// # Errors
+    /// Fails if the local cloud does not answer.
+    pub async fn take_violations(&self) -> Result<Vec<Value>> {
+        self.control(reqwest::Method::DELETE, "violations", None)
+            .await
+    }
+
+    /// Returns the numbers of requests and responses that were checked against botocore's models.
+    ///
+    /// # Errors
+    /// Fails if the local cloud does not answer.
+    pub async fn checks(&self) -> Result<Checks> {
+        self.control(reqwest::Method::GET, "checks", None).await
     }
 
     /// Returns the current instances, volumes, pending snapshots, processes, mounts and loop devices, by kind.
