@@ -16,6 +16,7 @@ def running_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningC
     cloud = start_cloud(tmp_path_factory.mktemp("state"), PREPULL_NODES="simulated")
     cloud.aws("iam").create_role(RoleName="test", AssumeRolePolicyDocument=trust("lambda"))
     yield cloud
+    assert cloud.control("GET", "reference")["permission_problems"] == []
     assert stop_cloud(cloud) == 0
 
 

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from moto.iam.models import ManagedPolicy, Role, iam_backends
 
 from ..cloud import ACCOUNT
+from . import reference
 from .policy import Ask, Statement, UnknownConstruct, decide, parse
 from .requests import Unjudged
 
@@ -30,6 +31,21 @@ class Grant:
     statement: str
     action: str
     """Action as written in the statement."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A decision with its inputs, so that another evaluator can repeat it."""
+
+    ask: Ask
+    policies: tuple[str, ...]
+    """Documents of the role's identity-based policies."""
+    boundary: str | None
+    allowed: bool
+
+    def __hash__(self) -> int:
+        # An ask has a dictionary.
+        return hash((self.ask.action, self.ask.resource, self.allowed))
 
 
 @dataclass(eq=False)
@@ -59,6 +75,7 @@ class Authority:
     def __init__(self) -> None:
         self._used: Counter[Grant] = Counter()
         self._denials: list[Denied] = []
+        self._judgements: set[Judgement] = set()
         self._lock = threading.Lock()
 
     def check(
@@ -90,11 +107,17 @@ class Authority:
 
     def _judge(self, role: str, asks: Iterable[Ask], session: str) -> set[Grant]:
         found = self.roles().get(role)
-        identity = _identity(found) if found else ()
-        boundary = _boundary(found) if found else None
+        documents = _documents(found) if found else []
+        texts = tuple(document for _, document in documents)
+        identity = _statements(documents)
+        limit = _boundary(found) if found else None
+        boundary = parse("boundary", limit) if limit else None
         used: set[Grant] = set()
         for ask in asks:
             decision = decide(identity, boundary, ask)
+            judged = Judgement(ask, texts, limit, decision.allowed)
+            with self._lock:
+                self._judgements.add(judged)
             if not decision.allowed:
                 self._deny(Denied(role, ask.action, ask.resource, decision.reason, session))
             used.update(Grant(role, s.policy, s.sid, action) for s, action in decision.allowed_by)
@@ -113,12 +136,54 @@ class Authority:
         granted = [
             Grant(name, statement.policy, statement.sid, action)
             for name, role in sorted(self.roles().items())
-            for statement in _identity(role)
+            for statement in _statements(_documents(role))
             if statement.effect == "Allow"
             for action in statement.actions
         ]
         with self._lock:
             return [asdict(grant) | {"calls": self._used[grant]} for grant in granted]
+
+    def decisions(self) -> dict[str, Any]:
+        """Returns every different decision since the start, and the policies by number."""
+        with self._lock:
+            judgements = list(self._judgements)
+        numbers: dict[str, int] = {}
+
+        def number(document: str) -> int:
+            return numbers.setdefault(document, len(numbers))
+
+        decisions = [
+            asdict(judged.ask)
+            | {
+                "policies": [number(document) for document in judged.policies],
+                "boundary": number(judged.boundary) if judged.boundary else None,
+                "allowed": judged.allowed,
+            }
+            for judged in judgements
+        ]
+        return {"policies": list(numbers), "decisions": decisions}
+
+    def reference_problems(self) -> dict[str, Any]:
+        """Checks every role's statements and every recorded permission against the reference."""
+        statements = [
+            (f"{name}: {statement.policy}: {statement.sid}", statement)
+            for name, role in sorted(self.roles().items())
+            for statement in _statements(_documents(role))
+        ]
+        with self._lock:
+            asks = [judged.ask for judged in self._judgements]
+        return {
+            "statements": len(statements),
+            "statement_problems": [
+                f"{where}: {problem}"
+                for where, statement in statements
+                for problem in reference.statement_problems(statement)
+            ],
+            "permissions": len(asks),
+            "permission_problems": sorted(
+                {problem for ask in asks for problem in reference.ask_problems(ask)}
+            ),
+        }
 
     def denials(self) -> list[dict[str, Any]]:
         with self._lock:
@@ -133,18 +198,20 @@ class Authority:
             self._denials.clear()
 
 
-def _identity(role: Role) -> tuple[Statement, ...]:
-    """Returns the statements of a role's inline and attached policies."""
-    inline = [parse(name, document) for name, document in list(role.policies.items())]
-    attached = [_managed(policy) for policy in list(role.managed_policies.values())]
-    return tuple(statement for policy in (*inline, *attached) for statement in policy)
+def _documents(role: Role) -> list[tuple[str, str]]:
+    """Returns names and documents of a role's inline and attached policies."""
+    attached = [(policy.name, _managed(policy)) for policy in list(role.managed_policies.values())]
+    return [*list(role.policies.items()), *attached]
 
 
-def _boundary(role: Role) -> tuple[Statement, ...] | None:
+def _statements(documents: Iterable[tuple[str, str]]) -> tuple[Statement, ...]:
+    return tuple(s for name, document in documents for s in parse(name, document))
+
+
+def _boundary(role: Role) -> str | None:
     arn = role.permissions_boundary_arn
     return _managed(iam_backends[ACCOUNT]["aws"].managed_policies[arn]) if arn else None
 
 
-def _managed(policy: ManagedPolicy) -> tuple[Statement, ...]:
-    version = next(v for v in policy.versions if v.is_default)
-    return parse(policy.name, version.document)
+def _managed(policy: ManagedPolicy) -> str:
+    return next(v for v in policy.versions if v.is_default).document

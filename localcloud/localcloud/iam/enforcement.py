@@ -54,6 +54,8 @@ def install(cloud: Cloud) -> None:
             return 404, {"error": f"no role {role}; there are {sorted(_authority.roles())}"}
         return 200, credentials(role, HANDED_OUT)
 
+    cloud.control("decisions", lambda *_: (200, _authority.decisions()))
+    cloud.control("reference", lambda *_: (200, _authority.reference_problems()))
     cloud.control("grants", grants_route)
     cloud.control("denials", denials_route)
     cloud.control("credentials", credentials_route)
