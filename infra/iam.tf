@@ -29,13 +29,14 @@ locals {
   # Conditions
   is_ours      = { test = "StringLike", variable = "aws:ResourceTag/prepull:cache", values = ["*"] }
   becomes_ours = { test = "StringLike", variable = "aws:RequestTag/prepull:cache", values = ["*"] }
+  # `ForAllValues` also matches a call without the key, so each use has a `Null` beside it.
   only_state   = { test = "ForAllValues:StringEquals", variable = "aws:TagKeys", values = ["prepull:state"] }
+  has_tag_keys = { test = "Null", variable = "aws:TagKeys", values = ["false"] }
 
   # Statements that several functions have
   see_builders  = { sid = "SeeBuilders", actions = ["ec2:DescribeInstances"], resources = ["*"] }
   see_snapshots = { sid = "SeeSnapshots", actions = ["ec2:DescribeSnapshots"], resources = ["*"] }
 
-  # `ForAllValues` also matches a call without events, so the key must exist.
   emit_events = {
     sid       = "EmitEvents"
     actions   = ["events:PutEvents"]
@@ -259,7 +260,7 @@ locals {
         sid        = "MarkSnapshots"
         actions    = ["ec2:CreateTags"]
         resources  = [local.snapshots]
-        conditions = [local.is_ours, local.only_state]
+        conditions = [local.is_ours, local.only_state, local.has_tag_keys]
       },
     ])
 
@@ -276,7 +277,7 @@ locals {
         sid        = "MarkSnapshots"
         actions    = ["ec2:CreateTags"]
         resources  = local.all_snapshots
-        conditions = [local.is_ours, local.only_state]
+        conditions = [local.is_ours, local.only_state, local.has_tag_keys]
       },
       # With the accounts of the caches, and never with everyone
       {
@@ -286,6 +287,7 @@ locals {
         conditions = [
           local.is_ours,
           { test = "ForAllValues:StringEquals", variable = "ec2:Add/userId", values = local.share_accounts },
+          { test = "Null", variable = "ec2:Add/userId", values = ["false"] },
           { test = "Null", variable = "ec2:Add/group", values = ["true"] },
         ]
       },

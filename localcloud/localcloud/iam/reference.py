@@ -101,6 +101,7 @@ def statement_problems(statement: Statement) -> Iterator[str]:
             yield from _resource_problems(action, statement.resources)
             for condition in statement.conditions:
                 yield from _condition_problems(action, statement.resources, condition)
+    yield from _unguarded_keys(statement)
     known = [action for pattern in statement.actions for action in _actions(pattern)]
     for resource in statement.resources:
         if resource != "*" and not any(action.types_of(resource) for action in known):
@@ -126,6 +127,22 @@ def _condition_problems(
         elif not _is_operator_for(condition.operator, kinds):
             kind = " or ".join(sorted(kinds))
             yield f"{action.name}: {condition.operator} does not fit {condition.key}, a {kind}"
+
+
+def _unguarded_keys(statement: Statement) -> Iterator[str]:
+    """Finds allowing statements that also allow calls without a key.
+
+    Source: IAM User Guide, "Multivalued context key examples".
+    """
+    present = {
+        c.key.lower()
+        for c in statement.conditions
+        if c.operator == "Null" and c.values == ("false",)
+    }
+    for condition in statement.conditions:
+        is_guarded = condition.key.lower() in present or statement.effect == "Deny"
+        if condition.operator.startswith("ForAllValues:") and not is_guarded:
+            yield f"ForAllValues on {condition.key} needs Null false on the same key"
 
 
 def _is_operator_for(operator: str, kinds: Iterable[str]) -> bool:
