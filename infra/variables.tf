@@ -98,8 +98,8 @@ variable "caches" {
   nullable = false
 
   validation {
-    condition     = alltrue([for name in keys(var.caches) : can(regex("^[a-z][a-z0-9-]{0,31}$", name)) && name != "config"])
-    error_message = "A cache name is invalid: the names are ${join(", ", keys(var.caches))}. Use 1 to 32 characters of a-z, 0-9 and -, starting with a letter, and not `config`."
+    condition     = alltrue([for name in keys(var.caches) : can(regex("^[a-z][a-z0-9-]{0,31}$", name)) && !contains(["config", "announced"], name)])
+    error_message = "A cache name is invalid: the names are ${join(", ", keys(var.caches))}. Use 1 to 32 characters of a-z, 0-9 and -, starting with a letter, and not `config` or `announced`."
   }
 
   validation {

@@ -19,12 +19,12 @@ pub const MAX_IMAGES: usize = 50;
 identifier!(
     /// The name of a cache.
     CacheName, "a cache name", "1 to 32 characters of `a-z`, `0-9` and `-`, starting with a letter, and not \
-        `config`", |s| {
+        `config` or `announced`", |s| {
         (1..=32).contains(&s.len())
             && s.starts_with(|c: char| c.is_ascii_lowercase())
             && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            // `/prepull/config` is the path of the configurations.
-            && s != "config"
+            // The paths of the configurations and of the markers of failures begin like that of a cache.
+            && !["config", "announced"].contains(&s)
     }
 );
 
@@ -347,6 +347,7 @@ mod tests {
         for wrong in [
             "",
             "config",
+            "announced",
             "Web",
             "2web",
             "a/b",
