@@ -39,8 +39,6 @@ impl Deployment {
         caches: &Value,
         debounce_seconds: u32,
     ) -> Result<Self> {
-        std::fs::create_dir_all(&state)?;
-        let variables = state.join("variables.tfvars.json");
         let values = serde_json::json!({
             "endpoint": cloud.endpoint,
             "functions_directory": environment.functions,
@@ -48,10 +46,26 @@ impl Deployment {
             "debounce_seconds": debounce_seconds,
             "function_environment": {"RUST_LOG": "info"},
         });
-        std::fs::write(&variables, serde_json::to_vec_pretty(&values)?)?;
+        Self::of_module(environment, "localcloud/deploy", state, &values)
+    }
+
+    /// Prepares a deployment of a root module in the repository. The endpoint and the credentials come from the module or
+    /// from the environment.
+    ///
+    /// # Errors
+    /// Fails if Terraform cannot download its providers.
+    pub fn of_module(
+        environment: &Environment,
+        module: &str,
+        state: PathBuf,
+        values: &Value,
+    ) -> Result<Self> {
+        std::fs::create_dir_all(&state)?;
+        let variables = state.join("variables.tfvars.json");
+        std::fs::write(&variables, serde_json::to_vec_pretty(values)?)?;
         let deployment = Self {
             terraform: environment.terraform.clone(),
-            module: environment.repository.join("localcloud/deploy"),
+            module: environment.repository.join(module),
             state,
             variables,
         };
