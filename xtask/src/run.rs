@@ -1,6 +1,7 @@
 //! Runs other programs and reports their failures.
 
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -86,6 +87,12 @@ impl Step {
             .with_context(|| format!("{}: {:?}", self.name, self.command.get_program()))?;
         ensure!(status.success(), "{} failed with {status}", self.name);
         Ok(())
+    }
+
+    /// Runs the step in place of this process, so that Ctrl-C reaches only the step. Returns only on failure.
+    pub fn replace_this_process(mut self) -> Result<()> {
+        let error = self.command.exec();
+        Err(error).with_context(|| format!("{}: {:?}", self.name, self.command.get_program()))
     }
 
     /// Runs the step and prints its name and time. It prints the output only on failure.

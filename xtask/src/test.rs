@@ -250,6 +250,8 @@ fn terraform(tools: &Tools) -> Result<()> {
         "infra/examples/minimal",
         "infra/examples/complete",
         "localcloud/deploy",
+        "tests/live/deploy",
+        "tests/live/leftovers",
     ] {
         let data = directory.replace('/', "-");
         step("init", directory, &data)?
