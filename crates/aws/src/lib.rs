@@ -1,8 +1,9 @@
 //! AWS calls that the functions and the CLI share.
 //!
-//! Only this crate depends on the SDK's crates, and it re-exports them. They take most of the build time, and one dependent
-//! crate ensures that they compile once.
+//! This crate depends on the SDK's crates and re-exports them. They take most of the build time, and one dependent crate
+//! ensures that they compile once. Only `prepull doctor` has clients of more services.
 
+pub mod ami;
 mod clients;
 mod error;
 mod events;

@@ -11,7 +11,6 @@
 //! too small a volume. `ImageNotFound` and `RegistryDenied` for its images, one message for all of the same kind.
 //! `StillRunning` while an older execution of the cache builds. No error leaves an instance.
 
-mod ami;
 mod base;
 mod capacity_check;
 mod images;
@@ -22,7 +21,7 @@ use std::collections::BTreeMap;
 
 use futures::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
-use prepull_aws::{Clients, Deadline, parameters};
+use prepull_aws::{Clients, Deadline, ami, parameters};
 use prepull_domain::build::payload::{Base, Pinning, Plan, PlanInput, PlannedImage, Target};
 use prepull_domain::build::queue::Position;
 use prepull_domain::{

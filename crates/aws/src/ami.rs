@@ -1,16 +1,17 @@
 //! Finds the builder's AMI. AWS publishes Bottlerocket's AMIs in public parameters.
 
-use prepull_aws::{Clients, parameters};
 use prepull_domain::build::payload::Ami;
 use prepull_domain::{
     Architecture, BottlerocketVersion, CacheConfig, CacheName, InvalidConfig, StageError,
 };
 
+use crate::{Clients, parameters};
+
 /// Returns the AMI of the requested release.
 ///
 /// # Errors
 /// [`StageError::InvalidConfig`] if Bottlerocket publishes no such AMI, or every build on its release fails.
-pub(crate) async fn find(
+pub async fn find(
     clients: &Clients,
     cache: &CacheName,
     architecture: Architecture,
