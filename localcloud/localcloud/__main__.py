@@ -26,11 +26,14 @@ log = logging.getLogger("localcloud")
 MODULES = (
     "edge",
     "iam.enforcement",
+    "iam.simulation",
+    "quotas",
     "registries",
     "stepfunctions",
     "lambdas",
     "events",
     "ecr",
+    "vpc",
     "ec2",
     "ssm",
 )

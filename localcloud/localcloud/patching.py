@@ -15,8 +15,10 @@ PATCHES_FILE = Path(__file__).parent.parent / "PATCHES.md"
 _API_PAGES = {
     "ec2": "https://docs.aws.amazon.com/AWSEC2/latest/APIReference",
     "ecr": "https://docs.aws.amazon.com/AmazonECR/latest/APIReference",
+    "iam": "https://docs.aws.amazon.com/IAM/latest/APIReference",
     "kms": "https://docs.aws.amazon.com/kms/latest/APIReference",
     "lambda": "https://docs.aws.amazon.com/lambda/latest/api",
+    "servicequotas": "https://docs.aws.amazon.com/servicequotas/2019-06-24/apireference",
     "ssm": "https://docs.aws.amazon.com/systems-manager/latest/APIReference",
     "states": "https://docs.aws.amazon.com/step-functions/latest/apireference",
 }

@@ -18,7 +18,7 @@ from moto.iam.models import ManagedPolicy, Role, iam_backends
 
 from ..cloud import ACCOUNT
 from . import reference
-from .policy import Ask, Statement, UnknownConstruct, decide, parse
+from .policy import Ask, Decision, Statement, UnknownConstruct, decide, parse
 from .requests import Unjudged
 
 
@@ -104,6 +104,15 @@ class Authority:
         if not decide(policy, None, ask).allowed:
             reason = f"no resource-based policy allows the {ask.action} action"
             self._deny(Denied(service, ask.action, function, reason, ""))
+
+    def decide(self, role: str, ask: Ask) -> Decision | None:
+        """Decides on a simulated action, which counts nowhere; `None` if there is no such role."""
+        found = self.roles().get(role)
+        if found is None:
+            return None
+        limit = _boundary(found)
+        boundary = parse("boundary", limit) if limit else None
+        return decide(_statements(_documents(found)), boundary, ask)
 
     def _judge(self, role: str, asks: Iterable[Ask], session: str) -> set[Grant]:
         found = self.roles().get(role)

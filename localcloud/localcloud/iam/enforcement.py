@@ -21,7 +21,7 @@ HANDED_OUT = "handed-out"
 _REFUSALS = {"ec2": ("UnauthorizedOperation", 403), "lambda": ("AccessDeniedException", 403)}
 _REFUSAL = ("AccessDeniedException", 400)
 
-_authority = Authority()
+authority = Authority()
 _settings: Mapping[str, Any] = {}
 
 
@@ -41,21 +41,21 @@ def install(cloud: Cloud) -> None:
 
     def grants_route(method: str, _rest: str, _query: Any, _body: Any) -> Answer:
         if method == "DELETE":
-            _authority.forget_uses()
-        return 200, _authority.grants()
+            authority.forget_uses()
+        return 200, authority.grants()
 
     def denials_route(method: str, _rest: str, _query: Any, _body: Any) -> Answer:
         if method == "DELETE":
-            _authority.forget_denials()
-        return 200, _authority.denials()
+            authority.forget_denials()
+        return 200, authority.denials()
 
     def credentials_route(_method: str, role: str, _query: Any, _body: Any) -> Answer:
-        if role not in _authority.roles():
-            return 404, {"error": f"no role {role}; there are {sorted(_authority.roles())}"}
+        if role not in authority.roles():
+            return 404, {"error": f"no role {role}; there are {sorted(authority.roles())}"}
         return 200, credentials(role, HANDED_OUT)
 
-    cloud.control("decisions", lambda *_: (200, _authority.decisions()))
-    cloud.control("reference", lambda *_: (200, _authority.reference_problems()))
+    cloud.control("decisions", lambda *_: (200, authority.decisions()))
+    cloud.control("reference", lambda *_: (200, authority.reference_problems()))
     cloud.control("grants", grants_route)
     cloud.control("denials", denials_route)
     cloud.control("credentials", credentials_route)
@@ -69,7 +69,7 @@ def refusal(service: str, action: str, response: BaseResponse) -> Refusal | None
     if role == key or not _settings["enforce_iam"]:
         return None
     try:
-        _authority.check(
+        authority.check(
             role, f"{service}:{action}", lambda: asks(service, action, response), session_of(key)
         )
     except Denied as denied:
@@ -81,7 +81,7 @@ def refusal(service: str, action: str, response: BaseResponse) -> Refusal | None
 def check(role_arn: str, ask: Ask) -> None:
     """Raises Denied if a role lacks a permission that a service uses on its behalf."""
     if _settings["enforce_iam"]:
-        _authority.check(role_arn.rpartition("/")[2], ask.action, lambda: [ask])
+        authority.check(role_arn.rpartition("/")[2], ask.action, lambda: [ask])
 
 
 def check_permission(
@@ -89,4 +89,4 @@ def check_permission(
 ) -> None:
     """Raises Denied if a function's policy does not let a service call it for a source."""
     if _settings["enforce_iam"]:
-        _authority.check_permission(statements, service, function_arn, source_arn)
+        authority.check_permission(statements, service, function_arn, source_arn)
