@@ -9,8 +9,9 @@ The region and the credentials come from the environment, as for
 every AWS tool: AWS_REGION, AWS_PROFILE and so on.
 
 Examples:
-  prepull status
+  prepull doctor
   prepull build web
+  prepull status
   prepull snapshots web --images
 
 Exit codes:
@@ -18,6 +19,8 @@ Exit codes:
     1  failed build, failed AWS call, or no published snapshot
     2  usage error: unknown cache, invalid configuration or
        unknown state machine
+    3  `doctor` found a problem; also before a first build
+    4  `doctor` found no problem, but a check got no answer
   130  Ctrl-C: the command ends, the build continues";
 
 const BUILD_HELP: &str = "\
@@ -31,6 +34,15 @@ Examples:
   prepull estimate web
   prepull estimate web --instance-type m7i.4xlarge
   prepull estimate web --architecture arm64 --nodes-per-day 200";
+
+const DOCTOR_HELP: &str = "\
+It changes nothing. A check without the permission for its calls
+reports the missing permission, and the others continue.
+
+Examples:
+  prepull doctor
+  prepull doctor web
+  prepull doctor web --output json";
 
 const NODECLASS_HELP: &str = "\
 Examples:
@@ -73,9 +85,16 @@ pub struct Args {
 /// The commands.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
+    /// Check the account and the deployment before a build does.
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor {
+        /// Check only this cache and the deployment.
+        cache: Option<CacheName>,
+    },
     /// Start a build of a cache and follow it to its end.
     ///
-    /// Ctrl-C ends the command. The build continues.
+    /// Before the first build of a cache, it runs `doctor`. Ctrl-C ends
+    /// the command. The build continues.
     #[command(after_help = BUILD_HELP)]
     Build {
         /// Build this cache from Terraform's `caches`.
@@ -83,6 +102,9 @@ pub enum Command {
         /// Start the build without following it.
         #[arg(long)]
         no_follow: bool,
+        /// Start the first build without the checks of `doctor`.
+        #[arg(long)]
+        no_doctor: bool,
     },
     /// Follow the newest build of a cache to its end.
     ///

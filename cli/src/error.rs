@@ -13,6 +13,10 @@ pub enum Exit {
     Failed = 1,
     /// The request is invalid.
     Usage = 2,
+    /// `doctor` found a problem.
+    Unsound = 3,
+    /// `doctor` found no problem, but could not make a check.
+    Unchecked = 4,
     /// Ctrl-C. By the convention of shells, 128 plus the signal's number.
     Interrupted = 130,
 }
@@ -32,6 +36,16 @@ pub enum Error {
     /// The command needs the result of a build, and no build has succeeded yet.
     #[error("{0}")]
     Missing(String),
+    /// The checks before the first build of a cache found a problem.
+    #[error(
+        "cache `{cache}` cannot be built yet:\n{problems}Fix this, or start the build with --no-doctor"
+    )]
+    Unsound {
+        /// The cache.
+        cache: String,
+        /// Each problem and its remedy, a line each.
+        problems: String,
+    },
     /// AWS returned content that prepull does not write.
     #[error(
         "{place} is malformed: {problem}. Use the CLI version of the deployment, or start a build to write it \
@@ -69,6 +83,7 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Usage(_) => Exit::Usage,
+            Self::Unsound { .. } => Exit::Unsound,
             _ => Exit::Failed,
         }
     }

@@ -36,7 +36,8 @@ impl StateMachine {
         }
     }
 
-    async fn arn(&self, clients: &Clients) -> Result<String, Error> {
+    /// Returns its ARN, without a call if it is known.
+    pub async fn arn(&self, clients: &Clients) -> Result<String, Error> {
         let wanted = match self {
             Self::Arn(arn) => return Ok(arn.clone()),
             Self::Name(name) => name,

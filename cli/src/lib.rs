@@ -1,11 +1,12 @@
-//! The operator's command-line tool. It starts and follows builds, shows snapshots, estimates costs, and prints node
-//! classes.
+//! The operator's command-line tool. It checks the account, starts and follows builds, shows snapshots, estimates costs, and
+//! prints node classes.
 //!
-//! The commands are in the modules [`build`], [`status`], [`snapshots`], [`estimate`], [`nodeclass`]. Each returns a
+//! The commands are in the modules [`doctor`], [`build`], [`status`], [`snapshots`], [`estimate`], [`nodeclass`]. Each returns a
 //! report, printed as text or as JSON. Nothing here reads the clock or the environment, so tests can run all of it.
 
 mod args;
 pub mod build;
+pub mod doctor;
 mod error;
 pub mod estimate;
 mod executions;
@@ -63,7 +64,18 @@ pub async fn run(
     let machine = StateMachine::named(&args.name, args.state_machine.as_deref());
     let (output, done) = (args.output, Exit::Done);
     match &args.command {
-        Command::Build { cache, no_follow } => {
+        Command::Doctor { cache } => {
+            let diagnosis = doctor::diagnose(clients, &machine, &args.name, cache.as_ref()).await?;
+            Ok(doctor::answer(&diagnosis, output))
+        }
+        Command::Build {
+            cache,
+            no_follow,
+            no_doctor,
+        } => {
+            if !no_doctor {
+                doctor::before_first_build(clients, &machine, &args.name, cache).await?;
+            }
             let execution = build::start(clients, &machine, cache, now).await?;
             let build = if *no_follow {
                 history::Build::new(cache.clone(), execution)

@@ -8,7 +8,7 @@ use prepull_aws::ec2::types::Filter;
 use prepull_aws::instances::{self, InstanceRecord};
 use prepull_aws::sfn::operation::describe_execution::DescribeExecutionOutput;
 use prepull_aws::sfn::types::ExecutionStatus;
-use prepull_aws::{Clients, parameters, snapshots, timestamp};
+use prepull_aws::{Clients, snapshots, timestamp};
 use prepull_domain::{
     Architecture, Bytes, CacheConfig, CacheName, ExecutionName, Failure, GiB, Manifest, SnapshotId,
     names,
@@ -118,25 +118,7 @@ pub async fn report(
     cache: Option<&CacheName>,
     now: Timestamp,
 ) -> Result<StatusReport, Error> {
-    let mut configs = parameters::caches(clients).await?;
-    if let Some(cache) = cache {
-        let known: Vec<_> = configs.keys().map(|name| format!("`{name}`")).collect();
-        configs.retain(|name, _| name == cache);
-        if configs.is_empty() {
-            return Err(Error::Usage(match &known[..] {
-                [] => format!(
-                    "unknown cache `{cache}`: no cache is declared. Declare it in Terraform's `caches` and \
-                     apply"
-                ),
-                known => format!(
-                    "unknown cache `{cache}`: the declared caches are {}. Use one of them, or declare it in \
-                     Terraform's `caches` and apply",
-                    known.join(", ")
-                ),
-            }));
-        }
-    }
-
+    let configs = store::declared(clients, cache).await?;
     let newest = machine
         .newest(clients, configs.keys().cloned().collect())
         .await?;

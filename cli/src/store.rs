@@ -1,9 +1,39 @@
 //! Reads prepull's parameters.
 
+use std::collections::BTreeMap;
+
 use prepull_aws::{Clients, parameters};
-use prepull_domain::{Architecture, CacheConfig, CacheName, Manifest, SnapshotId, names};
+use prepull_domain::{
+    Architecture, CacheConfig, CacheName, InvalidConfig, Manifest, SnapshotId, names,
+};
 
 use crate::Error;
+
+/// Returns all declared caches with their configurations, or only `cache` if it is not `None`.
+pub async fn declared(
+    clients: &Clients,
+    cache: Option<&CacheName>,
+) -> Result<BTreeMap<CacheName, Result<CacheConfig, InvalidConfig>>, Error> {
+    let mut configs = parameters::caches(clients).await?;
+    if let Some(cache) = cache {
+        let known: Vec<_> = configs.keys().map(|name| format!("`{name}`")).collect();
+        configs.retain(|name, _| name == cache);
+        if configs.is_empty() {
+            return Err(Error::Usage(match &known[..] {
+                [] => format!(
+                    "unknown cache `{cache}`: no cache is declared. Declare it in Terraform's `caches` and \
+                     apply"
+                ),
+                known => format!(
+                    "unknown cache `{cache}`: the declared caches are {}. Use one of them, or declare it in \
+                     Terraform's `caches` and apply",
+                    known.join(", ")
+                ),
+            }));
+        }
+    }
+    Ok(configs)
+}
 
 /// Returns the requested architectures: `only`, or all that the cache declares.
 pub fn architectures(

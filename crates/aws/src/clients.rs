@@ -105,6 +105,16 @@ impl Clients {
         }
     }
 
+    /// Returns the configuration of the clients, for a client of another service. In a test it has no credentials.
+    #[must_use]
+    pub fn sdk_config(&self) -> SdkConfig {
+        self.config.clone().unwrap_or_else(|| {
+            SdkConfig::builder()
+                .behavior_version(BehaviorVersion::latest())
+                .build()
+        })
+    }
+
     /// Returns the Region of the clients, if the environment sets one.
     #[must_use]
     pub fn region(&self) -> Option<RegionName> {
