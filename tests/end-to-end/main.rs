@@ -8,6 +8,7 @@ mod builds;
 mod clean_up;
 mod command_line;
 mod dashboard;
+mod doctor;
 mod fixture;
 mod permissions;
 mod refreshes;
@@ -80,6 +81,10 @@ fn main() -> ExitCode {
         bad_input::failed_pull_publishes_nothing,
         clean_up::aborted_build_leaves_nothing_and_emits_an_event,
         clean_up::sweep_removes_only_orphans,
+        doctor::sound_account_has_no_finding,
+        doctor::each_broken_account_has_its_finding_and_remedy,
+        doctor::operator_without_permissions_gets_no_result,
+        doctor::first_build_of_an_unsound_cache_does_not_start,
         command_line::build_command_reports_snapshot_and_exit_code,
         dashboard::queries_find_their_fields_in_real_logs,
         permissions::cache_with_every_option_is_published_everywhere,

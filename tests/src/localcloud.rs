@@ -607,7 +607,7 @@ impl LocalCloud {
             .to_owned())
     }
 
-    /// Calls an action of IAM. prepull has no client for IAM.
+    /// Calls an action of IAM. The tests have no client for IAM.
     ///
     /// # Errors
     /// Fails if IAM refuses.
@@ -621,7 +621,7 @@ impl LocalCloud {
         Ok(())
     }
 
-    /// Returns a signed request to a service for which prepull has no client.
+    /// Returns a signed request to a service for which the tests have no client.
     fn signed(&self, service: &str, route: &str) -> reqwest::RequestBuilder {
         self.signed_by("localcloud", service, route)
     }

@@ -106,7 +106,8 @@ impl World {
             .env("AWS_ENDPOINT_URL", &self.cloud.endpoint)
             .env("AWS_REGION", REGION)
             .env("AWS_ACCESS_KEY_ID", "localcloud")
-            .env("AWS_SECRET_ACCESS_KEY", "localcloud");
+            .env("AWS_SECRET_ACCESS_KEY", "localcloud")
+            .env("SSL_CERT_FILE", &self.cloud.ready.ca_certificate);
         command
     }
 
