@@ -95,6 +95,8 @@ fn main() -> ExitCode {
         permissions::functions_make_no_refused_call,
         permissions::roles_cannot_touch_foreign_resources,
         permissions::grants_are_used_or_justified,
+        permissions::statements_match_the_authorization_reference,
+        permissions::second_evaluator_makes_the_same_decisions,
         terraform::destroy_leaves_nothing,
     ];
     if let Err(error) = Environment::read() {

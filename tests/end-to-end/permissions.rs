@@ -7,6 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use iam_rs::{
+    Arn, Context, ContextValue, Decision as Verdict, IAMPolicy, IAMRequest, Principal, PrincipalId,
+    evaluate_policies,
+};
 use prepull_aws::ec2::config::{Credentials, SharedCredentialsProvider};
 use prepull_aws::ec2::types::{
     CreateVolumePermission, CreateVolumePermissionModifications, IamInstanceProfileSpecification,
@@ -17,7 +21,7 @@ use prepull_aws::ssm::types::ParameterType;
 use prepull_aws::{AwsError, Clients, ec2, parameters, sfn, ssm};
 use prepull_domain::{GiB, InstanceId, names};
 use prepull_tests::World;
-use prepull_tests::localcloud::{Grant, RoleCredentials};
+use prepull_tests::localcloud::{Decision, Grant, RoleCredentials};
 use prepull_tests::world::REGION;
 use serde_json::json;
 
@@ -139,6 +143,78 @@ pub async fn roles_cannot_touch_foreign_resources(fixture: Arc<Fixture>) -> Resu
     ensure!(carried_out.is_empty(), "not refused: {carried_out:#?}");
     ensure!(before == after, "{before} became {after}");
     removed
+}
+
+pub async fn statements_match_the_authorization_reference(fixture: Arc<Fixture>) -> Result<()> {
+    let checks = fixture.world.cloud.check_reference().await?;
+    ensure!(checks.statements > 0 && checks.permissions > 0);
+    ensure!(
+        checks.statement_problems.is_empty() && checks.permission_problems.is_empty(),
+        "statements: {:#?}, permissions of calls: {:#?}",
+        checks.statement_problems,
+        checks.permission_problems
+    );
+    Ok(())
+}
+
+/// Repeats every decision of the local cloud's evaluator with iam-rs, an evaluator with another author.
+pub async fn second_evaluator_makes_the_same_decisions(fixture: Arc<Fixture>) -> Result<()> {
+    let recorded = fixture.world.cloud.decisions().await?;
+    let policies: Vec<IAMPolicy> = recorded
+        .policies
+        .iter()
+        .map(|document| IAMPolicy::from_json(document).with_context(|| document.clone()))
+        .collect::<Result<_>>()?;
+    let mut differences = Vec::new();
+    for decision in &recorded.decisions {
+        let request = request(decision)?;
+        let allow = |positions: &[usize]| -> Result<bool> {
+            let policies: Vec<_> = positions.iter().map(|&at| policies[at].clone()).collect();
+            Ok(evaluate_policies(&policies, &request)? == Verdict::Allow)
+        };
+        let within = |boundary: usize| allow(&[boundary]);
+        let allowed = allow(&decision.policies)? && decision.boundary.map_or(Ok(true), within)?;
+        if allowed != decision.allowed {
+            differences.push(decision);
+        }
+    }
+    let allowed = recorded.decisions.iter().filter(|d| d.allowed).count();
+    let denied = recorded.decisions.len() - allowed;
+    ensure!(
+        allowed > 0 && denied > 0,
+        "{allowed} allowed, {denied} denied"
+    );
+    ensure!(
+        differences.is_empty(),
+        "of {} decisions, iam-rs differs in: {differences:#?}",
+        recorded.decisions.len()
+    );
+    Ok(())
+}
+
+/// Returns a request of iam-rs.
+fn request(decision: &Decision) -> Result<IAMRequest> {
+    let resource = match &*decision.resource {
+        // A request has an ARN. Only the pattern `*` matches this one.
+        "*" => "arn:aws:none:::none",
+        arn => arn,
+    };
+    let principal = PrincipalId::String(format!("arn:aws:iam::{ACCOUNT}:role/any"));
+    let context = decision.context.iter().map(|(key, value)| {
+        let value = match value.as_str() {
+            // Its Bool operator needs a typed value.
+            Some("true") => ContextValue::Boolean(true),
+            Some("false") => ContextValue::Boolean(false),
+            _ => serde_json::from_value(value.clone())?,
+        };
+        Ok((key.clone(), value))
+    });
+    Ok(IAMRequest::new_with_context(
+        Principal::Aws(principal),
+        &*decision.action,
+        Arn::parse(resource)?,
+        Context::with_data(context.collect::<Result<_>>()?),
+    ))
 }
 
 /// Must run after all other tests, because only a complete run uses every grant.

@@ -176,6 +176,45 @@ impl Denial {
     }
 }
 
+/// Every decision on a permission since the start, with its inputs.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Decisions {
+    /// Policy documents. Decisions contain their positions.
+    pub policies: Vec<String>,
+    /// The decisions, without repetitions.
+    pub decisions: Vec<Decision>,
+}
+
+/// A decision on one permission.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Decision {
+    /// Action, for example `ec2:RunInstances`.
+    pub action: String,
+    /// ARN, or `*` if the action has no resource types.
+    pub resource: String,
+    /// Condition keys and their values.
+    pub context: BTreeMap<String, Value>,
+    /// Positions of the role's identity-based policies.
+    pub policies: Vec<usize>,
+    /// Position of the role's permissions boundary.
+    pub boundary: Option<usize>,
+    /// Whether the role has the permission.
+    pub allowed: bool,
+}
+
+/// Comparison with AWS's Service Authorization Reference.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ReferenceChecks {
+    /// Number of statements in the roles' policies.
+    pub statements: usize,
+    /// Unknown actions, and resources and condition keys that their action does not support, in the statements.
+    pub statement_problems: Vec<String>,
+    /// Number of different permissions that calls needed.
+    pub permissions: usize,
+    /// The same problems in the permissions, which come from the local cloud's table.
+    pub permission_problems: Vec<String>,
+}
+
 /// Numbers of checks against botocore's models, by service.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Checks {
@@ -185,7 +224,7 @@ pub struct Checks {
     pub responses: BTreeMap<String, u64>,
     /// Requests for actions that botocore does not have, by `service:action`.
     pub unchecked: BTreeMap<String, u64>,
-    /// Time that the checks took, in seconds: `request` and `response`.
+    /// CPU time of the checks, in seconds: `request` and `response`.
     pub seconds: BTreeMap<String, f64>,
 }
 
@@ -692,6 +731,22 @@ impl LocalCloud {
     /// Fails if the local cloud does not answer.
     pub async fn denials(&self) -> Result<Vec<Denial>> {
         self.control(reqwest::Method::GET, "denials", None).await
+    }
+
+    /// Returns every decision on a permission since the start.
+    ///
+    /// # Errors
+    /// Fails if the local cloud does not answer.
+    pub async fn decisions(&self) -> Result<Decisions> {
+        self.control(reqwest::Method::GET, "decisions", None).await
+    }
+
+    /// Compares the roles' policies and the permissions of all calls with the Service Authorization Reference.
+    ///
+    /// # Errors
+    /// Fails if the local cloud does not answer.
+    pub async fn check_reference(&self) -> Result<ReferenceChecks> {
+        self.control(reqwest::Method::GET, "reference", None).await
     }
 
     /// Removes and returns the requests and responses that violate the model of their service.
