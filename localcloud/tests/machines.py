@@ -192,7 +192,7 @@ class Machines:
     def snapshot_state(self, snapshot_id: str) -> str:
         return self.ec2.describe_snapshots(SnapshotIds=[snapshot_id])["Snapshots"][0]["State"]
 
-    def start_container(self, instance_id: str, reference: str) -> Any:
+    def start_pod(self, instance_id: str, reference: str) -> Any:
         body = {"reference": reference}
         return self.cloud.control("POST", f"nodes/{instance_id}/run", body)
 

@@ -60,7 +60,7 @@ def test_node_from_snapshot_starts_images_without_pull(machines: Machines, insta
     worker = machines.launch(data={"SnapshotId": snapshot, "VolumeSize": 3})
     machines.await_ready(worker)
     for reference in (private, ecr):
-        started = machines.start_container(worker, reference)
+        started = machines.start_pod(worker, reference)
         assert started["output"] == "hello from amd64\n", started
         assert (started["present"], started["pulled_bytes"], started["requests"]) == (True, 0, 0)
         assert started["exit_code"] == 0
@@ -127,10 +127,10 @@ def test_snapshot_loses_a_deleted_file(machines: Machines, instance: str) -> Non
 
 def test_empty_node_pulls_started_image(machines: Machines, instance: str) -> None:
     reference = Pusher(machines.cloud).push("team/cold:1", [busybox_layer(), random_layer("cold")])
-    first = machines.start_container(instance, reference)
+    first = machines.start_pod(instance, reference)
     assert first["present"] is False
     assert first["pulled_bytes"] > 300_000
-    again = machines.start_container(instance, reference)
+    again = machines.start_pod(instance, reference)
     assert (again["present"], again["pulled_bytes"]) == (True, 0)
 
 
@@ -179,7 +179,7 @@ def test_arm64_node_unpacks_its_platform_and_runs_nothing(machines: Machines) ->
     checked = machines.succeed(instance, f"{HOST} {CTR} images check name=={reference}")
     assert checked.splitlines()[1].split()[-1] == "true"
     assert "complete (3/3)" in checked, checked
-    started = machines.start_container(instance, reference)
+    started = machines.start_pod(instance, reference)
     assert (started["present"], started["simulated"], started["requests"]) == (True, True, 0)
     machines.terminate(instance)
 

@@ -35,7 +35,7 @@ def test_simulated_build_ends_in_snapshot_without_pulls(machines: Machines, inst
 
     worker = machines.launch(data={"SnapshotId": snapshot, "VolumeSize": 3})
     machines.await_ready(worker)
-    started = machines.start_container(worker, reference)
+    started = machines.start_pod(worker, reference)
     assert (started["present"], started["requests"], started["simulated"]) == (True, 0, True)
     machines.terminate(worker)
 
@@ -135,7 +135,7 @@ def test_power_cut_stops_simulated_node(machines: Machines, instance: str) -> No
 def test_empty_simulated_node_downloads_images(machines: Machines, instance: str) -> None:
     name = unique("cold")
     reference = Pusher(machines.cloud).push(f"team/{name}:1", [random_layer(name)])
-    started = machines.start_container(instance, reference)
+    started = machines.start_pod(instance, reference)
     assert started["present"] is False
     assert started["pulled_bytes"] > 300_000
 

@@ -26,6 +26,10 @@ class NotStartedError(Exception):
     """The process of a node did not start in time."""
 
 
+class PodError(Exception):
+    """A pod did not start; the message contains the failed step."""
+
+
 @dataclass(frozen=True)
 class Result:
     """Result of a command on a node."""
@@ -85,6 +89,17 @@ class Node:
     @property
     def name(self) -> str:
         return f"localcloud-{self.launch.instance_id}"
+
+    @property
+    def root(self) -> Path:
+        """The root directory of a real node, as this process reaches it."""
+        assert self.process is not None
+        # `unshare` has the same root as the node's first process, its child.
+        return Path(f"/proc/{self.process.pid}/root")
+
+    @property
+    def runs_containers(self) -> bool:
+        return self.kind.name == "real" and self.launch.architecture == MACHINE
 
     def start(self) -> None:
         """Starts the process.
@@ -168,11 +183,10 @@ class Node:
         self._waiting[identity] = ended
         self._send({"order": "run", "id": identity, "script": script})
 
-    def start_container(
-        self, identity: str, reference: str, ended: Callable[[Result], None]
-    ) -> None:
+    def ensure_image(self, identity: str, reference: str, ended: Callable[[Result], None]) -> None:
+        """Pulls an image if the node lacks it."""
         self._waiting[identity] = ended
-        self._send({"order": "start_container", "id": identity, "reference": reference})
+        self._send({"order": "ensure_image", "id": identity, "reference": reference})
 
     def cancel(self, identity: str) -> None:
         self._send({"order": "cancel", "id": identity})

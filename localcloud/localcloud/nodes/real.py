@@ -15,7 +15,17 @@ from typing import Any, BinaryIO
 from . import cgroups
 from .kind import BLOCK, STANDINS, programs_missing
 
-PROGRAMS = ("containerd", "ctr", "runc", "mkfs.xfs", "xfs_growfs", "losetup", "unshare", "cp")
+PROGRAMS = (
+    "busybox",
+    "containerd",
+    "cp",
+    "ctr",
+    "losetup",
+    "mkfs.xfs",
+    "runc",
+    "unshare",
+    "xfs_growfs",
+)
 NAMESPACES = ("--mount", "--uts", "--ipc", "--pid", "--cgroup")
 RELEASE_SECONDS = 30.0
 JOIN = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit; shift; done; shift; exec "$@"'

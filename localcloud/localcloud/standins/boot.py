@@ -7,11 +7,15 @@ tests detect a scrub that misses one of them.
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
+import tarfile
 import tomllib
 import uuid
 from pathlib import Path
@@ -41,9 +45,39 @@ disabled_plugins = {unused}
 [grpc]
 address = "/run/containerd/containerd.sock"
 
-[plugins."{cri}".registry]
+{cri}
+"""
+
+# CRI in containerd 1.x, and in 2.x, where it is two plugins:
+# https://github.com/containerd/containerd/blob/main/docs/cri/config.md
+CRI_CONFIG = """\
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{pause}"
+restrict_oom_score_adj = {restrict_oom}
+
+[plugins."io.containerd.grpc.v1.cri".registry]
 config_path = "/etc/containerd/certs.d"
 """
+CRI_CONFIG_OF_2 = """\
+[plugins."io.containerd.cri.v1.images".pinned_images]
+sandbox = "{pause}"
+
+[plugins."io.containerd.cri.v1.images".registry]
+config_path = "/etc/containerd/certs.d"
+
+[plugins."io.containerd.cri.v1.runtime"]
+restrict_oom_score_adj = {restrict_oom}
+"""
+
+PAUSE_IMAGE = "localhost/kubernetes/pause:0.1.0"
+"""Name of the image of pod sandboxes, which belongs to Bottlerocket and not to a registry."""
+PAUSE_ARCHIVE = "usr/libexec/kubernetes/kubernetes-pause.tar"
+LOAD_PAUSE_IMAGE = f"""
+ctr --namespace=k8s.io images import --all-platforms /{PAUSE_ARCHIVE} &&
+ctr --namespace=k8s.io images label {PAUSE_IMAGE} io.cri-containerd.pinned=pinned
+"""
+"""Bottlerocket does this each time before kubelet starts: prestart-load-pause-ctr.conf
+in https://github.com/bottlerocket-os/bottlerocket-core-kit/tree/v3.1.0/packages/kubernetes-1.31"""
 
 
 def read_settings(user_data: str) -> dict[str, Any] | None:
@@ -84,9 +118,13 @@ def write_configuration(root: Path, config: dict[str, Any], settings: dict[str, 
         CONTAINERD_CONFIG.format(
             version=2 if major < 2 else 3,
             unused=json.dumps(UNUSED_PLUGINS),
-            cri="io.containerd.grpc.v1.cri" if major < 2 else "io.containerd.cri.v1.images",
+            cri=(CRI_CONFIG if major < 2 else CRI_CONFIG_OF_2).format(
+                pause=PAUSE_IMAGE, restrict_oom=json.dumps(not can_lower_oom_score())
+            ),
         ),
     )
+    if config["kind"] == "real":
+        write(root, PAUSE_ARCHIVE, pause_archive(config["architecture"]))
     node = {
         name: config[name]
         for name in (
@@ -123,6 +161,53 @@ def host_ctr_toml(registry: dict[str, Any]) -> str:
             if name in credential:
                 lines.append(f"{name} = {json.dumps(credential[name])}")
     return "\n".join(lines) + "\n"
+
+
+def can_lower_oom_score() -> bool:
+    """Returns whether this process can start one that is killed late when memory runs out.
+
+    A sandbox asks for -998. Only CAP_SYS_RESOURCE allows that: man 5 proc_pid_oom_score_adj.
+    """
+    score = Path("/proc/self/oom_score_adj")
+    before = score.read_text()
+    try:
+        score.write_text("-998")
+    except PermissionError:
+        return False
+    score.write_text(before)
+    return True
+
+
+def pause_archive(architecture: str) -> bytes:
+    """Returns the image of pod sandboxes as a Docker archive. Its program only sleeps."""
+    program = Path(shutil.which("busybox") or "/bin/busybox").read_bytes()
+    layer = tar_of({"busybox": program})
+    config = {
+        "architecture": {"x86_64": "amd64"}.get(architecture, architecture),
+        "os": "linux",
+        # 68 years.
+        "config": {"Entrypoint": ["/busybox", "sleep", "2147483647"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [PAUSE_IMAGE], "Layers": ["layer.tar"]}]
+    return tar_of(
+        {
+            "config.json": json.dumps(config).encode(),
+            "layer.tar": layer,
+            "manifest.json": json.dumps(manifest).encode(),
+        }
+    )
+
+
+def tar_of(files: dict[str, bytes]) -> bytes:
+    """Returns an archive whose bytes depend on nothing but the files."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as writer:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(content), 0o755
+            writer.addfile(member, io.BytesIO(content))
+    return archive.getvalue()
 
 
 def containerd_major() -> int:

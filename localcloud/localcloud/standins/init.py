@@ -265,7 +265,30 @@ class Node:
                 return
             self.loop.after(0.05, lambda: self._await_socket(deadline))
             return
-        self._ready()
+        if self.config["architecture"] == self.config["machine_architecture"]:
+            self._load_pause_image()
+        else:
+            # Containers of another architecture do not run here.
+            self._ready()
+
+    def _load_pause_image(self) -> None:
+        """Imports the image of pod sandboxes, as kubelet.service does before it starts."""
+
+        def ended(code: int) -> None:
+            if code == 0:
+                self._ready()
+            elif not self.ending:
+                self.tell("failed", message=f"the pause image is not loaded: {log.read_text()}")
+
+        log = Path("/run/localcloud/pause.log")
+        with log.open("wb") as output:
+            self.loop.spawn(
+                ["sh", "-c", boot.LOAD_PAUSE_IMAGE],
+                ended,
+                stdout=output,
+                stderr=output,
+                env={**self._environment("host"), "PATH": os.environ["PATH"]},
+            )
 
     def _containerd_exited(self, unit: Unit, command: list[str], code: int) -> None:
         unit.pid = 0
@@ -334,13 +357,13 @@ class Node:
         program = shutil.which("bash", path=str(self._bin("control"))) or "bash"
         self._execute(order["id"], [program, str(script)], directory, self._environment("control"))
 
-    def order_start_container(self, order: dict[str, Any]) -> None:
-        """Starts a container the way a kubelet with IfNotPresent does."""
-        directory = self.shims / "containers" / order["id"]
+    def order_ensure_image(self, order: dict[str, Any]) -> None:
+        """Pulls an image if the node lacks it."""
+        directory = self.shims / "images" / order["id"]
         directory.mkdir(parents=True)
-        program = self._bin("host") / "start-container"
+        program = self._bin("host") / "ensure-image"
         if not program.exists():
-            self._launcher(program, "start_container.py")
+            self._launcher(program, "ensure_image.py")
         argv = [str(program), order["reference"]]
         self._execute(order["id"], argv, directory, self._environment("host"))
 
