@@ -139,6 +139,7 @@ class Machines:
             registries={r.host: r.address for r in (registries.ecr, registries.private)},
             ca=registries.ca_certificate,
             timings=self.nodes.timings(self.settings(instance)),
+            containerd=self.settings(instance)["containerd"],
             disk_full_after_bytes=self.settings(instance)["disk_full_after_bytes"],
             stuck_mount=self.settings(instance)["stuck_mount"],
         )

@@ -189,11 +189,17 @@ def install(cloud: Cloud) -> Nodes:
         pull_retry_seconds=0.2,
         disk_full_after_bytes=None,
         stuck_mount=False,
+        containerd=None,
     )
     real.clean_up_stale(cloud.state)
     kind, why = choose()
     nodes = Nodes(cloud, kind)
-    cloud.about |= {"nodes": kind.name, "why": why, "machine": MACHINE}
+    cloud.about |= {
+        "nodes": kind.name,
+        "why": why,
+        "machine": MACHINE,
+        "containerd": kind.containerd,
+    }
     cloud.control("nodes", nodes.handle)
     cloud.control("snapshots", _snapshot_content(kind, cloud.state / "snapshots"))
     cloud.leftovers(

@@ -16,6 +16,8 @@ class Kind(Protocol):
     """Storage of volumes, and the start of nodes on them."""
 
     name: str
+    containerd: dict[str, str]
+    """Versions of containerd that nodes can run, by their minor version."""
 
     def create_volume(self, volume: Path, gib: int) -> None:
         """Creates an empty volume, which a node formats at its first boot."""
@@ -43,8 +45,11 @@ class Kind(Protocol):
     def command(self, name: str, channel: int, configuration: Path) -> list[str]:
         """Returns the node's command line, for its end of the channel."""
 
-    def configuration(self, name: str) -> dict[str, Any]:
-        """Returns the part of the node's configuration that depends on the kind."""
+    def configuration(self, name: str, containerd: str | None) -> dict[str, Any]:
+        """Returns the part of the node's configuration that depends on the kind.
+
+        Raises ValueError if the machine lacks this version of containerd.
+        """
 
     def release(self, name: str, volume: Path) -> None:
         """Frees the resources of an ended node."""

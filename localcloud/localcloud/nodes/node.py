@@ -61,6 +61,8 @@ class Launch:
     timings: dict[str, float]
     stuck_mount: bool
     """Whether a file system is mounted below /var/lib/kubelet, so that its deletion fails."""
+    containerd: str | None = None
+    """Minor version of containerd; `None` for the newest. A simulated node has none."""
     disk_full_after_bytes: int | None = None
     """Free bytes on a simulated node's volume; `None` for its full size."""
 
@@ -163,7 +165,7 @@ class Node:
             "timings": launch.timings,
             "stuck_mount": launch.stuck_mount,
             "disk_full_after_bytes": launch.disk_full_after_bytes,
-            **self.kind.configuration(self.name),
+            **self.kind.configuration(self.name, launch.containerd),
         }
 
     def console(self) -> str:

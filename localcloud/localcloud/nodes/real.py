@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -81,8 +82,34 @@ def _unshare(*namespaces: str) -> list[str]:
     return ["unshare", *namespaces, "--fork", "--kill-child", "--propagation", "private"]
 
 
+def containerd_programs() -> Iterator[Path]:
+    """Returns the directories with containerd's programs: the machine's, and those of `xtask`.
+
+    `PREPULL_CONTAINERD` is a directory of unpacked packages, one for each version.
+    """
+    if machine := shutil.which("containerd"):
+        yield Path(os.path.realpath(machine)).parent
+    if directory := os.environ.get("PREPULL_CONTAINERD"):
+        yield from sorted(Path(directory).glob("*/usr/bin"))
+
+
+def version_of(programs: Path) -> str:
+    """Returns the third word of `containerd --version`, for example `2.1.9+unknown`."""
+    command = [str(programs / "containerd"), "--version"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[2]
+
+
 class RealNodes:
     name = "real"
+
+    def __init__(self) -> None:
+        self.containerd: dict[str, str] = {}
+        self._programs: dict[str, Path] = {}
+        for programs in containerd_programs():
+            version = version_of(programs)
+            minor = ".".join(version.lstrip("v").split(".")[:2])
+            self.containerd[minor] = version
+            self._programs[minor] = programs
 
     def create_volume(self, volume: Path, gib: int) -> None:
         volume.parent.mkdir(parents=True, exist_ok=True)
@@ -144,8 +171,13 @@ class RealNodes:
             *init,
         ]
 
-    def configuration(self, name: str) -> dict[str, Any]:
-        return {"cgroups": cgroups.create(name)}
+    def configuration(self, name: str, containerd: str | None) -> dict[str, Any]:
+        newest = max(self._programs, key=lambda minor: [int(part) for part in minor.split(".")])
+        programs = self._programs.get(containerd or newest)
+        if programs is None:
+            here = ", ".join(self.containerd.values())
+            raise ValueError(f"containerd {containerd} is not here. Choose another of {here}")
+        return {"cgroups": cgroups.create(name), "containerd": str(programs)}
 
     def release(self, name: str, volume: Path) -> None:
         _wait_until_released(volume)

@@ -17,6 +17,9 @@ from .kind import STANDINS
 class SimulatedNodes:
     name = "simulated"
 
+    def __init__(self) -> None:
+        self.containerd: dict[str, str] = {}
+
     def create_volume(self, volume: Path, gib: int) -> None:
         volume.mkdir(parents=True)
         self.grow_volume(volume, gib)
@@ -50,7 +53,7 @@ class SimulatedNodes:
         python = sys._base_executable  # type: ignore[attr-defined]
         return [python, "-SEsB", str(STANDINS / "init.py"), str(channel), str(configuration)]
 
-    def configuration(self, name: str) -> dict[str, Any]:  # noqa: ARG002
+    def configuration(self, name: str, containerd: str | None) -> dict[str, Any]:  # noqa: ARG002
         return {}
 
     def release(self, name: str, volume: Path) -> None:

@@ -211,10 +211,9 @@ def tar_of(files: dict[str, bytes]) -> bytes:
 
 
 def containerd_major() -> int:
+    command = ["/run/localcloud/containerd/containerd", "--version"]
     try:
-        output = subprocess.run(
-            ["containerd", "--version"], capture_output=True, text=True, check=True
-        ).stdout
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return 1
     found = re.search(r"\bv?(\d+)\.\d+", output.partition(" ")[2])

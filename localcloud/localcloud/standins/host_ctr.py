@@ -116,9 +116,12 @@ def run(arguments: list[str], directory: str) -> str:
     return words
 
 
-def tag(source: str, target: str) -> None:
-    command = ["ctr", "--namespace=k8s.io", "images", "tag", "--force", source, target]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+def tag(source: str, target: str, config: dict[str, Any]) -> None:
+    command = ["ctr", "--namespace=k8s.io", "images", "tag", "--force"]
+    # `ctr` of containerd 2.x refuses names of the ECR resolver. host-ctr does not check names.
+    if config["containerd_major"] >= 2:
+        command.append("--skip-reference-check")
+    subprocess.run([*command, source, target], check=True, stdout=subprocess.DEVNULL)
 
 
 def resolver_name(reference: str, config: dict[str, Any]) -> str | None:
@@ -164,7 +167,7 @@ def pull(
     except PullFailed as failure:
         raise PullFailed(f"failed to unpack image: {failure}") from failure
     if name is not None:
-        tag(reference, name)
+        tag(reference, name, config)
         say("info", "tagging image", img=reference)
 
 

@@ -97,6 +97,7 @@ class Node:
             Path(config["ca"]),
             Path(sys.base_prefix),
             config["cgroups"],
+            Path(config["containerd"]),
         )
         socket.sethostname(config["hostname"])
 
@@ -193,7 +194,8 @@ class Node:
     def _add_units(self) -> None:
         add = self.systemd.add
         if not self.simulated:
-            command = ["/usr/bin/containerd", "--config", "/etc/containerd/config.toml"]
+            program = f"{rootfs.SHIMS}/containerd/containerd"
+            command = [program, "--config", "/etc/containerd/config.toml"]
             containerd = Unit("containerd.service", "containerd container runtime")
             containerd.on_start = lambda: self._start_containerd(containerd, command)
             containerd.on_stop = lambda done: self._stop_containerd(containerd, done)
@@ -250,7 +252,11 @@ class Node:
                 lambda code: self._containerd_exited(unit, command, code),
                 stdout=log,
                 stderr=log,
-                env={**self._environment("host"), "PATH": os.environ["PATH"]},
+                # It finds its shim, runc, igzip and unpigz there. The shim has its own version.
+                env={
+                    **self._environment("host"),
+                    "PATH": f"{rootfs.SHIMS}/containerd:{os.environ['PATH']}",
+                },
             )
         self._await_socket(time.monotonic() + 60)
 
@@ -283,11 +289,11 @@ class Node:
         log = Path("/run/localcloud/pause.log")
         with log.open("wb") as output:
             self.loop.spawn(
-                ["sh", "-c", boot.LOAD_PAUSE_IMAGE],
+                ["/bin/sh", "-c", boot.LOAD_PAUSE_IMAGE],
                 ended,
                 stdout=output,
                 stderr=output,
-                env={**self._environment("host"), "PATH": os.environ["PATH"]},
+                env=self._environment("host"),
             )
 
     def _containerd_exited(self, unit: Unit, command: list[str], code: int) -> None:

@@ -56,12 +56,14 @@ def enter(
     ca: Path,
     python: Path,
     cgroups: dict[str, str],
+    containerd: Path,
 ) -> None:
     """Switches this process to the node's root; needs namespaces of its own.
 
     `directory` is an empty directory of the machine to mount on, `python` the
     prefix of the interpreter that runs the stand-ins, `cgroups` the node's
-    groups by the directory of their hierarchy.
+    groups by the directory of their hierarchy, `containerd` the directory of
+    containerd's programs.
     """
     root, memory = directory / "root", directory / "memory"
     mount("tmpfs", memory, "-t", "tmpfs", "-o", "mode=755")
@@ -96,8 +98,8 @@ def enter(
 
     shims = root / SHIMS.lstrip("/")
     mount(standins, shims / "standins", "--bind", "-o", "ro")
-    if shutil.which("ctr"):
-        bind_file(os.path.realpath(shutil.which("ctr") or ""), shims / "ctr", "-o", "ro")
+    mount(containerd, shims / "containerd", "--bind", "-o", "ro")
+    (shims / "ctr").symlink_to("containerd/ctr")
     if str(python).startswith(HIDDEN):
         mount(python, shims / "python", "--bind", "-o", "ro")
     shutil.copy(ca, shims / "ca.pem")
