@@ -134,6 +134,37 @@ def test_empty_node_pulls_started_image(machines: Machines, instance: str) -> No
     assert (again["present"], again["pulled_bytes"]) == (True, 0)
 
 
+@pytest.mark.parametrize("version", ["1.7", "2.1"])
+def test_pod_starts_on_chosen_containerd(machines: Machines, version: str) -> None:
+    here = machines.cloud.ready["containerd"]
+    if version not in here:
+        pytest.skip(f"containerd {version} is not here, only {', '.join(here.values())}")
+    name = f"team/on-{version}:1"
+    reference = Pusher(machines.cloud).push(name, [busybox_layer(), random_layer(name)])
+    machines.cloud.control("POST", "settings", {"containerd": version})
+    try:
+        instance = machines.launch()
+        machines.await_ready(instance)
+    finally:
+        machines.cloud.control("POST", "settings", {"containerd": None})
+    assert f"Version:  {here[version]}" in machines.succeed(instance, f"{HOST} {CTR} version")
+    pulled = machines.start_pod(instance, reference)
+    assert (pulled["present"], pulled["exit_code"]) == (False, 0)
+    started = machines.start_pod(instance, reference)
+    assert (started["present"], started["pulled_bytes"], started["requests"]) == (True, 0, 0)
+    assert started["output"] == "hello from amd64\n", started
+    machines.terminate(instance)
+
+
+def test_launch_with_missing_containerd_fails(machines: Machines) -> None:
+    machines.cloud.control("POST", "settings", {"containerd": "0.1"})
+    try:
+        instance = machines.launch()
+        machines.await_state(instance, "terminated")
+    finally:
+        machines.cloud.control("POST", "settings", {"containerd": None})
+
+
 @pytest.fixture
 def precious() -> Iterator[list[Path]]:
     """Files of the machine: one below the node's overlay, one below a mount of its own."""
