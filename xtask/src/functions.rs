@@ -28,6 +28,7 @@ impl Built {
             ("PREPULL_FUNCTIONS", self.zips.clone()),
             ("PREPULL_CLI", self.binary("prepull")),
             ("PREPULL_REPOSITORY", repository()),
+            ("PREPULL_CONTAINERD", tools.containerd.clone()),
         ];
         environment.extend(tools.terraform_environment.clone());
         environment

@@ -1,6 +1,7 @@
 //! The repository's own commands. Each one does its own set-up.
 
 mod bench;
+mod containerd;
 mod functions;
 mod picture;
 mod record;

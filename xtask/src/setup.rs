@@ -6,15 +6,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
 
+use crate::containerd;
 use crate::run::{Step, find, repository, scratch};
 
 /// Programs that the local cloud runs, with their Debian and Ubuntu packages.
-const LOCAL_CLOUD_PACKAGES: [(&str, &str); 8] = [
+const LOCAL_CLOUD_PACKAGES: [(&str, &str); 10] = [
     ("containerd", "containerd"),
     ("runc", "runc"),
     ("docker-registry", "docker-registry"),
     ("mkfs.xfs", "xfsprogs"),
     ("busybox", "busybox-static"),
+    // containerd unpacks layers with these if it finds them, as on Bottlerocket.
+    ("igzip", "isal"),
+    ("unpigz", "pigz"),
     ("openssl", "openssl"),
     ("unshare", "util-linux"),
     ("mount", "mount"),
@@ -51,6 +55,8 @@ pub struct Tools {
     pub terraform: PathBuf,
     /// Environment variables for every run of Terraform.
     pub terraform_environment: Vec<(&'static str, PathBuf)>,
+    /// Directory with Debian's versions of containerd.
+    pub containerd: PathBuf,
 }
 
 /// Installs and returns the tools of a local cloud.
@@ -65,6 +71,7 @@ pub fn local_cloud() -> Result<Tools> {
         python,
         terraform,
         terraform_environment,
+        containerd: containerd::versions()?,
     })
 }
 
@@ -74,7 +81,7 @@ pub fn checks() -> Result<()> {
 }
 
 /// Installs the packages of missing programs, if the machine allows it.
-fn packages(wanted: &[(&str, &str)]) -> Result<()> {
+pub fn packages(wanted: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<_> = wanted
         .iter()
         .filter(|(program, _)| find(program).is_none())
@@ -101,7 +108,8 @@ fn packages(wanted: &[(&str, &str)]) -> Result<()> {
     .quiet()
 }
 
-fn is_root() -> Result<bool> {
+/// Returns whether this process runs as root.
+pub fn is_root() -> Result<bool> {
     Ok(Step::words("id", "id -u").output()?.trim() == "0")
 }
 

@@ -87,7 +87,7 @@ pub fn run(options: &Options) -> Result<()> {
             Suite::StateMachine => state_machine(),
             Suite::Scripts => scripts(&tools),
             Suite::Workflows => workflows(),
-            Suite::Localcloud => localcloud(),
+            Suite::Localcloud => localcloud(&tools),
             Suite::Terraform => terraform(&tools),
             Suite::Unit => unit(),
             Suite::EndToEnd => end_to_end(&tools, options),
@@ -215,7 +215,7 @@ fn document_scripts(tools: &Tools) -> Result<Vec<PathBuf>> {
     Ok(scripts)
 }
 
-fn localcloud() -> Result<()> {
+fn localcloud(tools: &Tools) -> Result<()> {
     let python = setup::virtual_environment(setup::LOCALCLOUD_DEV)?;
     let step = |name: &str| Step::new(name, &python).directory(repository().join("localcloud"));
     step("ruff check")
@@ -226,6 +226,7 @@ fn localcloud() -> Result<()> {
         .quiet()?;
     step("pytest")
         .args(["-m", "pytest", "-p", "no:cacheprovider", "--quiet"])
+        .envs([("PREPULL_CONTAINERD", &tools.containerd)])
         .run()
 }
 
