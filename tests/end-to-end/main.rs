@@ -22,16 +22,22 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use futures::future::BoxFuture;
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::{Arguments, Completion, Trial};
 use prepull_tests::Environment;
-use prepull_tests::localcloud::LocalCloud;
+use prepull_tests::localcloud::{LocalCloud, Nodes, Ready};
 use prepull_tests::suite::report_as_ignored;
+use serde_json::json;
 use tokio::runtime::Runtime;
 
 use crate::fixture::Fixture;
 
 /// Time limit of one test.
 const TIME_OUT: Duration = Duration::from_secs(600);
+
+/// Version of containerd on the nodes of builds and refreshes.
+pub const NEWEST_CONTAINERD: &str = "2.1";
+/// The oldest version that Bottlerocket still has, up to Kubernetes 1.32. Builds and refreshes run on it a second time.
+pub const OLDER_CONTAINERD: &str = "1.7";
 
 /// The body of a test.
 type Run = fn(Arc<Fixture>) -> BoxFuture<'static, Result<()>>;
@@ -52,6 +58,7 @@ type SharedFixture = Arc<OnceLock<Result<Arc<Fixture>, String>>>;
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
+    let crossing = tests![refreshes::chain_crosses_containerd_versions];
     let tests = tests![
         terraform::second_plan_finds_no_changes,
         terraform::functions_read_every_field_terraform_stores,
@@ -102,13 +109,28 @@ fn main() -> ExitCode {
     if let Err(error) = Environment::read() {
         // Plain `cargo test` also starts this suite. `cargo xtask test` sets the missing variables.
         eprintln!("end-to-end tests are skipped: {error}");
-        let names = tests.iter().chain(&checks).map(|(name, _)| *name);
+        let names = tests.iter().chain(&crossing).chain(&checks);
+        let names = names.map(|(name, _)| *name);
         return report_as_ignored(&arguments, names).exit_code();
     }
     let runtime = Arc::new(Runtime::new().expect("the runtime can start its threads"));
     let world = SharedFixture::default();
-    let trials = tests.map(|(name, test)| trial(name, test, &runtime, &world));
-    let conclusion = libtest_mimic::run(&arguments, trials.into());
+    let mut trials = Vec::new();
+    for (name, test) in tests {
+        let of_containerd = name.starts_with("builds::") || name.starts_with("refreshes::");
+        if !of_containerd {
+            trials.push(trial(name, test, &[], &runtime, &world));
+            continue;
+        }
+        trials.push(trial(name, test, &[NEWEST_CONTAINERD], &runtime, &world));
+        let older = format!("{name} on containerd {OLDER_CONTAINERD}");
+        trials.push(trial(&older, test, &[OLDER_CONTAINERD], &runtime, &world));
+    }
+    for (name, test) in crossing {
+        let versions = &[OLDER_CONTAINERD, NEWEST_CONTAINERD];
+        trials.push(trial(name, test, versions, &runtime, &world));
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
     let is_filtered = arguments.filter.is_some() || !arguments.skip.is_empty();
     let mut has_failed = conclusion.has_failed();
     let is_selected = |name: &str| {
@@ -119,7 +141,7 @@ fn main() -> ExitCode {
         let trials = checks.map(|(name, test)| {
             // Only a complete run uses every grant.
             let is_ignored = is_filtered && name == "permissions::grants_are_used_or_justified";
-            trial(name, test, &runtime, &world).with_ignored_flag(is_ignored)
+            trial(name, test, &[], &runtime, &world).with_ignored_flag(is_ignored)
         });
         let unfiltered = Arguments {
             filter: None,
@@ -162,10 +184,17 @@ async fn report_checks(cloud: &LocalCloud) -> Result<()> {
     Ok(())
 }
 
-/// Returns a trial of one test. The first trial that runs sets up the shared world.
-fn trial(name: &'static str, test: Run, runtime: &Arc<Runtime>, world: &SharedFixture) -> Trial {
+/// Returns a trial of one test on nodes with the first of these versions of containerd. Without one of them the trial is
+/// ignored. The first trial that runs sets up the shared world.
+fn trial(
+    name: &str,
+    test: Run,
+    containerd: &'static [&'static str],
+    runtime: &Arc<Runtime>,
+    world: &SharedFixture,
+) -> Trial {
     let (runtime, world) = (Arc::clone(runtime), Arc::clone(world));
-    Trial::test(name, move || {
+    Trial::ignorable_test(name, move || {
         let fixture = world.get_or_init(|| {
             runtime
                 .block_on(Fixture::set_up())
@@ -173,15 +202,44 @@ fn trial(name: &'static str, test: Run, runtime: &Arc<Runtime>, world: &SharedFi
                 .map_err(|error| format!("set-up: {error:#}"))
         });
         let fixture = fixture.clone()?;
+        if let Some(obstacle) = obstacle(containerd, &fixture.world.cloud.ready) {
+            return Ok(Completion::ignored_with(obstacle));
+        }
         runtime
-            .block_on(run(test, fixture))
+            .block_on(run(test, containerd.first().copied(), fixture))
+            .map(|()| Completion::Completed)
             .map_err(|error| format!("{error:#}").into())
     })
 }
 
+/// Returns the reason if this machine cannot run a test for these versions of containerd. Simulated nodes have no
+/// containerd, so they run only the tests for the newest version, which is the default of real nodes.
+fn obstacle(containerd: &[&str], ready: &Ready) -> Option<String> {
+    match ready.nodes {
+        Nodes::Simulated if containerd.contains(&OLDER_CONTAINERD) => {
+            Some(format!("nodes are simulated: {}", ready.why))
+        }
+        Nodes::Simulated => None,
+        Nodes::Real => {
+            let has = |version: &&&str| ready.containerd.contains_key(**version);
+            let missing = containerd.iter().find(|version| !has(version))?;
+            let here: Vec<_> = ready.containerd.values().map(String::as_str).collect();
+            Some(format!(
+                "containerd {missing} is not here, only {}. A note of `cargo xtask` contains the reason",
+                here.join(", ")
+            ))
+        }
+    }
+}
+
 /// Runs one test, then checks that it left nothing behind and made no invalid call, even if the test failed.
-async fn run(test: Run, fixture: Arc<Fixture>) -> Result<()> {
+async fn run(test: Run, containerd: Option<&str>, fixture: Arc<Fixture>) -> Result<()> {
     fixture.world.cloud.shorten_delays().await?;
+    fixture
+        .world
+        .cloud
+        .set(json!({"containerd": containerd}))
+        .await?;
     let result = tokio::time::timeout(TIME_OUT, test(Arc::clone(&fixture)))
         .await
         .unwrap_or_else(|_| Err(anyhow::anyhow!("test timed out after {TIME_OUT:?}")));

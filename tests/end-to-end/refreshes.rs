@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use prepull_domain::build::payload::Base;
 use prepull_domain::{GiB, Manifest};
 use prepull_tests::{Image, Layer};
@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::builds::holds_no_secret;
 use crate::fixture::{Fixture, X86};
+use crate::{NEWEST_CONTAINERD, OLDER_CONTAINERD};
 
 const VOLUME: GiB = GiB(4);
 
@@ -149,6 +150,52 @@ pub async fn chain_of_refreshes_matches_a_cold_build(fixture: Arc<Fixture>) -> R
         manifest.used,
         fresh.used
     );
+    Ok(())
+}
+
+pub async fn chain_crosses_containerd_versions(fixture: Arc<Fixture>) -> Result<()> {
+    let cloud = &fixture.world.cloud;
+    let mut images = Images::default();
+    for tag in 0..3 {
+        images.push(&fixture, tag).await?;
+    }
+    let mut config = fixture.config(&[]).await?;
+    config["images"] = json!(images.references(&fixture));
+    let cache = fixture.cache(&config).await?;
+    let mut last = None;
+    // containerd supports metadata of an older version. A node with an older version than its builder is not documented.
+    for (number, builder) in [
+        OLDER_CONTAINERD,
+        NEWEST_CONTAINERD,
+        OLDER_CONTAINERD,
+        NEWEST_CONTAINERD,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        cloud.set(json!({"containerd": builder})).await?;
+        if last.is_some() {
+            images.push(&fixture, number % 3).await?;
+        }
+        let snapshot = fixture.published(&cache).await?;
+        let manifest = fixture.world.manifest(&cache, X86, &snapshot).await?;
+        let base = match &manifest.base {
+            Base::Snapshot { snapshot_id, .. } => Some(snapshot_id.clone()),
+            Base::Empty { .. } => None,
+        };
+        ensure!(
+            base == last,
+            "the build on containerd {builder} started from {:?}, expected {last:?}",
+            manifest.base
+        );
+        for node in [OLDER_CONTAINERD, NEWEST_CONTAINERD] {
+            cloud.set(json!({"containerd": node})).await?;
+            holds(&fixture, &images, &manifest).await.with_context(|| {
+                format!("a snapshot of containerd {builder} on a node with {node}")
+            })?;
+        }
+        last = Some(snapshot);
+    }
     Ok(())
 }
 

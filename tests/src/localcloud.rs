@@ -39,6 +39,9 @@ pub struct Ready {
     /// The reason if nodes are simulated.
     #[serde(default)]
     pub why: String,
+    /// The versions of containerd that real nodes can run, by minor version. Nodes run the newest by default.
+    #[serde(default)]
+    pub containerd: BTreeMap<String, String>,
     /// The certificate authority of the registries.
     pub ca_certificate: PathBuf,
     /// The registries.
