@@ -21,11 +21,12 @@ class Kind(SimulatedNodes):
     """Simulated nodes whose start runs `before` first."""
 
     def __init__(self, before: Callable[[], object]) -> None:
+        super().__init__()
         self.before = before
 
-    def configuration(self, name: str) -> dict[str, Any]:
+    def configuration(self, name: str, containerd: str | None) -> dict[str, Any]:
         self.before()
-        return super().configuration(name)
+        return super().configuration(name, containerd)
 
     def command(self, name: str, channel: int, configuration: Path) -> list[str]:  # noqa: ARG002
         return ["sh", "-c", f"read -r command <&{channel}"]
