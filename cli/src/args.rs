@@ -93,8 +93,9 @@ pub enum Command {
     },
     /// Start a build of a cache and follow it to its end.
     ///
-    /// Before the first build of a cache, it runs `doctor`. Ctrl-C ends
-    /// the command. The build continues.
+    /// Before the first build of a cache, it runs `doctor`.
+    ///
+    /// Ctrl-C ends the command. The build continues.
     #[command(after_help = BUILD_HELP)]
     Build {
         /// Build this cache from Terraform's `caches`.

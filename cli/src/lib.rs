@@ -65,7 +65,13 @@ pub async fn run(
     let (output, done) = (args.output, Exit::Done);
     match &args.command {
         Command::Doctor { cache } => {
-            let diagnosis = doctor::diagnose(clients, &machine, &args.name, cache.as_ref()).await?;
+            let diagnosis = Box::pin(doctor::diagnose(
+                clients,
+                &machine,
+                &args.name,
+                cache.as_ref(),
+            ))
+            .await?;
             Ok(doctor::answer(&diagnosis, output))
         }
         Command::Build {
@@ -74,7 +80,10 @@ pub async fn run(
             no_doctor,
         } => {
             if !no_doctor {
-                doctor::before_first_build(clients, &machine, &args.name, cache).await?;
+                Box::pin(doctor::before_first_build(
+                    clients, &machine, &args.name, cache,
+                ))
+                .await?;
             }
             let execution = build::start(clients, &machine, cache, now).await?;
             let build = if *no_follow {

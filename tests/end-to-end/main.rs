@@ -152,17 +152,21 @@ fn main() -> ExitCode {
         has_failed |= libtest_mimic::run(&unfiltered, trials.into()).has_failed();
     }
     if let Some(Ok(fixture)) = world.get() {
-        let cloud = &fixture.world.cloud;
-        let end = runtime.block_on(report_checks(cloud)).and(cloud.stop());
-        if let Err(error) = end {
-            eprintln!("{error:#}");
-            has_failed = true;
-        }
+        has_failed |= !runtime.block_on(stop(&fixture.world.cloud));
     }
     if has_failed {
         return ExitCode::from(101);
     }
     ExitCode::SUCCESS
+}
+
+/// Stops the local cloud. Returns whether it found no violation and stopped in order.
+async fn stop(cloud: &LocalCloud) -> bool {
+    let end = report_checks(cloud).await.and(cloud.stop());
+    if let Err(error) = &end {
+        eprintln!("{error:#}");
+    }
+    end.is_ok()
 }
 
 /// Prints the numbers of calls that the local cloud checked.

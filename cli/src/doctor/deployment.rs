@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use aws_sdk_scheduler::types::ScheduleState;
+use aws_sdk_scheduler::types::{ScheduleState, TargetSummary};
 use futures::{future::join_all, join};
+use prepull_aws::ec2::types::SnapshotState;
 use prepull_aws::eventbridge::types::RuleState;
 use prepull_aws::ssm::types::DocumentFormat;
 use prepull_aws::{AwsError as _, StageResult as _, parameters, snapshots};
 use prepull_domain::node::Document;
-use prepull_domain::{CacheConfig, CacheName, Stage, StageError, names};
+use prepull_domain::{CacheConfig, CacheName, ImageReference, Stage, StageError, names};
 use serde_json::Value;
 
 use super::account::Account;
@@ -155,7 +156,7 @@ async fn rules(account: &Account, caches: &Caches) -> Result<Finding, StageError
         .values()
         .filter(|config| config.rebuild_on_push)
         .flat_map(|config| &config.images)
-        .filter_map(|image| image.ecr())
+        .filter_map(ImageReference::ecr)
         .filter(|ecr| ecr.region == account.region && ecr.account.as_str() == account.id)
         .map(|ecr| ecr.repository)
         .collect();
@@ -258,7 +259,7 @@ async fn schedules(account: &Account) -> Result<Finding, StageError> {
             Stage::StartBuild
         };
         let function = account.function(stage);
-        if schedule.target().map(|target| target.arn()) != Some(function.as_str()) {
+        if schedule.target().map(TargetSummary::arn) != Some(function.as_str()) {
             let message = format!(
                 "schedule {name} of group {} does not call {function}",
                 account.name
@@ -320,7 +321,7 @@ async fn pointers_of(
             };
             let snapshot = snapshots::get(&clients, &published).await?;
             let state = snapshot.and_then(|snapshot| snapshot.ebs_state);
-            match state.as_ref().map(|state| state.as_str()) {
+            match state.as_ref().map(SnapshotState::as_str) {
                 Some("completed") => snapshots.push(published.to_string()),
                 state => {
                     let state =

@@ -13,7 +13,7 @@ mod quotas;
 mod roles;
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use futures::join;
 use prepull_aws::{Clients, parameters};
@@ -255,14 +255,17 @@ pub async fn before_first_build(
             return Ok(());
         }
     }
-    let diagnosis = diagnose(clients, machine, name, Some(cache)).await?;
-    let problems: String = diagnosis
-        .with(Status::Wrong)
-        .map(|finding| {
-            let remedy = finding.remedy.as_deref().unwrap_or_default();
-            format!("  {}: {}. {remedy}.\n", finding.check, finding.message)
-        })
-        .collect();
+    let diagnosis = Box::pin(diagnose(clients, machine, name, Some(cache))).await?;
+    let mut problems = String::new();
+    for finding in diagnosis.with(Status::Wrong) {
+        let remedy = finding.remedy.as_deref().unwrap_or_default();
+        writeln!(
+            problems,
+            "  {}: {}. {remedy}.",
+            finding.check, finding.message
+        )
+        .expect("a string takes every text");
+    }
     if problems.is_empty() {
         return Ok(());
     }

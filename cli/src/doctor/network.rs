@@ -153,7 +153,7 @@ fn offered(
         let available: Vec<_> = available.map(String::as_str).collect();
         if available.is_empty() {
             let listed =
-                |names: &BTreeSet<String>| Vec::from_iter(names.iter().cloned()).join(", ");
+                |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(", ");
             let elsewhere: BTreeSet<_> = names
                 .iter()
                 .filter_map(|name| offers.zones_of_type.get(name))

@@ -1,10 +1,11 @@
 //! Checks the account's quotas for vCPUs, functions and the initialization of volumes.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use aws_sdk_servicequotas::types::ServiceQuota;
 use futures::join;
-use prepull_aws::ec2::types::{Filter, InstanceTypeInfo};
+use prepull_aws::ec2::types::{Filter, InstanceType, InstanceTypeInfo, Reservation};
 use prepull_aws::{AwsError as _, StageResult as _};
 use prepull_domain::{Architecture, CacheConfig, StageError};
 use prepull_estimate::MAX_INITIALIZATION_RATE;
@@ -120,9 +121,9 @@ async fn vcpus(account: &Account, caches: &Caches) -> Vec<Finding> {
     };
     let mut pools = BTreeMap::new();
     for family in types.keys().filter_map(|name| Family::of(name)) {
-        if !pools.contains_key(&family) {
+        if let Entry::Vacant(entry) = pools.entry(family) {
             match pool(account, family).await {
-                Ok(pool) => pools.insert(family, pool),
+                Ok(pool) => entry.insert(pool),
                 Err(error) => return vec![Finding::unchecked(check, &error)],
             };
         }
@@ -209,12 +210,12 @@ async fn pool(account: &Account, family: Family) -> Result<Pool, StageError> {
     let mut used = 0.0;
     while let Some(page) = pages.next().await {
         let page = page.or_stage_error("ec2:DescribeInstances")?;
-        let instances = page.reservations().iter().flat_map(|r| r.instances());
+        let instances = page.reservations().iter().flat_map(Reservation::instances);
         used += instances
             // Spot instances have quotas of their own.
             .filter(|instance| instance.instance_lifecycle().is_none())
             .filter(|instance| {
-                let name = instance.instance_type().map(|name| name.as_str());
+                let name = instance.instance_type().map(InstanceType::as_str);
                 name.and_then(Family::of) == Some(family)
             })
             .filter_map(|instance| {

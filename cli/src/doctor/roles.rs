@@ -12,7 +12,7 @@ use futures::{StreamExt as _, stream};
 use prepull_aws::{AwsError as _, StageResult as _};
 use prepull_domain::cache::config::CredentialSource;
 use prepull_domain::node::Document;
-use prepull_domain::{CacheConfig, CacheName, Stage, StageError, names};
+use prepull_domain::{CacheConfig, CacheName, ImageReference, Stage, StageError, names};
 
 use super::account::Account;
 use super::{Caches, Check, Finding};
@@ -472,7 +472,7 @@ fn read_credentials(account: &Account, config: &CacheConfig) -> Vec<Need> {
 }
 
 fn repositories(account: &Account, config: &CacheConfig) -> Vec<String> {
-    let repositories = config.images.iter().filter_map(|image| image.ecr());
+    let repositories = config.images.iter().filter_map(ImageReference::ecr);
     repositories
         .map(|ecr| {
             format!(

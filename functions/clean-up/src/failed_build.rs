@@ -34,9 +34,9 @@ pub(crate) async fn announce(
     tracing::error!(detail = detail.to_string(), "build failed");
     emit_event(clients, names::EVENT_FAILED, &detail).await?;
     let ended = time(execution.stop_date).unwrap_or_else(Timestamp::now);
-    let marked = parameters::put(clients, &marker, &ended.to_string()).await;
+    let written = parameters::put(clients, &marker, &ended.to_string()).await;
     // With an error, Lambda would call again and announce twice for certain.
-    if let Err(error) = marked {
+    if let Err(error) = written {
         tracing::warn!(error = error.name(), cause = %error, "marker not written");
     }
     Ok(())

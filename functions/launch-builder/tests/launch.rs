@@ -129,7 +129,7 @@ async fn capacity_error_lists_every_capacity_pool() {
     let StageError::CapacityUnavailable { tried } = error else {
         panic!("{error}");
     };
-    assert_eq!(tried.matches("Unsupported").count(), 4, "{tried}");
+    assert_eq!(tried.matches(": Unsupported: ").count(), 4, "{tried}");
     assert!(
         tried.contains("m6i.2xlarge in subnet-0123456789abcdef1"),
         "{tried}"
