@@ -53,8 +53,8 @@ class Machines:
     def __post_init__(self) -> None:
         self.ec2, self.ssm = self.cloud.aws("ec2"), self.cloud.aws("ssm")
 
-    def image(self, architecture: str = "x86_64") -> str:
-        name = f"/aws/service/bottlerocket/aws-k8s-1.33/{architecture}/latest/image_id"
+    def image(self, architecture: str = "x86_64", version: str = "latest") -> str:
+        name = f"/aws/service/bottlerocket/aws-k8s-1.33/{architecture}/{version}/image_id"
         return self.ssm.get_parameter(Name=name)["Parameter"]["Value"]
 
     def profile(self) -> str:

@@ -50,7 +50,7 @@ def test_node_from_snapshot_starts_images_without_pull(machines: Machines, insta
 
     checked = machines.succeed(instance, f"{HOST} {CTR} images check --quiet").split()
     assert {private, ecr} < set(checked)
-    assert "ecr.aws/arn:aws:ecr:eu-west-1:123456789012:repository/team/api:v1" in checked
+    assert [name for name in checked if name.startswith("ecr.aws/")] == []
 
     snapshot, found = machines.finish(instance)
     reason = machines.describe(instance)["StateReason"]["Code"]
@@ -68,6 +68,17 @@ def test_node_from_snapshot_starts_images_without_pull(machines: Machines, insta
     sizes = machines.succeed(worker, f"{HOST} df -B1 --output=size /local").split()
     assert int(sizes[-1]) > 2.9 * 2**30, "the file system did not grow with the volume"
     machines.terminate(worker)
+
+
+def test_old_release_gives_ecr_images_a_second_name(machines: Machines) -> None:
+    machines.cloud.aws("ecr").create_repository(repositoryName="team/old")
+    reference = Pusher(machines.cloud, "ecr").push("team/old:v1", [random_layer("old")])
+    instance = machines.launch(ImageId=machines.image(version="1.53.0"))
+    machines.await_ready(instance)
+    assert "Result=success" in machines.pull(instance, reference)
+    listed = machines.succeed(instance, f"{HOST} {CTR} images ls --quiet").split()
+    assert "ecr.aws/arn:aws:ecr:eu-west-1:123456789012:repository/team/old:v1" in listed
+    machines.terminate(instance)
 
 
 def test_scrub_overwrites_the_blocks_of_secrets(machines: Machines, instance: str) -> None:

@@ -81,6 +81,7 @@ fn main() -> ExitCode {
         builds::newest_queued_build_supersedes_the_others,
         builds::snapshots_beyond_retention_are_deleted,
         refreshes::chain_of_refreshes_matches_a_cold_build,
+        refreshes::unpinned_images_lose_their_pins,
         refreshes::damaged_base_is_replaced_by_an_empty_volume,
         bad_input::invalid_configuration_is_refused_before_launch,
         bad_input::unavailable_image_is_refused_before_launch,

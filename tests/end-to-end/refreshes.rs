@@ -232,6 +232,30 @@ async fn holds(fixture: &Fixture, images: &Images, manifest: &Manifest) -> Resul
     holds_no_secret(&world.cloud.snapshot_files(snapshot, "/").await?)
 }
 
+/// Builds on a release whose images of ECR have a second name. CRI treats an image as pinned if one of its names is.
+pub async fn unpinned_images_lose_their_pins(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    let mut config = fixture.config(&[&fixture.api, &fixture.report]).await?;
+    config["bottlerocket_version"] = json!("1.53.0");
+    config["pin_images"] = json!(true);
+    let cache = fixture.cache(&config).await?;
+    for pinned in [true, false] {
+        config["pin_images"] = json!(pinned);
+        world.store_config(&cache, &config).await?;
+        let snapshot = fixture.published(&cache).await?;
+        let node = world.start_node(Some(&snapshot), X86, GiB(4)).await?;
+        for image in [&fixture.api, &fixture.report] {
+            let run = world.cloud.run_container(&node, image).await?;
+            ensure!(
+                run.simulated || run.pinned == pinned,
+                "with pin_images = {pinned}, {image} is different: {run:?}"
+            );
+        }
+        world.terminate_node(&node).await?;
+    }
+    Ok(())
+}
+
 pub async fn damaged_base_is_replaced_by_an_empty_volume(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     let kept = fixture.image(X86, "kept")?;

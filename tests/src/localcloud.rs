@@ -236,6 +236,9 @@ pub struct Checks {
 pub struct ContainerRun {
     /// Whether the image was on the node before.
     pub present: bool,
+    /// Whether the kubelet must keep the image. Simulated nodes do not know it.
+    #[serde(default)]
+    pub pinned: bool,
     /// Bytes that the registries sent for it.
     pub pulled_bytes: u64,
     /// Requests that the registries answered for it.

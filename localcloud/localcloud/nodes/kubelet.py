@@ -82,11 +82,18 @@ class Kubelet:
                 raise PodError(f"CRI is not ready after {READY_SECONDS:g} s: {problem}")
             time.sleep(POLL_SECONDS)
 
+    def _image(self, reference: str) -> Any:
+        image = self._messages.ImageSpec(image=reference)
+        return self._call(self._images, "ImageStatus", image=image).image
+
     def image_id(self, reference: str) -> str:
         """Returns the ID of an image; empty if the node lacks it."""
-        image = self._messages.ImageSpec(image=reference)
-        found: str = self._call(self._images, "ImageStatus", image=image).image.id
+        found: str = self._image(reference).id
         return found
+
+    def is_pinned(self, reference: str) -> bool:
+        """Returns whether a kubelet must keep an image, even on a full disk."""
+        return bool(self._image(reference).pinned)
 
     def await_image(self, reference: str) -> str:
         """Returns the ID of an image that another client of containerd pulled.
@@ -180,8 +187,10 @@ def start_pod(root: Path, reference: str, pull: Callable[[], None]) -> dict[str,
             pull()
             image_id = kubelet.await_image(reference)
         running, output, code = kubelet.run(reference, image_id)
+        pinned = kubelet.is_pinned(reference)
     return {
         "present": present,
+        "pinned": pinned,
         "seconds": round(running - begin, 3),
         "running_at": (
             datetime.now(UTC) - timedelta(seconds=time.monotonic() - running)
