@@ -72,7 +72,7 @@ The example of GetCommandInvocation in the AWS CLI Command Reference has the ela
 
 @dataclass(frozen=True)
 class Deviation:
-    """A known deviation of moto in its responses."""
+    """A known deviation in responses: of moto, or of AWS from its own model."""
 
     service: str
     member: str
@@ -83,6 +83,8 @@ class Deviation:
 KNOWN_DEVIATIONS = (
     Deviation("ec2", "Tags[].resource_id", "Is in moto's own tags, and not in the answer."),
     Deviation("ec2", "Tags[].resource_type", "Is in moto's own tags, and not in the answer."),
+    # Source: EC2 API Reference, "InternetGatewayAttachment".
+    Deviation("ec2", "Attachments[].State", "AWS answers `available`, which its enum lacks."),
     Deviation("lambda", "CodeSigningConfigArn", "Is missing for functions without code signing."),
     Deviation("ssm", "PlatformTypes[]", "Has a placeholder, which nothing reads."),
 )

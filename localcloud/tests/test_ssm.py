@@ -192,7 +192,7 @@ def test_public_parameters_point_to_existing_images(machines: Machines, variant:
     (image,) = machines.ec2.describe_images(ImageIds=[latest])["Images"]
     assert image["Architecture"] == "arm64"
     listed = machines.ssm.get_parameters_by_path(Path=base, Recursive=True)["Parameters"]
-    assert len(listed) == 6
+    assert len(listed) == 2 * (len(bottlerocket.VERSIONS) + 1)
 
 
 def test_missing_variant_is_not_found(machines: Machines) -> None:

@@ -59,7 +59,7 @@ class Launch:
     ca: Path
     """The authority that signed their certificate."""
     timings: dict[str, float]
-    stuck_mount: bool
+    stuck_mount: bool = False
     """Whether a file system is mounted below /var/lib/kubelet, so that its deletion fails."""
     containerd: str | None = None
     """Minor version of containerd; `None` for the newest. A simulated node has none."""
