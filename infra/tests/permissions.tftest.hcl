@@ -69,7 +69,7 @@ run "function_may_make_only_its_own_calls" {
       launch-builder   = "ec2:CreateTags ec2:DescribeInstances ec2:RunInstances ec2:TerminateInstances iam:PassRole kms:CreateGrant kms:Decrypt kms:DescribeKey kms:GenerateDataKeyWithoutPlaintext kms:ReEncryptFrom kms:ReEncryptTo logs:CreateLogStream logs:PutLogEvents secretsmanager:GetSecretValue ssm:GetParameter"
       wait-for-ssm     = "ec2:DescribeInstances logs:CreateLogStream logs:PutLogEvents ssm:DescribeInstanceInformation ssm:GetCommandInvocation ssm:SendCommand"
       pull-images      = "ec2:DescribeInstances logs:CreateLogStream logs:PutLogEvents ssm:GetCommandInvocation ssm:SendCommand"
-      create-snapshot  = "ec2:CreateSnapshot ec2:CreateTags ec2:DescribeInstances ec2:DescribeSnapshots logs:CreateLogStream logs:PutLogEvents ssm:ListCommandInvocations ssm:SendCommand"
+      create-snapshot  = "ec2:CreateSnapshot ec2:CreateTags ec2:DescribeInstances ec2:DescribeSnapshots ec2:GetConsoleOutput logs:CreateLogStream logs:PutLogEvents ssm:ListCommandInvocations ssm:SendCommand"
       publish-snapshot = "ec2:CopySnapshot ec2:CreateTags ec2:DescribeSnapshots ec2:ModifySnapshotAttribute events:PutEvents kms:CreateGrant kms:Decrypt kms:DescribeKey kms:GenerateDataKeyWithoutPlaintext kms:ReEncryptFrom kms:ReEncryptTo logs:CreateLogStream logs:PutLogEvents ssm:GetParameter ssm:PutParameter"
       clean-up         = "ec2:DeleteSnapshot ec2:DeleteVolume ec2:DescribeImages ec2:DescribeInstances ec2:DescribeLaunchTemplateVersions ec2:DescribeSnapshots ec2:DescribeVolumes ec2:TerminateInstances events:PutEvents logs:CreateLogStream logs:PutLogEvents sqs:SendMessage ssm:DeleteParameter ssm:GetParameter ssm:GetParametersByPath ssm:PutParameter states:DescribeExecution states:ListExecutions"
     }

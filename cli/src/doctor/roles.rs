@@ -253,7 +253,16 @@ fn of_function(account: &Account, stage: Stage, caches: &Caches) -> Vec<Need> {
                 ANY,
             ),
             Need::new(["ssm:GetParametersByPath"], parameter(account, "/prepull")),
+            Need::new(
+                [
+                    "ssm:DeleteParameter",
+                    "ssm:GetParameter",
+                    "ssm:PutParameter",
+                ],
+                parameter(account, &format!("{}/*", names::ANNOUNCED_PATH)),
+            ),
             Need::new(["states:DescribeExecution"], execution(account)),
+            Need::new(["states:ListExecutions"], &account.machine),
             put_events(account),
             dead_letters(account),
         ]),
@@ -313,8 +322,7 @@ fn for_cache(
             let groups = config.builder.security_group_ids.iter();
             let network = subnets
                 .map(|subnet| format!("subnet/{subnet}"))
-                .chain(groups.map(|group| format!("security-group/{group}")))
-                .chain([INTERFACE.to_owned()]);
+                .chain(groups.map(|group| format!("security-group/{group}")));
             let mut needs = read_credentials(account, config);
             needs.extend(network.map(|one| Need::new(["ec2:RunInstances"], ec2(&one))));
             needs.extend([INSTANCE, VOLUME, INTERFACE].map(|one| {
@@ -328,6 +336,7 @@ fn for_cache(
                 Need::new(["ec2:RunInstances"], ec2(VOLUME))
                     .when(BECOMES_OURS, cache.as_str())
                     .when("ec2:Encrypted", "true"),
+                Need::new(["ec2:RunInstances"], ec2(INTERFACE)).when(BECOMES_OURS, cache.as_str()),
                 Need::new(["ec2:RunInstances"], &snapshot).when(OURS, cache.as_str()),
                 Need::new(["ec2:RunInstances"], image(account)).when("ec2:Owner", "amazon"),
                 Need::new(["ec2:TerminateInstances"], ec2(INSTANCE)).when(OURS, cache.as_str()),
@@ -337,6 +346,7 @@ fn for_cache(
         Stage::WaitForSsm | Stage::PullImages => vec![send_command(account, cache)],
         Stage::CreateSnapshot => vec![
             send_command(account, cache),
+            Need::new(["ec2:GetConsoleOutput"], ec2(INSTANCE)).when(OURS, cache.as_str()),
             Need::new(["ec2:CreateSnapshot"], ec2(VOLUME)).when(OURS, cache.as_str()),
             Need::new(["ec2:CreateSnapshot"], &snapshot).when(BECOMES_OURS, cache.as_str()),
             Need::new(["ec2:CreateTags"], &snapshot).when("ec2:CreateAction", "CreateSnapshot"),
