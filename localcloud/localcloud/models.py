@@ -85,6 +85,20 @@ KNOWN_DEVIATIONS = (
     Deviation("ec2", "Tags[].resource_type", "Is in moto's own tags, and not in the answer."),
     # Source: EC2 API Reference, "InternetGatewayAttachment".
     Deviation("ec2", "Attachments[].State", "AWS answers `available`, which its enum lacks."),
+    Deviation("ec2", "SupportedFeatures[]", "Has values of AWS that are newer than the model."),
+    *(
+        Deviation("scheduler", f"Schedules[].{member}", "moto lists whole schedules.")
+        for member in (
+            "ActionAfterCompletion",
+            "Description",
+            "EndDate",
+            "FlexibleTimeWindow",
+            "KmsKeyArn",
+            "ScheduleExpression",
+            "ScheduleExpressionTimezone",
+            "StartDate",
+        )
+    ),
     Deviation("lambda", "CodeSigningConfigArn", "Is missing for functions without code signing."),
     Deviation("ssm", "PlatformTypes[]", "Has a placeholder, which nothing reads."),
 )

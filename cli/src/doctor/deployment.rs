@@ -17,8 +17,8 @@ use super::{Caches, Check, Finding, found};
 
 /// The definition of the state machine, with placeholders for ARNs.
 const DEFINITION: &str = include_str!("../../../statemachine/build.asl.json");
-/// The retrier that all tasks share.
-const RETRIER: &str = include_str!("../../../statemachine/retry.json");
+/// The list of retriers that all tasks share.
+const RETRIERS: &str = include_str!("../../../statemachine/retry.json");
 
 const APPLY: &str = "Apply the module with Terraform";
 const SAME_VERSION: &str =
@@ -79,9 +79,11 @@ async fn state_machine(account: &Account) -> Result<Finding, StageError> {
 
 /// Returns the definition that Terraform deploys.
 fn definition(account: &Account) -> Value {
+    // The list takes the place of one element of another list.
+    let retriers = RETRIERS.trim().trim_matches(['[', ']']);
     let mut text = DEFINITION
         .replace("${partition}", &account.partition)
-        .replace("\"shared-retry\"", RETRIER);
+        .replace("\"shared-retry\"", retriers);
     for &stage in Stage::ALL {
         let placeholder = format!("${{{}_arn}}", stage.as_str().replace('-', "_"));
         text = text.replace(&placeholder, &account.function(stage));

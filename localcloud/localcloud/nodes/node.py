@@ -94,8 +94,12 @@ class Node:
 
     @property
     def root(self) -> Path:
-        """The root directory of a real node, as this process reaches it."""
-        assert self.process is not None
+        """The root directory of a real node, as this process reaches it.
+
+        Waits until containerd answers. Raises PodError if it does not in time.
+        """
+        if not self.ready.wait(START_SECONDS) or self.process is None:
+            raise PodError(f"{self.name} is not ready after {START_SECONDS:g} s")
         # `unshare` has the same root as the node's first process, its child.
         return Path(f"/proc/{self.process.pid}/root")
 
