@@ -455,8 +455,12 @@ def _replace_responses(run_command: RunCommand) -> None:
 
     def list_command_invocations(self: Any) -> ActionResult:
         found = run_command.invocations(self._get_param("CommandId"), self._get_param("InstanceId"))
-        details = bool(self._get_param("Details"))
-        return ActionResult({"CommandInvocations": [i.row(details) for i in found]})
+        rows = [i.row(bool(self._get_param("Details"))) for i in found]
+        for wanted in self._get_param("Filters", []) or []:
+            if wanted["key"] not in ("DocumentName", "Status"):
+                raise NotImplementedError(f"ListCommandInvocations: the filter {wanted['key']}")
+            rows = [row for row in rows if row[wanted["key"]] == wanted["value"]]
+        return ActionResult({"CommandInvocations": rows})
 
     def cancel_command(self: Any) -> ActionResult:
         run_command.cancel(self._get_param("CommandId"), self._get_param("InstanceIds", []))

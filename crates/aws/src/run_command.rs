@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use aws_sdk_ssm::types::{CommandInvocation, CommandInvocationStatus};
+use aws_sdk_ssm::types::{
+    CommandFilter, CommandFilterKey, CommandInvocation, CommandInvocationStatus,
+};
 use jiff::Timestamp;
 use prepull_domain::{InstanceId, StageError, excerpt};
 use tokio::time::Instant;
@@ -230,6 +232,7 @@ pub async fn sent(
         .ssm
         .list_command_invocations()
         .instance_id(instance.as_str())
+        .filters(of_document(document))
         .details(true)
         .into_paginator()
         .items()
@@ -237,17 +240,23 @@ pub async fn sent(
     let mut sent = Vec::new();
     while let Some(invocation) = pages.next().await {
         let invocation = invocation.or_stage_error("ssm:ListCommandInvocations")?;
-        if invocation.document_name() == Some(document) {
-            sent.push(SentCommand {
-                requested_at: invocation
-                    .requested_date_time()
-                    .map_or_else(Timestamp::now, timestamp),
-                status: command_status(&invocation),
-            });
-        }
+        sent.push(SentCommand {
+            requested_at: invocation
+                .requested_date_time()
+                .map_or_else(Timestamp::now, timestamp),
+            status: command_status(&invocation),
+        });
     }
     sent.sort_by_key(|command| std::cmp::Reverse(command.requested_at));
     Ok(sent)
+}
+
+fn of_document(name: &str) -> CommandFilter {
+    CommandFilter::builder()
+        .key(CommandFilterKey::DocumentName)
+        .value(name)
+        .build()
+        .expect("both key and value are given")
 }
 
 fn command_status(invocation: &CommandInvocation) -> CommandStatus {

@@ -18,7 +18,7 @@ use prepull_aws::ec2::types::{
     Instance, InstanceStateName, Snapshot as Ec2Snapshot, SnapshotState, StateReason,
 };
 use prepull_aws::ssm::operation::list_command_invocations::ListCommandInvocationsOutput;
-use prepull_aws::ssm::types::{CommandInvocation, CommandInvocationStatus};
+use prepull_aws::ssm::types::{CommandFilter, CommandInvocation, CommandInvocationStatus};
 use prepull_aws::{DateTime, Deadline, tag};
 use prepull_domain::build::payload::{BuilderInput, Snapshot, Target};
 use prepull_domain::{GiB, StageError};
@@ -104,7 +104,12 @@ fn sent(status: CommandInvocationStatus, at: Timestamp) -> ListCommandInvocation
 
 fn power_off_was_sent(status: CommandInvocationStatus, at: Timestamp) -> Rule {
     use prepull_aws::ssm::Client;
-    mock!(Client::list_command_invocations).then_output(move || sent(status.clone(), at))
+    mock!(Client::list_command_invocations)
+        .match_requests(|request| {
+            let filters = request.filters().iter();
+            filters.map(CommandFilter::value).eq(["prepull-power-off"])
+        })
+        .then_output(move || sent(status.clone(), at))
 }
 
 fn power_off_was_never_sent() -> Rule {
