@@ -75,10 +75,13 @@ impl Sound {
         )?)
     }
 
-    /// Sets a quota, until the end of the test.
     async fn set_quota(&self, code: &str, value: u32) -> Result<()> {
         let quotas = json!({"quotas": {code: value}});
         self.fixture.world.cloud.set(quotas).await
+    }
+
+    async fn restore_quotas(&self) -> Result<()> {
+        self.fixture.world.cloud.set(json!({"quotas": {}})).await
     }
 
     /// Stores the configuration with `value` at `pointer`.
@@ -88,6 +91,11 @@ impl Sound {
             .pointer_mut(pointer)
             .with_context(|| format!("the configuration has no {pointer}"))? = value;
         self.fixture.world.store_config(&self.cache, &config).await
+    }
+
+    async fn restore_configuration(&self) -> Result<()> {
+        let world = &self.fixture.world;
+        world.store_config(&self.cache, &self.config).await
     }
 
     async fn state_machine(&self) -> Result<String> {
@@ -338,12 +346,7 @@ fn broken_accounts() -> Vec<Broken> {
                     account.set_quota("L-1216C47A", 1).await?;
                 },
                 {
-                    account
-                        .fixture
-                        .world
-                        .cloud
-                        .set(json!({"quotas": {}}))
-                        .await?;
+                    account.restore_quotas().await?;
                 }
             ),
             check: "vcpu-quota",
@@ -357,12 +360,7 @@ fn broken_accounts() -> Vec<Broken> {
                     account.set_quota("L-B99A9384", 2).await?;
                 },
                 {
-                    account
-                        .fixture
-                        .world
-                        .cloud
-                        .set(json!({"quotas": {}}))
-                        .await?;
+                    account.restore_quotas().await?;
                 }
             ),
             check: "lambda-concurrency",
@@ -376,12 +374,7 @@ fn broken_accounts() -> Vec<Broken> {
                     account.set_quota("L-00000EB5", 200).await?;
                 },
                 {
-                    account
-                        .fixture
-                        .world
-                        .cloud
-                        .set(json!({"quotas": {}}))
-                        .await?;
+                    account.restore_quotas().await?;
                 }
             ),
             check: "initialization-rate",
@@ -396,11 +389,7 @@ fn broken_accounts() -> Vec<Broken> {
                     account.configure("/builder/instance_types", types).await?;
                 },
                 {
-                    account
-                        .fixture
-                        .world
-                        .store_config(&account.cache, &account.config)
-                        .await?;
+                    account.restore_configuration().await?;
                 }
             ),
             check: "instance-types",
@@ -415,11 +404,7 @@ fn broken_accounts() -> Vec<Broken> {
                     account.configure("/builder/instance_types", types).await?;
                 },
                 {
-                    account
-                        .fixture
-                        .world
-                        .store_config(&account.cache, &account.config)
-                        .await?;
+                    account.restore_configuration().await?;
                 }
             ),
             check: "instance-types",
@@ -475,11 +460,7 @@ fn broken_accounts() -> Vec<Broken> {
                         .await?;
                 },
                 {
-                    account
-                        .fixture
-                        .world
-                        .store_config(&account.cache, &account.config)
-                        .await?;
+                    account.restore_configuration().await?;
                 }
             ),
             check: "ami",
@@ -495,11 +476,7 @@ fn broken_accounts() -> Vec<Broken> {
                     account.configure("/images", images).await?;
                 },
                 {
-                    account
-                        .fixture
-                        .world
-                        .store_config(&account.cache, &account.config)
-                        .await?;
+                    account.restore_configuration().await?;
                 }
             ),
             check: "images",
@@ -660,11 +637,7 @@ fn broken_accounts() -> Vec<Broken> {
                     account.configure("/images", json!([])).await?;
                 },
                 {
-                    account
-                        .fixture
-                        .world
-                        .store_config(&account.cache, &account.config)
-                        .await?;
+                    account.restore_configuration().await?;
                 }
             ),
             check: "configuration",
