@@ -165,18 +165,20 @@ async fn of_docker_hub(
                 ),
                 count(needed, "image"),
             );
-            if usize::try_from(remaining.pulls).is_ok_and(|pulls| pulls < needed) {
-                let remedy = match credentials {
-                    Some(_) => {
-                        "Wait for the end of the window, use a user with more pulls, or a pull-through cache in ECR"
-                    }
-                    None => {
-                        "Add credentials for `docker.io` to `registry_credentials`, or use a pull-through cache in ECR"
-                    }
-                };
-                Finding::wrong(check, message, remedy)
-            } else {
-                Finding::fine(check, message)
+            let is_enough = usize::try_from(remaining.pulls).map_or(true, |pulls| pulls >= needed);
+            match credentials {
+                _ if is_enough => Finding::fine(check, message),
+                Some(_) => Finding::wrong(
+                    check,
+                    message,
+                    "Wait for the end of the window, use a user with more pulls, or a pull-through cache in ECR",
+                ),
+                // The builder may have pulls left, because the limit applies to its own address.
+                None => Finding::unknown(
+                    check,
+                    message,
+                    "Add credentials for `docker.io` to `registry_credentials`, or use a pull-through cache in ECR",
+                ),
             }
         }
         Err(problem) => Finding::unknown(
