@@ -48,7 +48,10 @@ fn operations_page_covers_exactly_the_stage_errors() {
 }
 
 #[test]
-fn operations_page_covers_exactly_the_aws_error_families() {
+fn operations_page_covers_exactly_the_foreign_errors() {
     let aborted = [(ABORTED, ABORTED_REMEDY)];
-    assert_entries("AWS's own names", FOREIGN_ERRORS.into_iter().chain(aborted));
+    assert_entries(
+        "Other error names",
+        FOREIGN_ERRORS.into_iter().chain(aborted),
+    );
 }

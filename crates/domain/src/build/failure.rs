@@ -29,10 +29,14 @@ pub struct Failure {
     pub remedy: &'static str,
 }
 
-/// Prefixes of the error names that AWS defines, each with a remedy. The first match applies.
+/// Prefixes of the error names that AWS or the state machine defines, each with a remedy. The first match applies.
 ///
 /// Source: Step Functions developer guide, "Handling errors"; Lambda developer guide, "Runtime API" and "Invoke".
-pub const FOREIGN_ERRORS: [(&str, &str); 5] = [
+pub const FOREIGN_ERRORS: [(&str, &str); 6] = [
+    (
+        "InvalidPlan",
+        "Deploy the functions and the state machine of one version with `terraform apply`",
+    ),
     (
         "States.Timeout",
         "Find the state that did not end in the execution's history, and the reason in the log of its function",
