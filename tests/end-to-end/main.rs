@@ -34,9 +34,9 @@ use crate::fixture::Fixture;
 /// Time limit of one test.
 const TIME_OUT: Duration = Duration::from_secs(600);
 
-/// Version of containerd on the nodes of builds and refreshes.
+/// Version of containerd on nodes by default, if it could be downloaded.
 pub const NEWEST_CONTAINERD: &str = "2.1";
-/// The oldest version that Bottlerocket still has, up to Kubernetes 1.32. Builds and refreshes run on it a second time.
+/// The oldest version that Bottlerocket still has, up to Kubernetes 1.32. Builds and refreshes run on it, too.
 pub const OLDER_CONTAINERD: &str = "1.7";
 
 /// The body of a test.
@@ -118,14 +118,11 @@ fn main() -> ExitCode {
     let world = SharedFixture::default();
     let mut trials = Vec::new();
     for (name, test) in tests {
-        let of_containerd = name.starts_with("builds::") || name.starts_with("refreshes::");
-        if !of_containerd {
-            trials.push(trial(name, test, &[], &runtime, &world));
-            continue;
+        trials.push(trial(name, test, &[], &runtime, &world));
+        if name.starts_with("builds::") || name.starts_with("refreshes::") {
+            let older = format!("{name} on containerd {OLDER_CONTAINERD}");
+            trials.push(trial(&older, test, &[OLDER_CONTAINERD], &runtime, &world));
         }
-        trials.push(trial(name, test, &[NEWEST_CONTAINERD], &runtime, &world));
-        let older = format!("{name} on containerd {OLDER_CONTAINERD}");
-        trials.push(trial(&older, test, &[OLDER_CONTAINERD], &runtime, &world));
     }
     for (name, test) in crossing {
         let versions = &[OLDER_CONTAINERD, NEWEST_CONTAINERD];
@@ -189,8 +186,8 @@ async fn report_checks(cloud: &LocalCloud) -> Result<()> {
     Ok(())
 }
 
-/// Returns a trial of one test on nodes with the first of these versions of containerd. Without one of them the trial is
-/// ignored. The first trial that runs sets up the shared world.
+/// Returns a trial of one test on nodes with the first of these versions of containerd, or with the newest. Without one of
+/// them the trial is ignored. The first trial that runs sets up the shared world.
 fn trial(
     name: &str,
     test: Run,
@@ -217,24 +214,20 @@ fn trial(
     })
 }
 
-/// Returns the reason if this machine cannot run a test for these versions of containerd. Simulated nodes have no
-/// containerd, so they run only the tests for the newest version, which is the default of real nodes.
+/// Returns the reason if this machine cannot run a test for these versions of containerd. Simulated nodes have none.
 fn obstacle(containerd: &[&str], ready: &Ready) -> Option<String> {
-    match ready.nodes {
-        Nodes::Simulated if containerd.contains(&OLDER_CONTAINERD) => {
-            Some(format!("nodes are simulated: {}", ready.why))
-        }
-        Nodes::Simulated => None,
+    let has = |version: &&&str| ready.containerd.contains_key(**version);
+    let missing = containerd.iter().find(|version| !has(version))?;
+    Some(match ready.nodes {
+        Nodes::Simulated => format!("nodes are simulated: {}", ready.why),
         Nodes::Real => {
-            let has = |version: &&&str| ready.containerd.contains_key(**version);
-            let missing = containerd.iter().find(|version| !has(version))?;
             let here: Vec<_> = ready.containerd.values().map(String::as_str).collect();
-            Some(format!(
+            format!(
                 "containerd {missing} is not here, only {}. A note of `cargo xtask` contains the reason",
                 here.join(", ")
-            ))
+            )
         }
-    }
+    })
 }
 
 /// Runs one test, then checks that it left nothing behind and made no invalid call, even if the test failed.

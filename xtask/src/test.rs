@@ -10,7 +10,7 @@ use clap::ValueEnum;
 
 use crate::run::{Step, find, repository, scratch};
 use crate::setup::Tools;
-use crate::{functions, picture, setup, supply_chain};
+use crate::{containerd, functions, picture, setup, supply_chain};
 
 /// A test suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -90,7 +90,13 @@ pub fn run(options: &Options) -> Result<()> {
             Suite::Localcloud => localcloud(&tools),
             Suite::Terraform => terraform(&tools),
             Suite::Unit => unit(),
-            Suite::EndToEnd => end_to_end(&tools, options),
+            Suite::EndToEnd => {
+                let missing = containerd::missing(&tools.containerd);
+                unchecked.extend(missing.map(|(minor, suite)| {
+                    format!("containerd {minor}, because Debian {suite} did not provide it")
+                }));
+                end_to_end(&tools, options)
+            }
             Suite::Faults => faults(&tools, options),
             Suite::Burst => burst(&tools),
         };
