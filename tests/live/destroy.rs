@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use prepull::StateMachine;
 use prepull_aws::ec2::types::{Filter, InstanceStateName};
 use prepull_aws::sfn::types::ExecutionStatus;
 use prepull_aws::ssm::types::DocumentKeyValuesFilter;
@@ -81,19 +82,12 @@ async fn stop_builds(clients: &Clients) -> Result<()> {
 }
 
 async fn state_machine(clients: &Clients) -> Result<Option<String>> {
-    let mut machines = clients
-        .sfn
-        .list_state_machines()
-        .into_paginator()
-        .items()
-        .send();
-    while let Some(machine) = machines.next().await {
-        let machine = machine.or_stage_error("states:ListStateMachines")?;
-        if machine.name() == format!("{NAME}-build") {
-            return Ok(Some(machine.state_machine_arn));
-        }
+    match StateMachine::named(NAME, None).arn(clients).await {
+        Ok(arn) => Ok(Some(arn)),
+        // The deployment has no state machine, or no longer.
+        Err(prepull::Error::Usage(_)) => Ok(None),
+        Err(error) => Err(error.into()),
     }
-    Ok(None)
 }
 
 /// Terminates the suite's instances, waits for their end, and deletes volumes that they leave.
