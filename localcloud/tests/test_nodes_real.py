@@ -109,12 +109,12 @@ def test_failed_scrub_shows_its_reason_on_the_console(machines: Machines) -> Non
 
 
 def test_inaccurate_timer_starts_late(machines: Machines, instance: str) -> None:
-    start = f"{HOST} systemd-run --on-active=0 --unit=late touch /tmp/late"
+    start = f"{HOST} systemd-run --on-active=0 --unit=late touch /local/late"
     soon = start.replace("late", "soon").replace("--on", "--timer-property=AccuracySec=1ms --on")
     machines.succeed(instance, start)
     machines.succeed(instance, soon)
-    until(lambda: machines.run(instance, f"{HOST} test -e /tmp/soon")[0] == "Success", 5)
-    assert machines.run(instance, f"{HOST} test -e /tmp/late")[0] == "Failed"
+    until(lambda: machines.run(instance, f"{HOST} test -e /local/soon")[0] == "Success", 5)
+    assert machines.run(instance, f"{HOST} test -e /local/late")[0] == "Failed"
 
 
 def test_unchanged_snapshot_differs_in_few_blocks(machines: Machines, instance: str) -> None:

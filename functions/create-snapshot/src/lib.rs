@@ -11,8 +11,8 @@
 //! The builder stays until the snapshot is complete. A stopped builder costs only its volumes.
 //!
 //! # Why every snapshot is scrubbed
-//! The document `power-off` starts a unit with these steps: stop all writers, remove the secrets, sync, power off. systemd
-//! runs a step only if the previous one succeeded, so the operating system powers off only after the volume is clean. EC2
+//! The document `power-off` starts a unit with these steps: stop all writers, overwrite and remove the secrets, sync, power
+//! off. systemd runs a step only if the previous one succeeded, so the operating system powers off only after the volume is clean. EC2
 //! reports this case with its own state reason, `Client.InstanceInitiatedShutdown`. A stop through the API, a failed host
 //! or a power cut has another reason. This stage snapshots only builders with that reason, and only after it has requested
 //! the power-off itself. It never stops an instance through the API, because a builder with a failed scrub would then look
