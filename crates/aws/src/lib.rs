@@ -10,6 +10,7 @@ mod events;
 pub mod instances;
 mod lambda;
 pub mod parameters;
+pub mod pointers;
 pub mod run_command;
 pub mod snapshots;
 mod tags;

@@ -4,14 +4,25 @@ use aws_sdk_ec2::types::{Filter, ResourceType, Tag, TagSpecification};
 use prepull_domain::build::payload::Target;
 use prepull_domain::names;
 
-/// Returns the tags of every resource of `target`. They are part of the request that creates it, so no resource exists
-/// without them.
+/// Tag whose value AWS's console shows as the name of a resource.
+const NAME: &str = "Name";
+
+/// Returns the tags of every resource of `target`: those of the cache's configuration and prepull's own. They are part of
+/// the request that creates it, so no resource exists without them, and policies that demand tags admit the request.
+///
+/// A configured `Name` replaces prepull's, because EC2 refuses a key twice.
 #[must_use]
 pub fn tag_specification(resource: ResourceType, target: &Target) -> TagSpecification {
     let name = format!("prepull {} {}", target.cache, target.architecture);
+    let configured = || target.tags.iter();
+    let name = configured()
+        .find_map(|(key, value)| (key == NAME).then_some(value))
+        .unwrap_or(&name);
+    let others = configured().filter(|(key, _)| *key != NAME);
     TagSpecification::builder()
         .resource_type(resource)
-        .tags(tag("Name", &name))
+        .set_tags(Some(others.map(|(key, value)| tag(key, value)).collect()))
+        .tags(tag(NAME, name))
         .tags(tag(names::TAG_CACHE, target.cache.as_str()))
         .tags(tag(names::TAG_ARCHITECTURE, target.architecture.as_str()))
         .tags(tag(names::TAG_EXECUTION, target.execution.as_str()))

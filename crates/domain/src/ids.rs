@@ -108,6 +108,29 @@ identifier!(
     }
 );
 
+impl RegionName {
+    /// Returns the partition of the region. Partitions share no credentials.
+    ///
+    /// Source: `regionRegex` of each partition in botocore's `partitions.json`.
+    #[must_use]
+    pub fn partition(&self) -> &'static str {
+        const BY_PREFIX: [(&str, &str); 8] = [
+            ("cn-", "aws-cn"),
+            ("us-gov-", "aws-us-gov"),
+            ("us-iso-", "aws-iso"),
+            ("us-isob-", "aws-iso-b"),
+            ("eu-isoe-", "aws-iso-e"),
+            ("us-isof-", "aws-iso-f"),
+            ("eu-isof-", "aws-iso-f"),
+            ("eusc-", "aws-eusc"),
+        ];
+        BY_PREFIX
+            .into_iter()
+            .find(|(prefix, _)| self.as_str().starts_with(prefix))
+            .map_or("aws", |(_, partition)| partition)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,6 +9,7 @@ pub mod cache;
 pub mod ids;
 pub mod names;
 pub mod node;
+pub mod pages;
 mod size;
 pub mod snapshot;
 mod text;
@@ -19,7 +20,8 @@ pub use build::execution::{ExecutionArn, ExecutionName};
 pub use build::failure::Failure;
 pub use build::pull_progress::PullProgress;
 pub use build::stage::Stage;
-pub use cache::config::{CacheConfig, CacheName, InvalidConfig};
+pub use cache::builder_settings::{BuilderSettings, MirrorEndpoint};
+pub use cache::config::{CacheConfig, CacheName, InvalidConfig, Promotion};
 pub use cache::image::{Digest, ImageReference};
 pub use cache::variant::{BottlerocketVersion, Variant};
 pub use ids::{
@@ -28,4 +30,5 @@ pub use ids::{
 pub use size::{Bytes, GiB};
 pub use snapshot::content_key::ContentKey;
 pub use snapshot::manifest::Manifest;
+pub use snapshot::pointer::{Decision, Pointer, PublishedSnapshot, Reason, Refusal};
 pub use text::excerpt;

@@ -24,8 +24,12 @@ pub const ANNOUNCED_PATH: &str = "/prepull/announced";
 
 /// Source of prepull's events on EventBridge.
 pub const EVENT_SOURCE: &str = "prepull";
-/// Detail type of the event that the pointer has moved to a new snapshot.
+/// Detail type of the event that a verified snapshot is available as candidate.
 pub const EVENT_PUBLISHED: &str = "Snapshot Published";
+/// Detail type of the event that a snapshot has become stable: new nodes use it.
+pub const EVENT_PROMOTED: &str = "Snapshot Promoted";
+/// Detail type of the event that nodes use the previous snapshot again.
+pub const EVENT_ROLLED_BACK: &str = "Snapshot Rolled Back";
 /// Detail type of the event that a build has ended without publishing every architecture of its cache.
 pub const EVENT_FAILED: &str = "Build Failed";
 
@@ -44,10 +48,34 @@ pub fn announced_parameter(execution: &ExecutionName) -> String {
     format!("{ANNOUNCED_PATH}/{execution}")
 }
 
-/// Returns the pointer: the parameter with the ID of the snapshot that nodes use.
+/// Returns the parameter with the ID of the stable snapshot, which nodes use. Its name never changes.
 #[must_use]
 pub fn pointer_parameter(cache: &CacheName, architecture: Architecture) -> String {
     format!("/prepull/{cache}/{architecture}/snapshot-id")
+}
+
+/// Returns the parameter with the ID of the candidate, or of the stable snapshot without a candidate.
+#[must_use]
+pub fn candidate_parameter(cache: &CacheName, architecture: Architecture) -> String {
+    format!("/prepull/{cache}/{architecture}/candidate-snapshot-id")
+}
+
+/// Returns the parameter with the [`crate::snapshot::pointer::Pointer`] of a target.
+#[must_use]
+pub fn state_parameter(cache: &CacheName, architecture: Architecture) -> String {
+    format!("/prepull/{cache}/{architecture}/pointer")
+}
+
+/// Returns the parameter path of the last decisions about a target's pointer.
+#[must_use]
+pub fn decisions_path(cache: &CacheName, architecture: Architecture) -> String {
+    format!("/prepull/{cache}/{architecture}/decisions")
+}
+
+/// Returns the parameter of one decision.
+#[must_use]
+pub fn decision_parameter(cache: &CacheName, architecture: Architecture, sequence: u64) -> String {
+    format!("{}/{sequence}", decisions_path(cache, architecture))
 }
 
 /// Returns the parameter path of the manifests of a target's snapshots.
@@ -64,4 +92,10 @@ pub fn manifest_parameter(
     snapshot: &SnapshotId,
 ) -> String {
     format!("{}/{snapshot}", manifests_path(cache, architecture))
+}
+
+/// Returns the parameter with page `number`, from 2, in `folder`. See [`crate::pages`].
+#[must_use]
+pub fn page_parameter(folder: &str, number: usize) -> String {
+    format!("{folder}/{number}")
 }

@@ -10,12 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use jiff::{SignedDuration, Timestamp};
-use prepull_domain::build::payload::{Pinning, PlannedImage};
+use prepull_domain::build::payload::Pinning;
 use prepull_domain::build::queue::{Position, Queued, is_superseded, position};
 use prepull_domain::build::trigger::Push;
 use prepull_domain::cache::config::CacheConfig;
 use prepull_domain::cache::image::EcrRepository;
-use prepull_domain::{Architecture, Bytes, CacheName, ContentKey, Digest, ExecutionName};
+use prepull_domain::{Architecture, CacheName, ContentKey, Digest, ExecutionName};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use serde_json::json;
@@ -470,18 +470,14 @@ impl World {
             .zip(&config.images)
             .map(|(repository, reference)| {
                 let digest = format!("sha256:{:064x}", self.contents[repository]);
-                let digest: Digest = digest.parse().unwrap();
-                PlannedImage {
-                    reference: reference.clone(),
-                    platform_digest: digest.clone(),
-                    digest,
-                    size: Bytes(1),
-                    after: None,
-                }
+                (reference, digest.parse::<Digest>().unwrap())
             })
             .collect();
         let architecture = Architecture::X86_64;
-        ContentKey::of(&config.variant, architecture, Pinning::Unpinned, &images)
+        let images = images
+            .iter()
+            .map(|(reference, digest)| (*reference, digest));
+        ContentKey::of(&config.variant, architecture, Pinning::Unpinned, images)
     }
 
     fn is_published(&self, cache: &CacheName) -> bool {

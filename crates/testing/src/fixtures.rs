@@ -54,6 +54,7 @@ pub fn target() -> Target {
         "instance_types": ["m7i.2xlarge", "m6i.2xlarge"],
         "subnet_ids": ["subnet-0123456789abcdef0", "subnet-0123456789abcdef1"],
         "security_group_ids": ["sg-0123456789abcdef0"],
+        "tags": {"team": "platform"},
         "registry_credentials": {},
         "parallel_pulls": 4,
         "retain_snapshots": 3,

@@ -70,6 +70,14 @@ pub enum StageError {
         /// The registry's answer, and a remedy.
         problem: String,
     },
+    /// A registry did not answer, or limits requests, even after retries. The state machine calls the stage again.
+    #[error("image `{image}` got no usable answer from its registry: {problem}")]
+    RegistryUnavailable {
+        /// The image.
+        image: ImageReference,
+        /// The registry's answer, and a remedy.
+        problem: String,
+    },
     /// No instance type had capacity in any subnet.
     #[error(
         "no capacity for a builder: {tried}. Add instance types or subnets to the cache's `builder`"
@@ -213,6 +221,10 @@ impl ErrorName {
             }
             Self::RegistryDenied => {
                 "Correct the cache's `registry_credentials`, or allow prepull's roles to pull from the repository"
+            }
+            Self::RegistryUnavailable => {
+                "Check the registry's status, and that prepull's functions reach it; if it limits requests, add \
+                 credentials to `registry_credentials` or use a pull-through cache in ECR; then start the build again"
             }
             Self::CapacityUnavailable => {
                 "Add instance types, or subnets in other zones, to the cache's `builder`"

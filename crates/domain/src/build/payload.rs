@@ -11,7 +11,8 @@ use strum::{EnumString, IntoStaticStr};
 
 use crate::architecture::Architecture;
 use crate::build::execution::{ExecutionArn, ExecutionName};
-use crate::cache::config::{CacheName, CredentialSource, Publication, VolumeConfig};
+use crate::cache::builder_settings::BuilderSettings;
+use crate::cache::config::{CacheName, CredentialSource, Publication, ResourceTags, VolumeConfig};
 use crate::cache::image::{Digest, ImageReference};
 use crate::cache::variant::{BottlerocketVersion, Variant};
 use crate::ids::{AmiId, InstanceId, SecurityGroupId, SnapshotId, SubnetId};
@@ -53,6 +54,12 @@ pub struct Target {
     pub subnet_ids: Vec<SubnetId>,
     /// Security groups of the builder.
     pub security_group_ids: Vec<SecurityGroupId>,
+    /// Bottlerocket settings that are merged into the user data.
+    #[serde(default)]
+    pub builder_settings: BuilderSettings,
+    /// Tags of everything that the build creates, besides prepull's own.
+    #[serde(default)]
+    pub tags: ResourceTags,
     /// Sources of credentials by registry host.
     pub registry_credentials: BTreeMap<String, CredentialSource>,
     /// Number of parallel pulls. The default is the builder's vCPUs plus one.
@@ -263,9 +270,9 @@ pub struct Snapshot {
 pub enum SnapshotState {
     /// Complete, with verified images.
     Verified,
-    /// In use by nodes.
+    /// Available to nodes, as stable snapshot or as candidate.
     Published,
-    /// Unusable, to be deleted.
+    /// Unusable, to be deleted. Never a base, never promoted.
     Rejected,
 }
 
@@ -307,6 +314,8 @@ pub struct Published {
 pub enum PublishOutcome {
     /// Nodes now use it.
     Published,
+    /// It waits for its promotion.
+    Candidate,
     /// A snapshot from a later plan is already published. This one stays `verified`.
     Superseded,
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::config::CacheConfig;
 use crate::cache::image::{EcrRepository, ImageReference};
 
-/// A push of an image tag to private ECR.
+/// A new image of a tag in private ECR: by a push, by replication, or through a pull-through cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Push {
     /// Repository of the push.

@@ -5,16 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::architecture::Architecture;
+use crate::cache::builder_settings::BuilderSettings;
 use crate::cache::image::ImageReference;
 use crate::cache::variant::{Variant, WantedVersion};
 use crate::ids::{AccountId, RegionName, SecurityGroupId, SubnetId, identifier};
 use crate::names;
 use crate::size::GiB;
 
-/// Maximum number of images in a cache. The manifest must fit into one SSM parameter of 8 KiB.
+/// Maximum number of images in a cache.
 ///
-/// Source: Parameter Store's quota for the value of an advanced parameter.
-pub const MAX_IMAGES: usize = 50;
+/// The plan and the commands for builders have limits in bytes, which plan-build checks. With names of 125 characters, 280
+/// images would fit into a command. The rest is room for longer names.
+pub const MAX_IMAGES: usize = 200;
 
 identifier!(
     /// The name of a cache.
@@ -63,6 +65,9 @@ pub struct CacheConfig {
     /// Other accounts and regions that get the snapshots.
     #[serde(default)]
     pub publication: Publication,
+    /// Tags of everything that a build creates, besides prepull's own.
+    #[serde(default)]
+    pub tags: ResourceTags,
 }
 
 /// The data volume of builders. Its size is the minimum size of a node's volume.
@@ -90,6 +95,9 @@ pub struct BuilderConfig {
     pub subnet_ids: Vec<SubnetId>,
     /// Security groups of a builder.
     pub security_group_ids: Vec<SecurityGroupId>,
+    /// Bottlerocket settings that are merged into the user data.
+    #[serde(default)]
+    pub settings: BuilderSettings,
 }
 
 /// Source of a registry's user name and password, as JSON `{"username": …, "password": …}`.
@@ -122,6 +130,104 @@ pub struct Publication {
     /// Regions that get a copy of every published snapshot and a pointer to it.
     #[serde(default)]
     pub copy_to_regions: BTreeSet<RegionName>,
+    /// Time at which a published snapshot becomes the one that nodes use.
+    #[serde(default)]
+    pub promotion: Promotion,
+}
+
+/// Time at which a published snapshot becomes *stable*, the one that nodes use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "mode", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Promotion {
+    /// At publication.
+    #[default]
+    Immediate,
+    /// At `prepull promote`.
+    Manual,
+    /// After a soak without a rejection. The hourly sweep promotes, so it can take up to an hour longer.
+    Soak {
+        /// Duration of the soak.
+        soak_minutes: SoakMinutes,
+    },
+}
+
+/// Duration of a soak in minutes, from 1 minute to 30 days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct SoakMinutes(u32);
+
+impl SoakMinutes {
+    const MAX: u32 = 43_200;
+
+    /// Returns the number of minutes.
+    #[must_use]
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<u32> for SoakMinutes {
+    type Error = String;
+
+    fn try_from(minutes: u32) -> Result<Self, String> {
+        within("soak_minutes", minutes, 1, Self::MAX).map(|()| Self(minutes))
+    }
+}
+
+impl From<SoakMinutes> for u32 {
+    fn from(minutes: SoakMinutes) -> Self {
+        minutes.0
+    }
+}
+
+/// Maximum number of a user's tags. EC2 allows 50 on a resource. prepull sets `Name` and five tags of its own.
+///
+/// Source: EC2 user guide, "Tag your Amazon EC2 resources".
+pub const MAX_TAGS: usize = 44;
+
+/// A user's tags of instances, volumes, network interfaces and snapshots. Organizations demand some by policy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "BTreeMap<String, String>")]
+pub struct ResourceTags(BTreeMap<String, String>);
+
+impl ResourceTags {
+    /// Returns the tags as pairs of key and value.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+}
+
+impl TryFrom<BTreeMap<String, String>> for ResourceTags {
+    type Error = String;
+
+    fn try_from(tags: BTreeMap<String, String>) -> Result<Self, String> {
+        if tags.len() > MAX_TAGS {
+            let count = tags.len();
+            return Err(format!(
+                "there are {count} tags, more than {MAX_TAGS}. Remove some"
+            ));
+        }
+        for (key, value) in &tags {
+            // EC2 reserves `aws:` in every spelling.
+            let reserved = key
+                .get(..4)
+                .is_some_and(|start| start.eq_ignore_ascii_case("aws:"))
+                || key.starts_with("prepull:");
+            if reserved {
+                return Err(format!(
+                    "the tag `{key}` is reserved. Use a key without `aws:` and `prepull:`"
+                ));
+            }
+            if !(1..=128).contains(&key.chars().count()) || value.chars().count() > 256 {
+                return Err(format!(
+                    "the tag `{key}` is too long or empty. Use a key of 1 to 128 characters and a value of at most 256"
+                ));
+            }
+        }
+        Ok(Self(tags))
+    }
 }
 
 /// A cache whose configuration is missing or invalid.
@@ -262,7 +368,13 @@ mod tests {
             "builder": {
                 "instance_types": {"x86_64": ["m7i.2xlarge"]},
                 "subnet_ids": ["subnet-0123456789abcdef0"],
-                "security_group_ids": ["sg-0123456789abcdef0"]
+                "security_group_ids": ["sg-0123456789abcdef0"],
+                "settings": {
+                    "https_proxy": "http://proxy.example.com:3128",
+                    "no_proxy": [".example.com"],
+                    "pki": {},
+                    "registry_mirrors": {"docker.io": ["https://mirror.example.com"]}
+                }
             },
             "registry_credentials": {"registry.example.com": {"parameter_name": "/team/registry"}},
             "pin_images": false,
@@ -270,7 +382,12 @@ mod tests {
             "retain_snapshots": 3,
             "timeout_minutes": 60,
             "rebuild_on_push": true,
-            "publication": {"share_with_accounts": [], "copy_to_regions": []}
+            "publication": {
+                "share_with_accounts": [],
+                "copy_to_regions": [],
+                "promotion": {"mode": "soak", "soak_minutes": 1440}
+            },
+            "tags": {"team": "platform"}
         })
     }
 
@@ -295,6 +412,10 @@ mod tests {
         let many: Vec<_> = (0..=MAX_IMAGES)
             .map(|n| format!("docker.io/library/nginx:{n}"))
             .collect();
+        let many_tags = (0..=MAX_TAGS)
+            .map(|n| (n.to_string(), json!("a")))
+            .collect::<serde_json::Map<_, _>>()
+            .into();
         let twice = ["docker.io/library/nginx:1", "docker.io/library/nginx:1"];
         insta::assert_snapshot!(
             [
@@ -319,6 +440,18 @@ mod tests {
                     json!({"registry.example.com": {"password": "hunter2"}})
                 ),
                 refusal("/parallel_pulls", json!(0)),
+                refusal("/builder/settings/https_proxy", json!("a:b@proxy:3128")),
+                refusal("/publication/promotion", json!({"mode": "later"})),
+                refusal("/publication/promotion", json!({"mode": "soak"})),
+                refusal(
+                    "/publication/promotion",
+                    json!({"mode": "soak", "soak_minutes": 0})
+                ),
+                refusal("/tags", json!({"AWS:team": "a"})),
+                refusal("/tags", json!({"prepull:cache": "other"})),
+                refusal("/tags", json!({"": "a"})),
+                refusal("/tags", json!({"team": "a".repeat(257)})),
+                refusal("/tags", many_tags),
                 refusal("/colour", json!("blue")),
             ]
             .join("\n")

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use oci_spec::distribution::Reference;
 use serde::{Deserialize, Serialize};
 
+use crate::cache::variant::BottlerocketVersion;
 use crate::excerpt;
 use crate::ids::{AccountId, RegionName, identifier};
 
@@ -118,22 +119,113 @@ impl ImageReference {
         }
     }
 
+    /// Returns the word that asks the document `image-status` for [`Self::names_on_node`], in the same order: the name by
+    /// digest, and after it the tag if the reference has one. It repeats no repository, because the words of all images
+    /// must fit into one parameter.
+    #[must_use]
+    pub fn status_request(&self, digest: &Digest) -> String {
+        let by_digest = self.by_digest(digest);
+        match (&self.tag, &self.digest) {
+            (Some(tag), None) => format!("{by_digest}:{tag}"),
+            _ => by_digest,
+        }
+    }
+
     /// Returns account, region and repository if the registry is private ECR.
     #[must_use]
     pub fn ecr(&self) -> Option<EcrRepository> {
-        let host = self
-            .registry
-            .strip_suffix(".amazonaws.com")
-            .or_else(|| self.registry.strip_suffix(".amazonaws.com.cn"))?;
-        let (account, rest) = host.split_once(".dkr.")?;
-        let region = rest
-            .strip_prefix("ecr.")
-            .or_else(|| rest.strip_prefix("ecr-fips."))?;
+        let (_, account, region) = self.ecr_host()?;
         Some(EcrRepository {
-            account: account.parse().ok()?,
-            region: region.parse().ok()?,
+            account,
+            region,
             repository: self.repository.clone(),
         })
+    }
+
+    /// Checks that a builder with the Bottlerocket release `builder` logs in to the registry.
+    ///
+    /// host-ctr recognizes private ECR by the host. It pulls from every other host without the role of the builder.
+    ///
+    /// # Errors
+    /// If host-ctr of the release does not recognize the host as private ECR.
+    pub fn check_login(&self, builder: &BottlerocketVersion) -> Result<(), NoLogin> {
+        match self.ecr_host() {
+            Some((domain, ..)) if builder.numbers() < domain.login_since => Err(NoLogin {
+                image: self.to_string(),
+                release: builder.clone(),
+                since: domain.login_since.map(|part| part.to_string()).join("."),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn ecr_host(&self) -> Option<(&'static EcrDomain, AccountId, RegionName)> {
+        ECR_DOMAINS.iter().find_map(|domain| {
+            let host = self.registry.strip_suffix(domain.suffix)?;
+            let (account, rest) = host.strip_suffix('.')?.split_once('.')?;
+            let region = rest.strip_prefix(domain.service)?;
+            let region = region.strip_prefix("-fips").unwrap_or(region);
+            let region = region.strip_prefix('.')?;
+            Some((domain, account.parse().ok()?, region.parse().ok()?))
+        })
+    }
+}
+
+/// The builder would pull an image from private ECR without credentials.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the builder's Bottlerocket {release} does not log in to the ECR host of `{image}`. Set `bottlerocket_version` to \
+     {since} or later"
+)]
+pub struct NoLogin {
+    image: String,
+    release: BottlerocketVersion,
+    since: String,
+}
+
+/// A form of the hosts of private ECR: `<account>.<service>[-fips].<region>.<suffix>`.
+struct EcrDomain {
+    service: &'static str,
+    suffix: &'static str,
+    /// First Bottlerocket release whose host-ctr logs in to these hosts with the role of the instance.
+    login_since: [u16; 3],
+}
+
+/// Every release that prepull can use logs in to these hosts.
+const EVERY_RELEASE: [u16; 3] = [0, 0, 0];
+
+/// Release whose host-ctr recognizes the same hosts as the kubelet's credential provider.
+const DOCKER_RESOLVER: [u16; 3] = [1, 54, 0];
+
+/// Forms of the hosts of private ECR. Terraform (`infra/main.tf`) and the local cloud (`standins/endpoints.py`) have the
+/// same list.
+///
+/// Source: `ecrPattern` in `ecr-login/api/client.go` of amazon-ecr-credential-helper, and the same pattern in the
+/// kubelet's ecr-credential-provider (cloud-provider-aws). The combinations of service and suffix: AWS General Reference,
+/// "Amazon ECR endpoints and quotas". The releases: `ecrRegex` of host-ctr in bottlerocket-core-kit of October 2024, and
+/// its pull request 760. That release 1.54 contains the latter is an inference, because its images have no second name.
+const ECR_DOMAINS: [EcrDomain; 9] = [
+    ecr_domain("dkr.ecr", "amazonaws.com", EVERY_RELEASE),
+    ecr_domain("dkr.ecr", "amazonaws.com.cn", EVERY_RELEASE),
+    ecr_domain("dkr.ecr", "amazonaws.eu", DOCKER_RESOLVER),
+    ecr_domain("dkr.ecr", "c2s.ic.gov", DOCKER_RESOLVER),
+    ecr_domain("dkr.ecr", "sc2s.sgov.gov", DOCKER_RESOLVER),
+    ecr_domain("dkr.ecr", "cloud.adc-e.uk", EVERY_RELEASE),
+    ecr_domain("dkr.ecr", "csp.hci.ic.gov", DOCKER_RESOLVER),
+    // Dual stack: IPv4 and IPv6.
+    ecr_domain("dkr-ecr", "on.aws", DOCKER_RESOLVER),
+    ecr_domain("dkr-ecr", "on.amazonwebservices.com.cn", DOCKER_RESOLVER),
+];
+
+const fn ecr_domain(
+    service: &'static str,
+    suffix: &'static str,
+    login_since: [u16; 3],
+) -> EcrDomain {
+    EcrDomain {
+        service,
+        suffix,
+        login_since,
     }
 }
 
@@ -146,6 +238,20 @@ pub struct EcrRepository {
     pub region: RegionName,
     /// Name of the repository.
     pub repository: String,
+}
+
+impl EcrRepository {
+    /// Returns the ARN of the repository.
+    #[must_use]
+    pub fn arn(&self) -> String {
+        let Self {
+            account,
+            region,
+            repository,
+        } = self;
+        let partition = region.partition();
+        format!("arn:{partition}:ecr:{region}:{account}:repository/{repository}")
+    }
 }
 
 impl fmt::Display for ImageReference {
@@ -354,26 +460,129 @@ mod tests {
             parse(&format!("docker.io/library/nginx:1.27@{DIGEST}")).names_on_node(&digest),
             [format!("docker.io/library/nginx@{DIGEST}")]
         );
+        let request = |text: &str| parse(text).status_request(&digest);
+        assert_eq!(
+            [
+                request("docker.io/library/nginx:1.27"),
+                request(&format!("docker.io/library/nginx:1.27@{DIGEST}")),
+            ],
+            [
+                format!("docker.io/library/nginx@{DIGEST}:1.27"),
+                format!("docker.io/library/nginx@{DIGEST}"),
+            ]
+        );
     }
 
     #[test]
-    fn private_ecr_reference_yields_account_and_region() {
-        let ecr = parse("123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/api:v1")
-            .ecr()
-            .unwrap();
-        assert_eq!(
+    fn ecr_host_yields_arn_and_first_release_with_login() {
+        let repository = "team/api";
+        for (host, region, partition, since) in [
+            ("dkr.ecr.eu-west-1.amazonaws.com", "eu-west-1", "aws", None),
             (
-                ecr.account.as_str(),
-                ecr.region.as_str(),
-                ecr.repository.as_str()
+                "dkr.ecr-fips.us-east-1.amazonaws.com",
+                "us-east-1",
+                "aws",
+                None,
             ),
-            ("123456789012", "eu-west-1", "team/api")
-        );
-        assert!(
-            parse("public.ecr.aws/docker/library/nginx:1")
-                .ecr()
-                .is_none()
-        );
-        assert!(parse("docker.io/library/nginx:1").ecr().is_none());
+            (
+                "dkr.ecr-fips.us-gov-west-1.amazonaws.com",
+                "us-gov-west-1",
+                "aws-us-gov",
+                None,
+            ),
+            (
+                "dkr.ecr.cn-north-1.amazonaws.com.cn",
+                "cn-north-1",
+                "aws-cn",
+                None,
+            ),
+            (
+                "dkr.ecr.eu-isoe-west-1.cloud.adc-e.uk",
+                "eu-isoe-west-1",
+                "aws-iso-e",
+                None,
+            ),
+            (
+                "dkr.ecr.eusc-de-east-1.amazonaws.eu",
+                "eusc-de-east-1",
+                "aws-eusc",
+                Some("1.54.0"),
+            ),
+            (
+                "dkr.ecr.us-iso-east-1.c2s.ic.gov",
+                "us-iso-east-1",
+                "aws-iso",
+                Some("1.54.0"),
+            ),
+            (
+                "dkr.ecr.us-isob-east-1.sc2s.sgov.gov",
+                "us-isob-east-1",
+                "aws-iso-b",
+                Some("1.54.0"),
+            ),
+            (
+                "dkr.ecr.us-isof-south-1.csp.hci.ic.gov",
+                "us-isof-south-1",
+                "aws-iso-f",
+                Some("1.54.0"),
+            ),
+            (
+                "dkr-ecr.eu-west-1.on.aws",
+                "eu-west-1",
+                "aws",
+                Some("1.54.0"),
+            ),
+            (
+                "dkr-ecr-fips.us-east-2.on.aws",
+                "us-east-2",
+                "aws",
+                Some("1.54.0"),
+            ),
+            (
+                "dkr-ecr.cn-north-1.on.amazonwebservices.com.cn",
+                "cn-north-1",
+                "aws-cn",
+                Some("1.54.0"),
+            ),
+        ] {
+            let image = parse(&format!("123456789012.{host}/{repository}:v1"));
+            assert_eq!(
+                image.ecr().map(|ecr| ecr.arn()),
+                Some(format!(
+                    "arn:{partition}:ecr:{region}:123456789012:repository/{repository}"
+                )),
+                "{host}"
+            );
+            let on = |release: &str| image.check_login(&release.parse().unwrap());
+            assert_eq!(on("1.53.9").is_ok(), since.is_none(), "{host}");
+            assert_eq!(on("1.54.0"), Ok(()), "{host}");
+            if let Some(since) = since {
+                let error = on("1.53.9").unwrap_err().to_string();
+                assert!(error.contains(host) && error.contains(since), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_host_is_not_private_ecr() {
+        for host in [
+            "docker.io",
+            "public.ecr.aws",
+            "ecr-public.aws.com",
+            "12345.dkr.ecr.eu-west-1.amazonaws.com",
+            "123456789012.dkr.ecr.eu-west-1.amazonaws.com.example.com",
+            "123456789012.dkr.ecr.eu-west-1.example.com",
+            "123456789012.dkr.ecr.amazonaws.com",
+            "123456789012.dkr.ecr-fipseu-west-1.amazonaws.com",
+            "123456789012.dkr.ecr.eu-west-1.on.aws",
+            "123456789012.dkr-ecr.eu-west-1.amazonaws.com",
+            "123456789012.dkr.ecr.eu-west-1.xamazonaws.com",
+            "a.123456789012.dkr.ecr.eu-west-1.amazonaws.com",
+            "123456789012.dkr.ecr.eu-west-1.amazonaws.com:443",
+        ] {
+            let image = parse(&format!("{host}/team/api:v1"));
+            assert_eq!(image.ecr(), None, "{host}");
+            assert_eq!(image.check_login(&"1.30.0".parse().unwrap()), Ok(()));
+        }
     }
 }

@@ -188,12 +188,17 @@ const UNUSABLE_RELEASES: [([u16; 3], [u16; 3], &str, &str); 2] = [
 ];
 
 impl BottlerocketVersion {
+    /// Returns major, minor and patch.
+    pub(crate) fn numbers(&self) -> [u16; 3] {
+        [self.major, self.minor, self.patch]
+    }
+
     /// Checks that builds can work on the release.
     ///
     /// # Errors
     /// If every build on the release fails.
     pub fn check_usable(&self) -> Result<(), UnusableRelease> {
-        let version = [self.major, self.minor, self.patch];
+        let version = self.numbers();
         match UNUSABLE_RELEASES
             .into_iter()
             .find(|(first, fixed, ..)| (*first..*fixed).contains(&version))

@@ -2,6 +2,12 @@
 
 use strum::{Display, VariantArray};
 
+/// Maximum bytes of the parameters of a command.
+///
+/// Source: Systems Manager API reference, `CreateDocument`: a document has at most 64 KB, including its parameters at runtime.
+/// A test checks that this leaves enough for each document.
+pub const MAX_PARAMETER_BYTES: usize = 56_000;
+
 /// An SSM document. Terraform creates one from each file in `infra/documents`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Display, VariantArray)]
 #[strum(serialize_all = "kebab-case")]

@@ -74,12 +74,10 @@ pub enum PullState {
     Failed,
 }
 
-/// An entry of containerd's image store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An entry of containerd's image store with a requested name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NameRecord {
-    /// Digest of the index or manifest.
-    pub digest: Digest,
-    /// Whether the image is complete and unpacked.
+    /// Whether the entry has the requested digest, and the image is complete and unpacked.
     pub usable: Usable,
     /// Whether the kubelet must not remove it.
     pub pinned: bool,
@@ -94,6 +92,25 @@ pub enum Usable {
     Packed,
     /// Blobs are missing.
     Incomplete,
+    /// The name refers to another digest.
+    Moved,
+}
+
+impl NameRecord {
+    /// Parses the letter of a name. Pinned names have upper-case letters. `None` for unknown letters.
+    fn of_letter(letter: char) -> Option<Self> {
+        let usable = match letter.to_ascii_lowercase() {
+            'u' => Usable::Yes,
+            'p' => Usable::Packed,
+            'i' => Usable::Incomplete,
+            'm' => Usable::Moved,
+            _ => return None,
+        };
+        Some(Self {
+            usable,
+            pinned: letter.is_ascii_uppercase(),
+        })
+    }
 }
 
 /// An entry of containerd's image store that was not requested.
@@ -141,17 +158,13 @@ impl FromStr for ImageStatus {
                         attempt.log.push(message.to_owned());
                     }
                 }
-                ("NAME", [position, digest, status, unpacked, pinned]) => {
-                    let record = NameRecord {
-                        digest: digest.parse().map_err(|_| malformed())?,
-                        usable: match (*status, *unpacked) {
-                            ("complete", "unpacked") => Usable::Yes,
-                            ("complete", _) => Usable::Packed,
-                            _ => Usable::Incomplete,
-                        },
-                        pinned: *pinned == "pinned",
-                    };
-                    names.insert(position.parse().map_err(|_| malformed())?, record);
+                ("NAMES", [letters]) => {
+                    for (position, letter) in letters.chars().enumerate() {
+                        if letter != '-' {
+                            let record = NameRecord::of_letter(letter).ok_or_else(malformed)?;
+                            names.insert(position, record);
+                        }
+                    }
                 }
                 ("PINNED", [name]) => {
                     pinned_aliases.push(name.parse().map_err(|_| malformed())?);
@@ -168,7 +181,7 @@ impl FromStr for ImageStatus {
                     });
                 }
                 ("CPUS", [count]) => cpus = Some(count.parse().map_err(|_| malformed())?),
-                ("UNIT" | "LOG" | "NAME" | "PINNED" | "OTHER" | "MORE" | "DISK" | "CPUS", _) => {
+                ("UNIT" | "LOG" | "NAMES" | "PINNED" | "OTHER" | "MORE" | "DISK" | "CPUS", _) => {
                     return Err(malformed());
                 }
                 _ => {}
@@ -216,12 +229,10 @@ mod tests {
         let output = format!(
             "UNIT 0 1 active exited\nUNIT 1 1 active running\nUNIT 2 2 failed failed\nUNIT 2 1 failed failed\n\
              LOG 2 2 level=fatal msg=\"no  such image\"\nLOG 2 1 earlier\n\
-             NAME 0 {a} complete unpacked unpinned\nNAME 1 {a} complete packed pinned\n\
-             NAME 2 {b} incomplete packed unpinned\n\
+             NAMES uP-im\n\
              PINNED ecr.aws/arn:aws:ecr:eu-west-1:123456789012:repository/team/api:v1\n\
              OTHER docker.io/library/old:1 {b}\n\
              MORE 7\nsome warning\nDISK 1000 300\nCPUS 8\nEND\n",
-            a = digest('a'),
             b = digest('b'),
         );
         let status: ImageStatus = output.parse().unwrap();
@@ -235,8 +246,14 @@ mod tests {
         assert_eq!(failed.log, ["level=fatal msg=\"no  such image\""]);
         assert_eq!(
             status.names.values().map(|n| n.usable).collect::<Vec<_>>(),
-            [Usable::Yes, Usable::Packed, Usable::Incomplete]
+            [
+                Usable::Yes,
+                Usable::Packed,
+                Usable::Incomplete,
+                Usable::Moved
+            ]
         );
+        assert!(!status.names.contains_key(&2));
         assert!(status.names[&1].pinned && !status.names[&0].pinned);
         assert_eq!((status.pinned_aliases.len(), status.others.len()), (1, 1));
         assert_eq!(status.omitted_others, 7);
@@ -254,7 +271,7 @@ mod tests {
             "DISK 1000 300",
             "END",
             "UNIT 0 1 active\nDISK 1000 300\nCPUS 8\nEND",
-            "NAME x sha256:12 complete unpacked unpinned\nDISK 1000 300\nCPUS 8\nEND",
+            "NAMES ux\nDISK 1000 300\nCPUS 8\nEND",
             "OTHER $(reboot) sha256:12\nDISK 1000 300\nCPUS 8\nEND",
             "UNIT 0 active exited\nDISK 1000 300\nCPUS 8\nEND",
             "LOG 0 1 no unit\nDISK 1000 300\nCPUS 8\nEND",

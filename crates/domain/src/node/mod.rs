@@ -7,7 +7,7 @@ mod output;
 mod ready_node;
 
 pub use disk::{Disk, FILL_LIMIT};
-pub use document::Document;
+pub use document::{Document, MAX_PARAMETER_BYTES};
 pub use image_status::{
     ImageName, ImageStatus, NameRecord, OtherName, PullAttempt, PullState, Usable,
 };

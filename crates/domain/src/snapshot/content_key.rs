@@ -4,12 +4,13 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::architecture::Architecture;
-use crate::build::payload::{Pinning, PlannedImage};
+use crate::build::payload::Pinning;
+use crate::cache::image::{Digest, ImageReference};
 use crate::cache::variant::Variant;
 use crate::ids::identifier;
 
 /// Format of the volume's content. A higher number forces a rebuild of all snapshots that an older prepull built.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 identifier!(
     /// A hash of everything that determines a snapshot's content.
@@ -19,7 +20,8 @@ identifier!(
 );
 
 impl ContentKey {
-    /// Returns the key of a snapshot of `variant` and `architecture` that holds `images`.
+    /// Returns the key of a snapshot of `variant` and `architecture` that holds `images`: references with their digests.
+    /// The digest of an index determines the manifest of the architecture, so a registry need not be asked for it.
     ///
     /// The order of the images does not matter. The Bottlerocket release does not matter either, because a snapshot
     /// serves all releases of its variant.
@@ -27,11 +29,11 @@ impl ContentKey {
     /// # Panics
     /// Never. The hashed content always serializes to JSON.
     #[must_use]
-    pub fn of(
+    pub fn of<'a>(
         variant: &Variant,
         architecture: Architecture,
         pinning: Pinning,
-        images: &[PlannedImage],
+        images: impl IntoIterator<Item = (&'a ImageReference, &'a Digest)>,
     ) -> Self {
         #[derive(Serialize)]
         struct Content<'a> {
@@ -39,17 +41,11 @@ impl ContentKey {
             variant: &'a Variant,
             architecture: Architecture,
             pinning: Pinning,
-            images: Vec<(String, &'a str, &'a str)>,
+            images: Vec<(String, &'a str)>,
         }
         let mut images: Vec<_> = images
-            .iter()
-            .map(|image| {
-                (
-                    image.reference.to_string(),
-                    image.digest.as_str(),
-                    image.platform_digest.as_str(),
-                )
-            })
+            .into_iter()
+            .map(|(reference, digest)| (reference.to_string(), digest.as_str()))
             .collect();
         images.sort();
         let content = Content {
@@ -67,27 +63,18 @@ impl ContentKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::size::Bytes;
-
-    fn image(reference: &str, digit: char) -> PlannedImage {
-        let digest: crate::Digest = format!("sha256:{}", digit.to_string().repeat(64))
-            .parse()
-            .unwrap();
-        PlannedImage {
-            reference: reference.parse().unwrap(),
-            platform_digest: digest.clone(),
-            digest,
-            size: Bytes(1),
-            after: None,
-        }
+    fn image(reference: &str, digit: char) -> (ImageReference, Digest) {
+        let digest = format!("sha256:{}", digit.to_string().repeat(64));
+        (reference.parse().unwrap(), digest.parse().unwrap())
     }
 
     fn key(
         variant: &str,
         architecture: Architecture,
         pinning: Pinning,
-        images: &[PlannedImage],
+        images: &[(ImageReference, Digest)],
     ) -> ContentKey {
+        let images = images.iter().map(|(reference, digest)| (reference, digest));
         ContentKey::of(&variant.parse().unwrap(), architecture, pinning, images)
     }
 

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::architecture::Architecture;
 use crate::build::execution::ExecutionName;
@@ -10,15 +11,14 @@ use crate::cache::config::CacheName;
 use crate::cache::image::{Digest, ImageReference};
 use crate::cache::variant::Variant;
 use crate::ids::SnapshotId;
+use crate::pages::{self, MAX_PAGE_BYTES, MoreImages};
 use crate::size::{Bytes, GiB};
 use crate::snapshot::content_key::ContentKey;
 
-/// Maximum size in bytes of an SSM parameter's value.
-///
-/// Source: Parameter Store's quota for an advanced parameter, 8 KB.
-pub const MAX_PARAMETER_BYTES: usize = 8_192;
+/// Maximum bytes of a manifest without its images.
+const WITHOUT_IMAGES_BYTES: usize = 1_800;
 
-/// The content and the history of a snapshot, stored as JSON in one SSM parameter.
+/// The content and the history of a snapshot, stored as JSON in SSM parameters: see [`Manifest::to_pages`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// ID of the snapshot.
@@ -140,6 +140,28 @@ impl Manifest {
         }
     }
 
+    /// Returns the values of the manifest's parameters, the first page first. It has as many images as fit.
+    ///
+    /// # Panics
+    /// Never, because strings and numbers always serialize.
+    #[must_use]
+    pub fn to_pages(&self) -> Vec<String> {
+        let parts = pages::split(&self.images, MAX_PAGE_BYTES - WITHOUT_IMAGES_BYTES);
+        let first = Self {
+            images: parts[0].to_vec(),
+            ..self.clone()
+        };
+        let mut first = json!(first);
+        if parts.len() > 1 {
+            first[pages::FIELD] = json!(MoreImages {
+                pages: parts.len() - 1,
+                folder: None,
+            });
+        }
+        let more = parts[1..].iter().map(|part| json!(part).to_string());
+        std::iter::once(first.to_string()).chain(more).collect()
+    }
+
     /// Returns the disk usage of the snapshot.
     #[must_use]
     pub fn disk_usage(&self) -> DiskUsage {
@@ -187,5 +209,91 @@ impl Manifest {
             started_at: std::mem::replace(&mut started_at, ended_at),
             ended_at,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns a manifest whose fields have their maximum length, with `count` images of 125 characters.
+    fn manifest(count: usize) -> Manifest {
+        let digest = format!("sha256:{}", "c".repeat(64));
+        let images: Vec<_> = (0..count)
+            .map(|n| {
+                let host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
+                let reference = format!("{host}/{}/{n:03}:v1", "p".repeat(73));
+                assert_eq!(reference.len(), 125);
+                json!({"reference": reference, "digest": digest, "size": 1_000_000_000_u64})
+            })
+            .collect();
+        let time = "2026-01-02T03:04:05.123456789Z";
+        serde_json::from_value(json!({
+            "snapshot_id": "snap-0123456789abcdef0",
+            "cache": "a".repeat(32),
+            "architecture": "x86_64",
+            "execution": "e".repeat(80),
+            "content_key": "c".repeat(64),
+            "images": images,
+            "variant": "aws-k8s-1.33-fips",
+            "node": {
+                "bottlerocket_version": "100.100.100",
+                "containerd_version": "v".repeat(64),
+                "kernel_version": "k".repeat(64),
+                "snapshotter": "overlayfs",
+                "ready_at": time
+            },
+            "base": {"kind": "empty", "reason": "r".repeat(300)},
+            "volume_size": 16384,
+            "used": u64::MAX,
+            "packed": u64::MAX,
+            "fresh": {"packed": u64::MAX, "used": u64::MAX},
+            "instance_type": "i".repeat(32),
+            "planned_at": time,
+            "launched_at": time,
+            "verified_at": time,
+            "snapshot_started_at": time,
+            "completed_at": time,
+            "published_at": time
+        }))
+        .unwrap()
+    }
+
+    fn joined(pages: &[String]) -> Manifest {
+        let page = |name: &str| {
+            let (folder, number) = name.rsplit_once('/').unwrap();
+            assert_eq!(folder, "/first");
+            pages.get(number.parse::<usize>().unwrap() - 1).cloned()
+        };
+        let json = pages::join("/first", pages[0].clone(), page).unwrap();
+        serde_json::from_str(&json).unwrap()
+    }
+
+    #[test]
+    fn manifest_of_200_images_has_13_standard_pages() {
+        let manifest = manifest(200);
+        let pages = manifest.to_pages();
+        assert_eq!(pages.len(), 13);
+        assert!(pages.iter().all(|page| page.len() <= MAX_PAGE_BYTES));
+        assert_eq!(joined(&pages), manifest);
+    }
+
+    #[test]
+    fn small_manifest_has_one_page_of_the_old_form() {
+        let manifest = manifest(8);
+        let pages = manifest.to_pages();
+        assert_eq!(pages.len(), 1);
+        let read: serde_json::Value = serde_json::from_str(&pages[0]).unwrap();
+        assert_eq!(read, json!(manifest));
+    }
+
+    #[test]
+    fn further_pages_do_not_depend_on_times() {
+        let earlier = manifest(50);
+        let later = Manifest {
+            published_at: "2026-01-02T03:04:05Z".parse().unwrap(),
+            ..earlier.clone()
+        };
+        assert_eq!(earlier.to_pages()[1..], later.to_pages()[1..]);
     }
 }

@@ -32,7 +32,7 @@ impl FoundSnapshot {
 /// Returns the good snapshots beyond the newest `retain` that are not in `in_use`. A snapshot is in use if the pointer,
 /// a machine image or a launch template refers to it.
 ///
-/// Retention ignores unfinished and rejected snapshots. clean-up removes them together with their build.
+/// It ignores unfinished and rejected snapshots.
 #[must_use]
 pub fn beyond_retention(
     snapshots: &[FoundSnapshot],

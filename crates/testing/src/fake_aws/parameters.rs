@@ -1,5 +1,9 @@
 //! The Parameter Store.
 
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use prepull_aws::pointers::TargetPointer;
 use prepull_aws::ssm;
 use prepull_aws::ssm::operation::delete_parameter::{DeleteParameterError, DeleteParameterOutput};
 use prepull_aws::ssm::operation::get_parameter::{GetParameterError, GetParameterOutput};
@@ -8,6 +12,8 @@ use prepull_aws::ssm::operation::get_parameters_by_path::{
 };
 use prepull_aws::ssm::operation::put_parameter::{PutParameterError, PutParameterOutput};
 use prepull_aws::ssm::types::Parameter;
+use prepull_domain::snapshot::decisions::Decided;
+use prepull_domain::{Architecture, Decision};
 
 use super::{FakeAws, answers, error};
 
@@ -59,6 +65,9 @@ impl FakeAws {
                 let name = request.name().unwrap_or_default();
                 state.call(format!("ssm:PutParameter {name}"))?;
                 let value = request.value().unwrap_or_default();
+                if request.overwrite() != Some(true) && state.parameters.contains_key(name) {
+                    return Err(error("ParameterAlreadyExists"));
+                }
                 state.parameters.insert(name.to_owned(), value.to_owned());
                 Ok(PutParameterOutput::builder().build())
             }
@@ -77,6 +86,23 @@ impl FakeAws {
         );
         self.rules.ssm.extend([get, by_path, put, delete]);
         self
+    }
+
+    /// Makes a decision about the pointer of the cache `web` for `x86_64`.
+    ///
+    /// # Panics
+    /// If the pointer does not allow it, or a call fails.
+    pub async fn decide(&self, decision: &Decision, now: Timestamp) -> Decided {
+        let clients = self.clients();
+        let (cache, regions) = ("web".parse().expect("a valid name"), BTreeSet::new());
+        let pointer = TargetPointer {
+            clients: &clients,
+            cache: &cache,
+            architecture: Architecture::X86_64,
+            copy_to_regions: &regions,
+        };
+        let decided = pointer.decide(decision, now).await;
+        decided.expect("the pointer allows the decision")
     }
 
     /// Sets a parameter.
