@@ -10,9 +10,10 @@
 //!
 //! **Before:** nothing. Every resource that it may delete has the tag `prepull:cache`. It never touches other resources.
 //!
-//! **After:** the target or execution has no instance, no volume and no unfinished snapshot. clean-up keeps the snapshot
+//! **After:** the target or execution has no instance, no volume and no unfinished snapshot. clean-up keeps the snapshots
 //! that the pointer refers to. It also keeps the newest verified snapshots of each cache and architecture, and those that a
-//! machine image or a launch template uses.
+//! machine image or a launch template uses. The sweep promotes candidates whose soak has ended, and completes decisions
+//! about pointers whose caller ended early.
 //!
 //! **Called again:** it removes only resources that still exist.
 //!
@@ -20,6 +21,7 @@
 
 mod failed_build;
 mod input;
+mod promotion;
 mod removal;
 mod resources;
 mod retention;

@@ -58,13 +58,14 @@ pub(crate) async fn delete_snapshot(
     Ok(true)
 }
 
-/// Deletes a manifest.
+/// Deletes a manifest with its further pages.
 pub(crate) async fn delete_manifest(
     clients: &Clients,
     parameter: String,
+    pages: impl IntoIterator<Item = String>,
     removed: &mut Removed,
 ) -> Result<(), StageError> {
-    if parameters::delete(clients, &parameter).await? {
+    if parameters::delete_document(clients, &parameter, pages).await? {
         removed.deleted_manifests.push(parameter);
     }
     Ok(())

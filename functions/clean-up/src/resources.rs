@@ -1,5 +1,6 @@
 //! The resources of an execution: its builders, their volumes, and unverified snapshots.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -7,6 +8,7 @@ use prepull_aws::ec2::types::{
     Filter, InstanceStateName, SnapshotState as EbsState, Tag, VolumeState,
 };
 use prepull_aws::instances::{self, InstanceRecord};
+use prepull_aws::pointers::TargetPointer;
 use prepull_aws::snapshots::{self, SnapshotRecord};
 use prepull_aws::{Clients, Deadline, StageResult, parameters, tag_filter, tag_value, timestamp};
 use prepull_domain::build::payload::SnapshotState;
@@ -89,7 +91,7 @@ pub(crate) async fn remove(
         removal::delete_volume(clients, volume.id, removed).await?;
     }
     for snapshot in snapshots(clients, owner.filters()).await? {
-        if !snapshot.found.is_verified() && !snapshot.is_published(clients).await? {
+        if !snapshot.found.is_verified() && !snapshot.was_published(clients).await? {
             removal::delete_snapshot(clients, snapshot.found.id, removed).await?;
         }
     }
@@ -165,15 +167,25 @@ impl TaggedSnapshot {
         Some((cache, architecture))
     }
 
-    /// Returns whether the pointer refers to the snapshot. Nodes then start from it, so it stays until another is published.
-    /// Its tags do not matter.
-    pub(crate) async fn is_published(&self, clients: &Clients) -> Result<bool, StageError> {
+    /// Returns whether nodes may start from the snapshot: the pointer refers to it, or it was published and then rejected by a
+    /// person. Retention decides about it. Its tags do not matter.
+    pub(crate) async fn was_published(&self, clients: &Clients) -> Result<bool, StageError> {
         let Some((cache, architecture)) = self.target() else {
             return Ok(false);
         };
         let pointer = names::pointer_parameter(&cache, architecture);
         let published = parameters::get(clients, &pointer).await?;
-        Ok(published.as_deref() == Some(self.found.id.as_str()))
+        if published.as_deref() == Some(self.found.id.as_str()) {
+            return Ok(true);
+        }
+        // A decision rejects a snapshot after its publication, and before its tag changes.
+        let pointer = TargetPointer {
+            clients,
+            cache: &cache,
+            architecture,
+            copy_to_regions: &BTreeSet::new(),
+        };
+        Ok(pointer.current().await?.is_rejected(&self.found.id))
     }
 
     fn of(snapshot: SnapshotRecord) -> Self {

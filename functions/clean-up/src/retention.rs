@@ -2,13 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use jiff::{SignedDuration, Timestamp};
 use prepull_aws::ec2::types::{Filter, Image, LaunchTemplateVersion, ResponseLaunchTemplateData};
+use prepull_aws::pointers::TargetPointer;
 use prepull_aws::{Clients, StageResult, parameters, tag_filter};
 use prepull_domain::build::payload::SnapshotState;
 use prepull_domain::snapshot::retention::beyond_retention;
-use prepull_domain::{Architecture, CacheName, RegionName, SnapshotId, StageError, names};
+use prepull_domain::{Architecture, CacheName, Pointer, RegionName, SnapshotId, StageError, names};
 
 use crate::{Removed, removal, resources};
+
+/// Time for which retention keeps a snapshot after its rejection. Node classes and launch templates need a new ID until then.
+const REJECTED_KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// Removes the snapshots of one cache and architecture beyond the newest `retain`, with their manifests, in this Region and
 /// in the Regions of their copies. A failed deletion does not stop the others. The first error is returned at the end.
@@ -20,19 +25,40 @@ pub(crate) async fn apply(
     copy_to_regions: &BTreeSet<RegionName>,
     removed: &mut Removed,
 ) -> Result<(), StageError> {
-    let mut result = apply_here(clients, cache, architecture, retain, removed).await;
+    let pointer = TargetPointer {
+        clients,
+        cache,
+        architecture,
+        copy_to_regions,
+    };
+    let (pointer, now) = (pointer.current().await?, Timestamp::now());
+    let target = (cache, architecture);
+    let mut result = apply_here(clients, target, retain, &held(&pointer, now), removed).await;
     for region in copy_to_regions {
         let there = clients.in_region(region);
-        result = result.and(apply_here(&there, cache, architecture, retain, removed).await);
+        let held = held(&pointer.in_region(region), now);
+        result = result.and(apply_here(&there, target, retain, &held, removed).await);
     }
     result
 }
 
+/// Returns the snapshots that the pointer refers to, because a roll-back returns to the previous one. Also returns those
+/// that were rejected lately, because nodes may still start from them.
+fn held(pointer: &Pointer, now: Timestamp) -> BTreeSet<SnapshotId> {
+    let rejected = pointer
+        .rejected
+        .iter()
+        .filter(|rejection| now.duration_since(rejection.at) < REJECTED_KEPT)
+        .map(|rejection| rejection.snapshot_id.clone());
+    let held = pointer.held().map(|held| held.snapshot_id.clone());
+    held.chain(rejected).collect()
+}
+
 async fn apply_here(
     clients: &Clients,
-    cache: &CacheName,
-    architecture: Architecture,
+    (cache, architecture): (&CacheName, Architecture),
     retain: u8,
+    held: &BTreeSet<SnapshotId>,
     removed: &mut Removed,
 ) -> Result<(), StageError> {
     let filters = vec![
@@ -48,13 +74,14 @@ async fn apply_here(
         .iter()
         .filter(|found| found.state == Some(SnapshotState::Rejected))
         .map(|found| found.id.clone());
-    let mut candidates = beyond_retention(&snapshots, retain, &BTreeSet::new());
+    let mut candidates = beyond_retention(&snapshots, retain, held);
     candidates.extend(rejected.clone());
     // Looks up references only if there is something to delete.
     if candidates.is_empty() {
         return Ok(());
     }
-    let in_use = in_use(clients, cache, architecture, &candidates).await?;
+    let mut in_use = in_use(clients, cache, architecture, &candidates).await?;
+    in_use.extend(held.iter().cloned());
     let mut to_delete = beyond_retention(&snapshots, retain, &in_use);
     to_delete.extend(rejected.filter(|id| !in_use.contains(id)));
     // A snapshot that cannot be deleted, for example a locked one, does not stop the others.
@@ -75,7 +102,8 @@ async fn remove(
 ) -> Result<(), StageError> {
     let manifest = names::manifest_parameter(cache, architecture, &id);
     if removal::delete_snapshot(clients, id, removed).await? {
-        removal::delete_manifest(clients, manifest, removed).await?;
+        let pages = parameters::below(clients, &manifest).await?;
+        removal::delete_manifest(clients, manifest, pages.into_keys(), removed).await?;
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use prepull_domain::{
 
 use crate::input::EndedExecution;
 use crate::resources::{self, TaggedSnapshot};
-use crate::{Removed, failed_build, removal, retention};
+use crate::{Removed, failed_build, promotion, removal, retention};
 
 /// Age up to which the sweep announces a failed execution. The sweep runs every hour, so two may fail.
 const ANNOUNCED_WITHIN: SignedDuration = SignedDuration::from_hours(3);
@@ -46,11 +46,12 @@ pub(crate) async fn sweep(
     let orphans = sweep.orphans().await;
     sweep.log_orphans();
     let (parameters, snapshots) = orphans?;
+    let caches = parameters::caches(clients).await?;
+    sweep.promotions(&parameters.all, &snapshots, &caches).await;
+    sweep.log_ages(&parameters.pointers, &snapshots, &caches);
     sweep
         .orphaned_manifests(parameters.manifests, &snapshots)
         .await;
-    let caches = parameters::caches(clients).await?;
-    sweep.log_ages(&parameters.pointers, &snapshots, &caches);
     sweep.old_snapshots(&snapshots, &caches, deadline).await?;
     sweep.failure
 }
@@ -230,7 +231,7 @@ impl Sweep<'_> {
             let TaggedSnapshot { found, tags } = snapshot;
             if !found.is_verified()
                 && self.is_orphan(tags, found.started_at).await?
-                && !snapshot.is_published(self.clients).await?
+                && !snapshot.was_published(self.clients).await?
             {
                 let id = found.id.clone();
                 let result = removal::delete_snapshot(self.clients, id, self.removed).await;
@@ -240,18 +241,45 @@ impl Sweep<'_> {
         Ok(())
     }
 
+    /// Promotes the candidates that are due.
+    async fn promotions(
+        &mut self,
+        parameters: &BTreeMap<String, String>,
+        snapshots: &[TaggedSnapshot],
+        caches: &Caches,
+    ) {
+        for (cache, config) in caches {
+            // The configuration may have an error, or no longer list an architecture.
+            let Ok(config) = config else { continue };
+            for architecture in &config.architectures {
+                let result = promotion::apply(
+                    self.clients,
+                    (cache, *architecture),
+                    config,
+                    parameters,
+                    snapshots,
+                    self.now,
+                )
+                .await;
+                self.note(result);
+            }
+        }
+    }
+
     async fn orphaned_manifests(
         &mut self,
-        manifests: BTreeMap<String, SnapshotId>,
+        manifests: BTreeMap<String, Pages>,
         snapshots: &[TaggedSnapshot],
     ) {
         let present: BTreeSet<_> = snapshots
             .iter()
             .map(|snapshot| &snapshot.found.id)
             .collect();
-        for (parameter, snapshot) in manifests {
-            if !present.contains(&snapshot) {
-                let result = removal::delete_manifest(self.clients, parameter, self.removed).await;
+        for (parameter, manifest) in manifests {
+            if !present.contains(&manifest.snapshot) {
+                let pages = manifest.more;
+                let result =
+                    removal::delete_manifest(self.clients, parameter, pages, self.removed).await;
                 self.note(result);
             }
         }
@@ -346,19 +374,31 @@ type Target = (CacheName, Architecture);
 /// The declared caches, each with its configuration or the configuration's error.
 type Caches = BTreeMap<CacheName, Result<CacheConfig, InvalidConfig>>;
 
+/// The parameters of a manifest.
+struct Pages {
+    snapshot: SnapshotId,
+    /// Further pages. The first one may be missing, because it is written last and deleted first.
+    more: Vec<String>,
+}
+
 /// The parameters of snapshots.
 #[derive(Default)]
 struct Parameters {
-    /// Snapshot of each manifest, by the name of its parameter.
-    manifests: BTreeMap<String, SnapshotId>,
+    /// All of them.
+    all: BTreeMap<String, String>,
+    /// Manifests, by the name of their first page.
+    manifests: BTreeMap<String, Pages>,
     /// Published snapshot of each target.
     pointers: BTreeMap<Target, SnapshotId>,
 }
 
 impl Parameters {
     async fn read(clients: &Clients) -> Result<Self, StageError> {
-        let mut found = Self::default();
-        for (name, value) in parameters::below(clients, "/prepull").await? {
+        let mut found = Self {
+            all: parameters::below(clients, "/prepull").await?,
+            ..Self::default()
+        };
+        for (name, value) in found.all.clone() {
             found.add(name, &value);
         }
         Ok(found)
@@ -375,9 +415,16 @@ impl Parameters {
             ["snapshot-id"] => {
                 self.pointers.insert(target, value.parse().ok()?);
             }
-            ["snapshots", snapshot] => {
-                let snapshot = snapshot.parse().ok()?;
-                self.manifests.insert(name, snapshot);
+            ["snapshots", snapshot, ref page @ ..] => {
+                let snapshot: SnapshotId = snapshot.parse().ok()?;
+                let first = names::manifest_parameter(&target.0, target.1, &snapshot);
+                let manifest = self.manifests.entry(first).or_insert(Pages {
+                    snapshot,
+                    more: Vec::new(),
+                });
+                if !page.is_empty() {
+                    manifest.more.push(name);
+                }
             }
             _ => {}
         }

@@ -1,5 +1,6 @@
 //! Tests of clean-up among resources of prepull and of others.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aws_smithy_mocks::mock;
@@ -11,7 +12,7 @@ use prepull_aws::ec2::types::{
 use prepull_aws::sfn::operation::describe_execution::DescribeExecutionOutput;
 use prepull_aws::sfn::types::ExecutionStatus;
 use prepull_aws::{DateTime, Deadline, ec2, tag};
-use prepull_domain::StageError;
+use prepull_domain::{Decision, PublishedSnapshot, StageError};
 use prepull_testing::{FakeAws, STATE_MACHINE_ARN, configuration, described, execution, target};
 use serde_json::{Value, json};
 
@@ -281,6 +282,24 @@ async fn retention_keeps_the_newest_and_the_published_snapshot() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn retention_deletes_the_first_page_of_a_manifest_first() {
+    let first = "/prepull/web/x86_64/snapshots/snap-00000001";
+    let aws = many_snapshots();
+    for page in ["2", "3"] {
+        aws.set_parameter(&format!("{first}/{page}"), "[]");
+    }
+    let mut target = target();
+    target.retain_snapshots = 2;
+    clean_up(&aws, json!({ "target": target })).await.unwrap();
+    let mut deleted = aws.calls("ssm:DeleteParameter");
+    deleted.retain(|name| name.starts_with(first));
+    assert_eq!(
+        deleted,
+        [first.to_owned(), format!("{first}/2"), format!("{first}/3")]
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn retention_keeps_snapshots_of_images_and_launch_templates() {
     // Version 1 of the launch template is neither the latest nor the default one.
     let aws = many_snapshots().with_snapshot_users(
@@ -337,6 +356,11 @@ async fn sweep_removes_only_orphans() {
         .with_parameters(&[
             ("/prepull/web/x86_64/snapshots/snap-00000004", "{}"),
             ("/prepull/web/x86_64/snapshots/snap-0000000f", "{}"),
+            ("/prepull/web/x86_64/snapshots/snap-0000000f/2", "[]"),
+            // An interrupted publication or deletion leaves only further pages.
+            ("/prepull/web/x86_64/snapshots/snap-0000000e/2", "[]"),
+            ("/prepull/web/x86_64/snapshots/snap-0000000e/3", "[]"),
+            ("/prepull/web/x86_64/snapshots/snap-00000004/2", "[]"),
             ("/prepull/web/x86_64/snapshot-id", "snap-00000004"),
         ]);
     let removed = clean_up(&aws, json!({"source": "sweep"})).await.unwrap();
@@ -345,8 +369,23 @@ async fn sweep_removes_only_orphans() {
     assert_eq!(ids(&removed.deleted_snapshots), ["snap-00000001"]);
     assert_eq!(
         removed.deleted_manifests,
-        ["/prepull/web/x86_64/snapshots/snap-0000000f"]
+        [
+            "/prepull/web/x86_64/snapshots/snap-0000000e",
+            "/prepull/web/x86_64/snapshots/snap-0000000f"
+        ]
     );
+    let left = |id: &str, page: &str| {
+        let name = format!("/prepull/web/x86_64/snapshots/{id}{page}");
+        aws.parameter(&name).is_some()
+    };
+    assert!(left("snap-00000004", "") && left("snap-00000004", "/2"));
+    for (id, page) in [
+        ("snap-0000000e", "/2"),
+        ("snap-0000000e", "/3"),
+        ("snap-0000000f", "/2"),
+    ] {
+        assert!(!left(id, page), "{id}{page}");
+    }
 }
 
 #[tokio::test]
@@ -364,6 +403,93 @@ async fn sweep_keeps_resources_of_unknown_age() {
         .with_snapshots([snapshot]);
     let removed = clean_up(&aws, json!({"source": "sweep"})).await.unwrap();
     assert_eq!(removed, Removed::default());
+}
+
+/// Returns a published snapshot of the cache `web`.
+fn published(id: &str) -> PublishedSnapshot {
+    let manifest = serde_json::from_value(prepull_testing::manifest(id)).unwrap();
+    PublishedSnapshot::new(&manifest, BTreeMap::new())
+}
+
+/// Returns an account with the cache `web`, whose pointer has the stable snapshot 1 and the soaking candidate 2. Snapshots 3
+/// and 4 are newer. The soak ends `minutes` from now.
+async fn with_candidate(minutes: i64) -> FakeAws {
+    let mut config = configuration();
+    config["retain_snapshots"] = 1.into();
+    config["publication"] =
+        json!({"promotion": {"mode": "soak", "soak_minutes": minutes.max(0) + 1}});
+    let aws = empty_account()
+        .with_parameters(&[("/prepull/config/web", &config.to_string())])
+        .with_snapshots([
+            snapshot("snap-00000001", 1, "published", tags("web-1", "x86_64")),
+            snapshot("snap-00000002", 2, "published", tags("web-2", "x86_64")),
+            snapshot("snap-00000003", 3, "verified", tags("web-3", "x86_64")),
+            snapshot("snap-00000004", 4, "verified", tags("web-4", "x86_64")),
+        ]);
+    let now = Timestamp::now() + SignedDuration::from_mins(minutes);
+    let soak = json!({"mode": "soak", "soak_minutes": 1});
+    for (id, promotion) in [
+        ("snap-00000001", json!({"mode": "immediate"})),
+        ("snap-00000002", soak),
+    ] {
+        let decision = Decision::Publish {
+            snapshot: Box::new(published(id)),
+            promotion: serde_json::from_value(promotion).unwrap(),
+        };
+        aws.decide(&decision, now - SignedDuration::from_mins(1))
+            .await;
+    }
+    aws
+}
+
+fn sweep() -> Value {
+    json!({"source": "sweep", "minimum_age_seconds": 0})
+}
+
+const STABLE: &str = "/prepull/web/x86_64/snapshot-id";
+
+#[tokio::test(start_paused = true)]
+async fn sweep_promotes_a_candidate_after_its_soak() {
+    for (minutes, stable) in [(-1, "snap-00000002"), (60, "snap-00000001")] {
+        let aws = with_candidate(minutes).await;
+        let events = aws.emitted_events().len();
+        let removed = clean_up(&aws, sweep()).await.unwrap();
+        assert_eq!(aws.parameter(STABLE).as_deref(), Some(stable));
+        let promoted = usize::from(minutes < 0);
+        assert_eq!(aws.emitted_events().len(), events + promoted);
+        // Retention keeps the newest snapshot, and those that the pointer refers to.
+        assert_eq!(ids(&removed.deleted_snapshots), ["snap-00000003"]);
+        let calls = aws.writes().len();
+        clean_up(&aws, sweep()).await.unwrap();
+        assert_eq!(
+            aws.writes().len(),
+            calls,
+            "a second sweep finds nothing to do"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn sweep_completes_the_decision_of_an_interrupted_caller() {
+    for parameter in [
+        STABLE,
+        "/prepull/web/x86_64/candidate-snapshot-id",
+        "/prepull/web/x86_64/pointer",
+    ] {
+        let aws = with_candidate(60).await;
+        let shown = aws.parameter(parameter);
+        aws.set_parameter(parameter, "snap-00000009");
+        clean_up(&aws, sweep()).await.unwrap();
+        assert_eq!(aws.parameter(parameter), shown);
+    }
+    let aws = with_candidate(60).await;
+    let decision = "/prepull/web/x86_64/decisions/2";
+    let announced = aws.parameter(decision).unwrap();
+    aws.set_parameter(decision, &announced.replace("true", "false"));
+    let events = aws.emitted_events().len();
+    clean_up(&aws, sweep()).await.unwrap();
+    assert_eq!(aws.emitted_events().len(), events + 1);
+    assert_eq!(aws.parameter(decision), Some(announced));
 }
 
 #[tokio::test]

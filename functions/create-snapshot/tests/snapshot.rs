@@ -19,7 +19,7 @@ use prepull_aws::ec2::types::{
 };
 use prepull_aws::ssm::operation::list_command_invocations::ListCommandInvocationsOutput;
 use prepull_aws::ssm::types::{CommandFilter, CommandInvocation, CommandInvocationStatus};
-use prepull_aws::{DateTime, Deadline, tag};
+use prepull_aws::{DateTime, Deadline, tag, tag_value};
 use prepull_domain::build::payload::{BuilderInput, Snapshot, Target};
 use prepull_domain::{GiB, StageError};
 use prepull_testing::{
@@ -67,7 +67,12 @@ fn appears() -> Rule {
 
 fn creates_snapshot() -> Rule {
     mock!(Client::create_snapshot)
-        .match_requests(|request| request.volume_id() == Some("vol-0123456789abcdef0"))
+        .match_requests(|request| {
+            let tags = request.tag_specifications()[0].tags();
+            request.volume_id() == Some("vol-0123456789abcdef0")
+                && tag_value(tags, "team") == Some("platform")
+                && tag_value(tags, "prepull:cache") == Some("web")
+        })
         .then_output(|| CreateSnapshotOutput::builder().build())
 }
 

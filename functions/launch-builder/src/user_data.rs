@@ -1,12 +1,13 @@
 //! The boot settings of a builder.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use prepull_aws::Clients;
-use prepull_domain::StageError;
 use prepull_domain::build::payload::Target;
+use prepull_domain::cache::builder_settings::BuilderSettings;
+use prepull_domain::{InvalidConfig, StageError};
 use prepull_registry::read_credentials;
 use serde::Serialize;
 
@@ -15,6 +16,11 @@ use serde::Serialize;
 /// Without it, Bottlerocket's `pluto` calls `ec2:DescribeInstances`, which a builder may not. That delays the host
 /// containers, and so the agent, for 300 s.
 const HOST_NAME: &str = "prepull-builder";
+
+/// Maximum size of user data in bytes, before Base64.
+///
+/// Source: EC2 user guide, "Run commands when you launch an EC2 instance with user data input".
+const MAX_BYTES: usize = 16 * 1024;
 
 #[derive(Serialize)]
 struct UserData {
@@ -26,6 +32,10 @@ struct UserData {
 struct BottlerocketSettings {
     kubernetes: Kubernetes,
     host_containers: HostContainers,
+    #[serde(skip_serializing_if = "Network::is_empty")]
+    network: Network,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pki: BTreeMap<String, Pki>,
     #[serde(skip_serializing_if = "ContainerRegistry::is_empty")]
     container_registry: ContainerRegistry,
 }
@@ -46,15 +56,49 @@ struct HostContainer {
     enabled: bool,
 }
 
+/// Source: Bottlerocket's documentation, "settings.network".
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Network {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    https_proxy: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    no_proxy: Vec<String>,
+}
+
+impl Network {
+    fn is_empty(&self) -> bool {
+        self.https_proxy.is_none() && self.no_proxy.is_empty()
+    }
+}
+
+/// Source: Bottlerocket's documentation, "settings.pki".
+#[derive(Serialize)]
+struct Pki {
+    /// Certificates in PEM format, in Base64 again.
+    data: String,
+    trusted: bool,
+}
+
+/// Source: Bottlerocket's documentation, "settings.container-registry".
 #[derive(Serialize)]
 struct ContainerRegistry {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    mirrors: Vec<Mirror>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     credentials: Vec<Credential>,
 }
 
 impl ContainerRegistry {
     fn is_empty(&self) -> bool {
-        self.credentials.is_empty()
+        self.mirrors.is_empty() && self.credentials.is_empty()
     }
+}
+
+#[derive(Serialize)]
+struct Mirror {
+    registry: String,
+    endpoint: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -69,7 +113,7 @@ struct Credential {
 /// registries of the target's images, and no others.
 ///
 /// # Errors
-/// [`StageError::InvalidConfig`] if credentials cannot be read.
+/// [`StageError::InvalidConfig`] if credentials cannot be read, or if the user data is too large.
 pub(crate) async fn for_target(clients: &Clients, target: &Target) -> Result<String, StageError> {
     let hosts: BTreeSet<_> = target
         .images
@@ -86,10 +130,21 @@ pub(crate) async fn for_target(clients: &Clients, target: &Target) -> Result<Str
             });
         }
     }
-    Ok(STANDARD.encode(toml(credentials)))
+    let user_data = toml(&target.builder_settings, credentials);
+    if user_data.len() > MAX_BYTES {
+        let problem = format!(
+            "the builder's user data has {} bytes, and EC2 allows {MAX_BYTES}. Shorten `builder_settings`, above all the \
+             certificate bundles, or the registry credentials",
+            user_data.len()
+        );
+        return Err(InvalidConfig::new(target.cache.as_str(), problem).into());
+    }
+    Ok(STANDARD.encode(user_data))
 }
 
-fn toml(credentials: Vec<Credential>) -> String {
+fn toml(settings: &BuilderSettings, credentials: Vec<Credential>) -> String {
+    let mirrors = settings.registry_mirrors.iter();
+    let bundles = settings.pki.iter();
     let user_data = UserData {
         settings: BottlerocketSettings {
             kubernetes: Kubernetes {
@@ -98,7 +153,33 @@ fn toml(credentials: Vec<Credential>) -> String {
             host_containers: HostContainers {
                 admin: HostContainer { enabled: true },
             },
-            container_registry: ContainerRegistry { credentials },
+            network: Network {
+                https_proxy: settings.https_proxy.clone().map(String::from),
+                no_proxy: settings
+                    .no_proxy
+                    .iter()
+                    .cloned()
+                    .map(String::from)
+                    .collect(),
+            },
+            pki: bundles
+                .map(|(name, bundle)| {
+                    let pki = Pki {
+                        data: STANDARD.encode(bundle.as_str()),
+                        trusted: true,
+                    };
+                    (name.as_str().to_owned(), pki)
+                })
+                .collect(),
+            container_registry: ContainerRegistry {
+                mirrors: mirrors
+                    .map(|(registry, endpoints)| Mirror {
+                        registry: registry.as_str().to_owned(),
+                        endpoint: endpoints.iter().cloned().map(String::from).collect(),
+                    })
+                    .collect(),
+                credentials,
+            },
         },
     };
     toml::to_string(&user_data)
@@ -116,7 +197,7 @@ mod tests {
             auth: STANDARD.encode("team:with \"quotes\""),
         }];
         assert_eq!(
-            toml(credentials),
+            toml(&BuilderSettings::default(), credentials),
             "[settings.kubernetes]\nhostname-override = \"prepull-builder\"\n\n\
              [settings.host-containers.admin]\nenabled = true\n\n\
              [[settings.container-registry.credentials]]\nregistry = \"registry.example.com\"\n\
@@ -126,6 +207,30 @@ mod tests {
 
     #[test]
     fn user_data_without_credentials_omits_registries() {
-        assert!(!toml(Vec::new()).contains("registry"));
+        let user_data = toml(&BuilderSettings::default(), Vec::new());
+        assert!(!user_data.contains("registry"), "{user_data}");
+    }
+
+    #[test]
+    fn user_data_contains_builder_settings() {
+        let settings = serde_json::from_value(serde_json::json!({
+            "https_proxy": "http://proxy.example.com:3128",
+            "no_proxy": ["10.0.0.0/8", ".example.com"],
+            "pki": {"company": "-----BEGIN CERTIFICATE-----\nZm9v\n-----END CERTIFICATE-----\n"},
+            "registry_mirrors": {"docker.io": ["https://mirror.example.com", "https://other.example.com"]}
+        }))
+        .unwrap();
+        assert_eq!(
+            toml(&settings, Vec::new()),
+            "[settings.kubernetes]\nhostname-override = \"prepull-builder\"\n\n\
+             [settings.host-containers.admin]\nenabled = true\n\n\
+             [settings.network]\nhttps-proxy = \"http://proxy.example.com:3128\"\n\
+             no-proxy = [\"10.0.0.0/8\", \".example.com\"]\n\n\
+             [settings.pki.company]\n\
+             data = \"LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tClptOXYKLS0tLS1FTkQgQ0VSVElGSUNBVEUtLS0tLQo=\"\n\
+             trusted = true\n\n\
+             [[settings.container-registry.mirrors]]\nregistry = \"docker.io\"\n\
+             endpoint = [\"https://mirror.example.com\", \"https://other.example.com\"]\n"
+        );
     }
 }

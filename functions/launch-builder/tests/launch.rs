@@ -1,5 +1,6 @@
 //! Tests of launch-builder against mocked answers of EC2.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aws_smithy_mocks::{Rule, mock};
@@ -9,10 +10,11 @@ use prepull_aws::ec2::types::{
     HttpTokensState, Instance, InstanceMetadataOptionsRequest, InstanceStateName, InstanceType,
     ShutdownBehavior, StateReason,
 };
-use prepull_aws::{DateTime, Deadline};
+use prepull_aws::{DateTime, Deadline, tag_value};
 use prepull_domain::StageError;
 use prepull_domain::build::payload::{Base, Builder, DiskUsage, LaunchInput, Target};
 use prepull_testing::{FakeAws, builder, described, ec2_instance, target};
+use serde_json::json;
 
 async fn launch(aws: &FakeAws, target: Target) -> Result<Builder, StageError> {
     let settings = Settings {
@@ -327,6 +329,37 @@ async fn client_token_depends_only_on_the_target() {
 }
 
 #[tokio::test]
+async fn configured_name_replaces_prepulls() {
+    let aws = FakeAws::new().with_capacity();
+    let mut target = target();
+    let tags = BTreeMap::from([("Name".to_owned(), "node cache".to_owned())]);
+    target.tags = tags.try_into().unwrap();
+    launch(&aws, target).await.unwrap();
+    for specification in aws.launches()[0].tag_specifications() {
+        let tags = specification.tags().iter();
+        let names: Vec<_> = tags.filter(|tag| tag.key() == Some("Name")).collect();
+        assert_eq!(names.len(), 1, "{names:?}");
+        assert_eq!(names[0].value(), Some("node cache"));
+    }
+}
+
+#[tokio::test]
+async fn user_data_above_16_kib_launches_nothing() {
+    let aws = FakeAws::new().with_capacity();
+    let mut target = target();
+    let line = "a".repeat(64);
+    let pem = format!(
+        "-----BEGIN CERTIFICATE-----\n{}-----END CERTIFICATE-----\n",
+        format!("{line}\n").repeat(200)
+    );
+    target.builder_settings = serde_json::from_value(json!({ "pki": { "company": pem } })).unwrap();
+    let error = launch(&aws, target).await.unwrap_err();
+    assert!(matches!(error, StageError::InvalidConfig(_)), "{error}");
+    assert!(error.to_string().contains("16384"), "{error}");
+    assert!(aws.launches().is_empty());
+}
+
+#[tokio::test]
 async fn request_sets_tags_encryption_and_stop_on_power_off() {
     let aws = FakeAws::new().with_capacity();
     launch(&aws, target()).await.unwrap();
@@ -343,6 +376,10 @@ async fn request_sets_tags_encryption_and_stop_on_power_off() {
         .map(|tags| tags.resource_type().unwrap().as_str())
         .collect();
     assert_eq!(tagged, ["instance", "volume", "network-interface"]);
+    for tags in request.tag_specifications() {
+        assert_eq!(tag_value(tags.tags(), "team"), Some("platform"));
+        assert_eq!(tag_value(tags.tags(), "prepull:cache"), Some("web"));
+    }
     assert_eq!(
         request
             .instance_initiated_shutdown_behavior()

@@ -1,6 +1,9 @@
-//! Reads the published snapshot and decides whether a builder's volume can start from it.
+//! Reads the newest published snapshot and decides whether a builder's volume can start from it.
+
+use std::collections::BTreeSet;
 
 use prepull_aws::ec2::types::SnapshotState as EbsState;
+use prepull_aws::pointers::TargetPointer;
 use prepull_aws::{Clients, parameters, snapshots};
 use prepull_domain::build::payload::{DiskUsage, SnapshotState};
 use prepull_domain::{
@@ -11,36 +14,44 @@ use prepull_domain::{
 /// Snapshotter of every builder. A node that uses another snapshotter deletes the unpacked images.
 const SNAPSHOTTER: &str = "overlayfs";
 
-/// The published snapshot of a target.
-pub(crate) enum Published {
-    /// Nodes can use it.
-    Snapshot(PublishedSnapshot),
-    /// Nodes have none.
+/// The newest published snapshot of a target that was not rejected.
+pub(crate) enum Newest {
+    /// It exists.
+    Snapshot(NewestSnapshot),
+    /// There is none.
     Nothing { reason: String },
 }
 
-/// The snapshot that the pointer refers to.
+/// A snapshot that the pointer refers to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PublishedSnapshot {
+pub(crate) struct NewestSnapshot {
     pub(crate) id: SnapshotId,
+    /// `None` if the snapshot has none, or if nodes do not see the pointer's stable snapshot.
     pub(crate) content_key: Option<ContentKey>,
     pub(crate) volume_size: GiB,
 }
 
-/// Returns the snapshot that nodes use.
-pub(crate) async fn published(
+/// Returns the newest published snapshot. It can still wait for its promotion.
+pub(crate) async fn newest(
     clients: &Clients,
     cache: &CacheName,
     architecture: Architecture,
-) -> Result<Published, StageError> {
-    let nothing = |reason: String| Ok(Published::Nothing { reason });
-    let pointer = names::pointer_parameter(cache, architecture);
-    let Some(id) = parameters::get(clients, &pointer).await? else {
-        return nothing("no snapshot is published".to_owned());
+) -> Result<Newest, StageError> {
+    let nothing = |reason: String| Ok(Newest::Nothing { reason });
+    let pointer = TargetPointer {
+        clients,
+        cache,
+        architecture,
+        // A plan does not need the copies.
+        copy_to_regions: &BTreeSet::new(),
     };
-    let id: SnapshotId = match id.parse() {
-        Ok(id) => id,
-        Err(error) => return nothing(format!("{pointer}: {error}")),
+    let pointer = pointer.current().await?;
+    // A publication that failed on its last writes needs another one, although the decision is made.
+    let shown = parameters::get(clients, &names::pointer_parameter(cache, architecture)).await?;
+    let stable = pointer.stable.as_ref().map(|it| it.snapshot_id.as_str());
+    let is_shown = stable.is_none() || shown.as_deref() == stable;
+    let Some(id) = pointer.newest().map(|newest| newest.snapshot_id.clone()) else {
+        return nothing("no snapshot is published".to_owned());
     };
     let Some(snapshot) = snapshots::get(clients, &id).await? else {
         return nothing(format!("the published snapshot {id} is gone"));
@@ -51,27 +62,28 @@ pub(crate) async fn published(
     if snapshot.state() == Some(SnapshotState::Rejected) {
         return nothing(format!("the published snapshot {id} was rejected"));
     }
-    Ok(Published::Snapshot(PublishedSnapshot {
+    Ok(Newest::Snapshot(NewestSnapshot {
         id,
         content_key: snapshot
             .tag(names::TAG_CONTENT_KEY)
-            .and_then(|key| key.parse().ok()),
+            .and_then(|key| key.parse().ok())
+            .filter(|_| is_shown),
         volume_size: snapshot.volume_size.unwrap_or(GiB(0)),
     }))
 }
 
 /// Returns the disk usage of the last build from an empty volume if a builder of `variant` and `version` can start from
-/// `snapshot`. Otherwise, the error is the reason. `manifest` is the value of the manifest's parameter.
+/// `snapshot`. Otherwise, the error is the reason. `manifest` is the first page of the manifest, which has everything but
+/// some of the images.
 pub(crate) fn usable(
     snapshot: &SnapshotId,
     manifest: Option<&str>,
     variant: &Variant,
     version: &BottlerocketVersion,
 ) -> Result<DiskUsage, String> {
-    let manifest =
-        manifest.ok_or_else(|| format!("the published snapshot {snapshot} has no manifest"))?;
+    let manifest = manifest.ok_or_else(|| format!("snapshot {snapshot} has no manifest"))?;
     let manifest: Manifest = serde_json::from_str(manifest).map_err(|error| {
-        format!("the manifest of the published snapshot {snapshot} cannot be parsed: {error}")
+        format!("the manifest of snapshot {snapshot} cannot be parsed: {error}")
     })?;
     if manifest.variant != *variant {
         return Err(format!(

@@ -1,9 +1,8 @@
-//! Checks whether the images fit on the volume and in the manifest.
+//! Checks whether the images fit on the volume, into commands and into the plan.
 
-use prepull_domain::build::payload::PlannedImage;
-use prepull_domain::node::FILL_LIMIT;
-use prepull_domain::snapshot::manifest::{MAX_PARAMETER_BYTES, ManifestImage};
-use prepull_domain::{Bytes, GiB};
+use prepull_domain::build::payload::{PlannedImage, Target};
+use prepull_domain::node::{FILL_LIMIT, MAX_PARAMETER_BYTES};
+use prepull_domain::{Bytes, GiB, pages};
 
 /// Minimum space of a layer on the volume, in multiples of its compressed size. containerd keeps the compressed layer and
 /// the unpacked one, which is not smaller.
@@ -15,8 +14,11 @@ const LEAST_EXPANSION: u64 = 2;
 /// The same for common layers. Programs and libraries unpack to about three times their compressed size.
 const USUAL_EXPANSION: u64 = 4;
 
-/// Maximum bytes of a manifest without its images.
-const MANIFEST_WITHOUT_IMAGES: usize = 1_800;
+/// Maximum bytes of a plan's targets. Step Functions allows 256 KiB for the result of a task. The difference is for the
+/// response of Lambda around the plan, and for what other stages add to a target.
+///
+/// Source: Step Functions developer guide, "Quotas": maximum input or output size for a task, state, or execution.
+const MAX_PLAN_BYTES: usize = 240 * 1_024;
 
 /// Rejects a volume of `size` that cannot hold layers of `packed` bytes.
 pub(crate) fn on_volume(packed: Bytes, size: GiB) -> Result<(), String> {
@@ -38,19 +40,31 @@ fn size_for(packed: Bytes, expansion: u64) -> GiB {
     GiB(u32::try_from(size.div_ceil(1 << 30)).unwrap_or(u32::MAX))
 }
 
-/// Rejects images whose manifest does not fit into a parameter.
-pub(crate) fn in_manifest(images: &[PlannedImage]) -> Result<(), String> {
-    let entries: Vec<_> = images.iter().map(ManifestImage::from).collect();
-    let length = serde_json::to_vec(&entries)
-        .expect("strings and numbers always serialize")
-        .len();
-    let most = MAX_PARAMETER_BYTES - MANIFEST_WITHOUT_IMAGES;
-    if length <= most {
+/// Rejects images whose names do not fit into a command for a builder.
+pub(crate) fn in_commands(images: &[PlannedImage]) -> Result<(), String> {
+    let requests = images
+        .iter()
+        .map(|image| image.reference.status_request(&image.digest).len() + " ".len());
+    let bytes: usize = requests.sum();
+    if bytes <= MAX_PARAMETER_BYTES {
         return Ok(());
     }
     Err(format!(
-        "the manifest of its {} images needs {length} bytes for them, more than {most}. Split the cache",
+        "the names of its {} images have {bytes} bytes, and a command for the builder has room for \
+         {MAX_PARAMETER_BYTES}. Split the cache, or shorten the names",
         images.len()
+    ))
+}
+
+/// Rejects targets that are too large for the state machine.
+pub(crate) fn in_payload(targets: &[Target]) -> Result<(), String> {
+    let bytes = pages::json_bytes(&targets);
+    if bytes <= MAX_PLAN_BYTES {
+        return Ok(());
+    }
+    Err(format!(
+        "its plan has {bytes} bytes, and the state machine accepts {MAX_PLAN_BYTES}. Split the cache, or shorten the \
+         names of its images"
     ))
 }
 
@@ -67,46 +81,50 @@ mod tests {
         assert_eq!(on_volume(Bytes(0), GiB(2)), Ok(()));
     }
 
-    #[test]
-    fn too_many_images_exceed_the_manifest_parameter() {
-        let image: PlannedImage = prepull_testing::target().images[0].clone();
-        assert_eq!(in_manifest(&vec![image.clone(); 40]), Ok(()));
-        let problem = in_manifest(&vec![image; 50]).unwrap_err();
-        assert!(problem.contains("Split the cache"), "{problem}");
+    /// Returns `count` images with references of `length` characters.
+    fn images(count: usize, length: usize) -> Vec<PlannedImage> {
+        let image = &prepull_testing::target().images[0];
+        (0..count)
+            .map(|n| {
+                let rest = "registry.example.com//000:v1".len();
+                let name = "p".repeat(length - rest);
+                PlannedImage {
+                    reference: format!("registry.example.com/{name}/{n:03}:v1")
+                        .parse()
+                        .unwrap(),
+                    size: Bytes(1 << 40),
+                    after: Some(199),
+                    ..image.clone()
+                }
+            })
+            .collect()
+    }
+
+    /// Returns the targets of both architectures with these images.
+    fn targets(images: &[PlannedImage]) -> Vec<Target> {
+        let target = Target {
+            images: images.to_vec(),
+            ..prepull_testing::target()
+        };
+        vec![target.clone(), target]
     }
 
     #[test]
-    fn manifest_without_images_stays_within_its_limit() {
-        let digest = "c".repeat(64);
-        let manifest = serde_json::json!({
-            "snapshot_id": "snap-0123456789abcdef0",
-            "cache": "a".repeat(32),
-            "architecture": "x86_64",
-            "execution": "e".repeat(80),
-            "content_key": digest,
-            "images": [],
-            "variant": "aws-k8s-1.33-fips",
-            "node": {
-                "bottlerocket_version": "100.100.100",
-                "containerd_version": "v".repeat(64),
-                "kernel_version": "k".repeat(64),
-                "snapshotter": "overlayfs",
-                "ready_at": "2026-01-02T03:04:05.123456789Z"
-            },
-            "base": {"kind": "empty", "reason": "r".repeat(300)},
-            "volume_size": 16384,
-            "used": u64::MAX,
-            "packed": u64::MAX,
-            "fresh": {"packed": u64::MAX, "used": u64::MAX},
-            "instance_type": "i".repeat(32),
-            "planned_at": "2026-01-02T03:04:05.123456789Z",
-            "launched_at": "2026-01-02T03:04:05.123456789Z",
-            "verified_at": "2026-01-02T03:04:05.123456789Z",
-            "snapshot_started_at": "2026-01-02T03:04:05.123456789Z",
-            "completed_at": "2026-01-02T03:04:05.123456789Z",
-            "published_at": "2026-01-02T03:04:05.123456789Z"
-        });
-        let read: prepull_domain::Manifest = serde_json::from_value(manifest).unwrap();
-        assert!(serde_json::to_vec(&read).unwrap().len() < MANIFEST_WITHOUT_IMAGES);
+    fn largest_cache_with_names_of_125_characters_fits() {
+        let images = images(200, 125);
+        assert_eq!(in_commands(&images), Ok(()));
+        assert_eq!(in_payload(&targets(&images)), Ok(()));
+        // docs/scale.md has these figures.
+        let plan = pages::json_bytes(&targets(&images));
+        assert!((140_000..150_000).contains(&plan), "{plan}");
+    }
+
+    #[test]
+    fn too_long_names_exceed_the_command_and_the_payload() {
+        let problem = in_commands(&images(200, 255)).unwrap_err();
+        assert!(problem.contains("Split the cache"), "{problem}");
+        assert_eq!(in_payload(&targets(&images(200, 255))), Ok(()));
+        let problem = in_payload(&targets(&images(300, 255))).unwrap_err();
+        assert!(problem.contains("Split the cache"), "{problem}");
     }
 }

@@ -5,23 +5,41 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{StreamExt, stream};
 use prepull_aws::Clients;
 use prepull_domain::build::payload::PlannedImage;
-use prepull_domain::{Architecture, Bytes, CacheConfig, CacheName, ImageReference, StageError};
-use prepull_registry::{Registries, ResolvedImage, read_credentials};
+use prepull_domain::{
+    Architecture, Bytes, CacheConfig, CacheName, Digest, ImageReference, InvalidConfig, RegionName,
+    StageError,
+};
+use prepull_registry::{Located, PlatformManifest, Registries, read_credentials};
 
 use crate::pull_order;
 
 /// Number of images that are resolved concurrently.
 const AT_ONCE: usize = 8;
 
-/// The images of the cache, in its order.
-pub(crate) struct Images(Vec<(ImageReference, ResolvedImage)>);
+/// The references of a cache, in its order, with their current digests.
+pub(crate) struct References<'a> {
+    registries: Registries<'a>,
+    located: Vec<(&'a ImageReference, Located)>,
+}
 
-/// Resolves every image of a cache once for all architectures.
-pub(crate) async fn resolve(
+/// The images of the cache, in its order.
+pub(crate) struct Images(Vec<Image>);
+
+struct Image {
+    reference: ImageReference,
+    digest: Digest,
+    platforms: BTreeMap<Architecture, PlatformManifest>,
+}
+
+/// Finds the current digest of every image of a cache.
+pub(crate) async fn locate<'a>(
     clients: &Clients,
     cache: &CacheName,
-    config: &CacheConfig,
-) -> Result<Images, StageError> {
+    config: &'a CacheConfig,
+) -> Result<References<'a>, StageError> {
+    if let Some(region) = clients.region() {
+        check_partitions(&region, cache, config)?;
+    }
     let mut credentials = BTreeMap::new();
     for (host, source) in &config.registry_credentials {
         let named = config.images.iter().any(|image| image.registry() == host);
@@ -30,29 +48,85 @@ pub(crate) async fn resolve(
             credentials.insert(host.clone(), read);
         }
     }
-    let registries = Registries::new(credentials);
-    let results: Vec<_> = stream::iter(&config.images)
+    let registries = Registries::new(cache, credentials, &config.builder.settings)?;
+    let located = stream::iter(&config.images)
         .map(async |image| {
-            registries
-                .resolve(clients, image, &config.architectures)
-                .await
-                .map(|resolved| (image.clone(), resolved))
+            let located = registries.locate(clients, image).await?;
+            Ok((image, located))
         })
         .buffered(AT_ONCE)
         .collect()
         .await;
+    let located = all(located)?;
+    Ok(References {
+        registries,
+        located,
+    })
+}
+
+/// Returns all results, or one error with all problems.
+fn all<T>(results: Vec<Result<T, StageError>>) -> Result<Vec<T>, StageError> {
     let mut errors = Vec::new();
-    let mut images = Vec::new();
+    let mut found = Vec::new();
     for result in results {
         match result {
-            Ok(image) => images.push(image),
+            Ok(result) => found.push(result),
             Err(error) => errors.push(error),
         }
     }
-    match joined(errors) {
-        Some(error) => Err(error),
-        None => Ok(Images(images)),
+    joined(errors).map_or(Ok(found), Err)
+}
+
+impl References<'_> {
+    /// Returns each reference with its digest.
+    pub(crate) fn digests(&self) -> impl Iterator<Item = (&ImageReference, &Digest)> {
+        self.located
+            .iter()
+            .map(|(reference, located)| (*reference, &located.digest))
     }
+
+    /// Reads the manifests for all `architectures`.
+    pub(crate) async fn images(
+        &self,
+        clients: &Clients,
+        architectures: &BTreeSet<Architecture>,
+    ) -> Result<Images, StageError> {
+        let images = stream::iter(&self.located)
+            .map(async |(reference, located)| {
+                let platforms =
+                    self.registries
+                        .platforms(clients, reference, located, architectures);
+                Ok(Image {
+                    reference: (*reference).clone(),
+                    digest: located.digest.clone(),
+                    platforms: platforms.await?,
+                })
+            })
+            .buffered(AT_ONCE)
+            .collect()
+            .await;
+        all(images).map(Images)
+    }
+}
+
+/// Checks that private ECR accepts the roles of this account. An account exists in one partition.
+fn check_partitions(
+    region: &RegionName,
+    cache: &CacheName,
+    config: &CacheConfig,
+) -> Result<(), InvalidConfig> {
+    let own = region.partition();
+    for image in &config.images {
+        let other = image.ecr().map(|ecr| ecr.region.partition());
+        if let Some(other) = other.filter(|other| *other != own) {
+            let problem = format!(
+                "`{image}` is in the partition {other}, and roles of the partition {own} cannot pull from it. Push the \
+                 image to a registry that {region} reaches"
+            );
+            return Err(InvalidConfig::new(cache.as_str(), problem));
+        }
+    }
+    Ok(())
 }
 
 impl Images {
@@ -61,16 +135,16 @@ impl Images {
         let layers: Vec<_> = self
             .0
             .iter()
-            .map(|(_, resolved)| resolved.platforms[&architecture].layers.as_slice())
+            .map(|image| image.platforms[&architecture].layers.as_slice())
             .collect();
         self.0
             .iter()
             .zip(pull_order::predecessors(&layers))
-            .map(|((reference, resolved), after)| {
-                let platform = &resolved.platforms[&architecture];
+            .map(|(image, after)| {
+                let platform = &image.platforms[&architecture];
                 PlannedImage {
-                    reference: reference.clone(),
-                    digest: resolved.digest.clone(),
+                    reference: image.reference.clone(),
+                    digest: image.digest.clone(),
                     platform_digest: platform.digest.clone(),
                     size: pull_order::size(&platform.layers),
                     after,
@@ -84,7 +158,7 @@ impl Images {
         let layers: BTreeSet<_> = self
             .0
             .iter()
-            .flat_map(|(_, resolved)| &resolved.platforms[&architecture].layers)
+            .flat_map(|image| &image.platforms[&architecture].layers)
             .collect();
         layers.into_iter().map(|layer| layer.size).sum()
     }
@@ -93,7 +167,7 @@ impl Images {
 /// Combines all problems of one kind into one error, so that they can be fixed together. Permanent problems come before
 /// retryable ones.
 fn joined(mut errors: Vec<StageError>) -> Option<StageError> {
-    errors.sort_by_key(|error| matches!(error, StageError::Throttled { .. }));
+    errors.sort_by_key(is_retryable);
     let mut errors = errors.into_iter();
     let mut first = errors.next()?;
     let kind = first.name();
@@ -101,8 +175,9 @@ fn joined(mut errors: Vec<StageError>) -> Option<StageError> {
         .filter(|error| error.name() == kind)
         .map(|error| error.to_string())
         .collect();
-    if let StageError::ImageNotFound { problem, .. } | StageError::RegistryDenied { problem, .. } =
-        &mut first
+    if let StageError::ImageNotFound { problem, .. }
+    | StageError::RegistryDenied { problem, .. }
+    | StageError::RegistryUnavailable { problem, .. } = &mut first
     {
         for other in others {
             problem.push_str("; also, ");
@@ -112,8 +187,17 @@ fn joined(mut errors: Vec<StageError>) -> Option<StageError> {
     Some(first)
 }
 
+fn is_retryable(error: &StageError) -> bool {
+    matches!(
+        error,
+        StageError::Throttled { .. } | StageError::RegistryUnavailable { .. }
+    )
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn not_found(image: &str) -> StageError {
@@ -123,9 +207,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn private_ecr_of_another_partition_is_refused() {
+        let check = |region: &str, image: &str| {
+            let mut config = prepull_testing::configuration();
+            config["images"] = json!([image]);
+            let config = serde_json::from_value(config).unwrap();
+            check_partitions(&region.parse().unwrap(), &"tools".parse().unwrap(), &config)
+                .map_err(|error| error.to_string())
+        };
+        let china = "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn/team/app:1";
+        let ireland = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/app:1";
+        assert_eq!(check("cn-northwest-1", china), Ok(()));
+        assert_eq!(check("us-east-1", ireland), Ok(()));
+        assert_eq!(check("cn-north-1", "docker.io/library/nginx:1"), Ok(()));
+        let problem = check("eu-west-1", china).unwrap_err();
+        assert!(
+            problem.contains("partition aws-cn, and roles of the partition aws"),
+            "{problem}"
+        );
+        check("us-gov-west-1", ireland).unwrap_err();
+    }
+
     fn throttled() -> StageError {
         StageError::Throttled {
-            call: "registry:GetManifest",
+            call: "ecr:BatchGetImage",
             message: String::new(),
         }
     }

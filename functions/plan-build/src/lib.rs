@@ -2,13 +2,14 @@
 //!
 //! **Before:** an execution of a cache runs, and its triggers have happened.
 //!
-//! **After:** nothing has changed. The answer is a [`Plan`]. It has a target for each architecture whose published snapshot
-//! does not match the cache's references. Or it says that all match, or that a newer execution supersedes this one.
+//! **After:** nothing has changed. The answer is a [`Plan`]. It has a target for each architecture whose newest published
+//! snapshot does not match the cache's references. Or it says that all match, or that a newer execution supersedes this one.
 //!
 //! **Called again:** it makes a new plan from the current references.
 //!
-//! **Errors:** `InvalidConfig` if the cache does not exist, is misconfigured, wants an unknown Bottlerocket release, or has
-//! too small a volume. `ImageNotFound` and `RegistryDenied` for its images, one message for all of the same kind.
+//! **Errors:** `InvalidConfig` if the cache does not exist, is misconfigured, wants an unknown Bottlerocket release, has too
+//! small a volume, or has images in ECR that the builder cannot log in to. `ImageNotFound`, `RegistryDenied` and
+//! `RegistryUnavailable` for its images, one message for all of the same kind.
 //! `StillRunning` while an older execution of the cache builds. No error leaves an instance.
 
 mod base;
@@ -25,12 +26,12 @@ use prepull_aws::{Clients, Deadline, ami, parameters};
 use prepull_domain::build::payload::{Base, Pinning, Plan, PlanInput, PlannedImage, Target};
 use prepull_domain::build::queue::Position;
 use prepull_domain::{
-    Architecture, CacheConfig, CacheName, ContentKey, ExecutionName, InvalidConfig, SnapshotId,
-    StageError, names,
+    Architecture, BottlerocketVersion, CacheConfig, CacheName, ContentKey, ExecutionName,
+    InvalidConfig, SnapshotId, StageError, names,
 };
 
-use crate::base::{Published, PublishedSnapshot};
-use crate::images::Images;
+use crate::base::{Newest, NewestSnapshot};
+use crate::images::{Images, References};
 
 /// Plans one execution.
 ///
@@ -72,66 +73,97 @@ struct Planner<'a> {
     planned_at: Timestamp,
 }
 
-/// The decision for one architecture.
-enum Decision {
+/// The newest published snapshot of one architecture.
+enum State {
     UpToDate(SnapshotId),
-    Build(Box<Target>),
+    Outdated(Outdated),
+}
+
+/// An architecture that needs a build.
+struct Outdated {
+    architecture: Architecture,
+    content_key: ContentKey,
+    newest: Newest,
 }
 
 impl Planner<'_> {
     async fn plan(&self) -> Result<Plan, StageError> {
-        let images = images::resolve(self.clients, &self.cache, &self.config).await?;
-        let mut targets = Vec::new();
+        let references = images::locate(self.clients, &self.cache, &self.config).await?;
+        let mut outdated = Vec::new();
         let mut snapshots = BTreeMap::new();
         let architectures = &self.config.architectures;
-        let decisions = try_join_all(
-            architectures
-                .iter()
-                .map(|architecture| self.decide(*architecture, &images)),
-        );
-        for (architecture, decision) in architectures.iter().zip(decisions.await?) {
-            match decision {
-                Decision::UpToDate(snapshot) => {
+        let states = architectures
+            .iter()
+            .map(|architecture| self.state(*architecture, &references));
+        for (architecture, state) in architectures.iter().zip(try_join_all(states).await?) {
+            match state {
+                State::UpToDate(snapshot) => {
                     tracing::info!(%architecture, %snapshot, "target is up to date");
                     snapshots.insert(*architecture, snapshot);
                 }
-                Decision::Build(target) => {
-                    tracing::info!(%architecture, base = ?target.base, "target needs a build");
-                    targets.push(*target);
-                }
+                State::Outdated(target) => outdated.push(target),
             }
         }
-        if targets.is_empty() {
-            Ok(Plan::UpToDate { snapshots })
-        } else {
-            Ok(Plan::Build { targets })
+        if outdated.is_empty() {
+            return Ok(Plan::UpToDate { snapshots });
         }
+        // Only a build needs the manifests. Reading them counts as a pull on Docker Hub.
+        let architectures = outdated.iter().map(|target| target.architecture).collect();
+        let images = references.images(self.clients, &architectures).await?;
+        let targets = outdated
+            .into_iter()
+            .map(|target| self.target(target, &images));
+        let targets = try_join_all(targets).await?;
+        for target in &targets {
+            tracing::info!(architecture = %target.architecture, base = ?target.base, "target needs a build");
+        }
+        capacity_check::in_payload(&targets).map_err(|problem| self.invalid(problem))?;
+        Ok(Plan::Build { targets })
     }
 
-    async fn decide(
-        &self,
-        architecture: Architecture,
-        images: &Images,
-    ) -> Result<Decision, StageError> {
-        let config = &self.config;
-        let pinning = if config.pin_images {
+    fn pinning(&self) -> Pinning {
+        if self.config.pin_images {
             Pinning::Pinned
         } else {
             Pinning::Unpinned
-        };
-        let planned = images.planned(architecture);
-        let content_key = ContentKey::of(&config.variant, architecture, pinning, &planned);
-        let published = base::published(self.clients, &self.cache, architecture).await?;
-        if let Published::Snapshot(snapshot) = &published
-            && snapshot.content_key.as_ref() == Some(&content_key)
-        {
-            self.check_not_shrunk(architecture, snapshot)?;
-            return Ok(Decision::UpToDate(snapshot.id.clone()));
         }
+    }
+
+    async fn state(
+        &self,
+        architecture: Architecture,
+        references: &References<'_>,
+    ) -> Result<State, StageError> {
+        let variant = &self.config.variant;
+        let content_key =
+            ContentKey::of(variant, architecture, self.pinning(), references.digests());
+        let newest = base::newest(self.clients, &self.cache, architecture).await?;
+        if let Newest::Snapshot(snapshot) = &newest
+            && snapshot.content_key.as_ref() == Some(&content_key)
+            && self.fits(snapshot)
+        {
+            return Ok(State::UpToDate(snapshot.id.clone()));
+        }
+        Ok(State::Outdated(Outdated {
+            architecture,
+            content_key,
+            newest,
+        }))
+    }
+
+    async fn target(&self, outdated: Outdated, images: &Images) -> Result<Target, StageError> {
+        let Outdated {
+            architecture,
+            content_key,
+            newest,
+        } = outdated;
+        let config = &self.config;
+        let planned = images.planned(architecture);
         self.check_capacity(architecture, images, &planned)?;
         let ami = ami::find(self.clients, &self.cache, architecture, &self.config).await?;
-        let base = self.base(architecture, published, &ami.version).await?;
-        Ok(Decision::Build(Box::new(Target {
+        self.check_login(&ami.version)?;
+        let base = self.base(architecture, newest, &ami.version).await?;
+        Ok(Target {
             cache: self.cache.clone(),
             architecture,
             execution: self.execution.clone(),
@@ -141,7 +173,7 @@ impl Planner<'_> {
             content_key,
             images: planned,
             packed: images.compressed_size(architecture),
-            pinning,
+            pinning: self.pinning(),
             variant: config.variant.clone(),
             ami,
             base,
@@ -149,11 +181,13 @@ impl Planner<'_> {
             instance_types: config.builder.instance_types[&architecture].clone(),
             subnet_ids: config.builder.subnet_ids.clone(),
             security_group_ids: config.builder.security_group_ids.clone(),
+            builder_settings: config.builder.settings.clone(),
+            tags: config.tags.clone(),
             registry_credentials: config.registry_credentials.clone(),
             parallel_pulls: config.parallel_pulls,
             retain_snapshots: config.retain_snapshots,
             publication: config.publication.clone(),
-        })))
+        })
     }
 
     fn check_capacity(
@@ -166,19 +200,35 @@ impl Planner<'_> {
             images.compressed_size(architecture),
             self.config.volume.size_gib,
         )
-        .and_then(|()| capacity_check::in_manifest(planned))
+        .and_then(|()| capacity_check::in_commands(planned))
         .map_err(|problem| self.invalid(problem))
+    }
+
+    /// An image that the builder pulls without credentials fails only after the launch.
+    fn check_login(&self, release: &BottlerocketVersion) -> Result<(), StageError> {
+        let mut images = self.config.images.iter();
+        images
+            .try_for_each(|image| image.check_login(release))
+            .map_err(|problem| self.invalid(problem.to_string()))
     }
 
     async fn base(
         &self,
         architecture: Architecture,
-        published: Published,
-        version: &prepull_domain::BottlerocketVersion,
+        newest: Newest,
+        version: &BottlerocketVersion,
     ) -> Result<Base, StageError> {
-        let snapshot = match published {
-            Published::Snapshot(snapshot) => snapshot,
-            Published::Nothing { reason } => return Ok(Base::Empty { reason }),
+        let snapshot = match newest {
+            Newest::Snapshot(snapshot) if self.fits(&snapshot) => snapshot,
+            Newest::Snapshot(snapshot) => {
+                return Ok(Base::Empty {
+                    reason: format!(
+                        "`volume.size_gib` is {}, less than the {} of snapshot {}",
+                        self.config.volume.size_gib, snapshot.volume_size, snapshot.id
+                    ),
+                });
+            }
+            Newest::Nothing { reason } => return Ok(Base::Empty { reason }),
         };
         let parameter = names::manifest_parameter(&self.cache, architecture, &snapshot.id);
         let manifest = parameters::get(self.clients, &parameter).await?;
@@ -188,35 +238,18 @@ impl Planner<'_> {
             &self.config.variant,
             version,
         ) {
-            Ok(fresh) => {
-                self.check_not_shrunk(architecture, &snapshot)?;
-                Ok(Base::Snapshot {
-                    snapshot_id: snapshot.id,
-                    fresh,
-                })
-            }
+            Ok(fresh) => Ok(Base::Snapshot {
+                snapshot_id: snapshot.id,
+                fresh,
+            }),
             Err(reason) => Ok(Base::Empty { reason }),
         }
     }
 
-    /// A volume from a snapshot must be at least as large as the volume of the snapshot.
-    fn check_not_shrunk(
-        &self,
-        architecture: Architecture,
-        snapshot: &PublishedSnapshot,
-    ) -> Result<(), StageError> {
-        let (wanted, least) = (self.config.volume.size_gib, snapshot.volume_size);
-        if wanted < least {
-            return Err(self.invalid(format!(
-                "`volume.size_gib` is {wanted}, less than the {least} of the published snapshot {}, and a volume \
-                 cannot be smaller than its snapshot. Set it to at least {}, or delete the parameter {} to start \
-                 from an empty volume",
-                snapshot.id,
-                least.0,
-                names::pointer_parameter(&self.cache, architecture)
-            )));
-        }
-        Ok(())
+    /// Returns whether a volume of the configured size can start from `snapshot`. A volume cannot be smaller than its
+    /// snapshot.
+    fn fits(&self, snapshot: &NewestSnapshot) -> bool {
+        self.config.volume.size_gib >= snapshot.volume_size
     }
 
     fn invalid(&self, problem: String) -> StageError {

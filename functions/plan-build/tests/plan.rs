@@ -1,5 +1,6 @@
 //! Tests of plan-build against mocked answers of ECR, EC2 and Step Functions.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aws_smithy_mocks::{Rule, mock};
@@ -11,11 +12,13 @@ use prepull_aws::ecr::types::{Image, ImageFailure, ImageFailureCode, ImageIdenti
 use prepull_aws::sfn::types::ExecutionStatus;
 use prepull_aws::{Deadline, ecr, tag};
 use prepull_domain::build::payload::{Base, DiskUsage, Plan, PlanInput, Target};
-use prepull_domain::{Bytes, StageError};
+use prepull_domain::{Architecture, Bytes, Pointer, PublishedSnapshot, StageError};
 use prepull_testing::{FakeAws, STATE_MACHINE_ARN, configuration, execution, execution_arn};
 use serde_json::{Value, json};
 
 const SNAPSHOT: &str = "snap-0123456789abcdef0";
+/// A snapshot that was deleted.
+const GONE: &str = "snap-00000000000000001";
 const POINTER: &str = "/prepull/web/x86_64/snapshot-id";
 const OWN: (&str, i64, &str) = ("own", 100, "web");
 
@@ -127,6 +130,23 @@ async fn unusable_bottlerocket_release_is_refused() {
     );
 }
 
+#[tokio::test]
+async fn ecr_host_without_login_on_the_builder_is_refused() {
+    let mut world = World::default();
+    world.config["images"] = json!(["123456789012.dkr-ecr.eu-west-1.on.aws/team/api:v1"]);
+    assert!(matches!(world.plan().await, Ok(Plan::Build { .. })));
+    let path = "/aws/service/bottlerocket/aws-k8s-1.33/x86_64/latest/image_version";
+    world.aws.set_parameter(path, "1.53.0-ab12cd34");
+    let error = world.plan().await.unwrap_err();
+    assert_eq!(error.name(), "InvalidConfig");
+    assert!(
+        error
+            .to_string()
+            .contains("Set `bottlerocket_version` to 1.54.0 or later"),
+        "{error}"
+    );
+}
+
 fn in_ecr(digest: &str, manifest: &Value) -> BatchGetImageOutput {
     let id = ImageIdentifier::builder().image_digest(digest).build();
     let image = Image::builder()
@@ -172,8 +192,9 @@ fn has_image(size: u64) -> Rule {
     })
 }
 
+/// Returns a rule by which ECR returns a manifest without an index.
 fn has_single_manifest() -> Rule {
-    mock!(ecr::Client::batch_get_image).then_output(|| in_ecr(&digest('a'), &manifest(1)))
+    mock!(ecr::Client::batch_get_image).then_output(|| in_ecr(&digest('9'), &manifest(1)))
 }
 
 fn ecr_fails(code: &'static str) -> Rule {
@@ -247,6 +268,16 @@ async fn complete_published_snapshot_needs_no_build() {
 }
 
 #[tokio::test]
+async fn tags_and_builder_settings_need_no_new_snapshot() {
+    let mut world = World::default();
+    let target = world.target().await;
+    world.publish(&target, "1.57.0");
+    world.config["tags"] = json!({"team": "platform"});
+    world.config["builder"]["settings"] = json!({"https_proxy": "proxy.example.com:3128"});
+    assert!(matches!(world.plan().await.unwrap(), Plan::UpToDate { .. }));
+}
+
+#[tokio::test]
 async fn changed_image_builds_on_the_published_snapshot() {
     let mut world = World::default();
     let target = world.target().await;
@@ -297,8 +328,14 @@ async fn snapshot_of_newer_bottlerocket_is_not_a_base() {
 
 #[tokio::test]
 async fn deleted_published_snapshot_is_rebuilt() {
-    let world = World::default();
-    world.aws.set_parameter(POINTER, SNAPSHOT);
+    let mut world = World::default();
+    let target = world.target().await;
+    world.publish(&target, "1.57.0");
+    // Nobody can start from a snapshot of another ID.
+    let json = prepull_testing::manifest(GONE).to_string();
+    let manifest = format!("/prepull/web/x86_64/snapshots/{GONE}");
+    world.aws.set_parameter(&manifest, &json);
+    world.aws.set_parameter(POINTER, GONE);
     let Base::Empty { reason } = world.target().await.base else {
         panic!("there is no snapshot");
     };
@@ -306,16 +343,67 @@ async fn deleted_published_snapshot_is_rebuilt() {
 }
 
 #[tokio::test]
-async fn volume_smaller_than_its_base_fails_with_both_sizes() {
+async fn smaller_volume_starts_empty_even_if_nothing_else_changed() {
     let mut world = World::default();
     let target = world.target().await;
     world.publish(&target, "1.57.0");
-    world.config["pin_images"] = true.into();
     world.config["volume"]["size_gib"] = 20.into();
-    let error = world.plan().await.unwrap_err();
-    assert_eq!(error.name(), "InvalidConfig");
-    let text = error.to_string();
-    assert!(text.contains("20 GiB") && text.contains("50 GiB"), "{text}");
+    let Base::Empty { reason } = world.target().await.base else {
+        panic!("a volume cannot be smaller than its snapshot");
+    };
+    assert!(
+        reason.contains("20 GiB") && reason.contains("50 GiB"),
+        "{reason}"
+    );
+}
+
+#[tokio::test]
+async fn decision_of_a_newer_version_fails_the_plan() {
+    let world = World::default();
+    let parameter = "/prepull/web/x86_64/decisions/7";
+    world.aws.set_parameter(parameter, r#"{"sequence": 7}"#);
+    let error = world.plan().await.unwrap_err().to_string();
+    assert!(error.contains(parameter), "{error}");
+}
+
+/// Returns the pointer of the published snapshot, with `id` in the role `role`.
+fn pointer(role: &str, id: &str) -> Value {
+    let snapshot = |id: &str| {
+        let manifest = serde_json::from_value(prepull_testing::manifest(id)).unwrap();
+        json!(PublishedSnapshot::new(&manifest, BTreeMap::new()))
+    };
+    let mut pointer = json!(Pointer::initial(None));
+    pointer["sequence"] = 1.into();
+    pointer["stable"] = snapshot(GONE);
+    pointer[role] = snapshot(id);
+    pointer["announced"] = true.into();
+    pointer
+}
+
+#[tokio::test]
+async fn newest_published_snapshot_is_the_base() {
+    for role in ["candidate", "queued", "stable"] {
+        let mut world = World::default();
+        let target = world.target().await;
+        world.publish(&target, "1.57.0");
+        let decision = pointer(role, SNAPSHOT).to_string();
+        world
+            .aws
+            .set_parameter("/prepull/web/x86_64/decisions/1", &decision);
+        let stable = if role == "stable" { SNAPSHOT } else { GONE };
+        world.aws.set_parameter(POINTER, stable);
+        let Plan::UpToDate { snapshots } = world.plan().await.unwrap() else {
+            panic!("the {role} snapshot has the content");
+        };
+        assert_eq!(snapshots[&Architecture::X86_64].as_str(), SNAPSHOT);
+
+        // The decision was made, and its caller ended before nodes could see it.
+        world.aws.set_parameter(POINTER, "snap-00000000000000002");
+        let base = world.target().await.base;
+        assert!(
+            matches!(base, Base::Snapshot { snapshot_id, .. } if snapshot_id.as_str() == SNAPSHOT)
+        );
+    }
 }
 
 #[tokio::test]
@@ -362,6 +450,38 @@ async fn unavailable_image_fails_with_its_reference_and_cause() {
 }
 
 #[tokio::test]
+async fn image_of_a_cache_without_imports_fails_with_the_input() {
+    for ecr in [
+        image_is_missing(),
+        ecr_fails("RepositoryNotFoundException"),
+        ecr_fails("AccessDeniedException"),
+    ] {
+        let error = World::default().ecr(ecr).plan().await.unwrap_err();
+        let text = error.to_string();
+        for part in [
+            "`pull_through_cache_prefixes`",
+            "`ecr:BatchImportUpstreamImage`",
+            "`ecr:CreateRepository`",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn wrong_credentials_of_an_upstream_registry_are_denied() {
+    let world = World::default().ecr(ecr_fails("UnableToGetUpstreamImageException"));
+    let error = world.plan().await.unwrap_err();
+    assert_eq!(error.name(), "RegistryDenied");
+    assert!(
+        error
+            .to_string()
+            .contains("Check the credentials of the pull-through cache"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn missing_platform_fails_with_available_platforms() {
     let index = json!({
         "schemaVersion": 2,
@@ -381,12 +501,28 @@ async fn missing_platform_fails_with_available_platforms() {
     }
 }
 
+// containerd does not compare the platform of a manifest that a reference names directly.
 #[tokio::test]
-async fn single_manifest_cannot_serve_two_platforms() {
+async fn manifest_without_index_serves_both_architectures() {
     let mut world = World::default().ecr(has_single_manifest());
     world.config["architectures"] = json!(["x86_64", "arm64"]);
-    let text = message(&world.plan().await.unwrap_err());
-    assert!(text.starts_with("ImageNotFound"), "{text}");
+    let Ok(Plan::Build { targets }) = world.plan().await else {
+        panic!("both architectures need a build");
+    };
+    for target in targets {
+        assert_eq!(target.images[0].platform_digest.as_str(), digest('9'));
+    }
+}
+
+#[tokio::test]
+async fn unchanged_image_costs_one_request() {
+    let rule = has_image(1_000);
+    let mut world = World::default().ecr(rule.clone());
+    let target = world.target().await;
+    world.publish(&target, "1.57.0");
+    let before = rule.num_calls();
+    assert!(matches!(world.plan().await, Ok(Plan::UpToDate { .. })));
+    assert_eq!(rule.num_calls(), before + 1);
 }
 
 #[tokio::test]

@@ -71,28 +71,20 @@ impl RegionalSnapshot<'_> {
         Ok(())
     }
 
-    /// Writes the manifest, then the pointer, so that a reader never finds a snapshot without a manifest.
-    pub(crate) async fn point(&self, input: &PublishInput) -> Result<(), StageError> {
+    /// Writes the manifest.
+    pub(crate) async fn describe(&self, input: &PublishInput) -> Result<(), StageError> {
         let (cache, architecture) = (&input.target.cache, input.target.architecture);
         let manifest = Manifest {
             snapshot_id: self.snapshot.clone(),
             ..Manifest::of(input, Timestamp::now())
         };
-        let json = serde_json::to_string(&manifest).expect("strings and numbers always serialize");
         let parameter = names::manifest_parameter(cache, architecture, &self.snapshot);
-        let pointer = names::pointer_parameter(cache, architecture);
-        // The pointer comes last, so its snapshot always has a manifest.
-        for (name, value) in [
-            (&parameter, json.as_str()),
-            (&pointer, self.snapshot.as_str()),
-        ] {
-            let advice = format!("Check parameter {name} in {}", self.region);
-            parameters::put(&self.clients, name, value)
-                .await
-                .map_err(|error| publish_failed(input, &advice, error))?;
-        }
-        tracing::info!(region = %self.region, snapshot = %self.snapshot, "pointer updated");
-        Ok(())
+        parameters::put_document(&self.clients, &parameter, &manifest.to_pages())
+            .await
+            .map_err(|error| {
+                let advice = format!("Check parameter {parameter} in {}", self.region);
+                publish_failed(input, &advice, error)
+            })
     }
 }
 

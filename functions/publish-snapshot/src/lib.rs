@@ -1,30 +1,32 @@
-//! publish-snapshot makes a verified snapshot the one that nodes use.
+//! publish-snapshot makes a verified snapshot available to nodes.
 //!
 //! **Before:** the snapshot is complete and has the tag `prepull:state` = `verified`.
 //!
-//! **After:** the pointer refers to the snapshot. In every Region that the cache copies to, the pointer refers to the copy.
-//! The manifests describe the content, and the accounts of the cache may use the snapshots. The tag is `published`, and
-//! `verified` on the previous snapshot. The event `Snapshot Published` was emitted. If a snapshot of a later plan was
-//! published in the meantime, everything stays unchanged.
+//! **After:** the snapshot is the candidate, or stable if its cache promotes at once and has no pin. The pointer refers to
+//! it, and in every Region that the cache copies to, the pointer refers to the copy. The manifests describe the content,
+//! and the accounts of the cache may use the snapshots. The events `Snapshot Published` and `Snapshot Promoted` were
+//! emitted. If a snapshot of a later plan was published in the meantime, everything stays unchanged.
 //!
 //! The pointer at home is the last write that nodes depend on, so a node that follows it finds everything else in place.
 //! Later steps are notifications. If they fail, the failure is logged and the snapshot still counts as published.
 //!
-//! **Called again:** it finds the completed steps and does only the missing ones. The event repeats only if the function
-//! ended between the event and the tag.
+//! **Called again:** it finds the completed steps and does only the missing ones. The events repeat only if the function
+//! ended between an event and the mark of the decision.
 //!
 //! **Errors:** `PublishFailed` with the step; `StillRunning` while copies are in progress.
 
-mod announce;
 mod copies;
 
 use futures::future::try_join_all;
 use jiff::Timestamp;
 use prepull_aws::ec2::types::SnapshotState as EbsState;
-use prepull_aws::{AwsError, Clients, Deadline, parameters, snapshots};
+use prepull_aws::pointers::TargetPointer;
+use prepull_aws::{AwsError, Clients, Deadline, snapshots};
 use prepull_domain::build::payload::{PublishInput, PublishOutcome, Published, SnapshotState};
-use prepull_domain::build::queue;
-use prepull_domain::{Manifest, RegionName, SnapshotId, StageError, names};
+use prepull_domain::snapshot::decisions::NotDecided;
+use prepull_domain::{
+    Decision, Manifest, PublishedSnapshot, Refusal, RegionName, StageError, names,
+};
 
 use crate::copies::RegionalSnapshot;
 
@@ -38,9 +40,17 @@ pub async fn handle(
     input: PublishInput,
     deadline: Deadline,
 ) -> Result<Published, StageError> {
-    let state = check(clients, &input).await?;
-    if superseded(clients, &input).await? {
-        return Ok(published(&input, PublishOutcome::Superseded));
+    check(clients, &input).await?;
+    let pointer = TargetPointer {
+        clients,
+        cache: &input.target.cache,
+        architecture: input.target.architecture,
+        copy_to_regions: &input.target.publication.copy_to_regions,
+    };
+    // Does not copy a snapshot that cannot be published.
+    let decision = decision(&input, &[]);
+    if let Err(refusal) = pointer.current().await?.after(&decision, Timestamp::now()) {
+        return refused_publication(&input, &refusal);
     }
     let here = RegionalSnapshot {
         clients: clients.clone(),
@@ -57,19 +67,59 @@ pub async fn handle(
     for regional in copies.iter().chain([&here]) {
         regional.share(&input).await?;
     }
-    // A copy takes long enough for another build to publish.
-    if superseded(clients, &input).await? {
-        return Ok(published(&input, PublishOutcome::Superseded));
-    }
-    let before = pointer(clients, &input).await?;
+    // A reader of the pointer never finds a snapshot without a complete manifest.
     for regional in copies.iter().chain([&here]) {
-        regional.point(&input).await?;
+        regional.describe(&input).await?;
     }
+    let decision = self::decision(&input, &copies);
+    let decided = match pointer.decide(&decision, Timestamp::now()).await {
+        Ok(decided) => decided,
+        Err(NotDecided::Refused(refusal)) => return refused_publication(&input, &refusal),
+        Err(NotDecided::Failed(error)) => {
+            let path = names::decisions_path(&input.target.cache, input.target.architecture);
+            let advice = format!("Check the parameters beside {path} in all Regions of the cache");
+            return Err(publish_failed(&input, &advice, error));
+        }
+    };
     log(&input);
-    if state == SnapshotState::Verified {
-        announce::announce(&here, &copies, &input, before).await?;
+    let id = &input.snapshot.snapshot_id;
+    let is = |held: &Option<PublishedSnapshot>| {
+        held.as_ref().is_some_and(|held| held.snapshot_id == *id)
+    };
+    let outcome = if is(&decided.pointer.stable) {
+        PublishOutcome::Published
+    } else if is(&decided.pointer.candidate) || is(&decided.pointer.queued) {
+        PublishOutcome::Candidate
+    } else {
+        // A newer snapshot has replaced it.
+        PublishOutcome::Superseded
+    };
+    Ok(published(&input, outcome))
+}
+
+/// Returns the decision to publish the snapshot with its copies.
+fn decision(input: &PublishInput, copies: &[RegionalSnapshot<'_>]) -> Decision {
+    let copies = copies
+        .iter()
+        .map(|copy| (copy.region.clone(), copy.snapshot.clone()))
+        .collect();
+    let manifest = Manifest::of(input, Timestamp::now());
+    Decision::Publish {
+        snapshot: Box::new(PublishedSnapshot::new(&manifest, copies)),
+        promotion: input.target.publication.promotion,
     }
-    Ok(published(&input, PublishOutcome::Published))
+}
+
+/// Returns the result for a snapshot that the pointer does not accept.
+fn refused_publication(input: &PublishInput, refusal: &Refusal) -> Result<Published, StageError> {
+    if *refusal == Refusal::Superseded {
+        tracing::warn!("superseded by a snapshot of a newer plan");
+        return Ok(published(input, PublishOutcome::Superseded));
+    }
+    Err(StageError::PublishFailed {
+        snapshot: input.snapshot.snapshot_id.clone(),
+        problem: refusal.to_string(),
+    })
 }
 
 /// Logs the build's steps and the disk usage. The dashboard of the Terraform module reads these fields.
@@ -99,7 +149,7 @@ fn published(input: &PublishInput, outcome: PublishOutcome) -> Published {
 }
 
 /// Returns an error if nodes must not use the snapshot.
-async fn check(clients: &Clients, input: &PublishInput) -> Result<SnapshotState, StageError> {
+async fn check(clients: &Clients, input: &PublishInput) -> Result<(), StageError> {
     let id = &input.snapshot.snapshot_id;
     let failed = |problem: String| StageError::PublishFailed {
         snapshot: id.clone(),
@@ -116,45 +166,13 @@ async fn check(clients: &Clients, input: &PublishInput) -> Result<SnapshotState,
         return Err(failed(format!("it is in state `{state}`, not `completed`")));
     }
     match snapshot.state() {
-        Some(state @ (SnapshotState::Verified | SnapshotState::Published)) => Ok(state),
+        Some(SnapshotState::Verified | SnapshotState::Published) => Ok(()),
         _ => Err(failed(format!(
             "its tag {} is `{}`, so its images are not verified",
             names::TAG_STATE,
             snapshot.tag(names::TAG_STATE).unwrap_or_default()
         ))),
     }
-}
-
-/// Returns the snapshot that the pointer refers to.
-async fn pointer(
-    clients: &Clients,
-    input: &PublishInput,
-) -> Result<Option<SnapshotId>, StageError> {
-    let parameter = names::pointer_parameter(&input.target.cache, input.target.architecture);
-    let value = parameters::get(clients, &parameter).await?;
-    Ok(value.and_then(|id| id.parse().ok()))
-}
-
-/// Returns whether nodes use a snapshot whose plan is newer than this one.
-///
-/// Systems Manager has no compare-and-set, so two publications at the same moment could still overwrite each other. Builds
-/// of a cache never overlap, so this needs an execution that plan-build did not see.
-async fn superseded(clients: &Clients, input: &PublishInput) -> Result<bool, StageError> {
-    let target = &input.target;
-    let current = match pointer(clients, input).await? {
-        Some(current) if current != input.snapshot.snapshot_id => current,
-        _ => return Ok(false),
-    };
-    let parameter = names::manifest_parameter(&target.cache, target.architecture, &current);
-    let manifest = parameters::get(clients, &parameter).await?;
-    let later = manifest
-        .and_then(|json| serde_json::from_str::<Manifest>(&json).ok())
-        .is_some_and(|manifest| queue::is_superseded(target.planned_at, manifest.planned_at));
-    if !later || snapshots::get(clients, &current).await?.is_none() {
-        return Ok(false);
-    }
-    tracing::warn!(%current, "superseded by a snapshot of a newer plan");
-    Ok(true)
 }
 
 /// Returns the error of a call that publication depends on.

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use prepull_aws::ec2::types::{Snapshot, SnapshotState};
-use prepull_aws::{Deadline, tag};
+use prepull_aws::{Deadline, tag, tag_value};
 use prepull_domain::build::payload::{PublishInput, PublishOutcome, Published};
-use prepull_domain::{Manifest, StageError};
+use prepull_domain::{Decision, Manifest, Pointer, StageError};
 use prepull_testing::{FakeAws, builder, planned_at, target};
 use publish_snapshot::handle;
 use serde_json::json;
@@ -13,6 +13,9 @@ use serde_json::json;
 const OURS: &str = "snap-0123456789abcdef0";
 const BEFORE: &str = "snap-00000000000000001";
 const POINTER: &str = "/prepull/web/x86_64/snapshot-id";
+const CANDIDATE: &str = "/prepull/web/x86_64/candidate-snapshot-id";
+const STATE: &str = "/prepull/web/x86_64/pointer";
+const DECISION: &str = "/prepull/web/x86_64/decisions/1";
 
 fn input() -> PublishInput {
     serde_json::from_value(json!({
@@ -92,31 +95,133 @@ async fn publish_writes_manifest_then_pointer_then_notifies() {
         aws.writes(),
         [
             format!("ssm:PutParameter {}", manifest_of(OURS)),
+            format!("ssm:PutParameter {DECISION}"),
+            format!("ssm:PutParameter {STATE}"),
+            format!("ssm:PutParameter {CANDIDATE}"),
             format!("ssm:PutParameter {POINTER}"),
             "events:PutEvents Snapshot Published".to_owned(),
-            format!("ec2:CreateTags {BEFORE} prepull:state=verified"),
+            "events:PutEvents Snapshot Promoted".to_owned(),
+            format!("ssm:PutParameter {DECISION}"),
             format!("ec2:CreateTags {OURS} prepull:state=published"),
+            format!("ec2:CreateTags {BEFORE} prepull:state=verified"),
         ]
     );
-    assert_eq!(aws.emitted_events()[0]["previous_snapshot_id"], BEFORE);
+    for event in aws.emitted_events() {
+        assert_eq!(event["previous_snapshot_id"], BEFORE);
+    }
+    let pointer: Pointer = serde_json::from_str(&aws.parameter(STATE).unwrap()).unwrap();
+    let ids = [pointer.stable, pointer.previous].map(|it| it.unwrap().snapshot_id.to_string());
+    assert_eq!(ids, [OURS, BEFORE]);
+}
+
+#[tokio::test]
+async fn candidate_leaves_the_stable_snapshot() {
+    let promotions = [
+        json!({"mode": "manual"}),
+        json!({"mode": "soak", "soak_minutes": 60}),
+    ];
+    for promotion in promotions {
+        let aws = publish_before(verified(), -60);
+        let mut input = input();
+        input.target.publication.promotion = serde_json::from_value(promotion).unwrap();
+        let published = publish(&aws, input).await.unwrap();
+        assert_eq!(published.outcome, PublishOutcome::Candidate);
+        assert_eq!(aws.parameter(POINTER).as_deref(), Some(BEFORE));
+        assert_eq!(aws.parameter(CANDIDATE).as_deref(), Some(OURS));
+        assert_eq!(aws.calls("events:PutEvents"), ["Snapshot Published"]);
+        let marks = [format!("{OURS} prepull:state=published")];
+        assert_eq!(aws.calls("ec2:CreateTags"), marks);
+    }
+}
+
+#[tokio::test]
+async fn pinned_pointer_keeps_its_snapshot() {
+    let aws = publish_before(verified(), -60);
+    let pin = Decision::Pin {
+        reason: "change freeze".parse().unwrap(),
+    };
+    aws.decide(&pin, planned_at()).await;
+    let published = publish(&aws, input()).await.unwrap();
+    assert_eq!(published.outcome, PublishOutcome::Candidate);
+    assert_eq!(aws.parameter(POINTER).as_deref(), Some(BEFORE));
+}
+
+#[tokio::test]
+async fn rejected_snapshot_is_not_published_again() {
+    let aws = publish_before(verified(), -60);
+    publish(&aws, input()).await.unwrap();
+    let roll_back = Decision::RollBack {
+        reason: "an image is missing".parse().unwrap(),
+    };
+    aws.decide(&roll_back, planned_at()).await;
+    assert_eq!(aws.parameter(POINTER).as_deref(), Some(BEFORE));
+    let error = publish(&aws, input()).await.unwrap_err();
+    assert_eq!(error.name(), "PublishFailed");
+    assert!(error.to_string().contains("rejected"), "{error}");
+    assert_eq!(aws.parameter(POINTER).as_deref(), Some(BEFORE));
+}
+
+#[tokio::test(start_paused = true)]
+async fn manifest_of_200_images_is_written_from_its_last_page() {
+    let aws = verified();
+    let mut input = input();
+    let image = input.target.images[0].clone();
+    input.target.images = vec![image; 200];
+    publish(&aws, input.clone()).await.unwrap();
+
+    let mut writes = aws.calls("ssm:PutParameter");
+    writes.retain(|name| name.starts_with(&manifest_of(OURS)) || name == POINTER);
+    let pages = writes.len() - 1;
+    assert!(pages > 2, "{writes:?}");
+    let mut expected: Vec<_> = (2..=pages)
+        .rev()
+        .map(|number| format!("{}/{number}", manifest_of(OURS)))
+        .collect();
+    expected.extend([manifest_of(OURS), POINTER.to_owned()]);
+    assert_eq!(writes, expected);
+
+    let json = prepull_aws::parameters::document(&aws.clients(), &manifest_of(OURS))
+        .await
+        .unwrap()
+        .unwrap();
+    let manifest: Manifest = serde_json::from_str(&json).unwrap();
+    assert_eq!(manifest.images, Manifest::of(&input, planned_at()).images);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_write_of_a_page_leaves_the_pointer() {
+    let aws = publish_before(verified(), -60).failing("ssm:PutParameter", "InternalServerError");
+    let mut input = input();
+    let image = input.target.images[0].clone();
+    input.target.images = vec![image; 200];
+    publish(&aws, input).await.unwrap_err();
+    assert_eq!(aws.parameter(POINTER).as_deref(), Some(BEFORE));
+    assert_eq!(aws.parameter(&manifest_of(OURS)), None);
 }
 
 #[tokio::test]
 async fn repeated_call_emits_no_second_event() {
-    let aws = with(vec![snapshot(OURS, SnapshotState::Completed, "published")]);
-    aws.set_parameter(POINTER, OURS);
-    let published = publish(&aws, input()).await.unwrap();
-    assert_eq!(published.outcome, PublishOutcome::Published);
-    assert!(aws.emitted_events().is_empty());
-    assert!(aws.calls("ec2:CreateTags").is_empty());
+    let aws = verified();
+    let first = publish(&aws, input()).await.unwrap();
+    let events = aws.emitted_events().len();
+    let marks = aws.calls("ec2:CreateTags").len();
+    assert_eq!(publish(&aws, input()).await.unwrap(), first);
+    assert_eq!(first.outcome, PublishOutcome::Published);
+    assert_eq!(aws.emitted_events().len(), events);
+    assert_eq!(aws.calls("ec2:CreateTags").len(), marks);
 }
 
 #[tokio::test]
-async fn interrupted_call_still_reports_the_previous_snapshot() {
-    let aws = publish_before(verified(), -60);
-    aws.set_parameter(POINTER, OURS);
-    publish(&aws, input()).await.unwrap();
-    assert_eq!(aws.emitted_events()[0]["previous_snapshot_id"], BEFORE);
+async fn interrupted_call_still_emits_its_events() {
+    let interrupted = publish_before(verified(), -60);
+    publish(&interrupted, input()).await.unwrap();
+    let announced = interrupted.parameter(DECISION).unwrap();
+    let unannounced = announced.replace(r#""announced":true"#, r#""announced":false"#);
+    assert_ne!(announced, unannounced);
+    interrupted.set_parameter(DECISION, &unannounced);
+    publish(&interrupted, input()).await.unwrap();
+    assert_eq!(interrupted.emitted_events().len(), 4);
+    assert_eq!(interrupted.parameter(DECISION), Some(announced));
 }
 
 #[tokio::test]
@@ -126,17 +231,6 @@ async fn older_plan_does_not_replace_a_newer_one() {
     assert_eq!(published.outcome, PublishOutcome::Superseded);
     assert_eq!(aws.parameter(POINTER).as_deref(), Some(BEFORE));
     assert!(aws.writes().is_empty());
-}
-
-#[tokio::test]
-async fn deleted_newer_snapshot_is_replaced() {
-    let newer = publish_before(with(vec![]), 60);
-    let aws = verified();
-    for parameter in [POINTER, &manifest_of(BEFORE)] {
-        aws.set_parameter(parameter, &newer.parameter(parameter).unwrap());
-    }
-    let published = publish(&aws, input()).await.unwrap();
-    assert_eq!(published.outcome, PublishOutcome::Published);
 }
 
 #[tokio::test]
@@ -165,12 +259,17 @@ async fn copies_are_published_before_the_home_region() {
     .unwrap();
     publish(&aws, input).await.unwrap();
 
-    let copy = aws.snapshots()[1].snapshot_id.clone().unwrap();
+    let copied = &aws.snapshots()[1];
+    assert_eq!(tag_value(copied.tags(), "team"), Some("platform"));
+    assert_eq!(tag_value(copied.tags(), "prepull:cache"), Some("web"));
+    let copy = copied.snapshot_id.clone().unwrap();
     let manifest = aws.parameter(&manifest_of(&copy)).unwrap();
     let manifest: Manifest = serde_json::from_str(&manifest).unwrap();
     assert_eq!(manifest.snapshot_id.as_str(), copy);
     assert_eq!(aws.parameter(POINTER).as_deref(), Some(OURS));
-    assert_eq!(aws.emitted_events()[0]["previous_snapshot_id"], json!(null));
+    let event = &aws.emitted_events()[0];
+    assert_eq!(event["previous_snapshot_id"], json!(null));
+    assert_eq!(event["copies"], json!({"eu-central-1": copy}));
     assert_eq!(
         aws.writes(),
         [
@@ -178,14 +277,21 @@ async fn copies_are_published_before_the_home_region() {
             format!("ec2:ModifySnapshotAttribute {copy}"),
             format!("ec2:ModifySnapshotAttribute {OURS}"),
             format!("ssm:PutParameter {}", manifest_of(&copy)),
-            format!("ssm:PutParameter {POINTER}"),
             format!("ssm:PutParameter {}", manifest_of(OURS)),
+            format!("ssm:PutParameter {DECISION}"),
+            format!("ssm:PutParameter {STATE}"),
+            format!("ssm:PutParameter {CANDIDATE}"),
+            format!("ssm:PutParameter {POINTER}"),
+            format!("ssm:PutParameter {STATE}"),
+            format!("ssm:PutParameter {CANDIDATE}"),
             format!("ssm:PutParameter {POINTER}"),
             "events:PutEvents Snapshot Published".to_owned(),
-            format!("ec2:CreateTags {copy} prepull:state=published"),
-            // The fake has one Region, so the copy counts as the previous snapshot at home.
-            format!("ec2:CreateTags {copy} prepull:state=verified"),
+            "events:PutEvents Snapshot Promoted".to_owned(),
+            format!("ssm:PutParameter {DECISION}"),
             format!("ec2:CreateTags {OURS} prepull:state=published"),
+            // The fake has one Region, so the original counts as an earlier snapshot in the Region of the copy.
+            format!("ec2:CreateTags {OURS} prepull:state=verified"),
+            format!("ec2:CreateTags {copy} prepull:state=published"),
         ]
     );
 }

@@ -68,6 +68,8 @@ pub async fn handle(
             error => error,
         })?;
         let decision = reconcile::next(target, &status)?;
+        let pulls = reconcile::progress(target, &status);
+        progress = pulls.to_string();
         if decision != Next::Done && Timestamp::now() >= target.give_up_at {
             return Err(reconcile::out_of_time(target, &status));
         }
@@ -91,6 +93,7 @@ pub async fn handle(
                 return Ok(pulled);
             }
             Next::Change(changes) => {
+                let changes = reconcile::fitting(changes);
                 removed.extend(
                     changes
                         .iter()
@@ -104,8 +107,7 @@ pub async fn handle(
                     .await?;
                 last.of(changes, &output)?;
             }
-            Next::Wait(pulls) => {
-                progress = pulls.to_string();
+            Next::Wait => {
                 let pulled_at_start = *pulled_at_start.get_or_insert(pulls.pulled);
                 if pulls.pulled > pulled_at_start && start.elapsed() >= REPORT_INTERVAL {
                     return Err(StageError::StillRunning(progress));
@@ -139,7 +141,11 @@ impl Node<'_> {
     /// Returns the builder's status. A busy host sometimes drops the connection of `apiclient`, so an incomplete answer is
     /// requested again.
     async fn status(&self) -> Result<ImageStatus, StageError> {
-        let names = reconcile::names(&self.input.target).join(" ");
+        let images = self.input.target.images.iter();
+        let names: Vec<_> = images
+            .map(|image| image.reference.status_request(&image.digest))
+            .collect();
+        let names = names.join(" ");
         let mut problem = String::new();
         for _ in 0..MAX_ATTEMPTS {
             let output = self

@@ -5,7 +5,7 @@ use std::fmt;
 
 use prepull_domain::build::payload::{Base, Pinning, PlannedImage, Target};
 use prepull_domain::node::{
-    Disk, ImageName, ImageStatus, NameRecord, PullAttempt, PullState, Usable,
+    Disk, ImageName, ImageStatus, MAX_PARAMETER_BYTES, NameRecord, PullAttempt, PullState, Usable,
 };
 use prepull_domain::{Bytes, Digest, PullProgress, StageError};
 
@@ -28,7 +28,7 @@ pub(crate) enum Next {
     /// Make these changes.
     Change(Vec<Change>),
     /// Wait for the running pulls.
-    Wait(PullProgress),
+    Wait,
 }
 
 /// One change, as the document `pull-images` expects it.
@@ -88,13 +88,20 @@ impl fmt::Display for Change {
     }
 }
 
-/// Returns the names to request from the builder, in the order of the plan.
-pub(crate) fn names(target: &Target) -> Vec<String> {
-    target
-        .images
+/// Returns as many of `changes` as fit into the parameter, in the same order. The next status shows the others again.
+///
+/// A build on a base may have to tag or pin all its images at once.
+pub(crate) fn fitting(mut changes: Vec<Change>) -> Vec<Change> {
+    let mut bytes = 0;
+    let fits = changes
         .iter()
-        .flat_map(|image| image.reference.names_on_node(&image.digest))
-        .collect()
+        .take_while(|change| {
+            bytes += change.to_string().len() + " ".len();
+            bytes <= MAX_PARAMETER_BYTES
+        })
+        .count();
+    changes.truncate(fits);
+    changes
 }
 
 /// A planned image and its names on the builder.
@@ -149,13 +156,22 @@ impl<'a> Planned<'a> {
             .is_some_and(|pull| pull.state == PullState::Running)
     }
 
-    fn is_right(&self, record: Option<&NameRecord>) -> bool {
-        record.is_some_and(|found| found.digest == self.image.digest && found.usable == Usable::Yes)
-    }
-
     /// Returns whether the image is complete and unpacked.
     fn is_present(&self) -> bool {
-        self.is_right(self.names[0].1)
+        is_right(self.names[0].1)
+    }
+}
+
+fn is_right(record: Option<&NameRecord>) -> bool {
+    record.is_some_and(|found| found.usable == Usable::Yes)
+}
+
+/// Returns the number of images that are complete and unpacked.
+pub(crate) fn progress(target: &Target, status: &ImageStatus) -> PullProgress {
+    let planned = Planned::all(target, status);
+    PullProgress {
+        pulled: planned.iter().filter(|image| image.is_present()).count(),
+        total: planned.len(),
     }
 }
 
@@ -185,10 +201,7 @@ pub(crate) fn next(target: &Target, status: &ImageStatus) -> Result<Next, StageE
         return Ok(Next::Change(changes));
     }
     if !missing.is_empty() {
-        return Ok(Next::Wait(PullProgress {
-            pulled: planned.len() - missing.len(),
-            total: planned.len(),
-        }));
+        return Ok(Next::Wait);
     }
 
     // Stale images go last. An image that goes earlier takes layers with it that missing images share.
@@ -252,7 +265,7 @@ fn names_and_pins(image: &Planned<'_>, pinning: Pinning) -> Vec<Change> {
     let mut changes = Vec::new();
     for (name, record) in &image.names {
         match record {
-            Some(found) if image.is_right(*record) => match (pinning, found.pinned) {
+            Some(found) if is_right(*record) => match (pinning, found.pinned) {
                 (Pinning::Pinned, false) => changes.push(Change::Pin(name.clone())),
                 (Pinning::Unpinned, true) => changes.push(Change::Unpin(name.clone())),
                 _ => {}
@@ -457,24 +470,14 @@ mod tests {
             .unwrap()
     }
 
-    fn name(position: usize, digit: &str, state: &str) -> String {
-        format!("NAME {position} sha256:{} {state}\n", digit.repeat(64))
-    }
-
-    const GOOD: &str = "complete unpacked unpinned";
-
-    /// Returns the status lines of a builder with all images, by digest and by tag.
-    fn complete() -> String {
-        [(0, "a"), (1, "a"), (2, "d"), (3, "d")]
-            .map(|(position, digit)| name(position, digit, GOOD))
-            .concat()
-    }
+    /// Status line of a builder with all images, by digest and by tag.
+    const COMPLETE: &str = "NAMES uuuu\n";
 
     /// Returns the next step in the form that the document expects.
     fn does(target: &Target, lines: &str) -> String {
         match next(target, &status(lines)).unwrap() {
             Next::Done => "done".to_owned(),
-            Next::Wait(_) => "wait".to_owned(),
+            Next::Wait => "wait".to_owned(),
             Next::Change(changes) => {
                 let changes: Vec<_> = changes.iter().map(ToString::to_string).collect();
                 changes.join(" ")
@@ -501,12 +504,8 @@ mod tests {
         one.parallel_pulls = Some(1);
         assert_eq!(does(&one, ""), pull(1));
         assert_eq!(does(&one, "UNIT 1 1 active running"), "wait");
-        let pulled = format!(
-            "UNIT 1 1 active exited\n{}{}",
-            name(2, "d", GOOD),
-            name(3, "d", GOOD)
-        );
-        assert_eq!(does(&one, &pulled), pull(0));
+        let pulled = "UNIT 1 1 active exited\nNAMES --uu";
+        assert_eq!(does(&one, pulled), pull(0));
     }
 
     #[test]
@@ -535,12 +534,8 @@ mod tests {
         shared.images[1].after = Some(0);
         assert_eq!(does(&shared, ""), pull(0));
         assert_eq!(does(&shared, "UNIT 0 1 active running"), "wait");
-        let there = format!(
-            "UNIT 0 1 active exited\n{}{}",
-            name(0, "a", GOOD),
-            name(1, "a", GOOD)
-        );
-        assert_eq!(does(&shared, &there), pull(1));
+        let there = "UNIT 0 1 active exited\nNAMES uu--";
+        assert_eq!(does(&shared, there), pull(1));
     }
 
     #[test]
@@ -563,23 +558,10 @@ mod tests {
 
     #[test]
     fn pulled_image_gets_its_missing_or_moved_tag() {
-        let moved = format!(
-            "{}{}{}{}",
-            name(0, "a", GOOD),
-            name(1, "9", GOOD),
-            name(2, "d", GOOD),
-            name(3, "d", GOOD)
-        );
-        let missing = format!(
-            "{}{}{}",
-            name(0, "a", GOOD),
-            name(2, "d", GOOD),
-            name(3, "d", GOOD)
-        );
         let by_digest = format!("docker.io/library/nginx@sha256:{}", "a".repeat(64));
-        for lines in [moved, missing] {
+        for lines in ["NAMES umuu", "NAMES u-uu"] {
             assert_eq!(
-                does(&target(), &lines),
+                does(&target(), lines),
                 format!("tag,{by_digest},docker.io/library/nginx:1.27")
             );
         }
@@ -587,9 +569,8 @@ mod tests {
 
     #[test]
     fn incomplete_image_is_pulled() {
-        for state in ["incomplete packed unpinned", "complete packed unpinned"] {
-            let lines = complete().replace(&name(0, "a", GOOD), &name(0, "a", state));
-            assert_eq!(does(&target(), &lines), pull(0));
+        for lines in ["NAMES iuuu", "NAMES puuu"] {
+            assert_eq!(does(&target(), lines), pull(0));
         }
     }
 
@@ -600,8 +581,8 @@ mod tests {
             snapshot_id: "snap-0123456789abcdef0".parse().unwrap(),
             fresh: DiskUsage::default(),
         };
-        let broken = name(0, "a", "unavailable packed unpinned");
-        let error = next(&refresh, &status(&broken)).unwrap_err();
+        let broken = "NAMES i---\n";
+        let error = next(&refresh, &status(broken)).unwrap_err();
         assert_eq!(error.name(), "VerifyFailed");
         assert!(
             error.to_string().contains(
@@ -617,7 +598,7 @@ mod tests {
     #[test]
     fn stale_images_are_removed_last() {
         let stale = format!("OTHER docker.io/library/old:1 sha256:{}", "9".repeat(64));
-        let lines = format!("{}{stale}", complete());
+        let lines = format!("{COMPLETE}{stale}");
         assert_eq!(does(&target(), &lines), "remove,docker.io/library/old:1");
         assert_eq!(
             does(
@@ -629,10 +610,39 @@ mod tests {
     }
 
     #[test]
+    fn changes_of_200_images_fit_into_the_parameter() {
+        let mut large = target();
+        let image = large.images[1].clone();
+        large.images = (0..200)
+            .map(|n| {
+                let name = format!("registry.example.com/{}/{n:03}:v1", "p".repeat(97));
+                assert_eq!(name.len(), 125);
+                PlannedImage {
+                    reference: name.parse().unwrap(),
+                    ..image.clone()
+                }
+            })
+            .collect();
+        let lines = format!("NAMES {}", "u-".repeat(200));
+        let Next::Change(changes) = next(&large, &status(&lines)).unwrap() else {
+            panic!("the images have no tags");
+        };
+        assert_eq!(changes.len(), 200);
+        let sent = fitting(changes.clone());
+        assert_eq!(sent[..], changes[..sent.len()]);
+        let bytes: usize = sent.iter().map(|change| change.to_string().len() + 1).sum();
+        assert!((50_000..=MAX_PARAMETER_BYTES).contains(&bytes), "{bytes}");
+        let requests = large
+            .images
+            .iter()
+            .map(|image| image.reference.status_request(&image.digest).len() + 1);
+        assert!(requests.sum::<usize>() <= MAX_PARAMETER_BYTES);
+    }
+
+    #[test]
     fn sandbox_image_of_the_node_stays() {
         let lines = format!(
-            "{}OTHER localhost/kubernetes/pause:0.1.0 sha256:{nine}\nOTHER sha256:{eight} sha256:{nine}",
-            complete(),
+            "{COMPLETE}OTHER localhost/kubernetes/pause:0.1.0 sha256:{nine}\nOTHER sha256:{eight} sha256:{nine}",
             nine = "9".repeat(64),
             eight = "8".repeat(64),
         );
@@ -644,8 +654,8 @@ mod tests {
         let mut pinned = target();
         pinned.pinning = Pinning::Pinned;
         assert_eq!(does(&pinned, "").matches("pull-pinned,").count(), 2);
-        assert_eq!(does(&pinned, &complete()).matches("pin,").count(), 4);
-        let all = complete().replace("unpinned", "pinned");
+        assert_eq!(does(&pinned, COMPLETE).matches("pin,").count(), 4);
+        let all = COMPLETE.replace("uuuu", "UUUU");
         assert_eq!(does(&pinned, &all), "done");
         assert_eq!(does(&target(), &all).matches("unpin,").count(), 4);
     }
@@ -688,11 +698,11 @@ mod tests {
     #[test]
     fn pinned_aliases_follow_the_configuration() {
         let alias = "ecr.aws/arn:aws:ecr:eu-west-1:123456789012:repository/team/api:v1";
-        let lines = format!("{}PINNED {alias}\n", complete());
+        let lines = format!("{COMPLETE}PINNED {alias}\n");
         assert_eq!(does(&target(), &lines), format!("unpin,{alias}"));
         let mut pinned = target();
         pinned.pinning = Pinning::Pinned;
-        assert_eq!(does(&pinned, &lines.replace("unpinned", "pinned")), "done");
+        assert_eq!(does(&pinned, &lines.replace("uuuu", "UUUU")), "done");
     }
 
     #[test]
@@ -715,7 +725,7 @@ mod tests {
 
     #[test]
     fn too_full_volume_fails() {
-        let full = format!("{}DISK 1000 800\nCPUS 8\nEND", complete())
+        let full = format!("{COMPLETE}DISK 1000 800\nCPUS 8\nEND")
             .parse()
             .unwrap();
         let error = next(&target(), &full).unwrap_err();

@@ -12,6 +12,7 @@ use prepull_aws::Deadline;
 use prepull_aws::ec2::types::InstanceStateName;
 use prepull_aws::ssm::types::CommandInvocationStatus;
 use prepull_domain::build::payload::{BuilderInput, Pinning, PlannedImage, Target};
+use prepull_domain::node::{Document, MAX_PARAMETER_BYTES};
 use prepull_domain::{Bytes, ImageReference};
 use prepull_fuzzing::{IMAGE_REFERENCES, NODE_OUTPUTS, mutated};
 use prepull_testing::{FakeAws, builder, command_output, ec2_instance, target};
@@ -96,6 +97,18 @@ fn any_target() -> impl Strategy<Value = Target> {
 fn document_parameters_have_patterns() {
     assert!(PATTERNS["prepull-image-status"].contains_key("Names"));
     assert!(PATTERNS["prepull-pull-images"].contains_key("Changes"));
+}
+
+#[test]
+fn documents_leave_room_for_their_parameters() {
+    for document in Document::ALL {
+        let file = format!(
+            "{}/../../infra/documents/{document}.yaml",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        let bytes = fs::read(file).unwrap().len();
+        assert!(bytes + MAX_PARAMETER_BYTES <= 64 * 1024, "{document}");
+    }
 }
 
 proptest! {

@@ -11,17 +11,8 @@ use prepull_testing::{FakeAws, builder, command_output, ec2_instance, target};
 use pull_images::{Settings, handle};
 use tokio::time::Instant;
 
-/// Returns the builder's status if all images of [`target`] are complete.
-fn complete() -> String {
-    [(0, "a"), (1, "a"), (2, "d"), (3, "d")]
-        .map(|(name, digit)| {
-            format!(
-                "NAME {name} sha256:{} complete unpacked unpinned\n",
-                digit.repeat(64)
-            )
-        })
-        .concat()
-}
+/// Status line of a builder with all images of [`target`].
+const COMPLETE: &str = "NAMES uuuu\n";
 
 /// Returns AWS with a builder that answers each `image-status` with the next of `statuses` and then repeats the last one.
 fn node(statuses: Vec<String>) -> FakeAws {
@@ -69,9 +60,9 @@ async fn builder_pulls_tags_and_removes_stale_images() {
     let aws = node(vec![
         old.clone(),
         format!("UNIT 0 1 active running\nUNIT 1 1 active running\n{old}"),
-        format!("{units}{}{old}", complete().replace("NAME 3", "NAME 9")),
-        format!("{units}{}{old}", complete()),
-        format!("{units}{}", complete()),
+        format!("{units}NAMES uuu-\n{old}"),
+        format!("{units}{COMPLETE}{old}"),
+        format!("{units}{COMPLETE}"),
     ]);
     let pulled = pull(&aws).await.unwrap();
     assert_eq!((pulled.pulled_images, pulled.removed_images), (2, 1));
@@ -85,7 +76,7 @@ async fn builder_pulls_tags_and_removes_stale_images() {
 
 #[tokio::test(start_paused = true)]
 async fn complete_builder_changes_nothing() {
-    let aws = node(vec![complete()]);
+    let aws = node(vec![COMPLETE.into()]);
     let pulled = pull(&aws).await.unwrap();
     assert_eq!(pulled.pulled_images, 0);
     assert!(changes(&aws).is_empty());
@@ -103,10 +94,7 @@ async fn long_pulls_continue_after_the_call() {
 
 #[tokio::test(start_paused = true)]
 async fn still_running_contains_the_pull_progress() {
-    let half = format!(
-        "UNIT 0 1 active exited\nUNIT 1 1 active running\n{}",
-        complete().lines().take(2).collect::<Vec<_>>().join("\n")
-    );
+    let half = "UNIT 0 1 active exited\nUNIT 1 1 active running\nNAMES uu--".to_owned();
     let aws = node(vec![half]);
     let StageError::StillRunning(text) = pull(&aws).await.unwrap_err() else {
         panic!("the pulls are still running");
@@ -121,10 +109,7 @@ async fn still_running_contains_the_pull_progress() {
 #[tokio::test(start_paused = true)]
 async fn pulled_image_is_reported_before_the_deadline() {
     let both = "UNIT 0 1 active running\nUNIT 1 1 active running".to_owned();
-    let one = format!(
-        "UNIT 0 1 active exited\nUNIT 1 1 active running\n{}",
-        complete().lines().take(2).collect::<Vec<_>>().join("\n")
-    );
+    let one = "UNIT 0 1 active exited\nUNIT 1 1 active running\nNAMES uu--".to_owned();
     let start = Instant::now();
     let error = pull(&node(vec![both, one])).await.unwrap_err();
     assert_eq!(
@@ -153,14 +138,14 @@ async fn no_change_starts_after_the_build_deadline() {
         assert_eq!(error.name(), "PullFailed");
         assert!(changes(&aws).is_empty());
     }
-    let aws = node(vec![complete()]);
+    let aws = node(vec![COMPLETE.into()]);
     assert!(pull_of(late, &aws).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
 async fn truncated_status_is_requested_again() {
-    let cut = "NAME 0 sha256:12";
-    let aws = node(vec![cut.into(), complete()]);
+    let cut = "NAMES ux";
+    let aws = node(vec![cut.into(), COMPLETE.into()]);
     assert!(pull(&aws).await.is_ok());
 
     let aws = node(vec![cut.into()]);

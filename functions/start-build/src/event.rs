@@ -9,15 +9,46 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 const ECR_SOURCE: &str = "aws.ecr";
-const ECR_DETAIL_TYPE: &str = "ECR Image Action";
+
+/// A kind of event by which ECR announces a new image.
+struct Kind {
+    detail_type: &'static str,
+    /// The `action-type` that brings new content. `None` if the events have no such field.
+    action_type: Option<&'static str>,
+    /// The field with `SUCCESS`.
+    result: &'static str,
+}
+
+/// Kinds of events that start a build. infra/triggers.tf has the same list.
+///
+/// Source: Amazon ECR user guide, "Amazon ECR events and `EventBridge`".
+const KINDS: [Kind; 3] = [
+    Kind {
+        detail_type: "ECR Image Action",
+        action_type: Some("PUSH"),
+        result: "result",
+    },
+    // Sent in the Region of the copy.
+    Kind {
+        detail_type: "ECR Replication Action",
+        action_type: Some("REPLICATE"),
+        result: "result",
+    },
+    // Sent after the first pull of an image, and when ECR finds that a tag has moved upstream.
+    Kind {
+        detail_type: "ECR Pull Through Cache Action",
+        action_type: None,
+        result: "sync-status",
+    },
+];
 
 /// A reason to build.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// An image was pushed.
+    /// A tag in ECR has a new image: by a push, by replication, or from the upstream registry of a pull-through cache.
     Push {
         push: Push,
-        /// The time of the push by ECR's clock. `None` if the event has no time.
+        /// The time of the event by ECR's clock. `None` if the event has no time.
         at: Option<Timestamp>,
     },
     /// A cache's schedule fired.
@@ -34,14 +65,13 @@ struct Call {
     cache: String,
 }
 
-/// The detail of ECR's event.
-///
-/// Source: Amazon ECR user guide, "Amazon ECR events and `EventBridge`".
+/// The detail of ECR's event. The kinds have different fields.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct ImageAction {
-    action_type: String,
-    result: String,
+    action_type: Option<String>,
+    result: Option<String>,
+    sync_status: Option<String>,
     repository_name: String,
     image_tag: Option<String>,
     image_digest: Option<String>,
@@ -55,7 +85,7 @@ impl Event {
         let shown = input.to_string();
         let call: Call = serde_json::from_value(input).map_err(|error| {
             invalid(format!(
-                "{} is neither an `{ECR_DETAIL_TYPE}` event nor `{{\"cache\": \"…\"}}`: {error}",
+                "{} is neither an event of ECR nor `{{\"cache\": \"…\"}}`: {error}",
                 shorten(&shown)
             ))
         })?;
@@ -70,39 +100,48 @@ impl Event {
     }
 
     fn parse_push(input: Value) -> Result<Self, StageError> {
-        let kind = |field: &str| {
-            let value = input.get(field).and_then(Value::as_str);
-            shorten(value.unwrap_or("nothing"))
-        };
-        if input.get("detail-type") != Some(&ECR_DETAIL_TYPE.into())
-            || input.get("source") != Some(&ECR_SOURCE.into())
-        {
+        let field = |field: &str| input.get(field).and_then(Value::as_str);
+        let known = KINDS
+            .iter()
+            .find(|kind| field("detail-type") == Some(kind.detail_type));
+        let Some(kind) = known.filter(|_| field("source") == Some(ECR_SOURCE)) else {
+            let shown = |name: &str| shorten(field(name).unwrap_or("nothing"));
             return Err(invalid(format!(
-                "it is `{}` from `{}`, not `{ECR_DETAIL_TYPE}` from `{ECR_SOURCE}`. Restrict the EventBridge rule to \
-                 this event",
-                kind("detail-type"),
-                kind("source"),
+                "it is `{}` from `{}`, and only {} from `{ECR_SOURCE}` start builds. Restrict the EventBridge rule to \
+                 these events",
+                shown("detail-type"),
+                shown("source"),
+                KINDS
+                    .map(|kind| format!("`{}`", kind.detail_type))
+                    .join(", "),
             )));
-        }
+        };
         let event: EventBridgeEvent<ImageAction> =
             serde_json::from_value(input).map_err(|error| {
                 invalid(format!(
-                    "it is not a valid `{ECR_DETAIL_TYPE}` event of ECR: {error}"
+                    "it is not a valid `{}` event of ECR: {error}",
+                    kind.detail_type
                 ))
             })?;
         let detail = event.detail;
         let name = shorten(&detail.repository_name);
-        if detail.action_type != "PUSH" {
+        let action = detail.action_type.as_deref();
+        if let Some(wanted) = kind.action_type.filter(|wanted| action != Some(wanted)) {
             return Err(invalid(format!(
-                "its `action-type` for `{name}` is `{}`, and only a `PUSH` brings new content. Restrict the \
-                 EventBridge rule to `PUSH`",
-                shorten(&detail.action_type)
+                "its `action-type` for `{name}` is `{}`, and only a `{wanted}` brings new content. Restrict the \
+                 EventBridge rule to `{wanted}`",
+                shorten(action.unwrap_or("nothing"))
             )));
         }
-        if detail.result != "SUCCESS" {
+        let result = match kind.result {
+            "sync-status" => detail.sync_status,
+            _ => detail.result,
+        };
+        if result.as_deref() != Some("SUCCESS") {
             return Err(invalid(format!(
-                "its `result` for `{name}` is `{}`, so ECR has no new image. Push the image again",
-                shorten(&detail.result)
+                "its `{}` for `{name}` is `{}`, so ECR has no new image. Push the image again",
+                kind.result,
+                shorten(result.as_deref().unwrap_or("nothing"))
             )));
         }
         let Some(tag) = detail.image_tag.filter(|tag| !tag.is_empty()) else {
@@ -173,9 +212,41 @@ mod tests {
         })
     }
 
+    /// Source: Amazon ECR user guide, "Amazon ECR events and `EventBridge`".
+    fn replication() -> Value {
+        let mut event = push();
+        event["detail-type"] = json!("ECR Replication Action");
+        event["resources"] = json!(["arn:aws:ecr:eu-west-1:123456789012:repository/team/api"]);
+        event["detail"]["action-type"] = json!("REPLICATE");
+        event["detail"]["source-account"] = json!("210987654321");
+        event["detail"]["source-region"] = json!("us-west-2");
+        event
+    }
+
+    /// Source: Amazon ECR user guide, "Amazon ECR events and `EventBridge`".
+    fn pull_through() -> Value {
+        let mut event = push();
+        event["detail-type"] = json!("ECR Pull Through Cache Action");
+        event["resources"] =
+            json!(["arn:aws:ecr:eu-west-1:123456789012:repository/docker-hub/library/nginx"]);
+        event["detail"] = json!({
+            "rule-version": "1",
+            "sync-status": "SUCCESS",
+            "ecr-repository-prefix": "docker-hub",
+            "repository-name": "docker-hub/library/nginx",
+            "upstream-registry-url": "registry-1.docker.io",
+            "image-tag": "1.27",
+            "image-digest": "sha256:4aa08ef415aecc80814cb42fa41b658480779d80c77ab15e3a5b1c2a1e0e5b1a"
+        });
+        event
+    }
+
     /// Returns the error for the push with the value at `pointer` replaced or removed.
     fn refusal(pointer: &str, value: Option<Value>) -> String {
-        let mut event = push();
+        refusal_of(push(), pointer, value)
+    }
+
+    fn refusal_of(mut event: Value, pointer: &str, value: Option<Value>) -> String {
         let (parent, field) = pointer.rsplit_once('/').unwrap();
         let parent = event.pointer_mut(parent).unwrap().as_object_mut().unwrap();
         match value {
@@ -195,6 +266,40 @@ mod tests {
             "team/api:v1 in the registry of account 123456789012 in eu-west-1"
         );
         assert_eq!(at.unwrap().to_string(), "2026-01-02T03:04:05Z");
+    }
+
+    #[test]
+    fn replication_and_pull_through_yield_the_image() {
+        for (event, image) in [
+            (replication(), "team/api:v1"),
+            (pull_through(), "docker-hub/library/nginx:1.27"),
+        ] {
+            let Ok(Event::Push { push, .. }) = Event::parse(event) else {
+                panic!("{image} is new");
+            };
+            assert_eq!(
+                push.to_string(),
+                format!("{image} in the registry of account 123456789012 in eu-west-1")
+            );
+        }
+    }
+
+    #[test]
+    fn failed_copy_is_rejected_with_a_reason() {
+        let failed = || Some(json!("FAILED"));
+        insta::assert_snapshot!(
+            [
+                refusal_of(replication(), "/detail/result", failed()),
+                refusal_of(replication(), "/detail/action-type", Some(json!("PUSH"))),
+                refusal_of(replication(), "/detail/image-tag", None),
+                refusal_of(replication(), "/source", Some(json!("custom"))),
+                refusal_of(pull_through(), "/detail/sync-status", failed()),
+                refusal_of(pull_through(), "/detail/sync-status", None),
+                refusal_of(pull_through(), "/detail/image-tag", None),
+                refusal_of(pull_through(), "/source", Some(json!("custom"))),
+            ]
+            .join("\n")
+        );
     }
 
     #[test]

@@ -49,6 +49,46 @@ fn caches() -> FakeAws {
         .with_executions([])
 }
 
+/// Returns a cache whose first page has no image, and whose second page is `page`.
+fn paged(page: Option<&str>) -> FakeAws {
+    let mut config = configuration();
+    config["images"] = json!([]);
+    config["more_images"] = json!({"pages": 1, "folder": "f"});
+    let aws = FakeAws::new()
+        .with_parameters(&[
+            ("/prepull/config/web", &config.to_string()),
+            ("/prepull/config/api", &configuration().to_string()),
+        ])
+        .with_executions([]);
+    if let Some(page) = page {
+        aws.set_parameter("/prepull/config/web/f/2", page);
+    }
+    aws
+}
+
+#[tokio::test]
+async fn push_of_an_image_on_a_further_page_starts_a_build() {
+    let image = r#"["123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/far:v1"]"#;
+    let output = trigger(&paged(Some(image)), push("team/far"))
+        .await
+        .unwrap();
+    assert_eq!(output.started.len(), 1, "{output:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn missing_page_is_read_again_and_stops_only_its_cache() {
+    let aws = paged(None);
+    let output = trigger(&aws, push("team/api")).await.unwrap();
+    assert_eq!(output.started.len(), 1, "{output:?}");
+    assert_eq!(aws.calls("ssm:GetParametersByPath").len(), 3);
+    let error = trigger(&aws, json!({"source": "schedule", "cache": "web"}))
+        .await
+        .unwrap_err();
+    assert_eq!(error.name(), "InvalidConfig");
+    let page = "page /prepull/config/web/f/2 is missing. Run `terraform apply` again";
+    assert!(error.to_string().contains(page), "{error}");
+}
+
 #[tokio::test]
 async fn push_starts_every_cache_with_the_image() {
     let aws = caches();
