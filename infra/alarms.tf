@@ -3,7 +3,7 @@
 # A period without data has no builds. Missing data is therefore bad only for the alarm about missing builds.
 
 locals {
-  alarms = length(var.alarm_actions) > 0 ? 1 : 0
+  alarms = (var.create_alarms != null ? var.create_alarms : length(var.alarm_actions) > 0) ? 1 : 0 # Unknown at plan time? Set create_alarms.
 
   bad_ends = {
     failed    = { metric = "ExecutionsFailed", what = "a build failed" }
@@ -14,7 +14,7 @@ locals {
 
 # One alarm for each metric, because a sum of metrics has no data while one of them has none.
 resource "aws_cloudwatch_metric_alarm" "bad_end" {
-  for_each = local.alarms > 0 ? local.bad_ends : {}
+  for_each = local.alarms > 0 ? local.bad_ends : {} # Unknown at plan time? Set create_alarms.
 
   alarm_name          = "${var.name}-build-${each.key}"
   alarm_description   = "prepull: ${each.value.what}. The event `Build Failed` and clean-up's log have the cache, the cause and the remedy. The published snapshot stays in use."
@@ -34,7 +34,7 @@ resource "aws_cloudwatch_metric_alarm" "bad_end" {
 # Alarms for failures miss builds that never start, for example because of a deleted schedule or a changed role. A build
 # that finds everything up to date is a success too.
 resource "aws_cloudwatch_metric_alarm" "no_success" {
-  count = var.alarm_without_success_hours == null ? 0 : local.alarms
+  count = var.alarm_without_success_hours == null ? 0 : local.alarms # Unknown at plan time? Set create_alarms.
 
   alarm_name          = "${var.name}-no-successful-build"
   alarm_description   = "prepull: no build of any cache succeeded for ${var.alarm_without_success_hours} hours. The published snapshots may be outdated. Check the schedules and the last failed build."
@@ -54,7 +54,7 @@ resource "aws_cloudwatch_metric_alarm" "no_success" {
 }
 
 resource "aws_cloudwatch_log_metric_filter" "orphans" {
-  count = local.alarms
+  count = local.alarms # Unknown at plan time? Set create_alarms.
 
   name           = "${var.name}-orphans-removed"
   log_group_name = aws_cloudwatch_log_group.function["clean-up"].name
@@ -68,7 +68,7 @@ resource "aws_cloudwatch_log_metric_filter" "orphans" {
 }
 
 resource "aws_cloudwatch_metric_alarm" "orphans" {
-  count = local.alarms
+  count = local.alarms # Unknown at plan time? Set create_alarms.
 
   alarm_name          = "${var.name}-orphans-removed"
   alarm_description   = "prepull: the hourly sweep removed orphans: instances, volumes or snapshots of ended builds. Look into clean-up's log for the resources, and for the reason why their build did not remove them."
@@ -85,7 +85,7 @@ resource "aws_cloudwatch_metric_alarm" "orphans" {
 }
 
 resource "aws_cloudwatch_metric_alarm" "dead_letters" {
-  count = local.alarms
+  count = local.alarms # Unknown at plan time? Set create_alarms.
 
   alarm_name          = "${var.name}-dead-letters"
   alarm_description   = "prepull: the dead-letter queue has a trigger or a clean-up that could not be delivered or handled. Read the message within 14 days."

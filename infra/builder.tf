@@ -3,14 +3,19 @@
 ################################################################################
 
 locals {
-  # Caches without their own subnets or security groups.
+  # Caches without their own subnets or security groups. The lists may be unknown at plan time, for example IDs that a data
+  # source reads during the apply. Everything here stays valid then, except the number of security groups, which
+  # `create_security_group` decides if it is set.
   caches_without_subnets         = [for cache in var.caches : cache if length(cache.builder.subnet_ids) == 0]
   caches_without_security_groups = [for cache in var.caches : cache if length(cache.builder.security_group_ids) == 0]
 
-  uses_default_vpc       = length(var.subnet_ids) == 0 && length(local.caches_without_subnets) > 0
-  creates_security_group = length(var.security_group_ids) == 0 && length(local.caches_without_security_groups) > 0
+  creates_security_group = (
+    var.create_security_group != null
+    ? var.create_security_group
+    : length(var.security_group_ids) == 0 && length(local.caches_without_security_groups) > 0
+  )
 
-  subnet_ids         = local.uses_default_vpc ? sort(data.aws_subnets.default[0].ids) : var.subnet_ids
+  subnet_ids         = length(var.subnet_ids) > 0 ? var.subnet_ids : sort(data.aws_subnets.default.ids)
   security_group_ids = local.creates_security_group ? aws_security_group.builder[*].id : var.security_group_ids
 
   # Every subnet and security group for builders.
@@ -24,20 +29,11 @@ locals {
   ))
 }
 
-data "aws_vpc" "default" {
-  count = local.uses_default_vpc ? 1 : 0
-
-  default = true
-}
-
+# Read in every case, because a condition would be unknown at plan time if `subnet_ids` is. Only subnets of a default VPC
+# are default subnets, and an account without one gets an empty list.
+#
+# Source: EC2 API reference, "DescribeSubnets"; VPC user guide, "Default VPCs".
 data "aws_subnets" "default" {
-  count = local.uses_default_vpc ? 1 : 0
-
-  filter {
-    name   = "vpc-id"
-    values = [data.aws_vpc.default[0].id]
-  }
-
   filter {
     name   = "default-for-az"
     values = ["true"]
@@ -46,14 +42,14 @@ data "aws_subnets" "default" {
 
 # VPC of the security group
 data "aws_subnet" "security_group" {
-  count = local.creates_security_group ? 1 : 0
+  count = local.creates_security_group ? 1 : 0 # Unknown at plan time? Set create_security_group.
 
   id = concat(local.caches_without_security_groups[0].builder.subnet_ids, local.subnet_ids)[0]
 }
 
 resource "aws_security_group" "builder" {
   #checkov:skip=CKV2_AWS_5:launch-builder attaches it to the builders.
-  count = local.creates_security_group ? 1 : 0
+  count = local.creates_security_group ? 1 : 0 # Unknown at plan time? Set create_security_group.
 
   name        = "${var.name}-builder"
   description = "prepull: builders connect to registries and to AWS, without ingress"
@@ -62,7 +58,7 @@ resource "aws_security_group" "builder" {
 }
 
 resource "aws_vpc_security_group_egress_rule" "builder" {
-  for_each = local.creates_security_group ? toset(var.egress_cidr_blocks) : []
+  for_each = local.creates_security_group ? toset(var.egress_cidr_blocks) : [] # Unknown at plan time? Give security_group_ids.
 
   security_group_id = aws_security_group.builder[0].id
   description       = "Registries and AWS"
@@ -144,22 +140,43 @@ data "aws_iam_policy_document" "builder" {
     resources = ["*"]
   }
 
-  # Bottlerocket's control and admin containers are in ECR too, in one AWS account for each Region. No test uses it, because
-  # nodes of the local cloud pull from a registry without IAM.
+  # Bottlerocket's control and admin containers are in ECR too, in one AWS account for each Region.
   statement {
-    sid = "Pull"
-    actions = [
-      "ecr:BatchCheckLayerAvailability",
-      "ecr:BatchGetImage",
-      "ecr:GetDownloadUrlForLayer",
-    ]
+    sid     = local.repository_statements["builder"].sid
+    actions = local.repository_statements["builder"].actions
     resources = concat(
       [
         "arn:${local.partition}:ecr:*:*:repository/bottlerocket-admin",
         "arn:${local.partition}:ecr:*:*:repository/bottlerocket-control",
       ],
-      local.ecr_repository_arns,
+      local.repository_policies > 0 ? [] : local.ecr_repository_arns,
     )
+  }
+
+  # plan-build imports images, but maybe not the manifests of their platforms. No test uses it, for the reason above.
+  dynamic "statement" {
+    for_each = length(local.pull_through_repository_arns) > 0 ? [local.pull_through_repository_arns] : []
+
+    content {
+      sid       = "ImportImages"
+      actions   = local.import_images
+      resources = statement.value
+    }
+  }
+
+  # host-ctr asks for a token of public ECR, which raises the limits of its pulls. Without a token it pulls anonymously. No
+  # test uses it, because the local cloud has no public ECR.
+  #
+  # Sources: Amazon ECR Public user guide, "Registry authentication"; `withDynamicResolver` of host-ctr in
+  # bottlerocket-core-kit.
+  dynamic "statement" {
+    for_each = anytrue([for image in flatten([for cache in var.caches : cache.images]) : startswith(image, "public.ecr.aws/")]) ? [true] : []
+
+    content {
+      sid       = "LogInToPublicEcr"
+      actions   = ["ecr-public:GetAuthorizationToken", "sts:GetServiceBearerToken"]
+      resources = ["*"]
+    }
   }
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the tables of inputs and outputs into README.md, between its markers.
+"""Writes the tables of inputs and outputs into README.md of each module, between its markers.
 
     docs-table.py            write them
     docs-table.py --check    only say, by the exit code, whether they are up to date
@@ -13,16 +13,14 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-README = HERE / "README.md"
+MODULES = [HERE, HERE / "modules/nodes"]
 MARKED = re.compile(r"(<!-- BEGIN TABLES -->\n).*(<!-- END TABLES -->)", re.DOTALL)
 
 
 def blocks(kind, file):
     """The blocks of one kind as pairs of name and body, by name."""
     return sorted(
-        re.findall(
-            rf'^{kind} "(\w+)" {{\n(.*?)^}}$', (HERE / file).read_text(), re.MULTILINE | re.DOTALL
-        )
+        re.findall(rf'^{kind} "(\w+)" {{\n(.*?)^}}$', file.read_text(), re.MULTILINE | re.DOTALL)
     )
 
 
@@ -39,10 +37,10 @@ def description(body):
     return json.loads(attribute(body, "description")).replace("|", "\\|")
 
 
-def inputs():
+def inputs(module):
     yield "| Name | Description | Type | Default |\n| --- | --- | --- | --- |"
     long_types = []
-    for name, body in blocks("variable", "variables.tf"):
+    for name, body in blocks("variable", module / "variables.tf"):
         kind, default = attribute(body, "type"), attribute(body, "default")
         if "\n" in kind:
             long_types.append((name, kind))
@@ -56,21 +54,25 @@ def inputs():
         yield f'\n<a id="input-{name}"></a>\n### `{name}`\n\n```hcl\n{kind}\n```'
 
 
-def outputs():
+def outputs(module):
     yield "| Name | Description |\n| --- | --- |"
-    for name, body in blocks("output", "outputs.tf"):
+    for name, body in blocks("output", module / "outputs.tf"):
         yield f"| `{name}` | {description(body)} |"
 
 
 def main():
-    tables = "\n".join(["## Inputs\n", *inputs(), "\n## Outputs\n", *outputs(), ""])
-    old = README.read_text()
-    new = MARKED.sub(lambda marked: f"{marked[1]}{tables}{marked[2]}", old)
-    if "--check" in sys.argv[1:]:
+    outdated = []
+    for module in MODULES:
+        readme = module / "README.md"
+        tables = "\n".join(["## Inputs\n", *inputs(module), "\n## Outputs\n", *outputs(module), ""])
+        old = readme.read_text()
+        new = MARKED.sub(lambda marked: f"{marked[1]}{tables}{marked[2]}", old)
         if new != old:
-            sys.exit(f"{README} is out of date: run {Path(__file__).name}")
-    else:
-        README.write_text(new)
+            outdated.append(str(readme))
+            if "--check" not in sys.argv[1:]:
+                readme.write_text(new)
+    if outdated and "--check" in sys.argv[1:]:
+        sys.exit(f"{', '.join(outdated)} is out of date: run {Path(__file__).name}")
 
 
 if __name__ == "__main__":

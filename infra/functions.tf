@@ -57,7 +57,7 @@ resource "aws_lambda_function" "stage" {
   #checkov:skip=CKV_AWS_50:Every log line has the execution, cache and architecture. The state machine's history shows the rest of a trace.
   #checkov:skip=CKV_AWS_115:Reserved concurrency would reduce the account's. start-build merges bursts, and the state machine limits the other functions.
   #checkov:skip=CKV_AWS_116:Asynchronous functions send their failures to the queue as their destination. The state machine handles those of the others.
-  #checkov:skip=CKV_AWS_117:The functions call only AWS and registries. In a VPC they would need a NAT gateway.
+  #checkov:skip=CKV_AWS_117:The functions call only AWS and registries. In a VPC they need endpoints or a NAT gateway. functions_vpc is an option.
   #checkov:skip=CKV_AWS_173:The environment contains names and ARNs, but no secrets.
   #checkov:skip=CKV_AWS_272:The same person builds the zips and applies the module, so a signature adds no trust.
   for_each = local.stages
@@ -78,6 +78,16 @@ resource "aws_lambda_function" "stage" {
     variables = merge({ RUST_LOG = "info" }, var.function_environment, each.value.environment)
   }
 
+  # Only plan-build calls registries. The others call only AWS, and would each need endpoints for the APIs that they use.
+  dynamic "vpc_config" {
+    for_each = each.key == "plan-build" && var.functions_vpc != null ? [var.functions_vpc] : []
+
+    content {
+      subnet_ids         = vpc_config.value.subnet_ids
+      security_group_ids = vpc_config.value.security_group_ids
+    }
+  }
+
   logging_config {
     log_format = "JSON"
     log_group  = aws_cloudwatch_log_group.function[each.key].name
@@ -93,7 +103,7 @@ resource "aws_lambda_function" "stage" {
   }
 
   # Without the policy of its role, an early call of the function fails.
-  depends_on = [aws_iam_role_policy.function]
+  depends_on = [aws_iam_role_policy.function, aws_iam_role_policy_attachment.repositories]
 }
 
 resource "aws_lambda_function_event_invoke_config" "stage" {

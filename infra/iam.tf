@@ -17,8 +17,17 @@ locals {
   all_snapshots      = concat([local.snapshots], local.copies)
 
   # The parameters of snapshots, in this Region and in the Regions of copies.
-  pointers  = [for region in local.snapshot_regions : "arn:${local.partition}:ssm:${region}:${local.account}:parameter/prepull/*/snapshot-id"]
+  pointers = [for region in local.snapshot_regions : "arn:${local.partition}:ssm:${region}:${local.account}:parameter/prepull/*/snapshot-id"]
+  # More about the pointer, for consumers
+  pointer_details = [
+    for pair in setproduct(local.snapshot_regions, ["candidate-snapshot-id", "pointer"]) :
+    "arn:${local.partition}:ssm:${pair[0]}:${local.account}:parameter/prepull/*/${pair[1]}"
+  ]
   manifests = [for region in local.snapshot_regions : "arn:${local.partition}:ssm:${region}:${local.account}:parameter/prepull/*/snapshots/*"]
+
+  # Decisions about pointers, only in this Region.
+  decisions_path = "${local.parameter_arn}/prepull/*/decisions"
+  decisions      = "${local.parameter_arn}/prepull/*/decisions/*"
 
   failure_markers = "${local.parameter_arn}/prepull/announced/*"
 
@@ -37,6 +46,24 @@ locals {
   see_builders  = { sid = "SeeBuilders", actions = ["ec2:DescribeInstances"], resources = ["*"] }
   see_snapshots = { sid = "SeeSnapshots", actions = ["ec2:DescribeSnapshots"], resources = ["*"] }
 
+  # Decisions about pointers. A promotion or a roll-back changes the pointer in all Regions, and the tags of snapshots.
+  read_decisions = { sid = "ReadDecisions", actions = ["ssm:GetParametersByPath"], resources = [local.decisions_path, local.decisions] }
+  decide = [
+    {
+      sid       = "WritePointers"
+      actions   = ["ssm:PutParameter"]
+      resources = concat(local.pointers, local.pointer_details, [local.decisions])
+    },
+    { sid = "RemoveOldDecisions", actions = ["ssm:DeleteParameter"], resources = [local.decisions] },
+    {
+      sid        = "MarkSnapshots"
+      actions    = ["ec2:CreateTags"]
+      resources  = local.all_snapshots
+      conditions = [local.is_ours, local.only_state, local.has_tag_keys]
+    },
+    local.emit_events,
+  ]
+
   emit_events = {
     sid       = "EmitEvents"
     actions   = ["events:PutEvents"]
@@ -46,6 +73,11 @@ locals {
       { test = "Null", variable = "events:source", values = ["false"] },
     ]
   }
+
+  # The first pull through a cache imports the image, and creates its repository, with the permissions of the caller.
+  #
+  # Source: Amazon ECR user guide, "IAM permissions required to sync an upstream registry".
+  import_images = ["ecr:BatchImportUpstreamImage", "ecr:CreateRepository"]
 
   # plan-build resolves digests with the credentials, and launch-builder passes them to the builder. The key of a secret is
   # unknown here, so the encryption context restricts the use of all keys to this secret.
@@ -142,13 +174,32 @@ locals {
           "${local.parameter_arn}/prepull/*/snapshots/*",
         ]
       },
+      local.read_decisions,
       # The ARN of AWS's public parameters contains no account.
       {
         sid       = "FindBottlerocketImages"
         actions   = ["ssm:GetParameter"]
         resources = ["arn:${local.partition}:ssm:${local.region}::parameter/aws/service/bottlerocket/*"]
       },
-      { sid = "ResolveImages", actions = ["ecr:BatchGetImage"], resources = local.ecr_repository_arns },
+      merge(local.repository_statements["plan-build"], { resources = local.repository_policies > 0 ? [] : local.ecr_repository_arns }),
+      { sid = "ImportImages", actions = local.import_images, resources = local.pull_through_repository_arns },
+      # Lambda attaches the function to the VPC with its role. The condition excludes the calls of the function's own code.
+      #
+      # Source: Lambda developer guide, "Giving Lambda functions access to resources in an Amazon VPC": required permissions,
+      # and the condition key `lambda:SourceFunctionArn`, which only calls from the function's code have.
+      {
+        sid = "AttachToVpc"
+        actions = [
+          "ec2:AssignPrivateIpAddresses",
+          "ec2:CreateNetworkInterface",
+          "ec2:DeleteNetworkInterface",
+          "ec2:DescribeNetworkInterfaces",
+          "ec2:DescribeSubnets",
+          "ec2:UnassignPrivateIpAddresses",
+        ]
+        resources  = var.functions_vpc != null ? ["*"] : []
+        conditions = [{ test = "Null", variable = "lambda:SourceFunctionArn", values = ["true"] }]
+      },
       { sid = "FindSnapshots", actions = ["ec2:DescribeSnapshots"], resources = ["*"] },
       { sid = "ListBuilds", actions = ["states:ListExecutions"], resources = [local.state_machine_arn] },
       { sid = "SeeBuilds", actions = ["states:DescribeExecution"], resources = [local.execution_arns] },
@@ -264,21 +315,16 @@ locals {
       },
     ])
 
-    publish-snapshot = concat(local.use_keys["publish-snapshot"], [
-      # Only the Region of the build decides which snapshot is the newest.
+    publish-snapshot = concat(local.use_keys["publish-snapshot"], local.decide, [
+      local.read_decisions,
+      # A version without decisions has only these.
       {
         sid       = "ReadPublished"
         actions   = ["ssm:GetParameter"]
-        resources = ["${local.parameter_arn}/prepull/*/snapshot-id", "${local.parameter_arn}/prepull/*/snapshots/*"]
+        resources = concat(local.pointers, ["${local.parameter_arn}/prepull/*/snapshots/*"])
       },
-      { sid = "WritePointersAndManifests", actions = ["ssm:PutParameter"], resources = concat(local.pointers, local.manifests) },
+      { sid = "WriteManifests", actions = ["ssm:PutParameter"], resources = local.manifests },
       local.see_snapshots,
-      {
-        sid        = "MarkSnapshots"
-        actions    = ["ec2:CreateTags"]
-        resources  = local.all_snapshots
-        conditions = [local.is_ours, local.only_state, local.has_tag_keys]
-      },
       # With the accounts of the caches, and never with everyone
       {
         sid       = "ShareSnapshots"
@@ -310,10 +356,9 @@ locals {
         resources  = local.copies
         conditions = [{ test = "StringEquals", variable = "ec2:CreateAction", values = ["CopySnapshot"] }]
       },
-      local.emit_events,
     ])
 
-    clean-up = [
+    clean-up = concat(local.decide, [
       # AMIs and launch templates may use a snapshot beyond retention.
       {
         sid = "FindOrphans"
@@ -333,19 +378,18 @@ locals {
         resources  = concat([local.instances, local.volumes], local.all_snapshots)
         conditions = [local.is_ours]
       },
-      { sid = "ReadPointersAndMarkers", actions = ["ssm:GetParameter"], resources = concat(local.pointers, [local.failure_markers]) },
+      { sid = "ReadPointersAndMarkers", actions = ["ssm:GetParameter"], resources = concat(local.pointers, ["${local.parameter_arn}/prepull/*/snapshots/*", local.failure_markers]) },
       # A recursive listing needs the permission at every level, including configurations and manifests.
       {
         sid       = "ListParameters"
         actions   = ["ssm:GetParametersByPath"]
-        resources = ["${local.parameter_arn}/prepull", "${local.parameter_arn}/prepull/*"]
+        resources = concat(["${local.parameter_arn}/prepull", "${local.parameter_arn}/prepull/*"], local.manifests)
       },
       { sid = "RemoveManifestsAndMarkers", actions = ["ssm:DeleteParameter"], resources = concat(local.manifests, [local.failure_markers]) },
       { sid = "SeeBuilds", actions = ["states:DescribeExecution"], resources = [local.execution_arns] },
       { sid = "FindFailedBuilds", actions = ["states:ListExecutions"], resources = [local.state_machine_arn] },
       { sid = "MarkFailedBuilds", actions = ["ssm:PutParameter"], resources = [local.failure_markers] },
-      local.emit_events,
-    ]
+    ])
   }
 
   ################################################################################
@@ -408,6 +452,87 @@ locals {
     for role, characters in local.policy_characters :
     role => "The policy of the role ${role} is too large: it has ${characters} characters, and IAM allows ${local.max_policy_characters}. It grows with the private ECR repositories, credentials, KMS keys, subnets, security groups, accounts and Regions of all caches. Remove or share some of them, or deploy some caches to another account or Region."
   }
+}
+
+################################################################################
+# Policies of many private ECR repositories
+################################################################################
+
+# Repositories are in the inline policy of a role while there are few images. Above that, they are in policies of their own,
+# because those have room for 500 repositories.
+locals {
+  # Maximum size of a managed policy, without white space, and maximum number of policies of a role.
+  #
+  # Source: IAM user guide, "IAM and AWS STS quotas".
+  max_managed_policy_characters = 6144
+  max_managed_policies          = 10
+
+  # The number depends only on the number of images, because their names may be unknown at plan time.
+  images_of_caches    = sum(concat([0], [for cache in var.caches : length(cache.images)]))
+  repository_policies = local.images_of_caches <= 25 ? 0 : min(local.max_managed_policies, ceil(local.images_of_caches / 25))
+
+  # Each policy gets about the same number of characters. A repository goes where the end of its ARN lies.
+  repository_arns   = sort(local.ecr_repository_arns)
+  repository_widths = [for arn in local.repository_arns : length(arn) + 3]
+  repository_slots = [
+    for index in range(length(local.repository_arns)) :
+    ceil(sum(slice(local.repository_widths, 0, index + 1)) * local.repository_policies / sum(local.repository_widths)) - 1
+  ]
+  repository_shares = [
+    for slot in range(local.repository_policies) :
+    [for index, arn in local.repository_arns : arn if local.repository_slots[index] == slot]
+  ]
+
+  repository_statements = {
+    plan-build = { sid = "ResolveImages", actions = ["ecr:BatchGetImage"] }
+    # No test uses it, because nodes of the local cloud pull from a registry without IAM.
+    builder = { sid = "Pull", actions = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"] }
+  }
+
+  repository_documents = merge([
+    for role, statement in local.repository_statements : {
+      for slot in range(local.repository_policies) : "${role}-${slot + 1}" => {
+        role      = role
+        statement = statement
+        # A statement needs a resource. The empty name matches no repository.
+        resources = coalescelist(local.repository_shares[slot], ["arn:${local.partition}:ecr:${local.region}:${local.account}:repository/"])
+      }
+    }
+  ]...)
+}
+
+data "aws_iam_policy_document" "repositories" {
+  for_each = local.repository_documents
+
+  statement {
+    sid       = each.value.statement.sid
+    actions   = each.value.statement.actions
+    resources = each.value.resources
+  }
+}
+
+# IAM is global, so the names contain the Region.
+resource "aws_iam_policy" "repositories" {
+  for_each = local.repository_documents
+
+  name        = "${var.name}-${each.key}-${local.region}"
+  description = "prepull: private ECR repositories of ${each.value.role}"
+  policy      = data.aws_iam_policy_document.repositories[each.key].json
+  tags        = var.tags
+
+  lifecycle {
+    precondition {
+      condition     = length(replace(data.aws_iam_policy_document.repositories[each.key].json, "/\\s/", "")) <= local.max_managed_policy_characters
+      error_message = "The ${length(local.repository_arns)} private ECR repositories of all caches do not fit into the policies of a role: their ARNs have ${sum(concat([0], local.repository_widths))} characters, and ${local.repository_policies} policies of ${local.max_managed_policy_characters} have room for about ${local.repository_policies * (local.max_managed_policy_characters - 300)}. Use shorter names, or deploy some caches to another account or Region."
+    }
+  }
+}
+
+resource "aws_iam_role_policy_attachment" "repositories" {
+  for_each = local.repository_documents
+
+  role       = each.value.role == "builder" ? aws_iam_role.builder.name : aws_iam_role.function[each.value.role].name
+  policy_arn = aws_iam_policy.repositories[each.key].arn
 }
 
 data "aws_iam_policy_document" "permissions" {

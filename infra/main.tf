@@ -49,8 +49,24 @@ locals {
     for image in flatten([for cache in var.caches : cache.images]) :
     regex(local.ecr_image, image) if can(regex(local.ecr_image, image))
   ])
-  ecr_image           = "^(?P<account>[0-9]{12})\\.dkr\\.ecr(?:-fips)?\\.(?P<region>[a-z0-9-]+)\\.amazonaws\\.com(?:\\.cn)?/(?P<name>[^:@]+)"
-  ecr_repository_arns = [for repository in local.ecr_repositories : "arn:${local.partition}:ecr:${repository.region}:${repository.account}:repository/${repository.name}"]
+  # Hosts of private ECR: IPv4 hosts and dual-stack hosts, in every partition. crates/domain/src/cache/image.rs has the same
+  # list, with its sources.
+  ecr_image = join("", [
+    "^(?P<account>[0-9]{12})\\.",
+    "(?:",
+    "dkr\\.ecr(?:-fips)?\\.(?P<region>[a-z0-9-]+)\\.(?:amazonaws\\.com(?:\\.cn)?|amazonaws\\.eu|c2s\\.ic\\.gov|sc2s\\.sgov\\.gov|cloud\\.adc-e\\.uk|csp\\.hci\\.ic\\.gov)",
+    "|",
+    "dkr-ecr(?:-fips)?\\.(?P<dual_stack_region>[a-z0-9-]+)\\.(?:on\\.aws|on\\.amazonwebservices\\.com\\.cn)",
+    ")/(?P<name>[^:@]+)",
+  ])
+  ecr_repository_arn  = "arn:${local.partition}:ecr:%s:%s:repository/%s"
+  ecr_repository_arns = distinct([for image in local.ecr_repositories : format(local.ecr_repository_arn, coalesce(image.region, image.dual_stack_region), image.account, image.name)])
+
+  # Repositories of pull-through caches. ECR creates them at the first pull.
+  pull_through_repository_arns = distinct([
+    for image in local.ecr_repositories : format(local.ecr_repository_arn, coalesce(image.region, image.dual_stack_region), image.account, image.name)
+    if anytrue([for prefix in var.pull_through_cache_prefixes : prefix == "ROOT" || startswith(image.name, "${prefix}/")])
+  ])
 
   # Other Regions that get copies of snapshots.
   copy_regions     = distinct(flatten([for cache in var.caches : cache.publication.copy_to_regions]))

@@ -34,7 +34,7 @@ output "configuration_parameter_names" {
 }
 
 output "snapshot_parameter_names" {
-  description = "Names of the SSM parameters with the ID of the published snapshot, by cache and architecture. The first build creates them."
+  description = "Names of the SSM parameters with the ID of the stable snapshot, by cache and architecture. The first promotion creates them."
   value = {
     for name, cache in var.caches : name => {
       for architecture in cache.architectures : architecture => "/prepull/${name}/${architecture}/snapshot-id"

@@ -1,5 +1,5 @@
 ################################################################################
-# Rule for pushes to private ECR
+# Rule for new images in private ECR
 ################################################################################
 
 locals {
@@ -8,9 +8,14 @@ locals {
     regex(local.ecr_image, image).name if can(regex(local.ecr_image, image))
   ])
 
+  # Events of pull-through caches have `sync-status` instead of `action-type` and `result`. functions/start-build has the
+  # same list.
+  #
+  # Source: Amazon ECR user guide, "Amazon ECR events and EventBridge".
   push_detail = {
-    "action-type" = ["PUSH"]
-    result        = ["SUCCESS"]
+    "action-type" = ["PUSH", "REPLICATE", { exists = false }]
+    result        = ["SUCCESS", { exists = false }]
+    "sync-status" = ["SUCCESS", { exists = false }]
     # A push of several platforms causes one event without a tag for each platform, and one event for the tagged index.
     "image-tag" = [{ exists = true }]
   }
@@ -18,7 +23,7 @@ locals {
   push_repositories = length(local.pushed_repositories) > 0 ? local.pushed_repositories : [""]
   push_pattern = {
     source        = ["aws.ecr"]
-    "detail-type" = ["ECR Image Action"]
+    "detail-type" = ["ECR Image Action", "ECR Replication Action", "ECR Pull Through Cache Action"]
     detail        = merge(local.push_detail, { "repository-name" = local.push_repositories })
   }
   # A pattern has at most 2048 characters. If the names of the repositories do not fit, start-build filters the events.
@@ -34,7 +39,7 @@ resource "aws_cloudwatch_event_rule" "push" {
   count = anytrue([for cache in var.caches : cache.rebuild_on_push]) ? 1 : 0
 
   name          = "${var.name}-push"
-  description   = "prepull: an image of a cache was pushed"
+  description   = "prepull: an image of a cache is new in ECR"
   event_pattern = local.push_pattern_json
   tags          = var.tags
 }

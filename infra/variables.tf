@@ -11,9 +11,14 @@ variable "name" {
 }
 
 variable "tags" {
-  description = "Tags for all resources of the module. Resources of a build have the `prepull:*` tags instead."
+  description = "Tags for all resources of the module, and for the instances, volumes, network interfaces and snapshots of builds, which also get the `default_tags` of the provider."
   type        = map(string)
   default     = {}
+
+  validation {
+    condition     = length(var.tags) <= 44 && alltrue([for key, value in var.tags : can(regex("^.{1,128}$", key)) && length(value) <= 256 && !can(regex("^(?:(?i:aws:)|prepull:)", key))])
+    error_message = "tags is invalid: it has the keys ${join(", ", keys(var.tags))}. Use at most 44 tags, keys of 1 to 128 characters without `aws:` and `prepull:`, and values of at most 256 characters."
+  }
 }
 
 ################################################################################
@@ -60,7 +65,7 @@ variable "caches" {
     }), {})
 
     # Credentials of registries, by host: a secret in Secrets Manager, or a SecureString in the Parameter Store. Its value
-    # is JSON: `{"username": "…", "password": "…"}`. Private ECR needs none, because it uses roles.
+    # is JSON: `{"username": "…", "password": "…"}`. Private ECR and public ECR need none, because they use roles.
     registry_credentials = optional(map(object({
       secret_arn     = optional(string)
       parameter_name = optional(string)
@@ -75,7 +80,8 @@ variable "caches" {
     # Timeout of a build in minutes.
     timeout_minutes = optional(number, 60)
 
-    # Starts a build when one of the images is pushed to private ECR.
+    # Starts a build when a tag of one of the images is new in private ECR: by a push, by replication, or through a
+    # pull-through cache.
     rebuild_on_push = optional(bool, true)
     # Starts a build at fixed times, because some changes have no event: tags move in other registries, and ECR may lose an
     # event. `expression` is a cron or rate expression of EventBridge Scheduler in `time_zone`. The build starts within
@@ -92,7 +98,16 @@ variable "caches" {
     publication = optional(object({
       share_with_accounts = optional(list(string), [])
       copy_to_regions     = optional(list(string), [])
+      # Time at which a published snapshot becomes stable, the one that nodes use: `immediate`, `manual` (with `prepull
+      # promote`), or `soak` (after `soak_minutes` without a rejection, 1 to 43200).
+      promotion = optional(object({
+        mode         = optional(string, "immediate")
+        soak_minutes = optional(number)
+      }), {})
     }), {})
+
+    # Tags for the instances, volumes, network interfaces and snapshots of this cache, beside `tags` of the module.
+    tags = optional(map(string), {})
   }))
 
   nullable = false
@@ -103,8 +118,8 @@ variable "caches" {
   }
 
   validation {
-    condition     = alltrue([for cache in var.caches : length(cache.images) >= 1 && length(cache.images) <= 50])
-    error_message = "A cache has too few or too many images: ${join(", ", [for name, cache in var.caches : "${name} has ${length(cache.images)}"])}. List 1 to 50 images, and split larger caches."
+    condition     = alltrue([for cache in var.caches : length(cache.images) >= 1 && length(cache.images) <= 200])
+    error_message = "A cache has too few or too many images: ${join(", ", [for name, cache in var.caches : "${name} has ${length(cache.images)}"])}. List 1 to 200 images, and split larger caches."
   }
 
   # OCI's grammar of references, but the registry's host is required, because the kubelet finds images by their full name.
@@ -206,8 +221,8 @@ variable "caches" {
   }
 
   validation {
-    condition     = !anytrue(flatten([for cache in var.caches : [for host in keys(cache.registry_credentials) : can(regex("^[0-9]{12}\\.dkr\\.ecr(?:-fips)?\\.", host))]]))
-    error_message = "registry_credentials has a private ECR host, which needs none because the module's roles may pull. Remove ${join(", ", flatten([for name, cache in var.caches : [for host in keys(cache.registry_credentials) : "`${host}` (${name})" if can(regex("^[0-9]{12}\\.dkr\\.ecr(?:-fips)?\\.", host))]]))}."
+    condition     = !anytrue(flatten([for cache in var.caches : [for host in keys(cache.registry_credentials) : can(regex("^[0-9]{12}\\.dkr[.-]ecr(?:-fips)?\\.", host))]]))
+    error_message = "registry_credentials has a private ECR host, which needs none because the module's roles may pull. Remove ${join(", ", flatten([for name, cache in var.caches : [for host in keys(cache.registry_credentials) : "`${host}` (${name})" if can(regex("^[0-9]{12}\\.dkr[.-]ecr(?:-fips)?\\.", host))]]))}."
   }
 
   validation {
@@ -271,10 +286,97 @@ variable "caches" {
     error_message = "publication.copy_to_regions is invalid: ${join(", ", flatten([for name, cache in var.caches : [for region in cache.publication.copy_to_regions : "${name} has `${region}`" if !can(regex("^[a-z]{2,4}(?:-[a-z]+)+-[0-9]{1,2}$", region))]]))}. Use names of Regions, for example `eu-central-1`."
   }
 
+  validation {
+    condition     = alltrue([for cache in var.caches : contains(["immediate", "manual", "soak"], cache.publication.promotion.mode)])
+    error_message = "publication.promotion.mode is invalid: ${join(", ", [for name, cache in var.caches : "${name} has `${cache.publication.promotion.mode}`" if !contains(["immediate", "manual", "soak"], cache.publication.promotion.mode)])}. Use `immediate`, `manual` or `soak`."
+  }
+
+  validation {
+    condition = alltrue([
+      for cache in var.caches :
+      cache.publication.promotion.mode == "soak"
+      ? try(cache.publication.promotion.soak_minutes >= 1 && cache.publication.promotion.soak_minutes <= 43200 && floor(cache.publication.promotion.soak_minutes) == cache.publication.promotion.soak_minutes, false)
+      : cache.publication.promotion.soak_minutes == null
+    ])
+    error_message = "publication.promotion.soak_minutes is invalid in ${join(", ", [for name, cache in var.caches : name if cache.publication.promotion.soak_minutes != null || cache.publication.promotion.mode == "soak"])}. Set it to a whole number from 1 to 43200 if the mode is `soak`, and leave it out otherwise."
+  }
+
+  validation {
+    condition     = alltrue(flatten([for cache in var.caches : concat([length(cache.tags) <= 44], [for key, value in cache.tags : can(regex("^.{1,128}$", key)) && length(value) <= 256 && !can(regex("^(?:(?i:aws:)|prepull:)", key))])]))
+    error_message = "tags of a cache are invalid: ${join(", ", flatten([for name, cache in var.caches : [for key in keys(cache.tags) : "${name} has `${key}`"]]))}. Use at most 44 tags, keys of 1 to 128 characters without `aws:` and `prepull:`, and values of at most 256 characters."
+  }
+
   # CopySnapshot needs a key in the Region of the copy. A copy with the default key there could not be shared.
   validation {
     condition     = !anytrue([for cache in var.caches : length(cache.publication.copy_to_regions) > 0 && !can(regex(":key/mrk-", coalesce(cache.volume.kms_key_id, ":key/mrk-")))])
     error_message = "A copy needs its key in its own Region, but a single-Region key exists only in one: ${join(", ", [for name, cache in var.caches : "${name} has `${cache.volume.kms_key_id}`" if length(cache.publication.copy_to_regions) > 0 && !can(regex(":key/mrk-", coalesce(cache.volume.kms_key_id, ":key/mrk-")))])}. Set volume.kms_key_id to a multi-Region key (`mrk-…`) with a replica in each Region of publication.copy_to_regions."
+  }
+}
+
+variable "builder_settings" {
+  description = "Bottlerocket settings for all builders, merged into their user data. plan-build uses their certificates and mirrors, too. They must contain no secret, because user data is readable on the builder and through the EC2 API."
+
+  type = object({
+    # Proxy for HTTPS connections, for example `http://proxy.example.com:3128`, without user name and password.
+    https_proxy = optional(string)
+    # Hosts, domains and CIDR blocks that are reached without the proxy.
+    no_proxy = optional(list(string), [])
+    # Certificates to trust, in PEM format, by the name of the bundle.
+    pki = optional(map(string), {})
+    # Mirrors of registries, by the host in the images' references (or `*`), in order of preference. Credentials of a mirror
+    # are those in `registry_credentials` for that host.
+    registry_mirrors = optional(map(list(string)), {})
+  })
+  default  = {}
+  nullable = false
+
+  validation {
+    condition     = var.builder_settings.https_proxy == null ? true : !strcontains(var.builder_settings.https_proxy, "@")
+    error_message = "builder_settings.https_proxy has a user name or password, and user data is not secret. Remove it, and let the proxy admit the builders by their subnet or security group."
+  }
+
+  validation {
+    condition     = var.builder_settings.https_proxy == null ? true : can(regex("^(?:https?://)?[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[1-9][0-9]{0,4})?/?$", replace(var.builder_settings.https_proxy, "/^.*@/", "")))
+    error_message = "builder_settings.https_proxy is invalid. Use a host and a port, for example `http://proxy.example.com:3128`."
+  }
+
+  validation {
+    condition     = alltrue([for host in var.builder_settings.no_proxy : can(regex("^[A-Za-z0-9._:/*-]{1,255}$", host))])
+    error_message = "builder_settings.no_proxy is invalid: ${join(" ", var.builder_settings.no_proxy)}. List hosts, domains, addresses or CIDR blocks, each on its own."
+  }
+
+  validation {
+    condition     = alltrue([for bundle in var.builder_settings.pki : !strcontains(bundle, "PRIVATE KEY")])
+    error_message = "builder_settings.pki contains a private key. Remove the key, and list only certificates."
+  }
+
+  validation {
+    condition = alltrue([for name, bundle in var.builder_settings.pki :
+      can(regex("^[A-Za-z0-9_-]{1,64}$", name)) &&
+      (strcontains(bundle, "PRIVATE KEY") || can(regex("^\\s*(?:-----BEGIN CERTIFICATE-----\\s+(?:[A-Za-z0-9+/=]+\\s+)+-----END CERTIFICATE-----\\s*)+$", bundle)))
+    ])
+    error_message = "builder_settings.pki is invalid: ${join(", ", keys(var.builder_settings.pki))}. Use names of 1 to 64 letters, digits, - and _, and certificates in PEM format without other text."
+  }
+
+  validation {
+    condition     = alltrue([for endpoint in flatten(values(var.builder_settings.registry_mirrors)) : !strcontains(endpoint, "@")])
+    error_message = "builder_settings.registry_mirrors has a user name or password, and user data is not secret. Remove it, and set registry_credentials for the host that is mirrored."
+  }
+
+  validation {
+    condition = alltrue([for host, endpoints in var.builder_settings.registry_mirrors :
+      can(regex("^(?:\\*|(?:localhost|[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)+)(?::[1-9][0-9]{0,4})?)$", host)) &&
+      alltrue([for endpoint in endpoints : strcontains(endpoint, "@") || can(regex("^(?:https?://)?[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[1-9][0-9]{0,4})?(?:/[A-Za-z0-9._/-]*)?$", endpoint))])
+    ])
+    error_message = "builder_settings.registry_mirrors is invalid: ${join(", ", keys(var.builder_settings.registry_mirrors))}. Use the host of an image or `*`, with URLs of mirrors like `https://mirror.example.com`."
+  }
+
+  # User data has at most 16 KiB. 4 KiB are left for the credentials of registries. Bottlerocket takes certificates in Base64.
+  #
+  # Source: EC2 user guide, "Run commands when you launch an EC2 instance with user data input".
+  validation {
+    condition     = length(jsonencode(merge(var.builder_settings, { pki = { for name, bundle in var.builder_settings.pki : name => base64encode(bundle) } }))) <= 12288
+    error_message = "builder_settings is too large for user data: it has ${length(jsonencode(merge(var.builder_settings, { pki = { for name, bundle in var.builder_settings.pki : name => base64encode(bundle) } })))} bytes, and 12288 are allowed. Use only the certificates that the registries and the proxy need."
   }
 }
 
@@ -320,6 +422,25 @@ variable "function_environment" {
   }
 }
 
+variable "functions_vpc" {
+  description = "VPC for plan-build, the function that calls registries, so that it reaches registries that only this VPC can reach. [docs/security.md](../docs/security.md#plan-build-in-a-vpc) lists the endpoints that it needs. The default is no VPC."
+
+  type = object({
+    subnet_ids         = list(string)
+    security_group_ids = list(string)
+  })
+  default = null
+
+  validation {
+    condition = var.functions_vpc == null ? true : (
+      length(var.functions_vpc.subnet_ids) > 0 && length(var.functions_vpc.security_group_ids) > 0 &&
+      alltrue([for id in var.functions_vpc.subnet_ids : can(regex("^subnet-[0-9a-f]{8,17}$", id))]) &&
+      alltrue([for id in var.functions_vpc.security_group_ids : can(regex("^sg-[0-9a-f]{8,17}$", id))])
+    )
+    error_message = "functions_vpc is invalid. List at least one ID of a subnet and one of a security group, in the same VPC."
+  }
+}
+
 variable "log_retention_days" {
   description = "Days that logs are kept. 0 keeps them without limit."
   type        = number
@@ -358,6 +479,12 @@ variable "alarm_actions" {
   }
 }
 
+variable "create_alarms" {
+  description = "Whether to create the alarms. The default is whether `alarm_actions` has entries. Set it if that list is unknown at plan time."
+  type        = bool
+  default     = null
+}
+
 variable "alarm_without_success_hours" {
   description = "Hours without a successful build of any cache after which an alarm is raised, or `null` for no alarm. Use more than the time between two schedules."
   type        = number
@@ -375,6 +502,18 @@ variable "dashboard" {
   type        = bool
   default     = false
   nullable    = false
+}
+
+variable "pull_through_cache_prefixes" {
+  description = "Repository prefixes of the pull-through cache rules that `caches` reference, in every account: `docker-hub` for `docker-hub/library/nginx`, and `ROOT` for rules without prefix. plan-build and the builders may import images into the repositories of the caches that have one of these prefixes, and create these repositories."
+  type        = list(string)
+  default     = []
+
+  # Source: ECR API reference, "CreatePullThroughCacheRule".
+  validation {
+    condition     = alltrue([for prefix in var.pull_through_cache_prefixes : can(regex("^(?:ROOT|[a-z0-9]+(?:[._/-][a-z0-9]+)*)$", prefix)) && length(prefix) >= 2 && length(prefix) <= 30])
+    error_message = "pull_through_cache_prefixes is invalid: ${join(", ", var.pull_through_cache_prefixes)}. Use prefixes of 2 to 30 characters, such as `docker-hub`, without a slash at the end, or `ROOT`."
+  }
 }
 
 ################################################################################
@@ -401,6 +540,12 @@ variable "security_group_ids" {
     condition     = alltrue([for id in var.security_group_ids : can(regex("^sg-[0-9a-f]{8,17}$", id))])
     error_message = "security_group_ids is invalid: ${join(", ", var.security_group_ids)}. Use IDs of security groups."
   }
+}
+
+variable "create_security_group" {
+  description = "Whether to create a security group for builders. The default is whether some cache has none. Set it if a list of security groups is unknown at plan time."
+  type        = bool
+  default     = null
 }
 
 variable "egress_cidr_blocks" {

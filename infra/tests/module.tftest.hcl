@@ -50,6 +50,7 @@ run "configuration_has_all_settings_of_the_functions" {
         }
         subnet_ids         = ["subnet-00000000000000001", "subnet-00000000000000002"]
         security_group_ids = ["sg-0123456789abcdef0"]
+        settings           = { https_proxy = null, no_proxy = [], pki = {}, registry_mirrors = {} }
       }
       registry_credentials = { "docker.io" = { parameter_name = "/team/docker-hub" } }
       pin_images           = false
@@ -57,7 +58,8 @@ run "configuration_has_all_settings_of_the_functions" {
       retain_snapshots     = 3
       timeout_minutes      = 60
       rebuild_on_push      = true
-      publication          = { share_with_accounts = [], copy_to_regions = [] }
+      publication          = { share_with_accounts = [], copy_to_regions = [], promotion = { mode = "immediate" } }
+      tags                 = { owner = "operations" }
     })
     error_message = aws_ssm_parameter.configuration["web"].insecure_value
   }
@@ -71,6 +73,7 @@ run "network_of_a_cache_overrides_the_modules" {
       instance_types     = { x86_64 = ["c7i.4xlarge"] }
       subnet_ids         = ["subnet-0123456789abcdef0"]
       security_group_ids = ["sg-00000000000000000"]
+      settings           = { https_proxy = null, no_proxy = [], pki = {}, registry_mirrors = {} }
     }
     error_message = aws_ssm_parameter.configuration["batch"].insecure_value
   }
@@ -111,7 +114,7 @@ run "long_pattern_leaves_the_filter_to_start_build" {
   }
 
   assert {
-    condition     = jsondecode(aws_cloudwatch_event_rule.push[0].event_pattern).detail == { "action-type" = ["PUSH"], result = ["SUCCESS"], "image-tag" = [{ exists = true }] }
+    condition     = keys(jsondecode(aws_cloudwatch_event_rule.push[0].event_pattern).detail) == ["action-type", "image-tag", "result", "sync-status"]
     error_message = aws_cloudwatch_event_rule.push[0].event_pattern
   }
 }
@@ -148,7 +151,7 @@ run "missing_security_group_is_created_in_the_subnets_vpc" {
   }
 
   assert {
-    condition     = aws_security_group.builder[0].vpc_id == "vpc-00000000000000001" && length(data.aws_vpc.default) == 0
+    condition     = aws_security_group.builder[0].vpc_id == "vpc-00000000000000001"
     error_message = "The VPC is ${aws_security_group.builder[0].vpc_id}."
   }
 
@@ -158,7 +161,7 @@ run "missing_security_group_is_created_in_the_subnets_vpc" {
   }
 }
 
-run "no_cache_looks_up_no_network" {
+run "no_cache_creates_no_network" {
   command = plan
 
   variables {
@@ -167,8 +170,86 @@ run "no_cache_looks_up_no_network" {
   }
 
   assert {
-    condition     = length(data.aws_vpc.default) + length(aws_security_group.builder) + length(aws_scheduler_schedule.cache) == 0
-    error_message = "There is a default VPC, a security group or a schedule."
+    condition     = length(aws_security_group.builder) + length(aws_scheduler_schedule.cache) == 0
+    error_message = "There is a security group or a schedule."
+  }
+}
+
+run "missing_default_vpc_is_refused" {
+  command = plan
+
+  override_data {
+    target = data.aws_subnets.default
+    values = { ids = [] }
+  }
+
+  expect_failures = [aws_ssm_parameter.configuration]
+}
+
+run "configuration_merges_all_tags" {
+  command = plan
+
+  variables {
+    tags   = { team = "platform", stage = "test" }
+    caches = { web = { images = ["docker.io/library/nginx:1.27"], variant = "aws-k8s-1.33", tags = { stage = "live", Name = "node cache" } } }
+  }
+
+  assert {
+    condition     = jsondecode(aws_ssm_parameter.configuration["web"].insecure_value).tags == { owner = "operations", team = "platform", stage = "live", Name = "node cache" }
+    error_message = aws_ssm_parameter.configuration["web"].insecure_value
+  }
+}
+
+run "too_many_tags_in_total_are_refused" {
+  command = plan
+
+  variables {
+    tags   = { for n in range(44) : "team-${n}" => "platform" }
+    caches = { web = { images = ["docker.io/library/nginx:1.27"], variant = "aws-k8s-1.33" } }
+  }
+
+  expect_failures = [aws_ssm_parameter.configuration]
+}
+
+run "configuration_contains_builder_settings" {
+  command = plan
+
+  variables {
+    builder_settings = {
+      https_proxy      = "http://proxy.example.com:3128"
+      no_proxy         = ["10.0.0.0/8"]
+      pki              = { company = "-----BEGIN CERTIFICATE-----\nZm9v\n-----END CERTIFICATE-----\n" }
+      registry_mirrors = { "docker.io" = ["https://mirror.example.com"] }
+    }
+  }
+
+  assert {
+    condition     = jsondecode(aws_ssm_parameter.configuration["batch"].insecure_value).builder.settings == jsondecode(jsonencode(var.builder_settings))
+    error_message = aws_ssm_parameter.configuration["batch"].insecure_value
+  }
+}
+
+run "functions_vpc_contains_only_plan_build" {
+  command = plan
+
+  variables {
+    functions_vpc = { subnet_ids = ["subnet-0123456789abcdef0"], security_group_ids = ["sg-0123456789abcdef0"] }
+  }
+
+  assert {
+    condition = {
+      for stage, function in aws_lambda_function.stage : stage => one(function.vpc_config).subnet_ids if length(function.vpc_config) > 0
+    } == { plan-build = toset(["subnet-0123456789abcdef0"]) }
+    error_message = jsonencode({ for stage, function in aws_lambda_function.stage : stage => function.vpc_config })
+  }
+}
+
+# The values of data sources and resources are unknown at plan time if they are created in the same apply.
+run "lists_unknown_at_plan_time_are_accepted" {
+  command = plan
+
+  module {
+    source = "./tests/unknown"
   }
 }
 
@@ -223,14 +304,53 @@ run "disabled_default_key_is_refused" {
   expect_failures = [data.aws_kms_key.ebs_default]
 }
 
-run "configuration_above_8_kib_is_refused" {
+run "images_of_a_large_cache_have_pages" {
   command = plan
 
   variables {
     caches = {
       web = {
-        images  = [for n in range(50) : "registry.example.com/${join("", [for m in range(180) : "a"])}:${n}"]
+        images  = [for n in range(200) : format("registry.example.com/%s:%03d", join("", [for m in range(230) : "a"]), n)]
         variant = "aws-k8s-1.33"
+      }
+    }
+  }
+
+  assert {
+    condition     = alltrue([for page in aws_ssm_parameter.image_page : length(page.insecure_value) <= 4096])
+    error_message = jsonencode([for page in aws_ssm_parameter.image_page : length(page.insecure_value)])
+  }
+
+  # The first page and those that it announces, in order.
+  assert {
+    condition = jsonencode(concat(
+      jsondecode(aws_ssm_parameter.configuration["web"].insecure_value).images,
+      flatten([
+        for number in range(2, jsondecode(aws_ssm_parameter.configuration["web"].insecure_value).more_images.pages + 2) :
+        jsondecode(aws_ssm_parameter.image_page["web/${number}"].insecure_value)
+      ])
+    )) == jsonencode(var.caches["web"].images)
+    error_message = jsonencode(keys(aws_ssm_parameter.image_page))
+  }
+
+  assert {
+    condition = alltrue([
+      for key, page in aws_ssm_parameter.image_page :
+      page.name == "/prepull/config/web/${jsondecode(aws_ssm_parameter.configuration["web"].insecure_value).more_images.folder}/${split("/", key)[1]}"
+    ])
+    error_message = jsonencode([for page in aws_ssm_parameter.image_page : page.name])
+  }
+}
+
+run "configuration_above_8_kib_without_images_is_refused" {
+  command = plan
+
+  variables {
+    caches = {
+      web = {
+        images  = ["docker.io/library/nginx:1.27"]
+        variant = "aws-k8s-1.33"
+        builder = { subnet_ids = [for n in range(400) : format("subnet-%017d", n)] }
       }
     }
   }

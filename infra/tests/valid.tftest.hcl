@@ -21,9 +21,19 @@ run "input_with_every_option_is_accepted" {
   }
 
   variables {
-    functions_directory = "tests/functions"
+    functions_directory         = "tests/functions"
+    pull_through_cache_prefixes = ["docker-hub", "team/quay.io", "ROOT"]
+    tags                        = { "cost:center" = "" }
+    functions_vpc               = { subnet_ids = ["subnet-0123456789abcdef0"], security_group_ids = ["sg-0123456789abcdef0"] }
+    builder_settings = {
+      https_proxy      = "proxy.example.com:3128"
+      no_proxy         = [".example.com", "*.internal", "10.0.0.0/8", "fd00::/8"]
+      pki              = { company-root = "-----BEGIN CERTIFICATE-----\nZm9v\nYmFy\n-----END CERTIFICATE-----\n\n-----BEGIN CERTIFICATE-----\nZm9v\n-----END CERTIFICATE-----\n" }
+      registry_mirrors = { "*" = ["mirror.example.com"], "registry.example.com:5443" = ["http://10.0.0.1:5000/v2/hub"] }
+    }
     caches = {
       web = {
+        tags = { Name = "node cache" }
         images = [
           "docker.io/library/nginx:1.27",
           "localhost:5443/team/app:latest",

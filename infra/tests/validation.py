@@ -1,9 +1,9 @@
-"""Writes a Terraform test from the table of invalid inputs, `validation.toml`.
+"""Writes a Terraform test from a table of invalid inputs.
 
-    python3 validation.py DIRECTORY
+    python3 validation.py TABLE DIRECTORY
 
-The test in DIRECTORY plans the module `tests/variables`, which has the variables of the prepull module and no
-resources. It needs no provider, so a case takes milliseconds.
+TABLE is the `tests/validation.toml` of a module. The test in DIRECTORY plans `tests/variables` of the same module, which
+has the variables of the module and no resources. It needs no provider, so a case takes milliseconds.
 """
 
 import copy
@@ -14,20 +14,15 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
 
-VALID_CACHE = {"images": ["docker.io/library/nginx:1.27"], "variant": "aws-k8s-1.33"}
-
-VALID = {"functions_directory": "tests/functions", "caches": {"web": VALID_CACHE}}
-
-
-def with_value(path: list[str], value: Any) -> dict[str, Any]:
-    """Returns the valid variables with `value` at `path`."""
+def with_value(valid: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    """Returns the variables of `valid` with `value` at `path`."""
     if path == ["caches"]:
-        return {"caches": {name: VALID_CACHE | cache for name, cache in value.items()}}
+        cache = valid["caches"]["web"]
+        return {"caches": {name: cache | changes for name, changes in value.items()}}
     if path == ["caches", "web"]:
-        return {"caches": {"web": VALID_CACHE | value}}
-    variables: Any = copy.deepcopy(VALID)
+        return {"caches": {"web": valid["caches"]["web"] | value}}
+    variables: Any = copy.deepcopy(valid)
     parent = variables
     *parents, last = path
     for key in parents:
@@ -50,17 +45,19 @@ def run(variables: dict[str, Any], refused_by: str | None) -> dict[str, Any]:
 
 def main() -> None:
     """Writes the test."""
+    table, directory = Path(sys.argv[1]), Path(sys.argv[2])
+    headings = tomllib.loads(table.read_text())
+    valid = headings.pop("valid")
     runs = {}
-    for heading, cases in tomllib.loads((HERE / "validation.toml").read_text()).items():
+    for heading, cases in headings.items():
         path = heading.split(".")
         for label, value in cases.items():
             name = re.sub(r"\W+", "_", f"{heading} {label} is refused")
             if name in runs:
                 sys.exit(f"{heading}: two cases are called `{label}`. Rename one.")
-            runs[name] = run(with_value(path, value), refused_by=path[0])
-    directory = Path(sys.argv[1])
+            runs[name] = run(with_value(valid, path, value), refused_by=path[0])
     directory.mkdir(parents=True, exist_ok=True)
-    test = {"variables": VALID, "run": runs}
+    test = {"variables": valid, "run": runs}
     (directory / "validation.tftest.json").write_text(json.dumps(test, indent=2))
     print(f"{len(runs)} invalid inputs")
 

@@ -33,6 +33,11 @@ module "prepull" {
   subnet_ids         = aws_subnet.builders[*].id
   egress_cidr_blocks = ["0.0.0.0/0"]
 
+  # The builders pull Docker Hub's images from Google's mirror first.
+  builder_settings = {
+    registry_mirrors = { "docker.io" = ["https://mirror.gcr.io"] }
+  }
+
   alarm_actions = [aws_sns_topic.operators.arn]
   # Without a push, no build starts between Friday morning and Monday morning.
   alarm_without_success_hours = 84

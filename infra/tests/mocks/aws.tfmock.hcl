@@ -23,8 +23,12 @@ mock_data "aws_subnet" {
   defaults = { vpc_id = "vpc-00000000000000001" }
 }
 
-mock_data "aws_vpc" {
-  defaults = { id = "vpc-00000000000000001" }
+mock_data "aws_default_tags" {
+  defaults = { tags = { owner = "operations" } }
+}
+
+mock_resource "aws_iam_policy" {
+  defaults = { arn = "arn:aws:iam::123456789012:policy/prepull" }
 }
 
 mock_data "aws_iam_policy_document" {
