@@ -1,8 +1,9 @@
 //! The command line.
 
+use crate::check::CheckArgs;
 use crate::snapshots::Details;
 use clap::{Parser, Subcommand, ValueEnum};
-use prepull_domain::{Architecture, CacheName};
+use prepull_domain::{Architecture, CacheName, Reason, SnapshotId};
 
 const AFTER_HELP: &str = "\
 The region and the credentials come from the environment, as for
@@ -16,10 +17,12 @@ Examples:
 
 Exit codes:
     0  success; `build` and `follow` also if the build is superseded
-    1  failed build, failed AWS call, or no published snapshot
+    1  failed build, failed AWS call, refused decision, or no
+       published snapshot
     2  usage error: unknown cache, invalid configuration or
        unknown state machine
     3  `doctor` found a problem; also before a first build
+       `check` found an error
     4  `doctor` found no problem, but a check got no answer
   130  Ctrl-C: the command ends, the build continues";
 
@@ -44,10 +47,53 @@ Examples:
   prepull doctor web
   prepull doctor web --output json";
 
+const PROMOTE_HELP: &str = "\
+Examples:
+  prepull promote web
+  prepull promote web --snapshot snap-0123456789abcdef0";
+
+const ROLLBACK_HELP: &str = "\
+It rejects the stable snapshot, returns to the previous one in all
+Regions that have a copy of it, and pins it. Builds go on, and
+`prepull unpin` ends the pin. A repeated command changes nothing.
+
+Examples:
+  prepull rollback web --reason 'image api is missing'
+  prepull rollback web --reason 'slow start' --architecture arm64";
+
+const PIN_HELP: &str = "\
+Builds go on and publish candidates. `prepull unpin` ends the pin.
+
+Examples:
+  prepull pin web --reason 'change freeze until Monday'";
+
+const REJECT_HELP: &str = "\
+A rejected snapshot is never a base and never promoted. Retention
+deletes it after a week. For the stable snapshot, use `rollback`.
+
+Examples:
+  prepull reject web snap-0123456789abcdef0 --reason 'old CA bundle'";
+
 const NODECLASS_HELP: &str = "\
 Examples:
   prepull nodeclass web > nodeclass.yaml
   prepull nodeclass web --architecture arm64 --output json";
+
+const CHECK_HELP: &str = "\
+It changes nothing. With --manifest it makes no call to AWS.
+
+Examples:
+  kubectl get ec2nodeclasses,nodepools -o yaml | prepull check web
+  prepull check web nodes.yaml deployment.yaml
+  prepull check web plan.json --manifest snapshots.json
+  prepull check --explain 9
+
+Exit codes:
+    0  no error; warnings and notes are possible
+    1  failed AWS call, or no published snapshot
+    2  an input or the manifest cannot be read, or there is nothing
+       to check
+    3  an error, or a warning with `--fail-on warning`";
 
 /// Keep EBS snapshots with container images for Bottlerocket up to date.
 #[derive(Debug, Clone, Parser)]
@@ -142,6 +188,9 @@ pub enum Command {
         #[arg(long, value_name = "NUMBER")]
         nodes_per_day: Option<u32>,
     },
+    /// Decide which snapshot nodes use.
+    #[command(flatten)]
+    Decide(Decide),
     /// Print an `EC2NodeClass` with the published snapshot.
     #[command(after_help = NODECLASS_HELP)]
     Nodeclass {
@@ -150,6 +199,69 @@ pub enum Command {
         /// Print only `x86_64` or `arm64`.
         #[arg(long)]
         architecture: Option<Architecture>,
+    },
+    /// Check if nodes use the snapshots of a cache.
+    #[command(after_help = CHECK_HELP)]
+    Check(CheckArgs),
+}
+
+/// The commands that decide which snapshot nodes use.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Decide {
+    /// Make the candidate stable, so that new nodes use it.
+    #[command(after_help = PROMOTE_HELP)]
+    Promote {
+        /// Promote a candidate of this cache.
+        cache: CacheName,
+        /// Promote only this snapshot.
+        #[arg(long, value_name = "ID")]
+        snapshot: Option<SnapshotId>,
+        /// Promote only `x86_64` or `arm64`.
+        #[arg(long)]
+        architecture: Option<Architecture>,
+    },
+    /// Return nodes to the previous snapshot and pin it.
+    #[command(after_help = ROLLBACK_HELP)]
+    Rollback {
+        /// Roll back this cache.
+        cache: CacheName,
+        /// Record this reason.
+        #[arg(long, value_name = "TEXT")]
+        reason: Reason,
+        /// Roll back only `x86_64` or `arm64`.
+        #[arg(long)]
+        architecture: Option<Architecture>,
+    },
+    /// Keep the stable snapshot until `unpin`.
+    #[command(after_help = PIN_HELP)]
+    Pin {
+        /// Pin this cache.
+        cache: CacheName,
+        /// Record this reason.
+        #[arg(long, value_name = "TEXT")]
+        reason: Reason,
+        /// Pin only `x86_64` or `arm64`.
+        #[arg(long)]
+        architecture: Option<Architecture>,
+    },
+    /// Remove the pin. An immediate promotion then happens.
+    Unpin {
+        /// Unpin this cache.
+        cache: CacheName,
+        /// Unpin only `x86_64` or `arm64`.
+        #[arg(long)]
+        architecture: Option<Architecture>,
+    },
+    /// Make a snapshot unusable.
+    #[command(after_help = REJECT_HELP)]
+    Reject {
+        /// Reject a snapshot of this cache.
+        cache: CacheName,
+        /// Reject this snapshot, or the original of this copy.
+        snapshot: SnapshotId,
+        /// Record this reason.
+        #[arg(long, value_name = "TEXT")]
+        reason: Reason,
     },
 }
 
@@ -161,6 +273,8 @@ pub enum Output {
     Text,
     /// One JSON document, without progress.
     Json,
+    /// Annotations of GitHub Actions, only for `check`.
+    Github,
 }
 
 #[cfg(test)]

@@ -205,6 +205,12 @@ impl fmt::Display for TargetOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Published { snapshot_id } => write!(f, "published {snapshot_id}"),
+            Self::Candidate { snapshot_id } => {
+                write!(
+                    f,
+                    "{snapshot_id}, a candidate. `prepull promote` makes it stable"
+                )
+            }
             Self::Superseded { snapshot_id } => write!(
                 f,
                 "created {snapshot_id}, but a newer build published first"

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use prepull_domain::StageError;
 
+use crate::check::{CheckError, ManifestError};
+
 /// The exit code of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -13,7 +15,7 @@ pub enum Exit {
     Failed = 1,
     /// The request is invalid.
     Usage = 2,
-    /// `doctor` found a problem.
+    /// `doctor` found a problem, or `check` an error.
     Unsound = 3,
     /// `doctor` found no problem, but could not make a check.
     Unchecked = 4,
@@ -85,6 +87,16 @@ impl Error {
             Self::Usage(_) => Exit::Usage,
             Self::Unsound { .. } => Exit::Unsound,
             _ => Exit::Failed,
+        }
+    }
+}
+
+impl From<CheckError> for Error {
+    /// Every error of `check` is in its arguments or its input. An AWS call is the caller's.
+    fn from(error: CheckError) -> Self {
+        match error {
+            CheckError::Manifest(ManifestError::Missing { .. }) => Self::Missing(error.to_string()),
+            _ => Self::Usage(error.to_string()),
         }
     }
 }

@@ -101,8 +101,8 @@ pub async fn report(
     }
     if targets.is_empty() {
         return Err(Error::Missing(format!(
-            "cannot estimate cache `{cache}`: it has no published snapshot to estimate from. Build one with `prepull \
-             build {cache}`"
+            "cannot estimate cache `{cache}`: it has no published snapshot to estimate from. {}",
+            store::publish_one(cache)
         )));
     }
     Ok(EstimateReport {
@@ -246,8 +246,9 @@ impl fmt::Display for EstimateReport {
         for architecture in &self.unpublished {
             writeln!(
                 f,
-                "\n{0} {architecture}: no published snapshot to estimate from. Build one with `prepull build {0}`",
-                self.cache
+                "\n{} {architecture}: no published snapshot to estimate from. {}",
+                self.cache,
+                store::publish_one(&self.cache)
             )?;
         }
         Ok(())

@@ -45,10 +45,13 @@ pub struct Build {
 pub enum Outcome {
     /// The build has not ended.
     Running,
-    /// Nodes use the new snapshots.
+    /// The new snapshots are available to nodes.
     Published {
-        /// The snapshot of each architecture that was built.
+        /// The snapshot of each architecture whose nodes use the new one.
         snapshots: BTreeMap<Architecture, SnapshotId>,
+        /// The snapshot of each architecture that waits for its promotion.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        candidates: BTreeMap<Architecture, SnapshotId>,
     },
     /// The published snapshots already held every image of the cache.
     UpToDate {
@@ -82,6 +85,11 @@ pub enum Outcome {
 pub enum TargetOutcome {
     /// Nodes use the new snapshot.
     Published {
+        /// The snapshot.
+        snapshot_id: SnapshotId,
+    },
+    /// The new snapshot waits for its promotion.
+    Candidate {
         /// The snapshot.
         snapshot_id: SnapshotId,
     },
@@ -159,6 +167,7 @@ fn did(stage: Stage, output: Value) -> Option<String> {
             let published: Published = parse(output)?;
             Some(match published.outcome {
                 PublishOutcome::Published => "nodes use it now".to_owned(),
+                PublishOutcome::Candidate => "a candidate now".to_owned(),
                 PublishOutcome::Superseded => "a newer build published first".to_owned(),
             })
         }

@@ -1,11 +1,13 @@
-//! The operator's command-line tool. It checks the account, starts and follows builds, shows snapshots, estimates costs, and
-//! prints node classes.
+//! The operator's command-line tool. It checks the account, starts and follows builds, shows snapshots, decides which one
+//! nodes use, estimates costs, prints node classes, and checks them.
 //!
-//! The commands are in the modules [`doctor`], [`build`], [`status`], [`snapshots`], [`estimate`], [`nodeclass`]. Each returns a
-//! report, printed as text or as JSON. Nothing here reads the clock or the environment, so tests can run all of it.
+//! Each command is a module with its name. The commands for decisions are in [`decide`]. Each returns a report, printed as
+//! text or as JSON. Nothing here reads the clock or the environment, so tests can run all of it.
 
 mod args;
 pub mod build;
+pub mod check;
+pub mod decide;
 pub mod doctor;
 mod error;
 pub mod estimate;
@@ -24,7 +26,7 @@ use jiff::Timestamp;
 use prepull_aws::Clients;
 use serde::Serialize;
 
-pub use args::{Args, Command, Output};
+pub use args::{Args, Command, Decide, Output};
 pub use build::follow;
 pub use error::{Error, Exit};
 pub use executions::StateMachine;
@@ -43,11 +45,48 @@ pub struct Answer {
 impl Answer {
     fn new(report: &(impl Display + Serialize), output: Output, exit: Exit) -> Self {
         let text = match output {
-            Output::Text => report.to_string().trim_end().to_owned(),
+            Output::Text | Output::Github => report.to_string().trim_end().to_owned(),
             Output::Json => serde_json::to_string_pretty(report)
                 .expect("reports have string keys and numbers that JSON knows"),
         };
         Self { text, exit }
+    }
+}
+
+/// Runs the command of `args` if it needs no AWS client: `check` with `--manifest` or `--explain`. Otherwise returns `None`.
+///
+/// Creating clients can ask the instance metadata service for a region, which takes seconds on a laptop.
+#[must_use]
+pub fn run_offline(args: &Args) -> Option<Result<Answer, Error>> {
+    let Command::Check(check) = &args.command else {
+        return None;
+    };
+    if let Some(number) = check.explain {
+        let explained = check::explain(number).map_err(Error::from);
+        return Some(explained.map(|text| Answer::new(&text, args.output, Exit::Done)));
+    }
+    let (cache, file) = (check.cache.as_ref()?, check.manifest.as_deref()?);
+    let checked = check::cache_from_file(cache, file, check.architecture)
+        .and_then(|cache| check::run(check, &cache));
+    Some(
+        checked
+            .map(|report| check_answer(&report, check, args.output))
+            .map_err(Error::from),
+    )
+}
+
+fn check_answer(report: &check::CheckReport, args: &check::CheckArgs, output: Output) -> Answer {
+    let exit = if report.fails(args.fail_on) {
+        Exit::Unsound
+    } else {
+        Exit::Done
+    };
+    match output {
+        Output::Github => Answer {
+            text: report.github(),
+            exit,
+        },
+        _ => Answer::new(report, output, exit),
     }
 }
 
@@ -63,16 +102,20 @@ pub async fn run(
 ) -> Result<Answer, Error> {
     let machine = StateMachine::named(&args.name, args.state_machine.as_deref());
     let (output, done) = (args.output, Exit::Done);
+    if output == Output::Github && !matches!(args.command, Command::Check(_)) {
+        return Err(Error::Usage(
+            "`--output github` is not available: only `check` has annotations. Use `text` or `json`"
+                .to_owned(),
+        ));
+    }
+    if let Some(answer) = run_offline(args) {
+        return answer;
+    }
     match &args.command {
         Command::Doctor { cache } => {
-            let diagnosis = Box::pin(doctor::diagnose(
-                clients,
-                &machine,
-                &args.name,
-                cache.as_ref(),
-            ))
-            .await?;
-            Ok(doctor::answer(&diagnosis, output))
+            let cache = cache.as_ref();
+            let diagnosis = doctor::diagnose(clients, &machine, &args.name, cache);
+            Ok(doctor::answer(&Box::pin(diagnosis).await?, output))
         }
         Command::Build {
             cache,
@@ -120,6 +163,10 @@ pub async fn run(
             let report = snapshots::report(clients, cache, *details).await?;
             Ok(Answer::new(&report, output, done))
         }
+        Command::Decide(command) => {
+            let report = decide::run(clients, command, now).await?;
+            Ok(Answer::new(&report, output, report.exit()))
+        }
         Command::Estimate {
             cache,
             instance_type,
@@ -137,6 +184,16 @@ pub async fn run(
         } => {
             let report = nodeclass::report(clients, cache, *architecture).await?;
             Ok(Answer::new(&report, output, done))
+        }
+        Command::Check(check) => {
+            let Some(cache) = &check.cache else {
+                return Err(Error::Usage(
+                    "cannot check nodes: no cache was given. Name a cache".to_owned(),
+                ));
+            };
+            let cache = store::known(clients, cache, check.architecture).await?;
+            let report = check::run(check, &cache)?;
+            Ok(check_answer(&report, check, output))
         }
     }
 }

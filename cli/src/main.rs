@@ -13,8 +13,13 @@ use prepull_aws::Clients;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    let clients = Clients::from_environment().await;
-    match prepull::run(&args, &clients, Timestamp::now(), interrupt()).await {
+    let result = if let Some(result) = prepull::run_offline(&args) {
+        result
+    } else {
+        let clients = Clients::from_environment().await;
+        prepull::run(&args, &clients, Timestamp::now(), interrupt()).await
+    };
+    match result {
         Ok(answer) => match writeln!(std::io::stdout(), "{}", answer.text) {
             Err(error) if error.kind() != ErrorKind::BrokenPipe => {
                 eprintln!("error: cannot write to standard output: {error}");

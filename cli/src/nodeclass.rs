@@ -35,8 +35,8 @@ pub async fn report(
     for architecture in architectures {
         let missing = |what: &str| {
             Error::Missing(format!(
-                "cannot print the node class of cache `{cache}`: it has no {what} for {architecture}. Build one with \
-                 `prepull build {cache}`"
+                "cannot print the node class of cache `{cache}`: it has no {what} for {architecture}. {}",
+                store::publish_one(cache)
             ))
         };
         let snapshot = store::published(clients, cache, architecture)

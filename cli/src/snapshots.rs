@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use prepull_aws::{Clients, parameters, snapshots, tag_filter};
 use prepull_domain::build::payload::Base;
 use prepull_domain::snapshot::manifest::Step;
-use prepull_domain::{Architecture, CacheName, GiB, Manifest, SnapshotId, names};
+use prepull_domain::{
+    Architecture, CacheName, GiB, Manifest, Pointer, PublishedSnapshot, Reason, SnapshotId, names,
+};
 use serde::Serialize;
 
 use crate::render::{clock, table};
@@ -47,6 +49,10 @@ pub struct SnapshotReport {
     pub published: bool,
     /// Its state: the tag `prepull:state`.
     pub state: Option<String>,
+    /// Its role in the pointer: `stable`, `previous`, `candidate` or `queued`.
+    pub role: Option<&'static str>,
+    /// The reason of its rejection.
+    pub rejected: Option<Reason>,
     /// Its status in EBS: `pending`, `completed`, `error`.
     pub ebs_state: String,
     /// EBS's progress while it is pending.
@@ -77,9 +83,11 @@ pub async fn report(
         parameters::cache(clients, cache.as_str()).await?;
     }
     let mut published = Vec::new();
+    let mut pointers = Vec::new();
     let mut manifests: BTreeMap<SnapshotId, Manifest> = BTreeMap::new();
     for architecture in Architecture::ALL {
         published.extend(store::published(clients, cache, architecture).await?);
+        pointers.extend(store::pointer(clients, cache, architecture).await?);
         let of_architecture = store::manifests(clients, cache, architecture).await?;
         manifests.extend(
             of_architecture
@@ -97,6 +105,14 @@ pub async fn report(
                 architecture: tag(names::TAG_ARCHITECTURE).unwrap_or_default(),
                 published: published.contains(&snapshot.id),
                 state: tag(names::TAG_STATE),
+                role: pointers
+                    .iter()
+                    .find_map(|pointer| role(pointer, &snapshot.id)),
+                rejected: pointers
+                    .iter()
+                    .flat_map(|pointer| &pointer.rejected)
+                    .find(|rejection| rejection.snapshot_id == snapshot.id)
+                    .map(|rejection| rejection.reason.clone()),
                 ebs_state: snapshot
                     .ebs_state
                     .as_ref()
@@ -118,9 +134,25 @@ pub async fn report(
     })
 }
 
+/// Returns the role of a snapshot in a pointer.
+fn role(pointer: &Pointer, id: &SnapshotId) -> Option<&'static str> {
+    let roles = [
+        ("stable", &pointer.stable),
+        ("candidate", &pointer.candidate),
+        ("queued", &pointer.queued),
+        ("previous", &pointer.previous),
+    ];
+    let is = |held: &PublishedSnapshot| held.snapshot_id == *id;
+    let mut roles = roles.into_iter();
+    roles
+        .find(|(_, held)| held.as_ref().is_some_and(is))
+        .map(|(role, _)| role)
+}
+
 impl SnapshotReport {
     fn row(&self) -> Vec<String> {
         let state = match (self.ebs_state.as_str(), self.state.as_deref()) {
+            ("completed", _) if self.role.is_some() => self.role.unwrap_or_default(),
             (_, _) if self.published => "published",
             ("completed", Some("published")) => "previously published",
             ("completed", Some(state)) => state,
@@ -129,6 +161,12 @@ impl SnapshotReport {
         };
         let state = match &self.progress {
             Some(progress) if self.ebs_state == "pending" => format!("{state} {progress}"),
+            _ if self.rejected.is_some() => {
+                format!(
+                    "{state}: {}",
+                    self.rejected.as_ref().map_or("", Reason::as_str)
+                )
+            }
             _ => state.to_owned(),
         };
         let (used, images, base) = match &self.manifest {

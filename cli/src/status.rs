@@ -9,15 +9,16 @@ use prepull_aws::instances::{self, InstanceRecord};
 use prepull_aws::sfn::operation::describe_execution::DescribeExecutionOutput;
 use prepull_aws::sfn::types::ExecutionStatus;
 use prepull_aws::{Clients, snapshots, timestamp};
+use prepull_domain::snapshot::pointer::Change;
 use prepull_domain::{
-    Architecture, Bytes, CacheConfig, CacheName, ExecutionName, Failure, GiB, Manifest, SnapshotId,
-    names,
+    Architecture, Bytes, CacheConfig, CacheName, ExecutionName, Failure, GiB, Manifest, Pointer,
+    SnapshotId, names,
 };
 use serde::Serialize;
 
 use crate::history::Outcome;
 use crate::render::{ago, count, table};
-use crate::{Error, StateMachine, executions, store};
+use crate::{Error, StateMachine, decide, executions, store};
 
 /// States of an instance that has not terminated.
 const ALIVE: [&str; 5] = ["pending", "running", "stopping", "stopped", "shutting-down"];
@@ -53,6 +54,8 @@ pub struct TargetStatus {
     pub architecture: Architecture,
     /// The snapshot that nodes use.
     pub published: Option<PublishedStatus>,
+    /// The pointer: the candidate, the pin, and the last decision. `None` before the first decision.
+    pub pointer: Option<Pointer>,
 }
 
 /// A snapshot that nodes use.
@@ -153,6 +156,7 @@ async fn targets(
         targets.push(TargetStatus {
             architecture,
             published: published(clients, cache, config, architecture).await?,
+            pointer: store::pointer(clients, cache, architecture).await?,
         });
     }
     Ok(targets)
@@ -269,11 +273,18 @@ impl fmt::Display for StatusReport {
             if let Some(problem) = &cache.problem {
                 writeln!(f, "  {problem}")?;
             }
-            let mut rows: Vec<_> = cache
-                .targets
-                .iter()
-                .map(|target| vec![target.architecture.to_string(), self.published(target)])
-                .collect();
+            let mut rows = Vec::new();
+            for target in &cache.targets {
+                rows.push(vec![
+                    target.architecture.to_string(),
+                    self.published(target),
+                ]);
+                let lines = target
+                    .pointer
+                    .iter()
+                    .flat_map(|pointer| self.pointer(pointer));
+                rows.extend(lines.map(|line| vec![String::new(), line]));
+            }
             if cache.problem.is_none() {
                 let build = cache.last_build.as_ref();
                 rows.push(vec![
@@ -326,10 +337,44 @@ impl StatusReport {
         )
     }
 
+    /// Describes the candidates, the pin, and the last decision by a person.
+    fn pointer(&self, pointer: &Pointer) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let Some(candidate) = &pointer.candidate {
+            let next = match pointer.promote_at {
+                Some(due) if pointer.pin.is_none() => format!("stable after {due}"),
+                _ => "waits for its promotion".to_owned(),
+            };
+            lines.push(format!("candidate {}: {next}", candidate.snapshot_id));
+        }
+        if let Some(queued) = &pointer.queued {
+            lines.push(format!("queued {}: the next candidate", queued.snapshot_id));
+        }
+        if let Some(pin) = &pointer.pin {
+            let from = pin.rolled_back_from.as_ref();
+            let from = from.map_or_else(String::new, |from| format!(", rolled back from {from}"));
+            lines.push(format!(
+                "pinned {}{from}: {}",
+                ago(pin.since, self.as_of),
+                pin.reason
+            ));
+        }
+        if let Some(Change::Rejected { .. }) = &pointer.change {
+            lines.extend(pointer.change.as_ref().map(decide::change));
+        }
+        lines
+    }
+
     fn build(&self, build: &LastBuild) -> String {
         let when = ago(build.ended_at.unwrap_or(build.started_at), self.as_of);
         let outcome = match &build.outcome {
             Outcome::Running => format!("running, started {when}"),
+            Outcome::Published {
+                snapshots,
+                candidates,
+            } if snapshots.is_empty() && !candidates.is_empty() => {
+                format!("published a candidate {when}")
+            }
             Outcome::Published { .. } => format!("published {when}"),
             Outcome::UpToDate { .. } => format!("found everything up to date {when}"),
             Outcome::Superseded { superseded_by } => {

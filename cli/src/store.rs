@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use prepull_aws::{Clients, parameters};
+use prepull_aws::parameters::{self, DocumentError};
+use prepull_aws::{Clients, pointers};
+use prepull_domain::snapshot::decisions;
 use prepull_domain::{
-    Architecture, CacheConfig, CacheName, InvalidConfig, Manifest, SnapshotId, names,
+    Architecture, CacheConfig, CacheName, InvalidConfig, Manifest, Pointer, SnapshotId, names,
+    pages,
 };
 
 use crate::Error;
+use crate::check::{Cache, Key, OtherSnapshot, Target};
 
 /// Returns all declared caches with their configurations, or only `cache` if it is not `None`.
 pub async fn declared(
@@ -69,6 +73,25 @@ pub async fn published(
         })
 }
 
+/// Returns the pointer after the last decision. `None` if a version without decisions published the snapshot, or none is
+/// published.
+pub async fn pointer(
+    clients: &Clients,
+    cache: &CacheName,
+    architecture: Architecture,
+) -> Result<Option<Pointer>, Error> {
+    let path = names::decisions_path(cache, architecture);
+    let entries = pointers::entries(parameters::below(clients, &path).await?)?;
+    Ok(decisions::newest(entries).map(|entry| entry.pointer))
+}
+
+/// Returns the remedy for a cache without a stable snapshot. A build that finds its candidate up to date publishes nothing.
+pub fn publish_one(cache: &CacheName) -> String {
+    format!(
+        "Build one with `prepull build {cache}`, or promote a candidate with `prepull promote {cache}`"
+    )
+}
+
 /// Returns the manifest of a snapshot, if it exists.
 pub async fn manifest(
     clients: &Clients,
@@ -77,8 +100,11 @@ pub async fn manifest(
     snapshot: &SnapshotId,
 ) -> Result<Option<Manifest>, Error> {
     let place = names::manifest_parameter(cache, architecture, snapshot);
-    let json = parameters::get(clients, &place).await?;
-    json.map(|json| parse_manifest(&place, &json)).transpose()
+    match parameters::document(clients, &place).await {
+        Ok(json) => json.map(|json| parse_manifest(&place, &json)).transpose(),
+        Err(DocumentError::Call(error)) => Err(error.into()),
+        Err(DocumentError::Pages(error)) => Err(malformed(&place, &error)),
+    }
 }
 
 /// Returns the manifests of all snapshots of `cache` and `architecture`.
@@ -89,15 +115,82 @@ pub async fn manifests(
 ) -> Result<Vec<Manifest>, Error> {
     let path = names::manifests_path(cache, architecture);
     let parameters = parameters::below(clients, &path).await?;
+    let page = |name: &str| parameters.get(name).cloned();
+    let is_first = |place: &str| {
+        let name = place.strip_prefix(&path).unwrap_or_default();
+        !name.trim_start_matches('/').contains('/')
+    };
     parameters
         .iter()
-        .map(|(place, json)| parse_manifest(place, json))
+        .filter(|(place, _)| is_first(place))
+        .map(|(place, json)| {
+            let json =
+                pages::join(place, json.clone(), page).map_err(|error| malformed(place, &error))?;
+            parse_manifest(place, &json)
+        })
         .collect()
 }
 
-fn parse_manifest(place: &str, json: &str) -> Result<Manifest, Error> {
-    serde_json::from_str(json).map_err(|error| Error::Malformed {
-        place: format!("parameter {place}"),
-        problem: error.to_string(),
+/// Returns the published snapshots of `cache` for `check`, with the manifests of the others.
+///
+/// A snapshot without a manifest was never published, so no pointer ever had its ID.
+pub async fn known(
+    clients: &Clients,
+    cache: &CacheName,
+    only: Option<Architecture>,
+) -> Result<Cache, Error> {
+    let (_, config) = parameters::cache(clients, cache.as_str()).await?;
+    let key = match &config.volume.kms_key_id {
+        Some(key) => Key::Id(key.clone()),
+        None => Key::Default,
+    };
+    let mut targets = Vec::new();
+    for architecture in architectures(cache, &config, only)? {
+        let Some(snapshot) = published(clients, cache, architecture).await? else {
+            continue;
+        };
+        let pointer = pointer(clients, cache, architecture).await?;
+        let manifests = manifests(clients, cache, architecture).await?;
+        let (current, others): (Vec<_>, Vec<_>) = manifests
+            .into_iter()
+            .partition(|manifest| manifest.snapshot_id == snapshot);
+        let Some(manifest) = current.into_iter().next() else {
+            continue;
+        };
+        let others = others.into_iter().map(|manifest| OtherSnapshot {
+            id: manifest.snapshot_id.clone(),
+            unusable: pointer
+                .as_ref()
+                .filter(|pointer| pointer.is_rejected(&manifest.snapshot_id))
+                .map(|_| "it was rejected".to_owned()),
+            manifest: Some(manifest),
+        });
+        targets.push(Target {
+            manifest,
+            published: true,
+            others: Some(others.collect()),
+            key: key.clone(),
+        });
+    }
+    if targets.is_empty() {
+        return Err(Error::Missing(format!(
+            "cannot check the nodes of cache `{cache}`: it has no stable snapshot. {}",
+            publish_one(cache)
+        )));
+    }
+    Ok(Cache {
+        name: cache.clone(),
+        targets,
     })
+}
+
+fn parse_manifest(place: &str, json: &str) -> Result<Manifest, Error> {
+    serde_json::from_str(json).map_err(|error| malformed(place, &error))
+}
+
+fn malformed(place: &str, problem: &impl ToString) -> Error {
+    Error::Malformed {
+        place: format!("parameter {place}"),
+        problem: problem.to_string(),
+    }
 }

@@ -6,8 +6,9 @@ use std::future::{pending, ready};
 use aws_smithy_mocks::{Rule, mock};
 use clap::{CommandFactory as _, Parser as _};
 use jiff::Timestamp;
+use prepull::check::Cache;
 use prepull::history::{Build, Outcome, TargetOutcome, Update};
-use prepull::{Answer, Args, Error, Exit, Output, progress};
+use prepull::{Answer, Args, Command, Error, Exit, Output, check, progress};
 use prepull_aws::ec2::types::{
     Instance, InstanceState, InstanceStateName, Snapshot, SnapshotState, Tag,
 };
@@ -25,8 +26,12 @@ fn now() -> Timestamp {
     "2026-01-02T06:10:00Z".parse().unwrap()
 }
 
+fn command_line(command: &str) -> impl Iterator<Item = &str> {
+    std::iter::once("prepull").chain(command.split(' '))
+}
+
 async fn run(command: &str, aws: &FakeAws) -> Result<Answer, Error> {
-    let args = Args::try_parse_from(format!("prepull {command}").split(' ')).unwrap();
+    let args = Args::try_parse_from(command_line(command)).unwrap();
     prepull::run(&args, &aws.clients(), now(), pending()).await
 }
 
@@ -274,12 +279,14 @@ fn outcome_determines_text_and_exit_code() {
         (
             Outcome::Published {
                 snapshots: snapshots.clone(),
+                candidates: BTreeMap::new(),
             },
             Some(published),
         ),
         (
             Outcome::Published {
                 snapshots: BTreeMap::new(),
+                candidates: BTreeMap::new(),
             },
             Some(superseded),
         ),
@@ -411,6 +418,94 @@ async fn nodeclass_without_snapshot_suggests_a_build() {
     let error = run("nodeclass web", &everything()).await.unwrap_err();
     assert_eq!(error.exit(), Exit::Failed);
     insta::assert_snapshot!(error);
+}
+
+#[tokio::test]
+async fn printed_nodeclass_passes_the_check() {
+    let printed = text("nodeclass web --architecture x86_64", &everything()).await;
+    let manifest = parameters()[&format!("/prepull/web/x86_64/snapshots/{NEW}")].clone();
+    let cache = Cache::parse(&"web".parse().unwrap(), "manifest.json", &manifest, None).unwrap();
+    let args = Args::try_parse_from(["prepull", "check", "web"]).unwrap();
+    let Command::Check(args) = args.command else {
+        panic!("this is not `check`");
+    };
+    let files = [("nodeclass.yaml".to_owned(), printed)];
+    let report = check::report(&args, &cache, &files).unwrap();
+    assert!(report.findings.is_empty(), "{report}");
+}
+
+#[tokio::test]
+async fn decisions_print_change_refusal_and_exit_code() {
+    let aws = everything().with_event_bus();
+    let mut printed = String::new();
+    for command in [
+        "pin web --reason freeze",
+        "pin web --reason freeze --architecture x86_64",
+        "rollback web --reason slow --architecture x86_64",
+        "promote web --architecture x86_64",
+        "unpin web --architecture x86_64",
+        "reject web snap-0123456789abcdef1 --reason slow",
+        "reject web snap-0123456789abcdef0 --reason slow",
+        "status web",
+        "snapshots web",
+    ] {
+        let answer = run(command, &aws).await.unwrap();
+        let exit = answer.exit as u8;
+        printed += &format!(
+            "$ prepull {command}\n{}\n[exit code {exit}]\n\n",
+            answer.text
+        );
+    }
+    insta::assert_snapshot!(printed);
+    let unknown = run("reject web snap-00000001 --reason slow", &aws).await;
+    assert_eq!(unknown.unwrap_err().exit(), Exit::Usage);
+}
+
+#[tokio::test]
+async fn check_reports_a_rejected_snapshot() {
+    let aws = everything().with_event_bus();
+    run(&format!("reject web {OLD} --reason slow"), &aws)
+        .await
+        .unwrap();
+    let class = text("nodeclass web --architecture x86_64", &aws).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), class.replace(NEW, OLD)).unwrap();
+    let command = format!("check web {}", file.path().display());
+    let answer = run(&command, &aws).await.unwrap();
+    assert_eq!(answer.exit, Exit::Unsound);
+    assert!(answer.text.contains("it was rejected"), "{}", answer.text);
+}
+
+#[tokio::test]
+async fn check_compares_with_the_published_snapshot() {
+    // The cache of this file has one image less than the workload of the example.
+    let answer = run("check web tests/check/karpenter.yaml", &everything())
+        .await
+        .unwrap();
+    assert_eq!(answer.exit, Exit::Unsound);
+    let missing = "team/api:v1.2.3`, which the snapshot does not have";
+    assert!(answer.text.contains(missing), "{}", answer.text);
+    assert!(answer.text.contains("1 error,"), "{}", answer.text);
+}
+
+#[test]
+fn check_with_a_manifest_makes_no_call() {
+    let command = "check web tests/check/karpenter.yaml --manifest tests/check/snapshots.json";
+    let args = Args::try_parse_from(command_line(command)).unwrap();
+    let answer = prepull::run_offline(&args).unwrap().unwrap();
+    assert_eq!(answer.exit, Exit::Done, "{}", answer.text);
+    for online in ["check web tests/check/karpenter.yaml", "status"] {
+        let args = Args::try_parse_from(command_line(online)).unwrap();
+        assert!(prepull::run_offline(&args).is_none(), "{online}");
+    }
+}
+
+#[tokio::test]
+async fn github_output_of_another_command_fails() {
+    let error = run("status --output github", &everything())
+        .await
+        .unwrap_err();
+    assert_eq!(error.exit(), Exit::Usage);
 }
 
 #[tokio::test]

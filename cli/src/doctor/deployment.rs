@@ -335,8 +335,8 @@ async fn pointers_of(
                              node starts from it"
                         ),
                         format!(
-                            "Run `prepull build {cache}`, which publishes a new snapshot, or set the pointer to an \
-                             existing one"
+                            "Run `prepull build {cache}`, which publishes a new snapshot, or return to the previous \
+                             one with `prepull rollback {cache} --reason …`"
                         ),
                     ));
                 }

@@ -91,7 +91,16 @@ async fn of_images(account: &Account, cache: &CacheName, config: &CacheConfig) -
             pulls => Some(of_docker_hub(DOCKER_HUB, pulls, credentials.get(DOCKER_HUB_HOST)).await),
         }
     };
-    let registries = Registries::new(credentials.clone());
+    let registries = match Registries::new(cache, credentials.clone(), &config.builder.settings) {
+        Ok(registries) => registries,
+        Err(error) => {
+            return vec![Finding::wrong(
+                Check::Images,
+                error.to_string(),
+                "Correct the certificates in `builder_settings`, and apply",
+            )];
+        }
+    };
     let images = stream::iter(&config.images)
         .map(async |image| {
             let architectures = &config.architectures;
@@ -132,7 +141,7 @@ fn of_image(image: &ImageReference, error: StageError) -> Finding {
             "Push the image for every architecture of the cache, correct the reference, or remove it",
         ),
         // The operator's machine may have another network than the functions.
-        StageError::Throttled { .. } => Finding::unknown(
+        StageError::RegistryUnavailable { .. } => Finding::unknown(
             check,
             text,
             "Check again from a machine that reaches the registry",

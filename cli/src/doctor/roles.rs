@@ -304,6 +304,7 @@ fn for_cache(
                     .iter()
                     .map(|pointer| Need::new(["ssm:GetParameter"], parameter(account, pointer))),
             );
+            needs.extend(read_decisions(account, cache, config));
             needs.extend(
                 repositories(account, config)
                     .into_iter()
@@ -353,13 +354,8 @@ fn for_cache(
             mark(&snapshot, cache),
         ],
         Stage::PublishSnapshot => {
-            let mut needs = vec![mark(&snapshot, cache)];
-            for pointer in &pointers {
-                needs.push(Need::new(
-                    ["ssm:GetParameter", "ssm:PutParameter"],
-                    parameter(account, pointer),
-                ));
-            }
+            let mut needs = decide(account, cache, config);
+            needs.extend(read_decisions(account, cache, config));
             needs.extend(publication(account, cache, config, &snapshot));
             needs
         }
@@ -371,9 +367,53 @@ fn for_cache(
                 Need::new(["ec2:TerminateInstances"], ec2(INSTANCE)).when(OURS, cache.as_str()),
                 Need::new(["ec2:DeleteSnapshot"], &snapshot).when(OURS, cache.as_str()),
             ];
-            read.chain(remove).collect()
+            let decide = decide(account, cache, config);
+            read.chain(remove).chain(decide).collect()
         }
     }
+}
+
+/// Returns the permission to read the decisions about the pointers of a cache.
+fn read_decisions(account: &Account, cache: &CacheName, config: &CacheConfig) -> Vec<Need> {
+    let architectures = config.architectures.iter();
+    architectures
+        .map(|&architecture| {
+            let path = names::decisions_path(cache, architecture);
+            Need::new(["ssm:GetParametersByPath"], parameter(account, &path))
+        })
+        .collect()
+}
+
+/// Returns the permissions to decide about the pointers of a cache, in its own Region and in those of copies.
+fn decide(account: &Account, cache: &CacheName, config: &CacheConfig) -> Vec<Need> {
+    let mut needs = Vec::new();
+    for &architecture in &config.architectures {
+        let decision = names::decision_parameter(cache, architecture, 1);
+        needs.push(Need::new(
+            ["ssm:DeleteParameter", "ssm:PutParameter"],
+            parameter(account, &decision),
+        ));
+        let shown = [
+            names::pointer_parameter(cache, architecture),
+            names::candidate_parameter(cache, architecture),
+            names::state_parameter(cache, architecture),
+        ];
+        let copies = config.publication.copy_to_regions.iter();
+        for region in copies.chain([&account.region]) {
+            needs.extend(shown.iter().map(|name| {
+                let arn = parameter(account, name);
+                let there = arn.replacen(account.region.as_str(), region.as_str(), 1);
+                Need::new(["ssm:PutParameter"], there)
+            }));
+        }
+    }
+    let copies = config.publication.copy_to_regions.iter();
+    needs.extend(
+        copies
+            .chain([&account.region])
+            .map(|region| mark(&snapshot(account, region.as_str()), cache)),
+    );
+    needs
 }
 
 /// Returns the permissions to share and to copy the snapshots of a cache.
@@ -404,7 +444,6 @@ fn publication(
         needs.extend([
             Need::new(["ec2:CopySnapshot"], &copy).when(BECOMES_OURS, cache.as_str()),
             Need::new(["ec2:CreateTags"], &copy).when("ec2:CreateAction", "CopySnapshot"),
-            mark(&copy, cache),
         ]);
     }
     needs
