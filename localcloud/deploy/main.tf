@@ -36,6 +36,9 @@ module "prepull" {
   function_architecture = "x86_64"
   function_environment  = var.function_environment
   debounce_seconds      = var.debounce_seconds
+  # Tests create the rule.
+  pull_through_cache_prefixes = ["cached"]
+  tags                        = { team = "platform" }
   # Nobody listens: the alarms are there to be seen deployed.
   alarm_actions = ["arn:aws:sns:eu-west-1:123456789012:operators"]
   dashboard     = true

@@ -19,6 +19,7 @@ from typing import Any
 ACCOUNT = "123456789012"
 REGION = "eu-west-1"
 ECR_HOST = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com"
+DUAL_STACK_ECR_HOST = f"{ACCOUNT}.dkr-ecr.{REGION}.on.aws"
 
 Answer = tuple[int, Any]
 """The HTTP status and the value that becomes the JSON body."""

@@ -27,7 +27,7 @@ from moto.ec2.utils import EC2_PREFIX_TO_RESOURCE, Base64EncodedString, get_pref
 
 from . import bottlerocket, ebs, nodes
 from .bottlerocket import DATA_DEVICE, ROOT_DEVICE, Release
-from .cloud import ACCOUNT, Cloud, credentials
+from .cloud import ACCOUNT, DUAL_STACK_ECR_HOST, Cloud, credentials
 from .ebs import cache_of
 from .nodes import Launch, Node
 from .patching import api, patch
@@ -136,7 +136,11 @@ class Machines:
             credentials=role_credentials(instance),
             endpoint=self.cloud.endpoint,
             region=instance.ec2_backend.region_name,
-            registries={r.host: r.address for r in (registries.ecr, registries.private)},
+            registries={
+                registries.ecr.host: registries.ecr.address,
+                DUAL_STACK_ECR_HOST: registries.ecr.address,
+                registries.private.host: registries.private.address,
+            },
             ca=registries.ca_certificate,
             timings=self.nodes.timings(self.settings(instance)),
             containerd=self.settings(instance)["containerd"],

@@ -103,3 +103,83 @@ def test_registry_accepts_token_and_refuses_wrong_password(cloud: RunningCloud) 
     assert Pusher(cloud, "ecr").send("GET", "/").status == 200
     with pytest.raises(urllib.error.HTTPError, match="401"):
         Pusher(cloud, "ecr", password="wrong").send("GET", "/")
+
+
+def rule(cloud: RunningCloud) -> str:
+    """Creates a rule for the private registry and returns its prefix."""
+    prefix = unique("cache")
+    cloud.aws("ecr").create_pull_through_cache_rule(
+        ecrRepositoryPrefix=prefix,
+        upstreamRegistryUrl=cloud.ready["registries"]["private"]["host"],
+    )
+    return prefix
+
+
+def test_first_request_imports_image_through_cache(cloud: RunningCloud) -> None:
+    name, upstream = f"{rule(cloud)}/tools/imported", Pusher(cloud, "private")
+    platforms = {
+        platform: upstream.image("tools/imported", [random_layer(platform)], platform)
+        for platform in ("amd64", "arm64")
+    }
+    index = upstream.index("tools/imported", platforms, "v1")
+    ecr = cloud.aws("ecr")
+    with pytest.raises(ClientError, match="RepositoryNotFoundException"):
+        ecr.batch_get_image(repositoryName=name, imageIds=[{"imageTag": "none"}])
+
+    [image] = ecr.batch_get_image(repositoryName=name, imageIds=[{"imageTag": "v1"}])["images"]
+
+    assert image["imageId"] == {"imageTag": "v1", "imageDigest": index}
+    for digest in platforms.values():
+        [found] = ecr.batch_get_image(repositoryName=name, imageIds=[{"imageDigest": digest}])[
+            "images"
+        ]
+        for layer in json.loads(found["imageManifest"])["layers"]:
+            path = f"/{name}/blobs/{layer['digest']}"
+            assert Pusher(cloud, "ecr").send("GET", path).status == 200
+
+
+def test_moved_upstream_tag_sends_event_after_next_pull(cloud: RunningCloud) -> None:
+    upstream, repository = Pusher(cloud, "private"), unique("tools/moving")
+    prefix = rule(cloud)
+    name = f"{prefix}/{repository}"
+    url, queue = cloud.queue(unique("imports"))
+    events = cloud.aws("events")
+    pattern = {"source": ["aws.ecr"], "detail": {"repository-name": [name]}}
+    events.put_rule(Name="imports", EventPattern=json.dumps(pattern))
+    events.put_targets(Rule="imports", Targets=[{"Id": "queue", "Arn": queue}])
+
+    def pull() -> str:
+        wanted = [{"imageTag": "v1"}]
+        answer = cloud.aws("ecr").batch_get_image(repositoryName=name, imageIds=wanted)
+        return str(answer["images"][0]["imageId"]["imageDigest"])
+
+    old = upstream.image(repository, [random_layer("old")], tag="v1")
+    assert pull() == old
+    event = cloud.receive(url)
+    assert event["detail-type"] == "ECR Pull Through Cache Action"
+    assert event["resources"] == [f"arn:aws:ecr:eu-west-1:123456789012:repository/{name}"]
+    assert event["detail"] == {
+        "rule-version": "1",
+        "sync-status": "SUCCESS",
+        "ecr-repository-prefix": prefix,
+        "repository-name": name,
+        "upstream-registry-url": cloud.ready["registries"]["private"]["host"],
+        "image-tag": "v1",
+        "image-digest": old,
+    }
+    new = upstream.image(repository, [random_layer("new")], tag="v1")
+    assert pull() == old
+    cloud.control("POST", "settings", {"upstream_check_seconds": 0})
+    assert pull() == new
+    assert cloud.receive(url)["detail"]["image-digest"] == new
+    events.remove_targets(Rule="imports", Ids=["queue"])
+    events.delete_rule(Name="imports")
+
+
+def test_unreachable_upstream_is_a_failure_of_the_image(cloud: RunningCloud) -> None:
+    ecr, prefix = cloud.aws("ecr"), unique("cache")
+    ecr.create_pull_through_cache_rule(
+        ecrRepositoryPrefix=prefix, upstreamRegistryUrl="registry.example.com"
+    )
+    answer = ecr.batch_get_image(repositoryName=f"{prefix}/app", imageIds=[{"imageTag": "v1"}])
+    assert answer["failures"][0]["failureCode"] == "UpstreamUnavailable"

@@ -13,6 +13,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from .clouds import COUNTING, RunningCloud, trust, unique, until
+from .images import Pusher
 from .machines import QUICK, Machines
 
 ACCOUNT, HOME, AWAY = "123456789012", "eu-west-1", "eu-central-1"
@@ -641,6 +642,31 @@ def test_put_events_depends_on_bus_and_sources(caller: Caller) -> None:
     put("prepull", "prepull")
     refused(lambda: put("other"), bus)
     refused(lambda: put("prepull", "other"), bus)
+
+
+def test_import_through_cache_needs_its_permissions(caller: Caller) -> None:
+    prefix = unique("cache")
+    caller.cloud.aws("ecr").create_pull_through_cache_rule(
+        ecrRepositoryPrefix=prefix,
+        upstreamRegistryUrl=caller.cloud.ready["registries"]["private"]["host"],
+    )
+    name = f"{prefix}/team/imported"
+    Pusher(caller.cloud, "private").image("team/imported", [], tag="v1")
+    arn = f"arn:aws:ecr:{HOME}:{ACCOUNT}:repository/{name}"
+
+    def pull() -> Any:
+        wanted = [{"imageTag": "v1"}]
+        return caller.aws("ecr").batch_get_image(repositoryName=name, imageIds=wanted)
+
+    caller.may({"Action": "ecr:BatchGetImage", "Resource": arn})
+    refused(pull, "ecr:BatchImportUpstreamImage", arn)
+    importing = {"Action": ["ecr:BatchGetImage", "ecr:BatchImportUpstreamImage"], "Resource": arn}
+    caller.may(importing)
+    refused(pull, "ecr:CreateRepository", arn)
+    caller.may(importing, {"Action": "ecr:CreateRepository", "Resource": arn})
+    assert pull()["images"]
+    caller.may(importing)
+    assert pull()["images"]
 
 
 @pytest.mark.parametrize(

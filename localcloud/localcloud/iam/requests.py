@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 from moto.core.responses import BaseResponse
 from moto.ec2.models import ec2_backends
+from moto.ecr.models import ecr_backends
 from moto.iam.models import iam_backends
 from moto.kms.models import kms_backends
 from moto.secretsmanager.models import secretsmanager_backends
@@ -28,6 +29,7 @@ from .. import bottlerocket
 from ..cloud import ACCOUNT
 from ..ebs import default_key
 from ..ec2 import merge_devices
+from ..ecr import rule_of
 from .policy import Ask, Values
 
 Context = dict[str, Values]
@@ -402,6 +404,11 @@ def _batch_get_image(response: BaseResponse) -> Asks:
     name = response._get_param("repositoryName")
     arn = f"arn:aws:ecr:{response.region}:{registry}:repository/{name}"
     yield Ask("ecr:BatchGetImage", arn)
+    # The first pull through a cache imports the image with the caller's permissions.
+    if rule_of(name) is not None:
+        yield Ask("ecr:BatchImportUpstreamImage", arn)
+        if name not in ecr_backends[registry][response.region].repositories:
+            yield Ask("ecr:CreateRepository", arn)
 
 
 def _get_secret_value(response: BaseResponse) -> Asks:

@@ -98,13 +98,32 @@ class Nodes:
         node = self.get(instance_id)
         if node is None:
             return 404, {"error": f"no node runs for {instance_id}"}
-        if method != "POST" or verb not in ("run", "power-cut"):
-            return 404, {"error": f"nodes/<instance-id>/ knows run and power-cut, not {verb!r}"}
+        if method != "POST" or verb not in ("run", "pull", "power-cut"):
+            return 404, {"error": f"nodes/<instance-id>/ has run, pull and power-cut, not {verb!r}"}
+        if verb == "pull":
+            return self._pull(node, body)
         if verb == "power-cut":
             node.cut_power()
             node.ended.wait(real.RELEASE_SECONDS)
             return 200, {}
         return self._run(node, body["reference"])
+
+    def _pull(self, node: Node, body: Any) -> Answer:
+        """Pulls an image from any registry, and returns the error of containerd as a result."""
+        if not node.runs_containers or not isinstance(self.kind, RealNodes):
+            return 409, {"error": "a simulated node has no containerd"}
+        from .kubelet import pull_image, unpack
+
+        try:
+            image = pull_image(
+                node.root, body["reference"], body.get("username", ""), body.get("password", "")
+            )
+            for name in image["repo_digests"]:
+                ctr = self.kind.programs(node.launch.containerd) / "ctr"
+                unpack(node.root, ctr, name.partition("@")[2])
+        except PodError as error:
+            return 200, {"error": str(error)}
+        return 200, {"image": image}
 
     def _run(self, node: Node, reference: str) -> Answer:
         before = self.cloud.registries.traffic()

@@ -6,6 +6,7 @@ kubernetes/cri-api v0.36.3, under the Apache License 2.0.
 
 from __future__ import annotations
 
+import subprocess
 import time
 import uuid
 from collections.abc import Callable
@@ -29,6 +30,9 @@ READY_SECONDS = 60.0
 OUTPUT_SECONDS = 3.0
 """Time limit of a container, in seconds, because a server never ends."""
 POLL_SECONDS = 0.02
+PULLS = 6
+"""Attempts of a pull, as host-ctr makes them. A kubelet has no limit."""
+PULL_PAUSE_SECONDS = 0.2
 
 
 @cache
@@ -85,6 +89,22 @@ class Kubelet:
     def _image(self, reference: str) -> Any:
         image = self._messages.ImageSpec(image=reference)
         return self._call(self._images, "ImageStatus", image=image).image
+
+    def pull(self, reference: str, username: str, password: str) -> dict[str, Any]:
+        """Pulls an image with image pull secrets, and describes it. Raises PodError."""
+        self._call(
+            self._images,
+            "PullImage",
+            image=self._messages.ImageSpec(image=reference),
+            auth=self._messages.AuthConfig(username=username, password=password),
+        )
+        image = self._image(reference)
+        version = self._call(self._runtime, "Version").runtime_version
+        return {
+            "id": image.id,
+            "repo_digests": list(image.repo_digests),
+            "containerd": version.removeprefix("v"),
+        }
 
     def image_id(self, reference: str) -> str:
         """Returns the ID of an image; empty if the node lacks it."""
@@ -199,3 +219,32 @@ def start_pod(root: Path, reference: str, pull: Callable[[], None]) -> dict[str,
         "exit_code": code,
         "simulated": False,
     }
+
+
+def pull_image(root: Path, reference: str, username: str, password: str) -> dict[str, Any]:
+    """Pulls an image with several attempts, and describes it. Raises PodError."""
+    with closing(Kubelet(root)) as kubelet:
+        kubelet.await_ready()
+        for _ in range(PULLS - 1):
+            try:
+                return kubelet.pull(reference, username, password)
+            except PodError:
+                time.sleep(PULL_PAUSE_SECONDS)
+        return kubelet.pull(reference, username, password)
+
+
+def unpack(root: Path, ctr: Path, digest: str) -> None:
+    """Unpacks an image as host-ctr does after a pull. Raises PodError.
+
+    CRI pulls content that is no container image without unpacking it.
+    """
+    command = [str(ctr), f"--address={root / SOCKET}", "--namespace=k8s.io"]
+    done = subprocess.run(
+        [*command, "snapshots", "unpack", digest],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=CALL_SECONDS,
+    )
+    if done.returncode:
+        raise PodError(f"unpack: {done.stderr.strip()}")

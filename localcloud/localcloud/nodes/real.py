@@ -172,12 +172,16 @@ class RealNodes:
         ]
 
     def configuration(self, name: str, containerd: str | None) -> dict[str, Any]:
+        return {"cgroups": cgroups.create(name), "containerd": str(self.programs(containerd))}
+
+    def programs(self, containerd: str | None) -> Path:
+        """Returns the programs of a minor version of containerd, or of the newest."""
         newest = max(self._programs, key=lambda minor: [int(part) for part in minor.split(".")])
         programs = self._programs.get(containerd or newest)
         if programs is None:
             here = ", ".join(self.containerd.values())
             raise ValueError(f"containerd {containerd} is not here. Choose another of {here}")
-        return {"cgroups": cgroups.create(name), "containerd": str(programs)}
+        return programs
 
     def release(self, name: str, volume: Path) -> None:
         _wait_until_released(volume)

@@ -6,6 +6,7 @@ tests detect a scrub that misses one of them.
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import hashlib
 import io
@@ -14,6 +15,7 @@ import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import tarfile
 import tomllib
@@ -24,6 +26,10 @@ from typing import Any
 HOST_CONTAINERS = "local/host-containers"
 SECRET = "localcloud-secret"  # noqa: S105
 """Part of every secret, so that a test can search the blocks of a volume for it."""
+PROXY = "etc/network/proxy.env"
+"""Environment file of containerd, host containers and pulls, from `settings.network`."""
+AUTHORITIES = "etc/pki/tls/certs/ca-bundle.crt"
+"""Trusted authorities: those of the system, and those of `settings.pki`."""
 PR_SET_CHILD_SUBREAPER = 36
 
 UNUSED_PLUGINS = [
@@ -50,20 +56,15 @@ address = "/run/containerd/containerd.sock"
 
 # CRI in containerd 1.x, and in 2.x, where it is two plugins:
 # https://github.com/containerd/containerd/blob/main/docs/cri/config.md
+# Like Bottlerocket, it sets no `config_path`, which excludes mirrors.
 CRI_CONFIG = """\
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{pause}"
 restrict_oom_score_adj = {restrict_oom}
-
-[plugins."io.containerd.grpc.v1.cri".registry]
-config_path = "/etc/containerd/certs.d"
 """
 CRI_CONFIG_OF_2 = """\
 [plugins."io.containerd.cri.v1.images".pinned_images]
 sandbox = "{pause}"
-
-[plugins."io.containerd.cri.v1.images".registry]
-config_path = "/etc/containerd/certs.d"
 
 [plugins."io.containerd.cri.v1.runtime"]
 restrict_oom_score_adj = {restrict_oom}
@@ -108,19 +109,23 @@ def write_configuration(root: Path, config: dict[str, Any], settings: dict[str, 
     write(root, "etc/machine-id", f"{machine_id}\n")
     write(root, "etc/hostname", f"{config['hostname']}\n")
     write(root, "etc/hosts", f"127.0.0.1 localhost {config['hostname']}\n::1 localhost\n")
+    write_network(root, settings)
     registry = settings.get("container-registry", {})
     write(root, "etc/host-containers/host-ctr.toml", host_ctr_toml(registry), 0o600)
 
     major = containerd_major()
+    if major < 2:
+        version, cri, images = 2, CRI_CONFIG, "io.containerd.grpc.v1.cri"
+    else:
+        version, cri, images = 3, CRI_CONFIG_OF_2, "io.containerd.cri.v1.images"
+    cri = cri.format(pause=PAUSE_IMAGE, restrict_oom=json.dumps(not can_lower_oom_score()))
     write(
         root,
         "etc/containerd/config.toml",
         CONTAINERD_CONFIG.format(
-            version=2 if major < 2 else 3,
+            version=version,
             unused=json.dumps(UNUSED_PLUGINS),
-            cri=(CRI_CONFIG if major < 2 else CRI_CONFIG_OF_2).format(
-                pause=PAUSE_IMAGE, restrict_oom=json.dumps(not can_lower_oom_score())
-            ),
+            cri=cri + cri_mirrors(registry, images),
         ),
     )
     if config["kind"] == "real":
@@ -144,6 +149,51 @@ def write_configuration(root: Path, config: dict[str, Any], settings: dict[str, 
     write(root, "run/localcloud/node.json", json.dumps(node), 0o600)
     write(root, "run/localcloud/os.json", json.dumps({"os": config["os"]}, indent=2) + "\n")
     return machine_id
+
+
+def write_network(root: Path, settings: dict[str, Any]) -> None:
+    """Writes the proxy for services, and the trusted authorities, as Bottlerocket does.
+
+    Source: the templates of `proxy-env`, and `certdog`, in bottlerocket-core-kit.
+    """
+    network = settings.get("network", {})
+    proxy = network.get("https-proxy", "")
+    variables = {}
+    if proxy:
+        url = proxy if "://" in proxy else f"http://{proxy}"
+        hosts = ",".join([*network.get("no-proxy", []), "localhost", "127.0.0.1"])
+        variables = {"HTTPS_PROXY": url, "https_proxy": url, "NO_PROXY": hosts, "no_proxy": hosts}
+    write(root, PROXY, "".join(f"{name}={value}\n" for name, value in variables.items()))
+    trusted = [
+        base64.b64decode(bundle["data"])
+        for bundle in settings.get("pki", {}).values()
+        if bundle.get("trusted")
+    ]
+    if trusted:
+        system = ssl.get_default_verify_paths().openssl_cafile
+        known = Path(system).read_bytes() if Path(system).exists() else b""
+        write(root, AUTHORITIES, b"\n".join([known, *trusted]))
+
+
+def network_environment(root: Path) -> dict[str, str]:
+    """Returns the variables of services that reach registries."""
+    lines = (root / PROXY).read_text().splitlines()
+    variables = dict(line.split("=", 1) for line in lines)
+    if (root / AUTHORITIES).exists():
+        variables["SSL_CERT_FILE"] = f"/{AUTHORITIES}"
+    return variables
+
+
+def cri_mirrors(registry: dict[str, Any], plugin: str) -> str:
+    """Renders the mirrors of settings.container-registry for containerd as Bottlerocket does.
+
+    Source: `containerd-config-toml_k8s_containerd_sock` in bottlerocket-core-kit.
+    """
+    return "".join(
+        f"\n[plugins.{json.dumps(plugin)}.registry.mirrors.{json.dumps(mirror['registry'])}]\n"
+        f"endpoint = {json.dumps(mirror['endpoint'])}\n"
+        for mirror in registry.get("mirrors", [])
+    )
 
 
 def host_ctr_toml(registry: dict[str, Any]) -> str:

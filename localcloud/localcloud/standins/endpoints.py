@@ -15,8 +15,33 @@ from typing import Any
 from this_node import ROOT
 
 ECR = re.compile(
-    r"^(?P<account>[0-9]{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com/(?P<path>.+)$"
+    r"^(?P<account>[0-9]{12})\.(?:"
+    r"dkr\.ecr(?:-fips)?\.(?P<region>[a-z0-9-]+)\.(?:amazonaws\.com(?:\.cn)?|amazonaws\.eu"
+    r"|c2s\.ic\.gov|sc2s\.sgov\.gov|cloud\.adc-e\.uk|csp\.hci\.ic\.gov)"
+    r"|dkr-ecr(?:-fips)?\.(?P<dual_stack>[a-z0-9-]+)\.(?:on\.aws|on\.amazonwebservices\.com\.cn)"
+    r")/(?P<path>.+)$"
 )
+"""Hosts of private ECR. crates/domain/src/cache/image.rs has the list with its sources."""
+
+OLD_ECR = re.compile(
+    r"^(?P<account>[0-9]{12})\.dkr\.ecr(?:-fips)?\.(?P<region>[a-z0-9-]+)"
+    r"\.(?:amazonaws\.com(?:\.cn)?|cloud\.adc-e\.uk)/(?P<path>.+)$"
+)
+"""Hosts of private ECR that releases before `FIRST_WITHOUT_RESOLVER` recognize."""
+
+FIRST_WITHOUT_RESOLVER = [1, 54, 0]
+"""First Bottlerocket release without amazon-ecr-containerd-resolver."""
+
+
+def ecr_image(reference: str, config: dict[str, Any]) -> re.Match[str] | None:
+    """Returns the parts of an image in private ECR, if the node's release recognizes its host."""
+    pattern = OLD_ECR if has_ecr_resolver(config) else ECR
+    return pattern.match(reference)
+
+
+def has_ecr_resolver(config: dict[str, Any]) -> bool:
+    version = [int(part) for part in config["os"]["version_id"].split(".")]
+    return version < FIRST_WITHOUT_RESOLVER
 
 
 class PullFailed(Exception):
@@ -74,7 +99,7 @@ def split_host(reference: str) -> tuple[str, str]:
 def endpoints(reference: str, registry_config: str, config: dict[str, Any]) -> list[Endpoint]:
     host, _ = split_host(reference)
     local = config["registries"].get(host)
-    if ECR.match(reference):
+    if ecr_image(reference, config):
         authorization = ecr_authorization(config)
         return [Endpoint(f"https://{local or host}", authorization, local is not None)]
     registry: dict[str, Any] = {}

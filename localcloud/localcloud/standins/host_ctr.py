@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import simulated_pull
-from endpoints import ECR, Endpoint, PullFailed, endpoints, split_host
+from endpoints import Endpoint, PullFailed, ecr_image, endpoints, has_ecr_resolver, split_host
 from this_node import PLATFORMS, description
 
 RETRIES = 5
-FIRST_WITHOUT_RESOLVER = [1, 54, 0]
 
 
 def log(level: str, message: str, **fields: str) -> None:
@@ -129,9 +128,8 @@ def resolver_name(reference: str, config: dict[str, Any]) -> str | None:
 
     Releases before 1.54 pull it with the resolver of amazon-ecr-containerd-resolver.
     """
-    ecr = ECR.match(reference)
-    version = [int(part) for part in config["os"]["version_id"].split(".")]
-    if ecr is None or version >= FIRST_WITHOUT_RESOLVER:
+    ecr = ecr_image(reference, config)
+    if ecr is None or not has_ecr_resolver(config):
         return None
     return f"ecr.aws/arn:aws:ecr:{ecr['region']}:{ecr['account']}:repository/{ecr['path']}"
 

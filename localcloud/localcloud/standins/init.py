@@ -255,6 +255,7 @@ class Node:
                 # It finds its shim, runc, igzip and unpigz there. The shim has its own version.
                 env={
                     **self._environment("host"),
+                    **boot.network_environment(self.root),
                     "PATH": f"{rootfs.SHIMS}/containerd:{os.environ['PATH']}",
                 },
             )
