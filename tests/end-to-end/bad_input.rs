@@ -165,20 +165,6 @@ pub async fn unavailable_image_is_refused_before_launch(fixture: Arc<Fixture>) -
     .await
 }
 
-pub async fn volume_smaller_than_its_snapshot_is_refused(fixture: Arc<Fixture>) -> Result<()> {
-    let mut config = fixture.config(&[&fixture.api]).await?;
-    let cache = fixture.cache(&config).await?;
-    fixture.published(&cache).await?;
-    config["volume"]["size_gib"] = json!(3);
-    fixture.world.store_config(&cache, &config).await?;
-    // The check applies even if the cache is up to date.
-    let words = ["3 GiB", "4 GiB"];
-    ensure_refused(&fixture, &cache, "InvalidConfig", &words).await?;
-    config["images"] = json!([&fixture.api, &fixture.multi]);
-    fixture.world.store_config(&cache, &config).await?;
-    ensure_refused(&fixture, &cache, "InvalidConfig", &words).await
-}
-
 pub async fn failed_pull_publishes_nothing(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     let mut config = fixture.config(&[&fixture.api, &fixture.report]).await?;

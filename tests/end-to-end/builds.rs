@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use prepull_aws::ec2::types::SnapshotState as EbsState;
+use prepull_aws::parameters;
 use prepull_domain::build::payload::Base;
 use prepull_domain::{GiB, names};
 use serde_json::json;
@@ -46,6 +47,26 @@ pub async fn containers_start_from_the_snapshot_without_pulling(
     world.terminate_node(&cached).await
 }
 
+pub async fn images_come_from_a_mirror(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    // No such registry exists, so only the mirror can have the image.
+    let registry = "mirrored.example.com";
+    let image = format!("{registry}/tools/report:v1");
+    let mut config = fixture.config(&[&image]).await?;
+    config["registry_credentials"] = json!({registry: {"parameter_name": "/team/registry"}});
+    let mirror = format!("https://{}", world.cloud.ready.registries.private.host);
+    config["builder"]["settings"] = json!({"registry_mirrors": {registry: [mirror]}});
+    let cache = fixture.cache(&config).await?;
+    let snapshot = fixture.published(&cache).await?;
+    let node = world.start_node(Some(&snapshot), X86, VOLUME).await?;
+    let run = world.cloud.run_container(&node, &image).await?;
+    ensure!(
+        run.present && run.requests == 0 && run.exit_code == 0,
+        "{image} was not in the cache: {run:?}"
+    );
+    world.terminate_node(&node).await
+}
+
 pub async fn snapshot_contains_the_images_and_no_secret(fixture: Arc<Fixture>) -> Result<()> {
     let cache = fixture
         .cache(&fixture.config(&[&fixture.api, &fixture.report]).await?)
@@ -60,6 +81,40 @@ pub async fn snapshot_contains_the_images_and_no_secret(fixture: Arc<Fixture>) -
             found == 0,
             "{found} blocks of the snapshot contain a secret"
         );
+    }
+    Ok(())
+}
+
+/// Organizations demand tags by service control policies, which look at the request that creates a resource.
+pub async fn every_resource_of_a_build_has_the_users_tags(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    let mut config = fixture.config(&[&fixture.api]).await?;
+    config["tags"]["cost-center"] = json!("1234");
+    let cache = fixture.cache(&config).await?;
+    fixture.published(&cache).await?;
+    let decisions = world.cloud.decisions().await?.decisions;
+    for (action, resource) in [
+        ("ec2:RunInstances", ":instance/"),
+        ("ec2:RunInstances", ":volume/"),
+        ("ec2:RunInstances", ":network-interface/"),
+        ("ec2:CreateSnapshot", ":snapshot/"),
+    ] {
+        let request = |key: &str, value: &str| {
+            decisions.iter().any(|decision| {
+                let tag = |key: &str| decision.context.get(&format!("aws:RequestTag/{key}"));
+                decision.action == action
+                    && decision.resource.contains(resource)
+                    && tag(names::TAG_CACHE) == Some(&json!(cache))
+                    && tag(key) == Some(&json!(value))
+            })
+        };
+        // Terraform's tag, and one of the cache.
+        for (key, value) in [("team", "platform"), ("cost-center", "1234")] {
+            ensure!(
+                request(key, value),
+                "{action} of {resource} has no tag {key}"
+            );
+        }
     }
     Ok(())
 }
@@ -102,6 +157,68 @@ pub async fn references_to_one_image_are_all_present(fixture: Arc<Fixture>) -> R
         ensure!(
             run.present && run.requests == 0,
             "{reference} was pulled: {run:?}"
+        );
+    }
+    world.terminate_node(&node).await
+}
+
+/// A sample of a large cache: the configuration and the manifest have several pages.
+pub async fn images_with_long_names_fill_several_pages(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    let host = &world.cloud.ready.registries.private.host;
+    let repository = |number: usize| {
+        let rest = format!("{host}/long//{number:02}:v1").len();
+        format!("long/{}/{number:02}", "p".repeat(125 - rest))
+    };
+    let mut references = Vec::new();
+    for number in 0..16 {
+        let image = fixture.image(X86, &format!("long {number}"))?;
+        let reference = world
+            .private
+            .push(&repository(number), "v1", &image)
+            .await?;
+        ensure!(
+            reference.len() == 125,
+            "{reference} does not have 125 characters"
+        );
+        references.push(reference);
+    }
+    let images: Vec<_> = references.iter().map(String::as_str).collect();
+    let cache = fixture.cache(&fixture.config(&images).await?).await?;
+    let config = names::config_parameter(&cache.parse()?);
+    let pages = parameters::below(&world.clients, &config).await?;
+    ensure!(pages.len() == 1, "the configuration has pages {pages:?}");
+    fixture.published(&cache).await?;
+
+    let changed = fixture.image(X86, "long 7, changed")?;
+    world.private.push(&repository(7), "v1", &changed).await?;
+    let snapshot = fixture.published(&cache).await?;
+    let manifest = world.manifest(&cache, X86, &snapshot).await?;
+    let listed: Vec<_> = manifest
+        .images
+        .iter()
+        .map(|image| image.reference.to_string())
+        .collect();
+    ensure!(listed == references, "the manifest has {listed:?}");
+    ensure!(
+        manifest.images[7].digest == changed.digest(),
+        "the manifest has the old digest"
+    );
+    ensure!(
+        matches!(manifest.base, Base::Snapshot { .. }),
+        "the refresh started from {:?}",
+        manifest.base
+    );
+    let first = names::manifest_parameter(&cache.parse()?, X86, &snapshot);
+    let pages = parameters::below(&world.clients, &first).await?;
+    ensure!(!pages.is_empty(), "the manifest has one page");
+
+    let node = world.start_node(Some(&snapshot), X86, VOLUME).await?;
+    for reference in &references {
+        let run = world.cloud.run_container(&node, reference).await?;
+        ensure!(
+            run.present && run.requests == 0 && run.exit_code == 0,
+            "{reference} did not start without a pull: {run:?}"
         );
     }
     world.terminate_node(&node).await
@@ -232,6 +349,24 @@ pub async fn removed_image_leaves_the_snapshot(fixture: Arc<Fixture>) -> Result<
     ensure!(
         kept.present,
         "the snapshot lost the image that stayed in the cache"
+    );
+    Ok(())
+}
+
+pub async fn smaller_volume_is_built_from_empty(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    let mut config = fixture.config(&[&fixture.api]).await?;
+    config["volume"]["size_gib"] = json!(5);
+    let cache = fixture.cache(&config).await?;
+    let larger = fixture.published(&cache).await?;
+    config["volume"]["size_gib"] = json!(4);
+    world.store_config(&cache, &config).await?;
+    let smaller = fixture.published(&cache).await?;
+    ensure!(smaller != larger, "the volume kept its size");
+    let manifest = world.manifest(&cache, X86, &smaller).await?;
+    ensure!(
+        manifest.volume_size == VOLUME && matches!(manifest.base, Base::Empty { .. }),
+        "{manifest:?}"
     );
     Ok(())
 }

@@ -23,7 +23,7 @@ pub const SEALED: &str = "sealed";
 pub const COPY_REGION: &str = "eu-central-1";
 
 /// Multi-Region KMS key. Its replica in another region has the same ID.
-const KEY: &str = "arn:aws:kms:eu-west-1:123456789012:key/mrk-0123456789abcdef0123456789abcdef";
+pub const KEY: &str = "arn:aws:kms:eu-west-1:123456789012:key/mrk-0123456789abcdef0123456789abcdef";
 
 /// Debounce window, in seconds.
 pub const DEBOUNCE_SECONDS: u32 = 2;
@@ -69,6 +69,14 @@ impl Fixture {
         ] {
             world.create_repository(repository).await?;
         }
+        world
+            .clients
+            .ecr
+            .create_pull_through_cache_rule()
+            .ecr_repository_prefix("cached")
+            .upstream_registry_url(&world.cloud.ready.registries.private.host)
+            .send()
+            .await?;
         let image = |architecture, name: &str| -> Result<Image> {
             let layers = [base.as_slice(), &[Layer::filler(name, 1)?]].concat();
             Image::new(architecture, &layers, name)
@@ -162,6 +170,15 @@ fn declared(registries: &Registries) -> Value {
     let ecr = |name: &str| format!("{}/{name}", registries.ecr.host);
     let mut pushed = cache(json!([ecr("team/pushed:v1"), ecr("team/api:v1")]));
     pushed["builder"] = json!({"instance_types": {"x86_64": ["m7i.xlarge", "m6i.xlarge"]}});
+    let cached = cache(json!([ecr("cached/team/imported:v1")]));
+    let dual_stack = cache(json!([format!(
+        "{}/team/api:v1",
+        registries
+            .ecr
+            .host
+            .replace(".dkr.ecr.", ".dkr-ecr.")
+            .replace(".amazonaws.com", ".on.aws")
+    )]));
     let mut nightly = cache(json!([ecr("team/api:v1")]));
     nightly["rebuild_on_push"] = json!(false);
     nightly["schedule"] = json!({"expression": "cron(0 3 * * ? *)", "time_zone": "Europe/Berlin"});
@@ -197,7 +214,7 @@ fn declared(registries: &Registries) -> Value {
     declared_only["rebuild_on_push"] = json!(false);
     declared_only["registry_credentials"] =
         json!({"registry.example.com": {"parameter_name": "/team/wrong"}});
-    json!({"pushed": pushed, "nightly": nightly, "template": template, "declared-only": declared_only,
+    json!({"pushed": pushed, "cached": cached, "dual-stack": dual_stack, "nightly": nightly, "template": template, "declared-only": declared_only,
         EVERY_OPTION: every_option, SEALED: sealed})
 }
 

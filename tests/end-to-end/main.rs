@@ -10,6 +10,7 @@ mod command_line;
 mod dashboard;
 mod doctor;
 mod fixture;
+mod hand_over;
 mod permissions;
 mod refreshes;
 mod terraform;
@@ -55,26 +56,30 @@ macro_rules! tests {
 /// The world that all tests share, or the error of its set-up.
 type SharedFixture = Arc<OnceLock<Result<Arc<Fixture>, String>>>;
 
-fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
-    let crossing = tests![refreshes::chain_crosses_containerd_versions];
-    let tests = tests![
+/// Returns all tests that do not look back at the whole run.
+fn tests() -> Vec<(&'static str, Run)> {
+    Vec::from(tests![
         terraform::second_plan_finds_no_changes,
         terraform::functions_read_every_field_terraform_stores,
         triggers::push_to_ecr_starts_a_build,
         triggers::burst_of_pushes_starts_one_build,
         triggers::schedule_starts_a_build,
+        triggers::image_of_a_pull_through_cache_is_imported_and_rebuilt,
+        triggers::dual_stack_host_of_ecr_builds_like_the_other,
         triggers::plain_execution_builds_its_cache,
         triggers::invalid_event_is_refused_with_its_reason,
         triggers::push_of_unused_image_starts_nothing,
         builds::containers_start_from_the_snapshot_without_pulling,
+        builds::images_come_from_a_mirror,
         builds::snapshot_contains_the_images_and_no_secret,
+        builds::every_resource_of_a_build_has_the_users_tags,
         builds::failed_scrub_reports_its_reason,
         builds::references_to_one_image_are_all_present,
+        builds::images_with_long_names_fill_several_pages,
         builds::unchanged_cache_launches_no_builder,
         builds::refresh_starts_from_last_snapshot_and_pulls_changes,
         builds::removed_image_leaves_the_snapshot,
+        builds::smaller_volume_is_built_from_empty,
         builds::two_architectures_publish_their_own_digests,
         builds::failed_architecture_does_not_stop_the_other,
         builds::builder_without_capacity_uses_another_pool,
@@ -85,8 +90,11 @@ fn main() -> ExitCode {
         refreshes::damaged_base_is_replaced_by_an_empty_volume,
         bad_input::invalid_configuration_is_refused_before_launch,
         bad_input::unavailable_image_is_refused_before_launch,
-        bad_input::volume_smaller_than_its_snapshot_is_refused,
         bad_input::failed_pull_publishes_nothing,
+        hand_over::candidate_becomes_stable_after_its_soak,
+        hand_over::promote_and_reject_decide_about_a_candidate,
+        hand_over::rolled_back_snapshot_does_not_return,
+        hand_over::pin_holds_and_the_sweep_completes_decisions,
         clean_up::aborted_build_leaves_nothing_and_emits_an_event,
         clean_up::sweep_removes_only_orphans,
         doctor::sound_account_has_no_finding,
@@ -97,7 +105,14 @@ fn main() -> ExitCode {
         dashboard::queries_find_their_fields_in_real_logs,
         permissions::cache_with_every_option_is_published_everywhere,
         permissions::unusable_events_end_in_the_dead_letter_queue,
-    ];
+    ])
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let crossing = tests![refreshes::chain_crosses_containerd_versions];
+    let tests = tests();
     // These checks are about the whole run, so they follow all other tests. A filter does not select them.
     let checks = tests![
         permissions::functions_make_no_refused_call,

@@ -31,6 +31,11 @@ use crate::fixture::{COPY_REGION, EVERY_OPTION, Fixture, SEALED, X86};
 const JUSTIFIED: &[(&str, &str, &str)] = &[
     (
         "builder",
+        "ImportImages",
+        "nodes of the local cloud pull from its registry, which does not use IAM",
+    ),
+    (
+        "builder",
         "Pull",
         "nodes of the local cloud pull from its registry, which does not use IAM",
     ),

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use prepull_aws::ecr::types::ImageIdentifier;
+use prepull_domain::{Digest, GiB};
 use serde_json::{Value, json};
 
 use crate::fixture::{DEBOUNCE_SECONDS, Fixture, X86, ensure_succeeded};
@@ -61,6 +63,68 @@ pub async fn burst_of_pushes_starts_one_build(fixture: Arc<Fixture>) -> Result<(
             .last()
             .is_some_and(|last| image.digest == last.digest())),
         "the published snapshot does not contain the last push: {manifest:?}"
+    );
+    Ok(())
+}
+
+pub async fn image_of_a_pull_through_cache_is_imported_and_rebuilt(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let world = &fixture.world;
+    let upstream = async |name: &str| -> Result<Digest> {
+        let image = fixture.image(X86, name)?;
+        world.private.push("team/imported", "v1", &image).await?;
+        Ok(image.digest())
+    };
+    let published = async || -> Result<Digest> {
+        let snapshot = world.published("cached", X86).await?;
+        let snapshot = snapshot.context("no snapshot is published")?;
+        let manifest = world.manifest("cached", X86, &snapshot).await?;
+        Ok(manifest.images[0].digest.clone())
+    };
+    let first = upstream("imported").await?;
+    ensure_succeeded(&world.build("cached").await?)?;
+    ensure!(published().await? == first, "another image is published");
+    // The event of the import starts a build that has nothing to do.
+    let second = world.await_start("cached", 1).await?;
+    ensure_succeeded(&world.await_end(&second).await?)?;
+
+    let moved = upstream("imported again").await?;
+    let cloud = &world.cloud;
+    cloud.set(json!({"upstream_check_seconds": 0})).await?;
+    // ECR looks for a new image of the tag when somebody pulls it.
+    let pulled = world
+        .clients
+        .ecr
+        .batch_get_image()
+        .repository_name("cached/team/imported")
+        .image_ids(ImageIdentifier::builder().image_tag("v1").build())
+        .send()
+        .await?;
+    cloud.set(json!({"upstream_check_seconds": 86_400})).await?;
+    ensure!(pulled.images().len() == 1, "the pull failed: {pulled:?}");
+    let third = world.await_start("cached", 2).await?;
+    ensure_succeeded(&world.await_end(&third).await?)?;
+    ensure!(published().await? == moved, "the old image is published");
+    Ok(())
+}
+
+pub async fn dual_stack_host_of_ecr_builds_like_the_other(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    ensure_succeeded(&world.build("dual-stack").await?)?;
+    let snapshot = world.published("dual-stack", X86).await?;
+    let snapshot = snapshot.context("no snapshot is published")?;
+    let manifest = world.manifest("dual-stack", X86, &snapshot).await?;
+    let reference = &manifest.images[0].reference;
+    let node = world.start_node(Some(&snapshot), X86, GiB(4)).await?;
+    let run = world
+        .cloud
+        .run_container(&node, &reference.to_string())
+        .await?;
+    world.terminate_node(&node).await?;
+    ensure!(
+        run.present && run.exit_code == 0 && run.requests == 0,
+        "{reference} did not start from the snapshot: {run:?}"
     );
     Ok(())
 }

@@ -42,13 +42,34 @@ pub enum Fault {
     OnlyTheStateMachineCleansUp,
     OnlyTheStatusEventCleansUp,
     OnlyTheSweepCleansUp,
+    /// A command that moves the pointer, and the call at which it ends.
+    CommandEndsEarly(Command, &'static str),
 }
+
+/// A command that moves the pointer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    Promote,
+    Rollback,
+}
+
+/// Calls of a command that moves the pointer: parameters, and other actions.
+const DECISION_CALLS: [&str; 6] = [
+    "decisions",
+    "pointer",
+    "candidate-snapshot-id",
+    "snapshot-id",
+    "PutEvents",
+    "CreateTags",
+];
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CommandLost(document, status) => write!(f, "command {document} {status}"),
             Self::Stopped(state) => write!(f, "stopped in {state}"),
+            Self::CommandEndsEarly(Command::Promote, call) => write!(f, "promote ends at {call}"),
+            Self::CommandEndsEarly(Command::Rollback, call) => write!(f, "rollback ends at {call}"),
             fault => {
                 for (at, letter) in format!("{fault:?}").char_indices() {
                     let blank = if at > 0 && letter.is_uppercase() {
@@ -106,6 +127,9 @@ impl Fault {
             "clean-up",
         ];
         cases.extend(states.map(Self::Stopped));
+        for command in [Command::Promote, Command::Rollback] {
+            cases.extend(DECISION_CALLS.map(|call| Self::CommandEndsEarly(command, call)));
+        }
         cases
     }
 
@@ -180,6 +204,9 @@ impl Fault {
                 fails(worker, "PublishFailed").await
             }
             Self::Stopped(state) => stopped(worker, state).await,
+            Self::CommandEndsEarly(command, call) => {
+                command_ends_early(worker, command, call).await
+            }
             Self::ExecutionTimesOut => {
                 worker.set(json!({"execution_timeout_seconds": 6})).await?;
                 let execution = worker.trigger().await?;
@@ -234,6 +261,77 @@ impl Fault {
             }
         }
     }
+}
+
+/// Asserts that a command that ends at a call is completed by the sweep or by its repetition.
+async fn command_ends_early(
+    worker: &mut Worker,
+    command: Command,
+    call: &str,
+) -> Result<Expectation> {
+    if command == Command::Promote {
+        worker
+            .configure(|config| config["publication"]["promotion"] = json!({"mode": "manual"}))
+            .await?;
+    }
+    let execution = worker.trigger().await?;
+    worker.succeeds(&execution).await?;
+    let before = worker.pointer().await?;
+    let stable = before.stable.context("nothing is stable")?.snapshot_id;
+    let (arguments, expected): (&[&str], _) = match command {
+        Command::Promote => (&["promote", &worker.cache], before.candidate),
+        Command::Rollback => (
+            &["rollback", &worker.cache, "--reason", "an image is missing"],
+            before.previous,
+        ),
+    };
+    let arguments: Vec<_> = arguments.iter().map(ToString::to_string).collect();
+    let expected = expected.context("there is no other snapshot")?.snapshot_id;
+    let place = match call {
+        "PutEvents" => json!({"service": "events", "action": "PutEvents", "caller": "localcloud"}),
+        "CreateTags" => json!({"service": "ec2", "action": "CreateTags", "resource": stable}),
+        "decisions" => json!({"service": "ssm", "action": "PutParameter",
+            "resource": format!("/prepull/{}/*/decisions/*", worker.cache)}),
+        parameter => json!({"service": "ssm", "action": "PutParameter",
+            "resource": format!("/prepull/{}/*/{parameter}", worker.cache)}),
+    };
+    let mut fault =
+        json!({"code": "AccessDeniedException", "status": 400, "times": 1, "invocation": null});
+    fault
+        .as_object_mut()
+        .expect("the fault is an object")
+        .extend(place.as_object().cloned().unwrap_or_default());
+    let fault = worker.inject(fault).await?;
+    let is_notification = ["PutEvents", "CreateTags"].contains(&call);
+    let succeeded = worker.command(&arguments)?;
+    ensure!(worker.hits(&fault).await? == 1, "the fault hit no call");
+    ensure!(
+        succeeded == is_notification,
+        "the command succeeded: {succeeded}"
+    );
+    // The number of the decision was not taken, so only the caller knows it.
+    if call == "decisions" {
+        ensure!(worker.command(&arguments)?, "the repeated command failed");
+    } else {
+        worker
+            .world
+            .invoke("clean-up", &json!({"source": "sweep"}))
+            .await?;
+    }
+    let after = worker.pointer().await?;
+    let is_shown = worker.stable().await? == Some(expected.clone());
+    ensure!(
+        is_shown && after.stable.as_ref().map(|it| &it.snapshot_id) == Some(&expected),
+        "nodes do not see the decision"
+    );
+    worker.tags_show_the_pointer().await?;
+    if command == Command::Rollback {
+        ensure!(after.is_rejected(&stable), "{stable} is not rejected");
+        // The pin ends for the next case on this cache.
+        let unpin = ["unpin".to_owned(), worker.cache.clone()];
+        ensure!(worker.command(&unpin)?, "the pin stays");
+    }
+    Ok(Expectation::Clean)
 }
 
 /// Asserts that a build with `fault` succeeds.

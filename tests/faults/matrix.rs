@@ -96,8 +96,24 @@ struct Site {
     stage: String,
     service: String,
     action: String,
-    /// Resource in the call, with `{cache}` for the cache and `*` for parts that differ between builds.
-    resource: Option<String>,
+    /// Resource in the call, with `{cache}` for the cache and `*` for parts that differ between builds. Empty if the call
+    /// names none.
+    resource: String,
+}
+
+impl Site {
+    /// Returns whether a fault at this site also hits `call`. A `*` at the end of a resource covers deeper paths: the
+    /// pattern of a manifest's first page covers its further pages.
+    fn covers(&self, call: &Call) -> bool {
+        let is_covered = |resource: &str| match self.resource.strip_suffix('*') {
+            Some(start) => resource.starts_with(start),
+            None => resource == self.resource,
+        };
+        call.stage() == Some(self.stage.as_str())
+            && call.service == self.service
+            && call.action == self.action
+            && is_covered(call.resource.as_deref().unwrap_or_default())
+    }
 }
 
 /// One call that fails in one way.
@@ -122,23 +138,20 @@ enum Ending {
 /// calls, the second visit is a separate site. Later visits are ignored, because polling makes them vary between builds.
 pub fn cases(calls: &[Call]) -> Vec<CallFault> {
     let mut sites: BTreeMap<Site, Vec<usize>> = BTreeMap::new();
-    let mut seen: BTreeMap<Site, usize> = BTreeMap::new();
     let mut last: BTreeMap<String, Site> = BTreeMap::new();
-    for call in calls {
+    for (position, call) in calls.iter().enumerate() {
         let Some(stage) = call.stage() else { continue };
         let site = Site {
             stage: stage.to_owned(),
             service: call.service.clone(),
             action: call.action.clone(),
-            resource: call.resource.clone(),
+            resource: call.resource.clone().unwrap_or_default(),
         };
-        let skip = seen.entry(site.clone()).or_default();
         let times = sites.entry(site.clone()).or_default();
         let is_repeated = last.get(stage) == Some(&site);
         if !is_repeated && times.len() < 2 {
-            times.push(*skip);
+            times.push(calls[..position].iter().filter(|c| site.covers(c)).count());
         }
-        *skip += 1;
         last.insert(stage.to_owned(), site);
     }
     sites
@@ -178,9 +191,7 @@ impl CallFault {
         fault["action"] = json!(self.site.action);
         fault["caller"] = json!(self.site.stage);
         fault["skip"] = json!(self.skip);
-        if let Some(resource) = &self.site.resource {
-            fault["resource"] = json!(resource.replace("{cache}", &worker.cache));
-        }
+        fault["resource"] = json!(self.site.resource.replace("{cache}", &worker.cache));
         let fault = worker.inject(fault).await?;
         let execution = worker.trigger().await?;
         let outcome = match self.ending() {
@@ -242,7 +253,7 @@ impl fmt::Display for CallFault {
             resource,
         } = &self.site;
         write!(f, "{stage}/{service}:{action}")?;
-        if let Some(resource) = resource {
+        if !resource.is_empty() {
             // The last part of an ARN is enough.
             write!(f, "({})", resource.rsplit(':').next().unwrap_or_default())?;
         }

@@ -9,9 +9,10 @@ use anyhow::{Context as _, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::ec2::types::{Instance, Reservation};
 use prepull_aws::sfn::types::ExecutionStatus;
-use prepull_aws::{AwsError as _, Clients, tag_filter};
+use prepull_aws::{AwsError as _, Clients, parameters, pointers, snapshots, tag_filter};
 use prepull_domain::{
-    Architecture, CacheName, Digest, ExecutionArn, ExecutionName, InstanceId, RegionName, names,
+    Architecture, CacheName, Digest, ExecutionArn, ExecutionName, InstanceId, Pointer, RegionName,
+    SnapshotId, names,
 };
 use prepull_tests::localcloud::Call;
 use prepull_tests::world::Outcome;
@@ -60,6 +61,14 @@ pub struct Workers {
     idle: Mutex<Vec<Worker>>,
     opened: AtomicUsize,
     _state: TempDir,
+}
+
+/// Number of further tags of the image that all workers share.
+const ALIASES: usize = 15;
+
+/// Returns one of these tags. It has the maximum length.
+fn alias(number: usize) -> String {
+    format!("{number:0>128}")
 }
 
 /// Returns the name of a worker's cache.
@@ -121,14 +130,12 @@ impl Workers {
             let password = &world.cloud.ready.registries.private.password;
             world.store_credentials("/team/registry", password).await?;
             let base = [Layer::filler("report", 0)?];
-            world
-                .private
-                .push(
-                    "tools/report",
-                    "v1",
-                    &Image::new(ARCHITECTURE, &base, "report")?,
-                )
-                .await?;
+            let report = Image::new(ARCHITECTURE, &base, "report")?;
+            world.private.push("tools/report", "v1", &report).await?;
+            for number in 0..ALIASES {
+                let tag = alias(number);
+                world.private.push("tools/report", &tag, &report).await?;
+            }
             world.cloud.shorten_delays().await?;
             world.cloud.set(json!({"retry_speed": RETRY_SPEED})).await?;
         }
@@ -234,7 +241,9 @@ impl Worker {
     /// Declares the cache with the configuration of every case, modified by `change`.
     pub async fn configure(&mut self, change: impl FnOnce(&mut Value)) -> Result<()> {
         let mut config = self.world.stored_config("template").await?;
-        config["images"] = json!([self.image(), self.report()]);
+        let images = [self.image(), self.report()].into_iter();
+        let images: Vec<_> = images.chain(self.aliases()).collect();
+        config["images"] = json!(images);
         config["rebuild_on_push"] = json!(true);
         change(&mut config);
         self.world.store_config(&self.cache, &config).await
@@ -275,6 +284,13 @@ impl Worker {
     fn report(&self) -> String {
         let host = &self.world.cloud.ready.registries.private.host;
         format!("{host}/tools/report:v1")
+    }
+
+    /// Returns further references to the report. They fill the first pages of the configuration and of the manifest, so
+    /// every case reads and writes further pages.
+    fn aliases(&self) -> impl Iterator<Item = String> {
+        let host = self.world.cloud.ready.registries.private.host.clone();
+        (0..ALIASES).map(move |number| format!("{host}/tools/report:{}", alias(number)))
     }
 
     /// Returns a text that is part of the input of every invocation for this cache, and of no other.
@@ -548,6 +564,38 @@ impl Worker {
             .into_iter()
             .flat_map(|reservation: Reservation| reservation.instances.unwrap_or_default())
             .collect())
+    }
+
+    /// Returns the pointer that consumers read.
+    pub async fn pointer(&self) -> Result<Pointer> {
+        let parameter = names::state_parameter(&self.cache.parse()?, ARCHITECTURE);
+        let json = parameters::get(&self.world.clients, &parameter).await?;
+        Ok(serde_json::from_str(&json.context("there is no pointer")?)?)
+    }
+
+    /// Returns the snapshot that nodes use.
+    pub async fn stable(&self) -> Result<Option<SnapshotId>> {
+        self.world.published(&self.cache, ARCHITECTURE).await
+    }
+
+    /// Asserts that the tags of the snapshots show the pointer.
+    pub async fn tags_show_the_pointer(&self) -> Result<()> {
+        let pointer = self.pointer().await?;
+        let of_cache = vec![tag_filter(names::TAG_CACHE, &self.cache)];
+        for snapshot in snapshots::find(&self.world.clients, of_cache).await? {
+            let state = snapshot.state();
+            let state = state.with_context(|| format!("{} is unfinished", snapshot.id))?;
+            let wanted = pointers::state_of(&snapshot.id, state, &pointer);
+            ensure!(state == wanted, "{} is {state:?}", snapshot.id);
+        }
+        Ok(())
+    }
+
+    /// Runs a command of the CLI. Returns whether it succeeded.
+    pub fn command(&self, arguments: &[String]) -> Result<bool> {
+        let mut command = self.world.cli();
+        let output = tokio::task::block_in_place(|| command.args(arguments).output())?;
+        Ok(output.status.success())
     }
 
     fn regions(&self) -> Result<[Clients; 2]> {

@@ -360,12 +360,15 @@ impl Nodes {
 
     /// Returns the images on a node.
     async fn image_status(&self, suite: &Suite, node: &Node) -> Result<ImageStatus> {
-        let names = self.names().join(" ");
+        let images = self.manifest.images.iter();
+        let names: Vec<_> = images
+            .map(|image| image.reference.status_request(&image.digest))
+            .collect();
         let output = run_command::run_document(
             &suite.clients,
             &node.id,
             &Document::ImageStatus.name(NAME),
-            &[("Names", names)],
+            &[("Names", names.join(" "))],
             Deadline::after(COMMAND_LIMIT),
         )
         .await?;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
+use clap::builder::ArgPredicate;
 use prepull_domain::{Architecture, RegionName};
 
 const AFTER_HELP: &str = "\
@@ -23,7 +24,14 @@ pub struct Options {
     #[arg(long, value_name = "ID")]
     pub account: Option<String>,
     /// Run in this Region.
-    #[arg(long, env = "AWS_REGION", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "AWS_REGION",
+        hide_env_values = true,
+        required = false,
+        required_unless_present = "local",
+        default_value_if("local", ArgPredicate::IsPresent, prepull_tests::world::REGION)
+    )]
     pub region: RegionName,
     /// Start a local cloud and run against it.
     #[arg(long, conflicts_with_all = ["account", "destroy"])]

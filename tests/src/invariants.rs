@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use prepull_aws::ec2::types::{InstanceStateName, Reservation, Snapshot, SnapshotState};
 use prepull_aws::{Clients, parameters, tag_filter, tag_value};
-use prepull_domain::{Architecture, CacheName, Manifest, SnapshotId, names};
+use prepull_domain::{Architecture, CacheName, Manifest, Pointer, SnapshotId, names};
 
 use crate::World;
 
@@ -46,7 +46,7 @@ impl World {
         for snapshot in snapshots.send().await?.snapshots() {
             let is_ours = tag_value(snapshot.tags(), names::TAG_CACHE).is_some();
             ensure!(
-                !is_ours || is_verified(snapshot),
+                !is_ours || is_verified(snapshot) || is_rejected(&self.clients, snapshot).await?,
                 "snapshot {} still exists with state {:?}",
                 snapshot.snapshot_id().unwrap_or_default(),
                 tag_value(snapshot.tags(), names::TAG_STATE)
@@ -94,7 +94,8 @@ pub async fn cache_leaves_nothing_behind(regions: &[Clients], cache: &str) -> Re
 /// Fails if EC2 does not answer.
 pub async fn remaining_resources(regions: &[Clients], cache: &str) -> Result<BTreeSet<String>> {
     let mut left = BTreeSet::new();
-    for Clients { ec2, .. } in regions {
+    for clients in regions {
+        let ec2 = &clients.ec2;
         let of_cache = tag_filter(names::TAG_CACHE, cache);
         let described = ec2.describe_instances().filters(of_cache.clone());
         let described = described.send().await?;
@@ -120,7 +121,7 @@ pub async fn remaining_resources(regions: &[Clients], cache: &str) -> Result<BTr
         );
         let snapshots = ec2.describe_snapshots().owner_ids("self").filters(of_cache);
         for snapshot in snapshots.send().await?.snapshots() {
-            if !is_usable(snapshot) {
+            if !is_usable(snapshot) && !is_rejected(clients, snapshot).await? {
                 let id = snapshot.snapshot_id().unwrap_or_default();
                 let state = tag_value(snapshot.tags(), names::TAG_STATE);
                 left.insert(format!("{id} ({state:?})"));
@@ -173,7 +174,7 @@ pub async fn published(
         .with_context(|| format!("the pointer of {cache} does not exist"))?
         .parse()?;
     let manifest = names::manifest_parameter(cache, architecture, &id);
-    let manifest = parameters::get(clients, &manifest)
+    let manifest = parameters::document(clients, &manifest)
         .await?
         .with_context(|| format!("{id} is published but has no manifest"))?;
     Ok((id, serde_json::from_str(&manifest)?))
@@ -182,6 +183,21 @@ pub async fn published(
 /// Returns whether a snapshot is complete and verified.
 fn is_usable(snapshot: &Snapshot) -> bool {
     is_verified(snapshot) && snapshot.state() == Some(&SnapshotState::Completed)
+}
+
+/// Returns whether a person rejected the snapshot. Retention keeps it for some days.
+async fn is_rejected(clients: &Clients, snapshot: &Snapshot) -> Result<bool> {
+    let tag = |key| tag_value(snapshot.tags(), key).unwrap_or_default();
+    let parameter = names::state_parameter(
+        &tag(names::TAG_CACHE).parse()?,
+        tag(names::TAG_ARCHITECTURE).parse()?,
+    );
+    let Some(json) = parameters::get(clients, &parameter).await? else {
+        return Ok(false);
+    };
+    let pointer: Pointer = serde_json::from_str(&json)?;
+    let id = snapshot.snapshot_id().unwrap_or_default().parse()?;
+    Ok(pointer.is_rejected(&id))
 }
 
 fn is_verified(snapshot: &Snapshot) -> bool {

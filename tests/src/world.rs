@@ -13,12 +13,13 @@ use prepull_aws::ec2::types::{
 };
 use prepull_aws::sfn::types::{ExecutionStatus, HistoryEvent};
 use prepull_aws::{AwsError as _, Clients, parameters};
+use prepull_domain::pages::{self, MoreImages};
 use prepull_domain::{
     Architecture, CacheName, ExecutionArn, GiB, InstanceId, Manifest, SnapshotId, names,
 };
 use serde_json::{Value, json};
 
-use crate::images::Pusher;
+use crate::images::{Pusher, sha256};
 use crate::localcloud::ContainerRun;
 use crate::{Deployment, Environment, LocalCloud};
 
@@ -56,6 +57,9 @@ pub struct Outcome {
     /// The error's cause.
     pub cause: String,
 }
+
+/// Number of images on a page of a configuration, as in `infra/parameters.tf`.
+const CONFIG_PAGE_IMAGES: usize = 15;
 
 impl World {
     /// Starts a local cloud with its state in `state`. Once the registries are known, prepares a deployment of `caches`
@@ -156,7 +160,7 @@ impl World {
     /// Fails if the cache does not exist.
     pub async fn stored_config(&self, cache: &str) -> Result<Value> {
         let json =
-            parameters::get(&self.clients, &format!("{}/{cache}", names::CONFIG_PATH)).await?;
+            parameters::document(&self.clients, &format!("{}/{cache}", names::CONFIG_PATH)).await?;
         Ok(serde_json::from_str(&json.with_context(|| {
             format!("cache {cache} is not declared")
         })?)?)
@@ -167,12 +171,25 @@ impl World {
     /// # Errors
     /// Fails if Systems Manager refuses.
     pub async fn store_config(&self, name: &str, config: &Value) -> Result<()> {
-        Ok(parameters::put(
-            &self.clients,
-            &format!("{}/{name}", names::CONFIG_PATH),
-            &config.to_string(),
-        )
-        .await?)
+        let first = format!("{}/{name}", names::CONFIG_PATH);
+        let images = config["images"].as_array().map_or(&[][..], Vec::as_slice);
+        let mut config = config.clone();
+        let mut parts = images.chunks(CONFIG_PAGE_IMAGES);
+        if images.len() > CONFIG_PAGE_IMAGES {
+            config["images"] = json!(parts.next());
+            let digest = sha256(json!(images).to_string().as_bytes());
+            let folder = digest["sha256:".len()..][..16].to_owned();
+            let more = MoreImages {
+                pages: parts.len(),
+                folder: Some(folder),
+            };
+            config[pages::FIELD] = json!(more);
+            let names = pages::following(&first, &config.to_string())?;
+            for (name, page) in names.iter().zip(parts) {
+                parameters::put(&self.clients, name, &json!(page).to_string()).await?;
+            }
+        }
+        Ok(parameters::put(&self.clients, &first, &config.to_string()).await?)
     }
 
     /// Starts a build through the state machine only.
@@ -359,7 +376,7 @@ impl World {
         snapshot: &SnapshotId,
     ) -> Result<Manifest> {
         let name = names::manifest_parameter(&cache.parse()?, architecture, snapshot);
-        let json = parameters::get(&self.clients, &name)
+        let json = parameters::document(&self.clients, &name)
             .await?
             .with_context(|| format!("parameter {name} does not exist"))?;
         Ok(serde_json::from_str(&json)?)
@@ -394,22 +411,6 @@ impl World {
         size: GiB,
         settings: &str,
     ) -> Result<InstanceId> {
-        let ami = parameters::get(
-            &self.clients,
-            &format!("/aws/service/bottlerocket/aws-k8s-1.33/{architecture}/latest/image_id"),
-        )
-        .await?
-        .context("the local cloud does not have the AMI of Bottlerocket")?;
-        let instance_type = match architecture {
-            Architecture::X86_64 => InstanceType::M6iXlarge,
-            Architecture::Arm64 => InstanceType::M6gXlarge,
-        };
-        let volume = EbsBlockDevice::builder()
-            .volume_type(VolumeType::Gp3)
-            .volume_size(i32::try_from(size.0)?)
-            .set_snapshot_id(snapshot.map(ToString::to_string))
-            .delete_on_termination(true)
-            .build();
         // A kubelet gets the registry's password from image pull secrets. Here the node's settings contain it.
         let private = &self.cloud.ready.registries.private;
         let user_data = format!(
@@ -420,37 +421,15 @@ impl World {
         let profile = self.deployment.outputs()?["builder_instance_profile_arn"]["value"]
             .as_str()
             .map(str::to_owned);
-        let tag = Tag::builder().key("Name").value("node").build();
-        let run = self
-            .clients
-            .ec2
-            .run_instances()
-            .image_id(ami)
-            .instance_type(instance_type)
-            .min_count(1)
-            .max_count(1)
-            .user_data(BASE64_STANDARD.encode(user_data))
-            .set_iam_instance_profile(
-                profile.map(|arn| IamInstanceProfileSpecification::builder().arn(arn).build()),
-            )
-            .block_device_mappings(
-                BlockDeviceMapping::builder()
-                    .device_name(names::DATA_DEVICE)
-                    .ebs(volume)
-                    .build(),
-            )
-            .tag_specifications(
-                TagSpecification::builder()
-                    .resource_type(ResourceType::Instance)
-                    .tags(tag)
-                    .build(),
-            )
-            .send()
-            .await?;
-        Ok(run.instances()[0]
-            .instance_id()
-            .context("EC2 returned an instance without an ID")?
-            .parse()?)
+        run_instance(
+            &self.clients,
+            architecture,
+            size,
+            snapshot,
+            profile,
+            &user_data,
+        )
+        .await
     }
 
     /// Starts a container of each image on a node, one after the other, and returns the runs by image reference.
@@ -498,7 +477,7 @@ impl World {
             .instance_ids(node.as_str())
             .send()
             .await?;
-        self.await_state(node, &InstanceStateName::Terminated).await
+        await_state(&self.clients, node, &InstanceStateName::Terminated).await
     }
 
     /// Waits until a node runs.
@@ -506,34 +485,7 @@ impl World {
     /// # Errors
     /// Fails if it does not run in time.
     pub async fn await_running(&self, node: &InstanceId) -> Result<()> {
-        self.await_state(node, &InstanceStateName::Running).await
-    }
-
-    async fn await_state(&self, node: &InstanceId, wanted: &InstanceStateName) -> Result<()> {
-        let start = Instant::now();
-        loop {
-            let described = self
-                .clients
-                .ec2
-                .describe_instances()
-                .instance_ids(node.as_str())
-                .send()
-                .await?;
-            let state = described
-                .reservations()
-                .iter()
-                .flat_map(Reservation::instances)
-                .next()
-                .and_then(|i| i.state()?.name());
-            if state == Some(wanted) {
-                return Ok(());
-            }
-            ensure!(
-                start.elapsed() < Duration::from_secs(60),
-                "the state of {node} is {state:?}, expected {wanted:?}"
-            );
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        await_state(&self.clients, node, &InstanceStateName::Running).await
     }
 
     /// Calls the function of a stage and returns its answer. A failure is also an answer: `{"errorType", "errorMessage"}`.
@@ -615,5 +567,102 @@ impl World {
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.cloud.log().to_owned()
+    }
+}
+
+/// Launches a node with these user data, and with an empty data volume or one from `snapshot`. Does not wait.
+///
+/// # Errors
+/// Fails if EC2 refuses.
+///
+/// # Panics
+/// Never panics: the specifications below are complete.
+pub async fn run_instance(
+    clients: &Clients,
+    architecture: Architecture,
+    size: GiB,
+    snapshot: Option<&SnapshotId>,
+    profile: Option<String>,
+    user_data: &str,
+) -> Result<InstanceId> {
+    let ami = parameters::get(
+        clients,
+        &format!("/aws/service/bottlerocket/aws-k8s-1.33/{architecture}/latest/image_id"),
+    )
+    .await?
+    .context("the local cloud does not have the AMI of Bottlerocket")?;
+    let instance_type = match architecture {
+        Architecture::X86_64 => InstanceType::M6iXlarge,
+        Architecture::Arm64 => InstanceType::M6gXlarge,
+    };
+    let volume = EbsBlockDevice::builder()
+        .volume_type(VolumeType::Gp3)
+        .volume_size(i32::try_from(size.0)?)
+        .set_snapshot_id(snapshot.map(ToString::to_string))
+        .delete_on_termination(true)
+        .build();
+    let tag = Tag::builder().key("Name").value("node").build();
+    let run = clients
+        .ec2
+        .run_instances()
+        .image_id(ami)
+        .instance_type(instance_type)
+        .min_count(1)
+        .max_count(1)
+        .user_data(BASE64_STANDARD.encode(user_data))
+        .set_iam_instance_profile(
+            profile.map(|arn| IamInstanceProfileSpecification::builder().arn(arn).build()),
+        )
+        .block_device_mappings(
+            BlockDeviceMapping::builder()
+                .device_name(names::DATA_DEVICE)
+                .ebs(volume)
+                .build(),
+        )
+        .tag_specifications(
+            TagSpecification::builder()
+                .resource_type(ResourceType::Instance)
+                .tags(tag)
+                .build(),
+        )
+        .send()
+        .await?;
+    Ok(run.instances()[0]
+        .instance_id()
+        .context("EC2 returned an instance without an ID")?
+        .parse()?)
+}
+
+/// Waits for a state of an instance.
+///
+/// # Errors
+/// Fails if it does not reach the state in time.
+pub async fn await_state(
+    clients: &Clients,
+    node: &InstanceId,
+    wanted: &InstanceStateName,
+) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let described = clients
+            .ec2
+            .describe_instances()
+            .instance_ids(node.as_str())
+            .send()
+            .await?;
+        let state = described
+            .reservations()
+            .iter()
+            .flat_map(Reservation::instances)
+            .next()
+            .and_then(|i| i.state()?.name());
+        if state == Some(wanted) {
+            return Ok(());
+        }
+        ensure!(
+            start.elapsed() < Duration::from_secs(60),
+            "the state of {node} is {state:?}, expected {wanted:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

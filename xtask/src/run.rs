@@ -1,9 +1,11 @@
 //! Runs other programs and reports their failures.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -33,6 +35,9 @@ pub fn scratch() -> Result<PathBuf> {
     std::fs::create_dir_all(&scratch)?;
     Ok(scratch)
 }
+
+/// Lines of a failed suite's output that the summary repeats. libtest lists the failures last.
+const END_LINES: usize = 40;
 
 /// A program to run, with a name for messages.
 pub struct Step {
@@ -86,6 +91,34 @@ impl Step {
             .status()
             .with_context(|| format!("{}: {:?}", self.name, self.command.get_program()))?;
         ensure!(status.success(), "{} failed with {status}", self.name);
+        Ok(())
+    }
+
+    /// Runs the step with this process's input and output. The error contains the end of the output, because the output of
+    /// later steps follows it.
+    pub fn run_tests(mut self) -> Result<()> {
+        let mut child = self
+            .command
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("{}: {:?}", self.name, self.command.get_program()))?;
+        let output = child.stdout.take().expect("the output is piped");
+        let mut end = VecDeque::new();
+        for line in BufReader::new(output).split(b'\n') {
+            let line = String::from_utf8_lossy(&line?).into_owned();
+            println!("{line}");
+            end.push_back(line);
+            if end.len() > END_LINES {
+                end.pop_front();
+            }
+        }
+        let status = child.wait()?;
+        let end = end.make_contiguous().join("\n");
+        ensure!(
+            status.success(),
+            "{} failed with {status}. Its output ends with:\n{end}",
+            self.name
+        );
         Ok(())
     }
 

@@ -27,14 +27,18 @@ pub enum Suite {
     Workflows,
     /// Lint and test the local cloud.
     Localcloud,
-    /// Check and test the Terraform module.
+    /// Check and test the Terraform modules.
     Terraform,
     /// Run unit tests, and the stages against mocked AWS.
     Unit,
+    /// Compare the resolution of images with containerd, on registries with quirks.
+    Quirks,
     /// Test everything a user does against a local cloud.
     EndToEnd,
     /// Run the fault matrix: a sample, or everything with `--full`.
     Faults,
+    /// Build a cache of 200 images with long names. Runs only on request.
+    Size,
     /// Send a thousand pushes within a minute. Runs only on request.
     Burst,
 }
@@ -53,16 +57,16 @@ pub struct Options {
     /// Run only these suites.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Suite>,
-    /// Run only end-to-end tests and faults whose name contains this.
+    /// Run only quirks, end-to-end tests and faults whose name contains this.
     #[arg(long)]
     filter: Option<String>,
-    /// Run the whole fault matrix and the burst, one hour more.
+    /// Run the whole fault matrix, the large cache and the burst, one hour more.
     #[arg(long)]
     full: bool,
 }
 
-/// Sample of the fault matrix: every fifth case. Each call has seven effects, so the sample covers all effects.
-const SAMPLE: &str = "5";
+/// Sample of the fault matrix: every eighth case. Each call has seven effects, so the sample covers all effects.
+const SAMPLE: &str = "8";
 
 /// Runs the suites. A failed suite does not stop the later ones.
 pub fn run(options: &Options) -> Result<()> {
@@ -72,7 +76,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut table = "suite          minutes  result\n".to_owned();
     for suite in Suite::value_variants() {
         let is_wanted = match options.only[..] {
-            [] => *suite != Suite::Burst || options.full,
+            [] => options.full || ![Suite::Size, Suite::Burst].contains(suite),
             _ => options.only.contains(suite),
         };
         if !is_wanted {
@@ -90,6 +94,7 @@ pub fn run(options: &Options) -> Result<()> {
             Suite::Localcloud => localcloud(&tools),
             Suite::Terraform => terraform(&tools),
             Suite::Unit => unit(),
+            Suite::Quirks => quirks(&tools, options),
             Suite::EndToEnd => {
                 let missing = containerd::missing(&tools.containerd);
                 unchecked.extend(missing.map(|(minor, suite)| {
@@ -98,6 +103,7 @@ pub fn run(options: &Options) -> Result<()> {
                 end_to_end(&tools, options)
             }
             Suite::Faults => faults(&tools, options),
+            Suite::Size => size(&tools),
             Suite::Burst => burst(&tools),
         };
         let seconds = start.elapsed().as_secs_f64();
@@ -106,8 +112,9 @@ pub fn run(options: &Options) -> Result<()> {
         match result {
             Ok(()) => eprintln!("=== {name} passed in {seconds:.0} s"),
             Err(error) => {
-                eprintln!("=== {name} FAILED in {seconds:.0} s: {error:#}");
-                failed.push(name);
+                let error = format!("=== {name} FAILED in {seconds:.0} s: {error:#}");
+                eprintln!("{error}");
+                failed.push((name, error));
             }
         }
     }
@@ -115,8 +122,13 @@ pub fn run(options: &Options) -> Result<()> {
     for what in unchecked {
         eprintln!("=== NOT CHECKED: {what}");
     }
+    // The output of later suites may hide the error.
+    for (_, error) in &failed {
+        eprintln!("\n{error}");
+    }
     if !failed.is_empty() {
-        bail!("these failed: {}", failed.join(", "));
+        let names: Vec<_> = failed.iter().map(|(name, _)| name.as_str()).collect();
+        bail!("these failed: {}", names.join(", "));
     }
     Ok(())
 }
@@ -131,7 +143,7 @@ fn lint() -> Result<()> {
 }
 
 fn unit() -> Result<()> {
-    Step::words("cargo test", "cargo test --locked --workspace").run()
+    Step::words("cargo test", "cargo test --locked --workspace").run_tests()
 }
 
 fn state_machine() -> Result<()> {
@@ -256,6 +268,9 @@ fn terraform(tools: &Tools) -> Result<()> {
         "infra",
         "infra/examples/minimal",
         "infra/examples/complete",
+        "infra/examples/karpenter",
+        "infra/examples/node-group",
+        "infra/modules/nodes",
         "localcloud/deploy",
         "tests/live/deploy",
         "tests/live/leftovers",
@@ -269,17 +284,25 @@ fn terraform(tools: &Tools) -> Result<()> {
             .quiet()?;
     }
     // The table of invalid inputs becomes a test, which must be inside the module's directory.
-    Step::new("table of invalid inputs", &tools.python)
-        .args(["infra/tests/validation.py", "infra/.terraform/validation"])
-        .quiet()?;
     let generated = "-test-directory=.terraform/validation";
-    step("init", "infra", "validation")?
-        .args(["init", "-backend=false", "-input=false", generated])
-        .quiet()?;
-    step("test", "infra", "validation")?
-        .args(["test", generated])
-        .quiet()?;
-    step("test", "infra", "infra")?.args(["test"]).run()?;
+    for module in ["infra", "infra/modules/nodes"] {
+        Step::new("table of invalid inputs", &tools.python)
+            .args(["infra/tests/validation.py"])
+            .args([
+                format!("{module}/tests/validation.toml"),
+                format!("{module}/.terraform/validation"),
+            ])
+            .quiet()?;
+        let data = module.replace('/', "-");
+        let validation = format!("{data}-validation");
+        step("init", module, &validation)?
+            .args(["init", "-backend=false", "-input=false", generated])
+            .quiet()?;
+        step("test", module, &validation)?
+            .args(["test", generated])
+            .quiet()?;
+        step("test", module, &data)?.args(["test"]).run()?;
+    }
     let checkov = setup::virtual_environment(setup::CHECKOV)?;
     let checkov = checkov.with_file_name("checkov");
     Step::new("checkov", checkov)
@@ -295,40 +318,45 @@ fn terraform(tools: &Tools) -> Result<()> {
         .quiet()
 }
 
-fn end_to_end(tools: &Tools, options: &Options) -> Result<()> {
+/// Builds everything, and prepares the test `name` of the crate `tests`.
+fn suite(tools: &Tools, title: &str, name: &str) -> Result<Step> {
     let built = functions::build(tools)?;
-    Step::words(
-        "end-to-end tests",
-        "cargo test --locked --workspace --test end-to-end --",
-    )
-    .args(&options.filter)
-    .envs(built.environment(tools))
-    .run()
+    let step = Step::words(title, "cargo test --locked --workspace --test");
+    Ok(step.args([name, "--"]).envs(built.environment(tools)))
+}
+
+/// Nodes of suites that do not depend on containerd, or that run many builds at the same time.
+const SIMULATED: [(&str, &str); 1] = [("PREPULL_NODES", "simulated")];
+
+fn quirks(tools: &Tools, options: &Options) -> Result<()> {
+    suite(tools, "quirks of registries", "quirks")?
+        .args(&options.filter)
+        .run_tests()
+}
+
+fn end_to_end(tools: &Tools, options: &Options) -> Result<()> {
+    suite(tools, "end-to-end tests", "end-to-end")?
+        .args(&options.filter)
+        .run_tests()
 }
 
 fn faults(tools: &Tools, options: &Options) -> Result<()> {
-    let built = functions::build(tools)?;
     let sample =
         (!options.full && options.filter.is_none()).then_some(("PREPULL_FAULTS_SAMPLE", SAMPLE));
-    Step::words(
-        "fault matrix",
-        "cargo test --locked --workspace --test faults --",
-    )
-    .args(&options.filter)
-    .envs(built.environment(tools))
-    // Many builds run in parallel, and most fail between the nodes, so simulated nodes are enough.
-    .envs([("PREPULL_NODES", "simulated")].into_iter().chain(sample))
-    .run()
+    suite(tools, "fault matrix", "faults")?
+        .args(&options.filter)
+        .envs(SIMULATED.into_iter().chain(sample))
+        .run_tests()
+}
+
+fn size(tools: &Tools) -> Result<()> {
+    suite(tools, "cache of 200 images", "size")?
+        .envs(SIMULATED)
+        .run_tests()
 }
 
 fn burst(tools: &Tools) -> Result<()> {
-    let built = functions::build(tools)?;
-    Step::words(
-        "burst of pushes",
-        "cargo test --locked --workspace --test burst --",
-    )
-    .envs(built.environment(tools))
-    // Every cache builds at the same time.
-    .envs([("PREPULL_NODES", "simulated")])
-    .run()
+    suite(tools, "burst of pushes", "burst")?
+        .envs(SIMULATED)
+        .run_tests()
 }

@@ -157,6 +157,9 @@ async fn demo(state: &std::path::Path) -> Result<()> {
     );
     println!("No builder was launched. The pointer still holds {second}.");
 
+    headings.print_heading("Roll back the second snapshot: prepull rollback demo");
+    roll_back_to(&world, &first).await?;
+
     headings.print_heading("Inspect: prepull snapshots demo; prepull nodeclass demo");
     run_cli(&world, &["snapshots", CACHE])?;
     run_cli(&world, &["nodeclass", CACHE])?;
@@ -166,6 +169,21 @@ async fn demo(state: &std::path::Path) -> Result<()> {
     tokio::task::block_in_place(|| world.deployment.destroy())?;
     world.cloud.stop()?;
     headings.print_heading("Done: the cached node pulled 0 bytes, and nothing is left running");
+    Ok(())
+}
+
+/// Rolls the second snapshot back, and shows that the next build does not bring it back.
+async fn roll_back_to(world: &World, first: &SnapshotId) -> Result<()> {
+    let reason = "the new team/api does not start";
+    run_cli(world, &["rollback", CACHE, "--reason", reason])?;
+    run_cli(world, &["build", CACHE])?;
+    run_cli(world, &["status", CACHE])?;
+    let published = world.published(CACHE, X86).await?;
+    ensure!(
+        published.as_ref() == Some(first),
+        "nodes use {published:?} after the roll-back, not {first}"
+    );
+    println!("Nodes use {first} again. The next build is a candidate until `prepull unpin`.");
     Ok(())
 }
 
