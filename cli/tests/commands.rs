@@ -437,7 +437,7 @@ async fn printed_nodeclass_passes_the_check() {
 #[tokio::test]
 async fn decisions_print_change_refusal_and_exit_code() {
     let aws = everything().with_event_bus();
-    let mut printed = String::new();
+    let mut printed = Vec::new();
     for command in [
         "pin web --reason freeze",
         "pin web --reason freeze --architecture x86_64",
@@ -451,12 +451,12 @@ async fn decisions_print_change_refusal_and_exit_code() {
     ] {
         let answer = run(command, &aws).await.unwrap();
         let exit = answer.exit as u8;
-        printed += &format!(
+        printed.push(format!(
             "$ prepull {command}\n{}\n[exit code {exit}]\n\n",
             answer.text
-        );
+        ));
     }
-    insta::assert_snapshot!(printed);
+    insta::assert_snapshot!(printed.concat());
     let unknown = run("reject web snap-00000001 --reason slow", &aws).await;
     assert_eq!(unknown.unwrap_err().exit(), Exit::Usage);
 }
