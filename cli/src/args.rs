@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::check::CheckArgs;
+use crate::nodeclass::NodeclassArgs;
 use crate::snapshots::Details;
 use clap::{Parser, Subcommand, ValueEnum};
 use prepull_domain::{Architecture, CacheName, Reason, SnapshotId};
@@ -69,7 +70,7 @@ Examples:
 
 const REJECT_HELP: &str = "\
 A rejected snapshot is never a base and never promoted. Retention
-deletes it after a week. For the stable snapshot, use `rollback`.
+deletes it later. For the stable snapshot, use `rollback`.
 
 Examples:
   prepull reject web snap-0123456789abcdef0 --reason 'old CA bundle'";
@@ -77,6 +78,7 @@ Examples:
 const NODECLASS_HELP: &str = "\
 Examples:
   prepull nodeclass web > nodeclass.yaml
+  prepull nodeclass web --node-pool --fallback --headroom 50
   prepull nodeclass web --architecture arm64 --output json";
 
 const CHECK_HELP: &str = "\
@@ -193,13 +195,7 @@ pub enum Command {
     Decide(Decide),
     /// Print an `EC2NodeClass` with the published snapshot.
     #[command(after_help = NODECLASS_HELP)]
-    Nodeclass {
-        /// Use the published snapshot of this cache.
-        cache: CacheName,
-        /// Print only `x86_64` or `arm64`.
-        #[arg(long)]
-        architecture: Option<Architecture>,
-    },
+    Nodeclass(NodeclassArgs),
     /// Check if nodes use the snapshots of a cache.
     #[command(after_help = CHECK_HELP)]
     Check(CheckArgs),

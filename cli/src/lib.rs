@@ -178,11 +178,8 @@ pub async fn run(
                 estimate::report(clients, cache, *architecture, beside, *nodes_per_day).await?;
             Ok(Answer::new(&report, output, done))
         }
-        Command::Nodeclass {
-            cache,
-            architecture,
-        } => {
-            let report = nodeclass::report(clients, cache, *architecture).await?;
+        Command::Nodeclass(args) => {
+            let report = nodeclass::report(clients, args).await?;
             Ok(Answer::new(&report, output, done))
         }
         Command::Check(check) => {

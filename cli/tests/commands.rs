@@ -414,6 +414,36 @@ async fn nodeclass_contains_the_published_snapshot() {
 }
 
 #[tokio::test]
+async fn nodeclass_prints_a_pool_and_a_fallback() {
+    let options = "--architecture x86_64 --node-pool --fallback --headroom 50 --rate 125";
+    let options = format!("nodeclass web {options} --replacement new-nodes-only");
+    insta::assert_snapshot!(text(&options, &everything()).await);
+}
+
+#[tokio::test]
+async fn text_and_json_of_nodeclass_are_the_same_objects() {
+    for options in [
+        "",
+        "--rate 0",
+        "--node-pool",
+        "--node-pool --fallback --headroom 50 --rate 125 --replacement new-nodes-only",
+    ] {
+        let command = format!("nodeclass web --architecture x86_64 {options}");
+        let printed = text(command.trim(), &everything()).await;
+        let printed = printed.split("---\n");
+        let printed = printed.map(|yaml| serde_saphyr::from_str(yaml).unwrap());
+        let printed: Vec<Value> = printed.collect();
+        let json = text(&format!("{} --output json", command.trim()), &everything()).await;
+        let json: Value = serde_json::from_str(&json).unwrap();
+        let objects = match &json["items"] {
+            Value::Null => vec![json],
+            items => items.as_array().unwrap().clone(),
+        };
+        assert_eq!(printed, objects, "{options}");
+    }
+}
+
+#[tokio::test]
 async fn nodeclass_without_snapshot_suggests_a_build() {
     let error = run("nodeclass web", &everything()).await.unwrap_err();
     assert_eq!(error.exit(), Exit::Failed);
