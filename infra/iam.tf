@@ -25,6 +25,13 @@ locals {
   ]
   manifests = [for region in local.snapshot_regions : "arn:${local.partition}:ssm:${region}:${local.account}:parameter/prepull/*/snapshots/*"]
 
+  # Registrations of consumers, which keep their snapshots.
+  consumers = flatten([
+    for region in local.snapshot_regions : [
+      for path in ["consumers", "consumers/*"] : "arn:${local.partition}:ssm:${region}:${local.account}:parameter/prepull/*/${path}"
+    ]
+  ])
+
   # Decisions about pointers, only in this Region.
   decisions_path = "${local.parameter_arn}/prepull/*/decisions"
   decisions      = "${local.parameter_arn}/prepull/*/decisions/*"
@@ -40,6 +47,7 @@ locals {
   becomes_ours = { test = "StringLike", variable = "aws:RequestTag/prepull:cache", values = ["*"] }
   # `ForAllValues` also matches a call without the key, so each use has a `Null` beside it.
   only_state   = { test = "ForAllValues:StringEquals", variable = "aws:TagKeys", values = ["prepull:state"] }
+  only_expiry  = { test = "ForAllValues:StringEquals", variable = "aws:TagKeys", values = ["prepull:expires-at"] }
   has_tag_keys = { test = "Null", variable = "aws:TagKeys", values = ["false"] }
 
   # Statements that several functions have
@@ -359,7 +367,7 @@ locals {
     ])
 
     clean-up = concat(local.decide, [
-      # AMIs and launch templates may use a snapshot beyond retention.
+      # AMIs, launch templates and volumes may use a snapshot beyond retention.
       {
         sid = "FindOrphans"
         actions = [
@@ -383,7 +391,14 @@ locals {
       {
         sid       = "ListParameters"
         actions   = ["ssm:GetParametersByPath"]
-        resources = concat(["${local.parameter_arn}/prepull", "${local.parameter_arn}/prepull/*"], local.manifests)
+        resources = concat(["${local.parameter_arn}/prepull", "${local.parameter_arn}/prepull/*"], local.manifests, local.consumers)
+      },
+      # The announced time of a deletion
+      {
+        sid        = "MarkExpiry"
+        actions    = ["ec2:CreateTags"]
+        resources  = local.all_snapshots
+        conditions = [local.is_ours, local.only_expiry, local.has_tag_keys]
       },
       { sid = "RemoveManifestsAndMarkers", actions = ["ssm:DeleteParameter"], resources = concat(local.manifests, [local.failure_markers]) },
       { sid = "SeeBuilds", actions = ["states:DescribeExecution"], resources = [local.execution_arns] },

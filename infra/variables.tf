@@ -77,6 +77,9 @@ variable "caches" {
     parallel_pulls = optional(number)
     # Number of snapshots to keep for each architecture, including the published one.
     retain_snapshots = optional(number, 3)
+    # Days for which an older snapshot stays after its replacement or rejection. The event `Snapshot Expiring` announces its
+    # deletion. With 0, it goes at once and without an event.
+    retain_days = optional(number, 7)
     # Timeout of a build in minutes.
     timeout_minutes = optional(number, 60)
 
@@ -248,6 +251,11 @@ variable "caches" {
   validation {
     condition     = alltrue([for cache in var.caches : cache.retain_snapshots == floor(cache.retain_snapshots) && cache.retain_snapshots >= 1 && cache.retain_snapshots <= 20])
     error_message = "retain_snapshots is invalid: ${join(", ", [for name, cache in var.caches : "${name} has ${cache.retain_snapshots}"])}. Use a whole number from 1 to 20."
+  }
+
+  validation {
+    condition     = alltrue([for cache in var.caches : cache.retain_days == floor(cache.retain_days) && cache.retain_days >= 0 && cache.retain_days <= 365])
+    error_message = "retain_days is invalid: ${join(", ", [for name, cache in var.caches : "${name} has ${cache.retain_days}"])}. Use a whole number from 0 to 365."
   }
 
   validation {

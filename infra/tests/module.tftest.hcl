@@ -56,6 +56,7 @@ run "configuration_has_all_settings_of_the_functions" {
       pin_images           = false
       parallel_pulls       = null
       retain_snapshots     = 3
+      retain_days          = 7
       timeout_minutes      = 60
       rebuild_on_push      = true
       publication          = { share_with_accounts = [], copy_to_regions = [], promotion = { mode = "immediate" } }

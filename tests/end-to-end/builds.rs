@@ -496,6 +496,7 @@ pub async fn snapshots_beyond_retention_are_deleted(fixture: Arc<Fixture>) -> Re
         .await?;
     let mut config = fixture.config(&[&changing]).await?;
     config["retain_snapshots"] = json!(2);
+    config["retain_days"] = json!(0);
     let cache = fixture.cache(&config).await?;
     let mut published = vec![fixture.published(&cache).await?];
     for number in 1..=2 {

@@ -104,6 +104,7 @@ impl Workers {
                     "registry_credentials": {&registries.private.host: {"parameter_name": "/team/registry"}},
                     "publication": {"copy_to_regions": [COPY_REGION], "share_with_accounts": ["210987654321"]},
                     "retain_snapshots": 1,
+                    "retain_days": 0,
                     "schedule": {"enabled": false},
                     // The workers send their push events to start-build themselves.
                     "rebuild_on_push": false,

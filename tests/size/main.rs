@@ -153,6 +153,7 @@ fn declared(host: &str, images: usize) -> Value {
         "parallel_pulls": 9,
         "registry_credentials": {host: {"parameter_name": "/team/registry"}},
         "retain_snapshots": 1,
+        "retain_days": 0,
         "schedule": {"enabled": false},
     }})
 }

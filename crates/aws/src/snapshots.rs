@@ -80,11 +80,34 @@ pub async fn set_state(
     id: &SnapshotId,
     state: SnapshotState,
 ) -> Result<bool, StageError> {
+    set_tag(clients, id, names::TAG_STATE, state.as_str()).await
+}
+
+/// Sets the tag `prepull:expires-at` of a snapshot, to the empty text if it does not expire. Returns whether the snapshot
+/// exists.
+///
+/// # Errors
+/// If EC2 rejects the call.
+pub async fn set_expiry(
+    clients: &Clients,
+    id: &SnapshotId,
+    expires_at: Option<Timestamp>,
+) -> Result<bool, StageError> {
+    let value = expires_at.map_or_else(String::new, |at| at.to_string());
+    set_tag(clients, id, names::TAG_EXPIRES_AT, &value).await
+}
+
+async fn set_tag(
+    clients: &Clients,
+    id: &SnapshotId,
+    key: &str,
+    value: &str,
+) -> Result<bool, StageError> {
     let answer = clients
         .ec2
         .create_tags()
         .resources(id.as_str())
-        .tags(tag(names::TAG_STATE, state.as_str()))
+        .tags(tag(key, value))
         .send()
         .await;
     match answer {
@@ -122,6 +145,12 @@ impl SnapshotRecord {
     #[must_use]
     pub fn state(&self) -> Option<SnapshotState> {
         self.tag(names::TAG_STATE)?.parse().ok()
+    }
+
+    /// Returns the value of the tag `prepull:expires-at`. `None` if retention has not announced its deletion.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        self.tag(names::TAG_EXPIRES_AT)?.parse().ok()
     }
 
     /// Returns the progress for a message. EC2 returns none for a snapshot that has just started.

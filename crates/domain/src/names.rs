@@ -15,6 +15,8 @@ pub const TAG_EXECUTION: &str = "prepull:execution";
 pub const TAG_CONTENT_KEY: &str = "prepull:content-key";
 /// Tag with the state of a snapshot, see [`crate::build::payload::SnapshotState`]. A snapshot without this tag is unfinished.
 pub const TAG_STATE: &str = "prepull:state";
+/// Tag with the time at which retention deletes a snapshot. It is empty if the snapshot came into use again.
+pub const TAG_EXPIRES_AT: &str = "prepull:expires-at";
 
 /// Parameter path of the configurations of all caches.
 pub const CONFIG_PATH: &str = "/prepull/config";
@@ -30,6 +32,8 @@ pub const EVENT_PUBLISHED: &str = "Snapshot Published";
 pub const EVENT_PROMOTED: &str = "Snapshot Promoted";
 /// Detail type of the event that nodes use the previous snapshot again.
 pub const EVENT_ROLLED_BACK: &str = "Snapshot Rolled Back";
+/// Detail type of the event that retention will delete a snapshot.
+pub const EVENT_EXPIRING: &str = "Snapshot Expiring";
 /// Detail type of the event that a build has ended without publishing every architecture of its cache.
 pub const EVENT_FAILED: &str = "Build Failed";
 
@@ -76,6 +80,12 @@ pub fn decisions_path(cache: &CacheName, architecture: Architecture) -> String {
 #[must_use]
 pub fn decision_parameter(cache: &CacheName, architecture: Architecture, sequence: u64) -> String {
     format!("{}/{sequence}", decisions_path(cache, architecture))
+}
+
+/// Returns the parameter path of the consumers that registered themselves with [`crate::snapshot::retention::Consumer`].
+#[must_use]
+pub fn consumers_path(cache: &CacheName, architecture: Architecture) -> String {
+    format!("/prepull/{cache}/{architecture}/consumers")
 }
 
 /// Returns the parameter path of the manifests of a target's snapshots.

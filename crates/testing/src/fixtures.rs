@@ -58,6 +58,7 @@ pub fn target() -> Target {
         "registry_credentials": {},
         "parallel_pulls": 4,
         "retain_snapshots": 3,
+        "retain_days": 0,
         "publication": {"share_with_accounts": [], "copy_to_regions": []}
     }))
     .expect("this is a target")
@@ -81,6 +82,7 @@ pub fn configuration() -> Value {
         "pin_images": false,
         "parallel_pulls": 4,
         "retain_snapshots": 3,
+        "retain_days": 0,
         "timeout_minutes": 60,
         "rebuild_on_push": true,
         "publication": {"share_with_accounts": [], "copy_to_regions": []}

@@ -12,7 +12,8 @@
 //!
 //! **After:** the target or execution has no instance, no volume and no unfinished snapshot. clean-up keeps the snapshots
 //! that the pointer refers to. It also keeps the newest verified snapshots of each cache and architecture, and those that a
-//! machine image or a launch template uses. The sweep promotes candidates whose soak has ended, and completes decisions
+//! machine image, a launch template, a volume or a registered consumer uses. It announces the deletion of the others with
+//! the event `Snapshot Expiring`, and deletes them after the days that the cache sets. The sweep promotes candidates whose soak has ended, and completes decisions
 //! about pointers whose caller ended early.
 //!
 //! **Called again:** it removes only resources that still exist.
@@ -34,6 +35,7 @@ use serde_json::Value;
 
 use crate::input::Input;
 use crate::resources::Owner;
+use crate::retention::Retention;
 
 /// The removed resources.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
@@ -66,15 +68,15 @@ pub async fn handle(
                 architecture: Some(target.architecture),
             };
             resources::remove(clients, &owner, &mut removed, deadline).await?;
-            retention::apply(
+            let retention = Retention {
                 clients,
-                &target.cache,
-                target.architecture,
-                target.retain_snapshots,
-                &target.publication.copy_to_regions,
-                &mut removed,
-            )
-            .await?;
+                cache: &target.cache,
+                architecture: target.architecture,
+                snapshots: target.retain_snapshots,
+                days: target.retain_days,
+                copy_to_regions: &target.publication.copy_to_regions,
+            };
+            retention.apply(&mut removed).await?;
         }
         Input::Ended(execution) => {
             let owner = Owner {

@@ -168,8 +168,11 @@ impl TaggedSnapshot {
     }
 
     /// Returns whether nodes may start from the snapshot: the pointer refers to it, or it was published and then rejected by a
-    /// person. Retention decides about it. Its tags do not matter.
+    /// person. Retention decides about it. Its tag `prepull:state` does not matter.
     pub(crate) async fn was_published(&self, clients: &Clients) -> Result<bool, StageError> {
+        if tag_value(&self.tags, names::TAG_EXPIRES_AT).is_some() {
+            return Ok(true);
+        }
         let Some((cache, architecture)) = self.target() else {
             return Ok(false);
         };
@@ -196,6 +199,7 @@ impl TaggedSnapshot {
         };
         Self {
             found: FoundSnapshot {
+                expires_at: snapshot.expires_at(),
                 id: snapshot.id,
                 started_at: snapshot.started_at,
                 state,

@@ -1,95 +1,189 @@
-//! Retention: selects old snapshots and keeps those that are still in use.
+//! Retention: selects old snapshots, keeps those that are still in use, and announces a deletion before it happens.
 
 use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::ec2::types::{Filter, Image, LaunchTemplateVersion, ResponseLaunchTemplateData};
 use prepull_aws::pointers::TargetPointer;
-use prepull_aws::{Clients, StageResult, parameters, tag_filter};
+use prepull_aws::{Clients, StageResult, emit_event, parameters, snapshots, tag_filter};
 use prepull_domain::build::payload::SnapshotState;
-use prepull_domain::snapshot::retention::beyond_retention;
+use prepull_domain::snapshot::retention::{Consumer, FoundSnapshot, Step, beyond_retention};
 use prepull_domain::{Architecture, CacheName, Pointer, RegionName, SnapshotId, StageError, names};
+use serde_json::json;
 
 use crate::{Removed, removal, resources};
 
-/// Time for which retention keeps a snapshot after its rejection. Node classes and launch templates need a new ID until then.
-const REJECTED_KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// Maximum number of values in one filter of EC2.
+///
+/// Source: Amazon EC2 API reference, "Filter".
+const MAX_FILTER_VALUES: usize = 200;
 
-/// Removes the snapshots of one cache and architecture beyond the newest `retain`, with their manifests, in this Region and
-/// in the Regions of their copies. A failed deletion does not stop the others. The first error is returned at the end.
-pub(crate) async fn apply(
-    clients: &Clients,
-    cache: &CacheName,
-    architecture: Architecture,
-    retain: u8,
-    copy_to_regions: &BTreeSet<RegionName>,
-    removed: &mut Removed,
-) -> Result<(), StageError> {
-    let pointer = TargetPointer {
-        clients,
-        cache,
-        architecture,
-        copy_to_regions,
-    };
-    let (pointer, now) = (pointer.current().await?, Timestamp::now());
-    let target = (cache, architecture);
-    let mut result = apply_here(clients, target, retain, &held(&pointer, now), removed).await;
-    for region in copy_to_regions {
-        let there = clients.in_region(region);
-        let held = held(&pointer.in_region(region), now);
-        result = result.and(apply_here(&there, target, retain, &held, removed).await);
+/// Retention of one cache and architecture.
+pub(crate) struct Retention<'a> {
+    /// Clients in the Region of the installation.
+    pub(crate) clients: &'a Clients,
+    pub(crate) cache: &'a CacheName,
+    pub(crate) architecture: Architecture,
+    /// Number of snapshots to keep.
+    pub(crate) snapshots: u8,
+    /// Days for which a snapshot stays after its replacement.
+    pub(crate) days: u16,
+    pub(crate) copy_to_regions: &'a BTreeSet<RegionName>,
+}
+
+impl Retention<'_> {
+    /// Removes the old snapshots with their manifests, in this Region and in the Regions of their copies. A failure does not
+    /// stop the others. The first error is returned at the end.
+    pub(crate) async fn apply(&self, removed: &mut Removed) -> Result<(), StageError> {
+        let pointer = TargetPointer {
+            clients: self.clients,
+            cache: self.cache,
+            architecture: self.architecture,
+            copy_to_regions: self.copy_to_regions,
+        };
+        let pointer = pointer.current().await?;
+        let here = self.clients.region();
+        let mut result = self
+            .apply_in_region(self.clients, here.as_ref(), &pointer, removed)
+            .await;
+        for region in self.copy_to_regions {
+            let there = self.clients.in_region(region);
+            let pointer = pointer.in_region(region);
+            let applied = self
+                .apply_in_region(&there, Some(region), &pointer, removed)
+                .await;
+            result = result.and(applied);
+        }
+        result
     }
-    result
+
+    async fn apply_in_region(
+        &self,
+        clients: &Clients,
+        region: Option<&RegionName>,
+        pointer: &Pointer,
+        removed: &mut Removed,
+    ) -> Result<(), StageError> {
+        let filters = vec![
+            tag_filter(names::TAG_CACHE, self.cache.as_str()),
+            tag_filter(names::TAG_ARCHITECTURE, self.architecture.as_str()),
+        ];
+        let found: Vec<_> = resources::snapshots(clients, filters)
+            .await?
+            .into_iter()
+            .map(|snapshot| snapshot.found)
+            .collect();
+        // A roll-back returns to the previous snapshot.
+        let held = pointer.held().map(|held| held.snapshot_id.clone());
+        let held: BTreeSet<_> = held.collect();
+        let surplus = surplus(&found, self.snapshots, &held);
+        let now = Timestamp::now();
+        // Looks up references only if there is something to do. Most snapshots only wait for their time.
+        let due: Vec<_> = surplus
+            .iter()
+            .filter(|snapshot| snapshot.expires_at.is_none_or(|at| at <= now))
+            .map(|snapshot| snapshot.id.clone())
+            .collect();
+        let in_use = if due.is_empty() {
+            BTreeSet::new()
+        } else {
+            self.in_use(clients, &due, now).await?
+        };
+        let keep = SignedDuration::from_hours(24 * i64::from(self.days));
+        // A snapshot that cannot be deleted, for example a locked one, does not stop the others.
+        let mut result = Ok(());
+        for snapshot in &found {
+            let step = if surplus.contains(&snapshot) {
+                let never_published = snapshot.state == Some(SnapshotState::Rejected)
+                    && !pointer.is_rejected(&snapshot.id);
+                let keep = if never_published {
+                    SignedDuration::ZERO
+                } else {
+                    keep
+                };
+                snapshot.next_step(in_use.contains(&snapshot.id), keep, now)
+            } else if snapshot.expires_at.is_some() {
+                Step::Withdraw
+            } else {
+                Step::Wait
+            };
+            let id = &snapshot.id;
+            let done = match step {
+                Step::Wait => Ok(()),
+                Step::Announce(at) => self.announce(clients, region, id, at).await,
+                Step::Withdraw => snapshots::set_expiry(clients, id, None).await.map(drop),
+                Step::Delete => {
+                    remove(clients, self.cache, self.architecture, id.clone(), removed).await
+                }
+            };
+            result = result.and(done);
+        }
+        result
+    }
+
+    /// Emits the event, and then sets the tag. If the tag cannot be set, the next call repeats the event.
+    async fn announce(
+        &self,
+        clients: &Clients,
+        region: Option<&RegionName>,
+        snapshot: &SnapshotId,
+        expires_at: Timestamp,
+    ) -> Result<(), StageError> {
+        let detail = json!({
+            "cache": self.cache,
+            "architecture": self.architecture,
+            "snapshot_id": snapshot,
+            "region": region,
+            "expires_at": expires_at,
+        });
+        emit_event(self.clients, names::EVENT_EXPIRING, &detail).await?;
+        snapshots::set_expiry(clients, snapshot, Some(expires_at)).await?;
+        Ok(())
+    }
+
+    /// Returns those of `snapshots` that are still referenced.
+    async fn in_use(
+        &self,
+        clients: &Clients,
+        snapshots: &[SnapshotId],
+        now: Timestamp,
+    ) -> Result<BTreeSet<SnapshotId>, StageError> {
+        let pointer = names::pointer_parameter(self.cache, self.architecture);
+        let pointer = parameters::get(clients, &pointer).await?;
+        let mut used: BTreeSet<String> = pointer.into_iter().collect();
+        for snapshots in snapshots.chunks(MAX_FILTER_VALUES) {
+            used.extend(used_by_images(clients, snapshots).await?);
+            used.extend(used_by_volumes(clients, snapshots).await?);
+        }
+        used.extend(used_by_launch_templates(clients).await?);
+        let mut used: BTreeSet<_> = used.iter().filter_map(|id| id.parse().ok()).collect();
+        let consumers = names::consumers_path(self.cache, self.architecture);
+        for (name, json) in parameters::below(clients, &consumers).await? {
+            match serde_json::from_str::<Consumer>(&json) {
+                Ok(consumer) if consumer.counts(now) => {
+                    used.insert(consumer.snapshot_id);
+                }
+                Ok(_) => tracing::info!(name, "registration is older than 30 days"),
+                Err(error) => tracing::warn!(name, %error, "registration cannot be parsed"),
+            }
+        }
+        Ok(used)
+    }
 }
 
-/// Returns the snapshots that the pointer refers to, because a roll-back returns to the previous one. Also returns those
-/// that were rejected lately, because nodes may still start from them.
-fn held(pointer: &Pointer, now: Timestamp) -> BTreeSet<SnapshotId> {
-    let rejected = pointer
-        .rejected
-        .iter()
-        .filter(|rejection| now.duration_since(rejection.at) < REJECTED_KEPT)
-        .map(|rejection| rejection.snapshot_id.clone());
-    let held = pointer.held().map(|held| held.snapshot_id.clone());
-    held.chain(rejected).collect()
-}
-
-async fn apply_here(
-    clients: &Clients,
-    (cache, architecture): (&CacheName, Architecture),
+/// Returns the snapshots that the cache does not need: good ones beyond the newest `retain`, and rejected ones.
+fn surplus<'a>(
+    found: &'a [FoundSnapshot],
     retain: u8,
     held: &BTreeSet<SnapshotId>,
-    removed: &mut Removed,
-) -> Result<(), StageError> {
-    let filters = vec![
-        tag_filter(names::TAG_CACHE, cache.as_str()),
-        tag_filter(names::TAG_ARCHITECTURE, architecture.as_str()),
-    ];
-    let snapshots: Vec<_> = resources::snapshots(clients, filters)
-        .await?
-        .into_iter()
-        .map(|snapshot| snapshot.found)
-        .collect();
-    let rejected = snapshots
-        .iter()
-        .filter(|found| found.state == Some(SnapshotState::Rejected))
-        .map(|found| found.id.clone());
-    let mut candidates = beyond_retention(&snapshots, retain, held);
-    candidates.extend(rejected.clone());
-    // Looks up references only if there is something to delete.
-    if candidates.is_empty() {
-        return Ok(());
-    }
-    let mut in_use = in_use(clients, cache, architecture, &candidates).await?;
-    in_use.extend(held.iter().cloned());
-    let mut to_delete = beyond_retention(&snapshots, retain, &in_use);
-    to_delete.extend(rejected.filter(|id| !in_use.contains(id)));
-    // A snapshot that cannot be deleted, for example a locked one, does not stop the others.
-    let mut result = Ok(());
-    for id in to_delete {
-        result = result.and(remove(clients, cache, architecture, id, removed).await);
-    }
-    result
+) -> Vec<&'a FoundSnapshot> {
+    let old = beyond_retention(found, retain, held);
+    let is_surplus = |snapshot: &&FoundSnapshot| {
+        let is_rejected = snapshot.state == Some(SnapshotState::Rejected);
+        old.contains(&snapshot.id) || (is_rejected && !held.contains(&snapshot.id))
+    };
+    // The oldest one goes last, as `beyond_retention` returns them.
+    found.iter().filter(is_surplus).collect()
 }
 
 /// Removes a snapshot, and then its manifest.
@@ -106,21 +200,6 @@ async fn remove(
         removal::delete_manifest(clients, manifest, pages.into_keys(), removed).await?;
     }
     Ok(())
-}
-
-/// Returns those of `snapshots` that are still referenced.
-async fn in_use(
-    clients: &Clients,
-    cache: &CacheName,
-    architecture: Architecture,
-    snapshots: &[SnapshotId],
-) -> Result<BTreeSet<SnapshotId>, StageError> {
-    let pointer = names::pointer_parameter(cache, architecture);
-    let pointer = parameters::get(clients, &pointer).await?;
-    let mut used: BTreeSet<String> = pointer.into_iter().collect();
-    used.extend(used_by_images(clients, snapshots).await?);
-    used.extend(used_by_launch_templates(clients).await?);
-    Ok(used.iter().filter_map(|id| id.parse().ok()).collect())
 }
 
 /// Returns those of `snapshots` that the account's own machine images use.
@@ -143,6 +222,30 @@ async fn used_by_images(
             .flat_map(Image::block_device_mappings)
             .filter_map(|mapping| mapping.ebs()?.snapshot_id().map(str::to_owned));
         used.extend(disks);
+    }
+    Ok(used)
+}
+
+/// Returns those of `snapshots` with a volume, because the source of that volume may start more nodes. A snapshot in another
+/// account's use stays unseen.
+async fn used_by_volumes(
+    clients: &Clients,
+    snapshots: &[SnapshotId],
+) -> Result<Vec<String>, StageError> {
+    let filter = Filter::builder()
+        .name("snapshot-id")
+        .set_values(Some(snapshots.iter().map(SnapshotId::to_string).collect()))
+        .build();
+    let request = clients.ec2.describe_volumes().filters(filter);
+    let mut pages = request.into_paginator().send();
+    let mut used = Vec::new();
+    while let Some(page) = pages.next().await {
+        let page = page.or_stage_error("ec2:DescribeVolumes")?;
+        let ids = page
+            .volumes()
+            .iter()
+            .filter_map(|volume| volume.snapshot_id());
+        used.extend(ids.map(str::to_owned));
     }
     Ok(used)
 }

@@ -13,7 +13,8 @@ use prepull_domain::{
 
 use crate::input::EndedExecution;
 use crate::resources::{self, TaggedSnapshot};
-use crate::{Removed, failed_build, promotion, removal, retention};
+use crate::retention::Retention;
+use crate::{Removed, failed_build, promotion, removal};
 
 /// Age up to which the sweep announces a failed execution. The sweep runs every hour, so two may fail.
 const ANNOUNCED_WITHIN: SignedDuration = SignedDuration::from_hours(3);
@@ -303,15 +304,15 @@ impl Sweep<'_> {
                 continue;
             };
             deadline.check("applying retention to the other caches")?;
-            let result = retention::apply(
-                self.clients,
-                &cache,
+            let retention = Retention {
+                clients: self.clients,
+                cache: &cache,
                 architecture,
-                config.retain_snapshots,
-                &config.publication.copy_to_regions,
-                self.removed,
-            )
-            .await;
+                snapshots: config.retain_snapshots,
+                days: config.retain_days,
+                copy_to_regions: &config.publication.copy_to_regions,
+            };
+            let result = retention.apply(self.removed).await;
             self.note(result);
         }
         Ok(())

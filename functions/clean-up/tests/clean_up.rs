@@ -273,7 +273,7 @@ async fn retention_keeps_the_newest_and_the_published_snapshot() {
         .unwrap();
     assert_eq!(
         ids(&removed.deleted_snapshots),
-        ["snap-00000003", "snap-00000001"]
+        ["snap-00000001", "snap-00000003"]
     );
     assert_eq!(
         removed.deleted_manifests,
@@ -310,6 +310,84 @@ async fn retention_keeps_snapshots_of_images_and_launch_templates() {
     target.retain_snapshots = 1;
     let removed = clean_up(&aws, json!({ "target": target })).await.unwrap();
     assert_eq!(ids(&removed.deleted_snapshots), ["snap-00000004"]);
+}
+
+const EXPIRES_AT: &str = "prepull:expires-at";
+
+/// Returns the tag with the time of the announced deletion. It is empty if the announcement was withdrawn.
+fn expiry(aws: &FakeAws, id: &str) -> Option<String> {
+    let snapshots = aws.snapshots();
+    let found = snapshots
+        .iter()
+        .find(|found| found.snapshot_id() == Some(id))?;
+    let tag = found
+        .tags()
+        .iter()
+        .find(|tag| tag.key() == Some(EXPIRES_AT))?;
+    tag.value().map(str::to_owned)
+}
+
+async fn retention_of_days(aws: &FakeAws, days: u16) -> Vec<String> {
+    let mut target = target();
+    target.retain_snapshots = 2;
+    target.retain_days = days;
+    let removed = clean_up(aws, json!({ "target": target })).await.unwrap();
+    ids(&removed.deleted_snapshots)
+}
+
+#[tokio::test(start_paused = true)]
+async fn retention_announces_a_deletion_and_waits() {
+    let aws = many_snapshots();
+    let now = Timestamp::now();
+    assert!(retention_of_days(&aws, 7).await.is_empty());
+    let events = aws.emitted_events();
+    assert_eq!(events.len(), 2, "{events:?}");
+    let detail = &events[0];
+    assert_eq!(aws.calls("events:PutEvents")[0], "Snapshot Expiring");
+    assert_eq!(detail["snapshot_id"], "snap-00000001");
+    let expires_at = expiry(&aws, "snap-00000001").unwrap();
+    assert_eq!(detail["expires_at"], json!(expires_at));
+    let wait = expires_at.parse::<Timestamp>().unwrap().duration_since(now);
+    assert_eq!(wait.as_hours(), 7 * 24);
+
+    let writes = aws.writes().len();
+    assert!(retention_of_days(&aws, 7).await.is_empty());
+    assert_eq!(aws.writes().len(), writes, "it only waits");
+
+    for id in ["snap-00000001", "snap-00000003"] {
+        aws.set_tag(id, EXPIRES_AT, "2020-01-01T00:00:00Z");
+    }
+    assert_eq!(
+        retention_of_days(&aws, 7).await,
+        ["snap-00000001", "snap-00000003"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn retention_keeps_snapshots_of_volumes_and_consumers() {
+    let registered =
+        |at: Timestamp| json!({"snapshot_id": "snap-00000003", "registered_at": at}).to_string();
+    let consumer = "/prepull/web/x86_64/consumers/production.web";
+    let mut of_node = volume("vol-00000001", VolumeState::InUse, Vec::new());
+    of_node.snapshot_id = Some("snap-00000001".to_owned());
+    let aws = many_snapshots().with_volumes([of_node]);
+    aws.set_parameter(consumer, &registered(Timestamp::now()));
+    aws.set_tag("snap-00000003", EXPIRES_AT, "2020-01-01T00:00:00Z");
+    assert!(retention_of_days(&aws, 0).await.is_empty());
+    assert_eq!(expiry(&aws, "snap-00000003").as_deref(), Some(""));
+
+    // A consumer that was removed does not register itself again.
+    let long_ago = Timestamp::now() - SignedDuration::from_hours(31 * 24);
+    aws.set_parameter(consumer, &registered(long_ago));
+    assert_eq!(retention_of_days(&aws, 0).await, ["snap-00000003"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retention_withdraws_the_expiry_of_a_needed_snapshot() {
+    let aws = many_snapshots();
+    aws.set_tag("snap-00000005", EXPIRES_AT, "2020-01-01T00:00:00Z");
+    retention_of_days(&aws, 7).await;
+    assert_eq!(expiry(&aws, "snap-00000005").as_deref(), Some(""));
 }
 
 #[tokio::test(start_paused = true)]

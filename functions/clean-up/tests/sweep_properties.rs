@@ -73,6 +73,9 @@ struct Stored {
     /// Whether it is published. If several snapshots of a target are, the last one counts.
     wants_pointer: bool,
     in_image: bool,
+    in_volume: bool,
+    /// Whether the announced time of its deletion has passed.
+    has_expired: Option<bool>,
     /// The version of the launch template that uses it. Version 2 is the latest.
     in_template: Option<i64>,
     has_manifest: bool,
@@ -171,7 +174,8 @@ impl Account {
             return Expected::Kept;
         }
         if snapshot.is_verified() {
-            if stored.in_template.is_some() || !self.is_beyond_retention(n) {
+            let is_used = stored.in_template.is_some() || stored.in_volume;
+            if is_used || stored.has_expired == Some(false) || !self.is_beyond_retention(n) {
                 return Expected::Kept;
             }
             return if snapshot.owner.runs() {
@@ -180,15 +184,26 @@ impl Account {
                 Expected::Removed
             };
         }
+        let is_used = stored.in_template.is_some() || stored.in_volume;
+        if stored.has_expired.is_some() {
+            // It was published and then rejected. Retention decides about it.
+            return if is_used || !snapshot.is_rejected() || self.retained(n).is_none() {
+                Expected::Kept
+            } else if stored.has_expired == Some(true) {
+                Expected::Removed
+            } else {
+                Expected::Kept
+            };
+        }
         if self.expected_of_resource(snapshot) == Expected::Removed {
-            // A template should not use an unverified snapshot.
-            return if stored.in_template.is_some() {
+            // Nodes should not use an unverified snapshot.
+            return if is_used {
                 Expected::Either
             } else {
                 Expected::Removed
             };
         }
-        if snapshot.is_rejected() && self.retained(n).is_some() && stored.in_template.is_none() {
+        if snapshot.is_rejected() && self.retained(n).is_some() && !is_used {
             // No stage reads it again.
             return Expected::Either;
         }
@@ -268,6 +283,7 @@ impl Account {
         for (cache, retain) in &self.retain {
             let mut config = configuration();
             config["retain_snapshots"] = json!(retain);
+            config["retain_days"] = json!(0);
             aws.set_parameter(&format!("/prepull/config/{cache}"), &config.to_string());
         }
         aws.set_parameter("/prepull/config/broken", "{}");
@@ -309,6 +325,10 @@ impl Account {
                     .tagged
                     .map(|state| tag("prepull:state", state)),
             );
+            tags.extend(resource.kind.has_expired.map(|expired| {
+                let year = if expired { 2020 } else { 2999 };
+                tag("prepull:expires-at", &format!("{year}-01-01T00:00:00Z"))
+            }));
             Snapshot::builder()
                 .snapshot_id(snapshot_id(n))
                 .state(resource.kind.state.clone())
@@ -318,6 +338,8 @@ impl Account {
         });
         let stored = self.snapshots.iter().map(|resource| &resource.kind);
         let stored = stored.enumerate();
+        let of_nodes = stored.clone().filter(|(_, stored)| stored.in_volume);
+        let of_nodes = of_nodes.map(|(n, _)| Volume::builder().snapshot_id(snapshot_id(n)).build());
         let in_images = stored.clone().filter(|(_, stored)| stored.in_image);
         let in_images: Vec<_> = in_images.map(|(n, _)| snapshot_id(n)).collect();
         let in_templates: Vec<_> = stored
@@ -332,7 +354,7 @@ impl Account {
         let mut aws = FakeAws::new()
             .with_parameters(&[])
             .with_instances(instances)
-            .with_volumes(volumes)
+            .with_volumes(volumes.chain(of_nodes))
             .with_snapshots(snapshots)
             .with_snapshot_users(&in_images, &in_templates)
             .with_executions(executions.map(|(name, status)| execution(name, "web", status, 0)));
@@ -486,13 +508,17 @@ fn any_stored() -> impl Strategy<Value = Stored> {
     ];
     let often = || prop::bool::weighted(0.15);
     let in_template = prop_oneof![6 => Just(None), 1 => (1..=2i64).prop_map(Some)];
-    (state, tagged, often(), often(), in_template, any::<bool>()).prop_map(
-        |(state, tagged, wants_pointer, in_image, in_template, has_manifest)| Stored {
+    let has_expired = prop_oneof![4 => Just(None), 1 => any::<bool>().prop_map(Some)];
+    let uses = (often(), often(), in_template);
+    (state, tagged, often(), uses, has_expired, any::<bool>()).prop_map(
+        |(state, tagged, wants_pointer, uses, has_expired, has_manifest)| Stored {
             state,
             tagged,
             wants_pointer,
-            in_image,
-            in_template,
+            in_image: uses.0,
+            in_volume: uses.1,
+            in_template: uses.2,
+            has_expired,
             has_manifest,
         },
     )

@@ -186,6 +186,7 @@ impl Planner<'_> {
             registry_credentials: config.registry_credentials.clone(),
             parallel_pulls: config.parallel_pulls,
             retain_snapshots: config.retain_snapshots,
+            retain_days: config.retain_days,
             publication: config.publication.clone(),
         })
     }

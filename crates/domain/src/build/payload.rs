@@ -12,7 +12,9 @@ use strum::{EnumString, IntoStaticStr};
 use crate::architecture::Architecture;
 use crate::build::execution::{ExecutionArn, ExecutionName};
 use crate::cache::builder_settings::BuilderSettings;
-use crate::cache::config::{CacheName, CredentialSource, Publication, ResourceTags, VolumeConfig};
+use crate::cache::config::{
+    CacheName, CredentialSource, Publication, ResourceTags, VolumeConfig, default_retain_days,
+};
 use crate::cache::image::{Digest, ImageReference};
 use crate::cache::variant::{BottlerocketVersion, Variant};
 use crate::ids::{AmiId, InstanceId, SecurityGroupId, SnapshotId, SubnetId};
@@ -66,6 +68,9 @@ pub struct Target {
     pub parallel_pulls: Option<u8>,
     /// Number of snapshots to keep.
     pub retain_snapshots: u8,
+    /// Days for which retention keeps a snapshot after its replacement.
+    #[serde(default = "default_retain_days")]
+    pub retain_days: u16,
     /// Other accounts and regions that get the snapshot.
     pub publication: Publication,
 }

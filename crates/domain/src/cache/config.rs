@@ -58,6 +58,9 @@ pub struct CacheConfig {
     pub parallel_pulls: Option<u8>,
     /// Number of snapshots to keep for each architecture, including the published one.
     pub retain_snapshots: u8,
+    /// Days for which retention keeps a snapshot after its replacement or rejection.
+    #[serde(default = "default_retain_days")]
+    pub retain_days: u16,
     /// Deadline of a build, in minutes after its start.
     pub timeout_minutes: u16,
     /// Whether a push of one of the images to private ECR starts a build.
@@ -328,9 +331,15 @@ impl CacheConfig {
             within("parallel_pulls", u32::from(pulls), 1, 64)?;
         }
         within("retain_snapshots", u32::from(self.retain_snapshots), 1, 20)?;
+        within("retain_days", u32::from(self.retain_days), 0, 365)?;
         within("timeout_minutes", u32::from(self.timeout_minutes), 10, 720)?;
         Ok(())
     }
+}
+
+/// Returns the default of [`CacheConfig::retain_days`]. Parameters of earlier versions have no such field.
+pub(crate) fn default_retain_days() -> u16 {
+    7
 }
 
 /// Returns the message of `error`. Omits the line and column if the JSON is well-formed, because the path shows the place.
@@ -380,6 +389,7 @@ mod tests {
             "pin_images": false,
             "parallel_pulls": 4,
             "retain_snapshots": 3,
+            "retain_days": 7,
             "timeout_minutes": 60,
             "rebuild_on_push": true,
             "publication": {

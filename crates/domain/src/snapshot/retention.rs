@@ -1,11 +1,18 @@
 //! Retention of snapshots.
+//!
+//! Retention announces each deletion, and deletes only after a grace period. EC2 does not tell which node classes name a
+//! snapshot, so people and tools need the time to move their nodes to a newer one.
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use crate::build::payload::SnapshotState;
 use crate::ids::SnapshotId;
+
+/// Time for which the registration of a consumer counts. A consumer renews it each time it runs.
+const REGISTERED_FOR: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// A snapshot of one cache and architecture in one region.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +23,8 @@ pub struct FoundSnapshot {
     pub started_at: Option<Timestamp>,
     /// State of the snapshot. `None` if it is unfinished.
     pub state: Option<SnapshotState>,
+    /// Time of its announced deletion.
+    pub expires_at: Option<Timestamp>,
 }
 
 impl FoundSnapshot {
@@ -29,8 +38,53 @@ impl FoundSnapshot {
     }
 }
 
-/// Returns the good snapshots beyond the newest `retain` that are not in `in_use`. A snapshot is in use if the pointer,
-/// a machine image or a launch template refers to it.
+/// What retention does with a snapshot that it does not need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing yet.
+    Wait,
+    /// Announce that it will be deleted at this time.
+    Announce(Timestamp),
+    /// Withdraw the announcement, because the snapshot is in use.
+    Withdraw,
+    /// Delete it.
+    Delete,
+}
+
+impl FoundSnapshot {
+    /// Returns the next step for a snapshot that retention does not need. `keep` is the grace period.
+    #[must_use]
+    pub fn next_step(&self, is_in_use: bool, keep: SignedDuration, now: Timestamp) -> Step {
+        match self.expires_at {
+            Some(_) if is_in_use => Step::Withdraw,
+            None if is_in_use => Step::Wait,
+            None if keep.is_zero() => Step::Delete,
+            None => Step::Announce(now + keep),
+            Some(at) if at <= now => Step::Delete,
+            Some(_) => Step::Wait,
+        }
+    }
+}
+
+/// A consumer that uses a snapshot outside the account's own launch templates, such as a node class of Karpenter. It
+/// registers itself with a parameter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Consumer {
+    /// The snapshot.
+    pub snapshot_id: SnapshotId,
+    /// Time of the registration.
+    pub registered_at: Timestamp,
+}
+
+impl Consumer {
+    /// Returns whether retention keeps the snapshot for the consumer. A deleted cluster does not keep it for ever.
+    #[must_use]
+    pub fn counts(&self, now: Timestamp) -> bool {
+        now.duration_since(self.registered_at) < REGISTERED_FOR
+    }
+}
+
+/// Returns the good snapshots beyond the newest `retain` that are not in `in_use`.
 ///
 /// It ignores unfinished and rejected snapshots.
 #[must_use]
@@ -65,6 +119,7 @@ mod tests {
             id: format!("snap-000000{n:02x}").parse().unwrap(),
             started_at: Some(Timestamp::from_second(second).unwrap()),
             state,
+            expires_at: None,
         }
     }
 
@@ -109,6 +164,42 @@ mod tests {
         let mut snapshots = [found(1, 1, verified), found(2, 2, verified)];
         snapshots[0].started_at = None;
         assert_eq!(beyond_retention(&snapshots, 1, &BTreeSet::new()), []);
+    }
+
+    #[test]
+    fn deletion_is_announced_first_and_withdrawn_if_in_use() {
+        let now = Timestamp::from_second(1_000).unwrap();
+        let at = |second| Some(Timestamp::from_second(second).unwrap());
+        let keep = SignedDuration::from_secs(60);
+        let announce = Step::Announce(Timestamp::from_second(1_060).unwrap());
+        for (expires_at, is_in_use, expected) in [
+            (None, false, announce),
+            (None, true, Step::Wait),
+            (at(1_001), false, Step::Wait),
+            (at(1_000), false, Step::Delete),
+            (at(1_000), true, Step::Withdraw),
+            (at(1_001), true, Step::Withdraw),
+        ] {
+            let mut found = found(1, 1, Some(SnapshotState::Verified));
+            found.expires_at = expires_at;
+            assert_eq!(found.next_step(is_in_use, keep, now), expected, "{found:?}");
+        }
+        let found = found(1, 1, Some(SnapshotState::Verified));
+        assert_eq!(
+            found.next_step(false, SignedDuration::ZERO, now),
+            Step::Delete
+        );
+    }
+
+    #[test]
+    fn registration_counts_for_30_days() {
+        let consumer = Consumer {
+            snapshot_id: "snap-00000001".parse().unwrap(),
+            registered_at: Timestamp::UNIX_EPOCH,
+        };
+        let day = |days: i64| Timestamp::from_second(days * 86_400).unwrap();
+        assert!(consumer.counts(day(29)));
+        assert!(!consumer.counts(day(30)));
     }
 
     proptest! {

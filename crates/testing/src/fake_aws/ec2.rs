@@ -203,7 +203,13 @@ impl FakeAws {
             |state, request| {
                 state.call("ec2:DescribeVolumes")?;
                 let volumes = state.volumes.iter();
-                let found = volumes.filter(|volume| passes(request.filters(), volume.tags(), None));
+                let found = volumes.filter(|volume| match request.filters() {
+                    [only] if only.name() == Some("snapshot-id") => {
+                        let values = only.values().iter();
+                        values.clone().any(|id| volume.snapshot_id() == Some(id))
+                    }
+                    filters => passes(filters, volume.tags(), None),
+                });
                 Ok(DescribeVolumesOutput::builder()
                     .set_volumes(Some(found.cloned().collect()))
                     .build())
@@ -320,6 +326,20 @@ impl FakeAws {
         let rules = [describe, delete, create_tags, copy, share];
         self.rules.ec2.extend(rules);
         self
+    }
+
+    /// Sets a tag of a snapshot.
+    ///
+    /// # Panics
+    /// If the snapshot does not exist.
+    pub fn set_tag(&self, id: &str, key: &str, value: &str) {
+        let mut state = self.state();
+        let mut snapshots = state.snapshots.iter_mut();
+        let snapshot = snapshots.find(|found| found.snapshot_id() == Some(id));
+        let tags = &mut snapshot.expect("the snapshot exists").tags;
+        let tags = tags.get_or_insert_default();
+        tags.retain(|tag| tag.key() != Some(key));
+        tags.push(prepull_aws::tag(key, value));
     }
 
     /// Adds machine images that use the snapshots `in_images`, and a launch template that uses `in_templates`. Each of the
