@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-MODULES = [HERE, HERE / "modules/nodes"]
+MODULES = [HERE, HERE / "modules/nodes", HERE / "modules/sync"]
 MARKED = re.compile(r"(<!-- BEGIN TABLES -->\n).*(<!-- END TABLES -->)", re.DOTALL)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 def with_value(valid: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
     """Returns the variables of `valid` with `value` at `path`."""
-    if path == ["caches"]:
+    if path == ["caches"] and isinstance(valid["caches"], dict):
         cache = valid["caches"]["web"]
         return {"caches": {name: cache | changes for name, changes in value.items()}}
     if path == ["caches", "web"]:

@@ -271,6 +271,7 @@ fn terraform(tools: &Tools) -> Result<()> {
         "infra/examples/karpenter",
         "infra/examples/node-group",
         "infra/modules/nodes",
+        "infra/modules/sync",
         "localcloud/deploy",
         "tests/live/deploy",
         "tests/live/leftovers",
@@ -285,7 +286,7 @@ fn terraform(tools: &Tools) -> Result<()> {
     }
     // The table of invalid inputs becomes a test, which must be inside the module's directory.
     let generated = "-test-directory=.terraform/validation";
-    for module in ["infra", "infra/modules/nodes"] {
+    for module in ["infra", "infra/modules/nodes", "infra/modules/sync"] {
         Step::new("table of invalid inputs", &tools.python)
             .args(["infra/tests/validation.py"])
             .args([
