@@ -25,6 +25,8 @@ pub enum Suite {
     Scripts,
     /// Check the GitHub workflows and the issue forms.
     Workflows,
+    /// Check the Kubernetes manifests and the image of `prepull sync`.
+    Manifests,
     /// Lint and test the local cloud.
     Localcloud,
     /// Check and test the Terraform modules.
@@ -91,6 +93,7 @@ pub fn run(options: &Options) -> Result<()> {
             Suite::StateMachine => state_machine(),
             Suite::Scripts => scripts(&tools),
             Suite::Workflows => workflows(),
+            Suite::Manifests => manifests(&tools),
             Suite::Localcloud => localcloud(&tools),
             Suite::Terraform => terraform(&tools),
             Suite::Unit => unit(),
@@ -205,6 +208,12 @@ fn workflows() -> Result<()> {
         .quiet()?;
     command("zizmor")
         .args(["--offline", "--no-progress", ".github"])
+        .quiet()
+}
+
+fn manifests(tools: &Tools) -> Result<()> {
+    Step::new("manifests of prepull sync", &tools.python)
+        .args(["deploy/sync/tests.py"])
         .quiet()
 }
 
