@@ -34,6 +34,6 @@ output "target_role_arn" {
 }
 
 output "consumer_name" {
-  description = "Value to set as `PREPULL_CLUSTER` in the CronJob. It is `null` without `cluster_name`, and with `target_role_arn`, where the key in `consumers` is the value."
+  description = "Value to set as `PREPULL_CLUSTER` in the CronJob. It is `null` without `cluster_name`, and also with `target_role_arn`, because the key in `consumers` is then the value."
   value       = local.has_pod_role && local.is_in_same_account ? local.consumer_name : null
 }
