@@ -8,18 +8,23 @@ terraform {
   }
 }
 
-resource "terraform_data" "cluster" {}
+resource "terraform_data" "id" {}
+
+# Terraform knows that the `id` of this resource is not null, but not that its `output` is not.
+resource "terraform_data" "cluster" {
+  input = terraform_data.id.id
+}
 
 module "same_account" {
   source = "../.."
 
   caches       = ["web"]
-  cluster_name = terraform_data.cluster.id
+  cluster_name = terraform_data.cluster.output
 }
 
 module "other_account" {
   source = "../.."
 
-  cluster_name    = terraform_data.cluster.id
-  target_role_arn = terraform_data.cluster.id
+  cluster_name    = terraform_data.cluster.output
+  target_role_arn = terraform_data.cluster.output
 }
