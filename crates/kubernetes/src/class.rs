@@ -1,0 +1,148 @@
+//! Node classes as the API returns them.
+
+use std::fmt;
+
+use kube::core::DynamicObject;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::annotations::{self, InvalidAnnotation, OptIn, Ring};
+
+/// A node class with annotations of prepull.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Listed {
+    /// The annotations are valid.
+    OptedIn(Box<NodeClass>),
+    /// An annotation is invalid. The class is left alone.
+    Invalid {
+        /// Name of the class.
+        name: String,
+        /// The problem.
+        problem: InvalidAnnotation,
+    },
+}
+
+/// A node class that opted in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeClass {
+    /// Name.
+    pub name: String,
+    /// Its annotations.
+    pub opt_in: OptIn,
+    /// Karpenter's verdict.
+    pub readiness: Readiness,
+    /// Whether the class is being deleted. Karpenter's finalizer keeps it until its nodes are gone.
+    pub(crate) deleting: bool,
+    /// The spec.
+    pub(crate) spec: Value,
+}
+
+/// Karpenter's verdict about the current generation of a class.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "status", rename_all = "kebab-case")]
+pub enum Readiness {
+    /// Ready is True.
+    Ready,
+    /// Ready is False.
+    NotReady {
+        /// Cause.
+        message: String,
+    },
+    /// Ready is Unknown or absent, or belongs to an earlier generation.
+    Unknown {
+        /// Cause.
+        message: String,
+    },
+}
+
+impl fmt::Display for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready => f.write_str("ready"),
+            Self::NotReady { message } => write!(f, "not ready: {message}"),
+            Self::Unknown { message } => write!(f, "not ready yet: {message}"),
+        }
+    }
+}
+
+impl Listed {
+    /// Parses a class. `None` if it has no annotation of prepull, or belongs to another ring than `ring`.
+    #[must_use]
+    pub fn parse(object: &DynamicObject, ring: Option<&Ring>) -> Option<Self> {
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let annotations = object.metadata.annotations.clone().unwrap_or_default();
+        // A sync of one ring does not report problems of the others.
+        if let Some(ring) = ring
+            && annotations::ring(&annotations).ok().flatten().as_ref() != Some(ring)
+        {
+            return None;
+        }
+        match OptIn::parse(&annotations) {
+            Ok(opt_in) => Some(Self::OptedIn(Box::new(NodeClass {
+                name,
+                opt_in: opt_in?,
+                readiness: readiness(object),
+                deleting: object.metadata.deletion_timestamp.is_some(),
+                spec: object.data["spec"].clone(),
+            }))),
+            Err(problem) => Some(Self::Invalid { name, problem }),
+        }
+    }
+
+    /// Returns the name of the class.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::OptedIn(class) => &class.name,
+            Self::Invalid { name, .. } => name,
+        }
+    }
+}
+
+impl NodeClass {
+    /// Returns the AMI family: the field, or the family of the alias. Source: `EC2NodeClass.AMIFamily` in
+    /// `pkg/apis/v1/ec2nodeclass.go` of aws/karpenter-provider-aws.
+    pub(crate) fn ami_family(&self) -> &str {
+        let alias = || {
+            let terms = self.spec["amiSelectorTerms"].as_array()?;
+            let alias = terms.iter().find_map(|term| term["alias"].as_str())?;
+            alias.split('@').next()
+        };
+        match self.spec["amiFamily"].as_str().or_else(alias) {
+            Some("bottlerocket") => "Bottlerocket",
+            Some(family) => family,
+            None => "Custom",
+        }
+    }
+}
+
+/// Returns Karpenter's verdict about the current generation. A condition of an earlier generation says nothing about
+/// it. Karpenter sets `observedGeneration` in each condition.
+pub(crate) fn readiness(object: &DynamicObject) -> Readiness {
+    let generation = object.metadata.generation.unwrap_or_default();
+    let conditions = object.data["status"]["conditions"].as_array();
+    let ready = conditions
+        .into_iter()
+        .flatten()
+        .find(|condition| condition["type"] == "Ready");
+    let Some(ready) = ready else {
+        return Readiness::Unknown {
+            message: "Karpenter has not set the condition Ready".to_owned(),
+        };
+    };
+    if ready["observedGeneration"].as_i64() != Some(generation) {
+        return Readiness::Unknown {
+            message: format!("Karpenter has not processed generation {generation}"),
+        };
+    }
+    let text = |field: &str| ready[field].as_str().filter(|text| !text.is_empty());
+    let message = text("message")
+        .or_else(|| text("reason"))
+        .unwrap_or("Karpenter gives no cause")
+        .to_owned();
+    match ready["status"].as_str() {
+        Some("True") => Readiness::Ready,
+        Some("False") => Readiness::NotReady { message },
+        _ => Readiness::Unknown { message },
+    }
+}
