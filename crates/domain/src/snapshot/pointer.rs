@@ -30,6 +30,10 @@ pub struct Pointer {
     pub sequence: u64,
     /// Snapshot that nodes use. `None` before the first promotion.
     pub stable: Option<PublishedSnapshot>,
+    /// Time of the decision that made it stable. `None` for a snapshot from before all decisions. A consumer can wait for
+    /// some time before it follows.
+    #[serde(default)]
+    pub stable_since: Option<Timestamp>,
     /// Snapshot that nodes used before. A roll-back returns to it.
     pub previous: Option<PublishedSnapshot>,
     /// Published snapshot that waits for its promotion.
@@ -349,6 +353,7 @@ impl Pointer {
             sequence: 0,
             newest_plan: stable.as_ref().map(|snapshot| snapshot.planned_at),
             stable,
+            stable_since: None,
             previous: None,
             candidate: None,
             promote_at: None,
@@ -448,6 +453,9 @@ impl Pointer {
         let Some(change) = change else {
             return Ok(Verdict::Unchanged);
         };
+        if next.stable != self.stable {
+            next.stable_since = Some(now);
+        }
         next.sequence += 1;
         next.change = Some(change);
         next.updated_at = Some(now);
