@@ -2,7 +2,9 @@
 
 use crate::check::CheckArgs;
 use crate::nodeclass::NodeclassArgs;
+use crate::nodes::NodesArgs;
 use crate::snapshots::Details;
+use crate::sync::SyncArgs;
 use clap::{Parser, Subcommand, ValueEnum};
 use prepull_domain::{Architecture, CacheName, Reason, SnapshotId};
 
@@ -80,6 +82,32 @@ Examples:
   prepull nodeclass web > nodeclass.yaml
   prepull nodeclass web --node-pool --fallback --headroom 50
   prepull nodeclass web --architecture arm64 --output json";
+
+const SYNC_HELP: &str = "\
+It needs Karpenter, and credentials for the cluster and for AWS. It
+changes only node classes with the annotations `prepull/cache` and
+`prepull/architecture`. If Karpenter does not accept a change, it
+reverts the change.
+
+Examples:
+  prepull sync
+  prepull sync --apply
+  prepull sync --apply --ring production --delay 24h
+
+Exit codes:
+    0  all node classes are up to date, wait for the delay, or
+       would change
+    1  a node class was left alone or reverted, or a call failed
+    2  usage error";
+
+const NODES_HELP: &str = "\
+It reads nodes, pods and events of the cluster, and volumes of EC2.
+Events of the kubelet say which images a pod found, and a cluster
+keeps them for an hour.
+
+Examples:
+  prepull nodes web
+  prepull nodes web --context production --output prometheus";
 
 const CHECK_HELP: &str = "\
 It changes nothing. With --manifest it makes no call to AWS.
@@ -196,6 +224,12 @@ pub enum Command {
     /// Print an `EC2NodeClass` with the published snapshot.
     #[command(after_help = NODECLASS_HELP)]
     Nodeclass(NodeclassArgs),
+    /// Give node classes of a cluster the newest snapshots.
+    #[command(after_help = SYNC_HELP)]
+    Sync(SyncArgs),
+    /// Show how often pods found their image on the nodes.
+    #[command(after_help = NODES_HELP)]
+    Nodes(NodesArgs),
     /// Check if nodes use the snapshots of a cache.
     #[command(after_help = CHECK_HELP)]
     Check(CheckArgs),
@@ -271,6 +305,8 @@ pub enum Output {
     Json,
     /// Annotations of GitHub Actions, only for `check`.
     Github,
+    /// Metrics for Prometheus, only for `nodes`.
+    Prometheus,
 }
 
 #[cfg(test)]

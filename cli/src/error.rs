@@ -67,6 +67,9 @@ pub enum Error {
         /// AWS's message.
         message: String,
     },
+    /// The Kubernetes API does not answer, or refuses a request.
+    #[error("{0}")]
+    Cluster(String),
     /// An AWS call failed or timed out.
     #[error(
         "{call} failed: {message}. Check AWS_REGION, the credentials and the network, and try again"

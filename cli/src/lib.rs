@@ -1,5 +1,5 @@
 //! The operator's command-line tool. It checks the account, starts and follows builds, shows snapshots, decides which one
-//! nodes use, estimates costs, prints node classes, and checks them.
+//! nodes use, estimates costs, prints node classes, checks them, and gives them new snapshots.
 //!
 //! Each command is a module with its name. The commands for decisions are in [`decide`]. Each returns a report, printed as
 //! text or as JSON. Nothing here reads the clock or the environment, so tests can run all of it.
@@ -14,11 +14,13 @@ pub mod estimate;
 mod executions;
 pub mod history;
 pub mod nodeclass;
+pub mod nodes;
 pub mod progress;
 mod render;
 pub mod snapshots;
 pub mod status;
 mod store;
+pub mod sync;
 
 use std::fmt::Display;
 
@@ -45,7 +47,9 @@ pub struct Answer {
 impl Answer {
     fn new(report: &(impl Display + Serialize), output: Output, exit: Exit) -> Self {
         let text = match output {
-            Output::Text | Output::Github => report.to_string().trim_end().to_owned(),
+            Output::Text | Output::Github | Output::Prometheus => {
+                report.to_string().trim_end().to_owned()
+            }
             Output::Json => serde_json::to_string_pretty(report)
                 .expect("reports have string keys and numbers that JSON knows"),
         };
@@ -102,11 +106,17 @@ pub async fn run(
 ) -> Result<Answer, Error> {
     let machine = StateMachine::named(&args.name, args.state_machine.as_deref());
     let (output, done) = (args.output, Exit::Done);
-    if output == Output::Github && !matches!(args.command, Command::Check(_)) {
-        return Err(Error::Usage(
-            "`--output github` is not available: only `check` has annotations. Use `text` or `json`"
-                .to_owned(),
-        ));
+    let only = match output {
+        Output::Github if !matches!(args.command, Command::Check(_)) => {
+            Some("`--output github` is not available: only `check` has annotations")
+        }
+        Output::Prometheus if !matches!(args.command, Command::Nodes(_)) => {
+            Some("`--output prometheus` is not available: only `nodes` has metrics")
+        }
+        _ => None,
+    };
+    if let Some(problem) = only {
+        return Err(Error::Usage(format!("{problem}. Use `text` or `json`")));
     }
     if let Some(answer) = run_offline(args) {
         return answer;
@@ -181,6 +191,18 @@ pub async fn run(
         Command::Nodeclass(args) => {
             let report = nodeclass::report(clients, args).await?;
             Ok(Answer::new(&report, output, done))
+        }
+        Command::Sync(args) => {
+            let report = Box::pin(sync::run(clients, args, now)).await?;
+            Ok(Answer::new(&report, output, report.exit()))
+        }
+        Command::Nodes(args) => {
+            let report = Box::pin(nodes::report(clients, args, now)).await?;
+            let mut answer = Answer::new(&report, output, done);
+            if output == Output::Prometheus {
+                answer.text = report.prometheus().trim_end().to_owned();
+            }
+            Ok(answer)
         }
         Command::Check(check) => {
             let Some(cache) = &check.cache else {

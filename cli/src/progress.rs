@@ -28,7 +28,7 @@ impl Progress {
     #[must_use]
     pub fn on_stderr(output: Output) -> Self {
         match output {
-            Output::Json | Output::Github => Self::Hidden,
+            Output::Json | Output::Github | Output::Prometheus => Self::Hidden,
             Output::Text if std::io::stderr().is_terminal() => {
                 Self::Bars(Bars::new(ProgressDrawTarget::stderr()))
             }
