@@ -1,12 +1,15 @@
 //! Results of a build: the snapshot, its content and its publication.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
+use jiff::Timestamp;
 use prepull_aws::ec2::types::SnapshotState as EbsState;
-use prepull_aws::parameters;
+use prepull_aws::{parameters, snapshots};
 use prepull_domain::build::payload::Base;
-use prepull_domain::{GiB, names};
+use prepull_domain::{GiB, SnapshotId, names};
+use prepull_tests::World;
 use serde_json::json;
 
 use crate::fixture::{ARM, Fixture, X86, ensure_failed, ensure_succeeded};
@@ -488,7 +491,19 @@ pub async fn newest_queued_build_supersedes_the_others(fixture: Arc<Fixture>) ->
     Ok(())
 }
 
-pub async fn snapshots_beyond_retention_are_deleted(fixture: Arc<Fixture>) -> Result<()> {
+/// Returns the finished snapshots of a cache.
+async fn kept(world: &World, cache: &str) -> Result<BTreeSet<SnapshotId>> {
+    let filters = vec![prepull_aws::tag_filter(names::TAG_CACHE, cache)];
+    let found = snapshots::find(&world.clients, filters).await?;
+    let finished = found
+        .into_iter()
+        .filter(|snapshot| snapshot.ebs_state == Some(EbsState::Completed));
+    Ok(finished.map(|snapshot| snapshot.id).collect())
+}
+
+pub async fn snapshots_beyond_retention_are_announced_and_deleted(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
     let world = &fixture.world;
     let changing = world
         .ecr
@@ -496,7 +511,6 @@ pub async fn snapshots_beyond_retention_are_deleted(fixture: Arc<Fixture>) -> Re
         .await?;
     let mut config = fixture.config(&[&changing]).await?;
     config["retain_snapshots"] = json!(2);
-    config["retain_days"] = json!(0);
     let cache = fixture.cache(&config).await?;
     let mut published = vec![fixture.published(&cache).await?];
     for number in 1..=2 {
@@ -510,31 +524,22 @@ pub async fn snapshots_beyond_retention_are_deleted(fixture: Arc<Fixture>) -> Re
             .await?;
         published.push(fixture.published(&cache).await?);
     }
-    let described = world
-        .clients
-        .ec2
-        .describe_snapshots()
-        .owner_ids("self")
-        .filters(prepull_aws::tag_filter(names::TAG_CACHE, &cache))
-        .send()
-        .await?;
-    let mut kept: Vec<_> = described
-        .snapshots()
-        .iter()
-        .filter_map(|snapshot| snapshot.snapshot_id())
-        .collect();
-    kept.sort_unstable();
-    let mut expected = [published[1].as_str(), published[2].as_str()];
-    expected.sort_unstable();
+    // The third build announced the deletion of the first snapshot.
+    let announced = snapshots::get(&world.clients, &published[0]).await?;
+    let expires_at = announced.and_then(|found| found.expires_at());
+    let expires_at = expires_at.context("the deletion was not announced")?;
+    let days = expires_at.duration_since(Timestamp::now()).as_hours() / 24;
+    ensure!(days == 6, "{expires_at} is in {days} days");
+    fixture.sweep().await?;
+    ensure!(kept(world, &cache).await?.len() == 3);
+
+    snapshots::set_expiry(&world.clients, &published[0], Some(Timestamp::UNIX_EPOCH)).await?;
+    fixture.sweep().await?;
+    let kept = kept(world, &cache).await?;
+    let expected = BTreeSet::from([published[1].clone(), published[2].clone()]);
     ensure!(
         kept == expected,
         "of {published:?}, these were kept: {kept:?}"
-    );
-    ensure!(
-        described
-            .snapshots()
-            .iter()
-            .all(|snapshot| snapshot.state() == Some(&EbsState::Completed))
     );
     ensure!(
         world.manifest(&cache, X86, &published[0]).await.is_err(),

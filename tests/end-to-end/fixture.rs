@@ -147,6 +147,14 @@ impl Fixture {
         Ok(name)
     }
 
+    /// Runs the sweep, and asserts that it ended without an error.
+    pub async fn sweep(&self) -> Result<()> {
+        let sweep = json!({"source": "sweep"});
+        let answer = self.world.invoke("clean-up", &sweep).await?;
+        ensure!(answer.get("errorType").is_none(), "{answer}");
+        Ok(())
+    }
+
     /// Builds a cache for `x86_64` and returns the snapshot that its pointer holds afterwards.
     pub async fn published(&self, cache: &str) -> Result<SnapshotId> {
         let outcome = self.world.build(cache).await?;

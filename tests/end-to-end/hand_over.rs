@@ -9,7 +9,7 @@ use prepull_aws::{parameters, snapshots};
 use prepull_domain::build::payload::{Base, SnapshotState};
 use prepull_domain::snapshot::decisions::KEPT;
 use prepull_domain::snapshot::pointer::PublishedSnapshot;
-use prepull_domain::{GiB, Pointer, SnapshotId, names};
+use prepull_domain::{GiB, SnapshotId, names};
 use serde_json::{Value, json};
 
 use crate::fixture::{COPY_REGION, Fixture, KEY, X86, ensure_succeeded};
@@ -35,26 +35,8 @@ fn ensure_run(fixture: &Fixture, arguments: &[&str], code: i32, words: &[&str]) 
     Ok(())
 }
 
-/// Returns the pointer that consumers read.
-async fn pointer(fixture: &Fixture, cache: &str) -> Result<Pointer> {
-    let parameter = names::state_parameter(&cache.parse()?, X86);
-    let json = parameters::get(&fixture.world.clients, &parameter).await?;
-    let json = json.with_context(|| format!("{parameter} does not exist"))?;
-    Ok(serde_json::from_str(&json)?)
-}
-
 fn id(snapshot: Option<PublishedSnapshot>) -> Result<SnapshotId> {
     Ok(snapshot.context("the role has no snapshot")?.snapshot_id)
-}
-
-/// Runs the sweep, and asserts that it ended without an error.
-async fn sweep(fixture: &Fixture) -> Result<()> {
-    let answer = fixture
-        .world
-        .invoke("clean-up", &json!({"source": "sweep"}))
-        .await?;
-    ensure!(answer.get("errorType").is_none(), "{answer}");
-    Ok(())
 }
 
 async fn state(fixture: &Fixture, snapshot: &SnapshotId) -> Result<Option<SnapshotState>> {
@@ -77,7 +59,7 @@ pub async fn candidate_becomes_stable_after_its_soak(fixture: Arc<Fixture>) -> R
         world.published(&cache, X86).await?.is_none(),
         "a candidate must not reach the nodes before its soak"
     );
-    let first = pointer(&fixture, &cache).await?;
+    let first = world.pointer(&cache, X86).await?;
     let due = first.promote_at.context("the candidate does not soak")?;
     let candidate = id(first.candidate)?;
     ensure_run(
@@ -90,12 +72,12 @@ pub async fn candidate_becomes_stable_after_its_soak(fixture: Arc<Fixture>) -> R
     let again = world.build(&cache).await?;
     ensure_succeeded(&again)?;
     ensure!(again.output.to_string().contains(candidate.as_str()));
-    sweep(&fixture).await?;
+    fixture.sweep().await?;
     ensure!(world.published(&cache, X86).await?.is_none());
 
     let rest = due.duration_since(Timestamp::now());
     tokio::time::sleep(Duration::try_from(rest).unwrap_or_default()).await;
-    sweep(&fixture).await?;
+    fixture.sweep().await?;
     ensure!(world.published(&cache, X86).await? == Some(candidate.clone()));
     ensure!(state(&fixture, &candidate).await? == Some(SnapshotState::Published));
     let node = world.start_node(Some(&candidate), X86, GiB(4)).await?;
@@ -119,7 +101,7 @@ pub async fn promote_and_reject_decide_about_a_candidate(fixture: Arc<Fixture>) 
     let config = with_promotion(fixture.config(&images).await?, manual);
     world.store_config(&cache, &config).await?;
     ensure_succeeded(&world.build(&cache).await?)?;
-    let bad = id(pointer(&fixture, &cache).await?.candidate)?;
+    let bad = id(world.pointer(&cache, X86).await?.candidate)?;
     let reject = ["reject", &cache, bad.as_str(), "--reason", "old CA bundle"];
     ensure_run(&fixture, &reject, 0, &["rejected", "old CA bundle"])?;
     ensure_run(&fixture, &reject, 0, &["unchanged"])?;
@@ -138,13 +120,13 @@ pub async fn promote_and_reject_decide_about_a_candidate(fixture: Arc<Fixture>) 
 
     // The next build starts from the stable snapshot. Its clean-up keeps the rejected one for nodes that still use it.
     ensure_succeeded(&world.build(&cache).await?)?;
-    let next = id(pointer(&fixture, &cache).await?.candidate)?;
+    let next = id(world.pointer(&cache, X86).await?.candidate)?;
     let manifest = world.manifest(&cache, X86, &next).await?;
     let is_base =
         matches!(&manifest.base, Base::Snapshot { snapshot_id, .. } if *snapshot_id == stable);
     ensure!(next != bad && is_base, "{:?}", manifest.base);
     ensure!(state(&fixture, &bad).await? == Some(SnapshotState::Rejected));
-    sweep(&fixture).await?;
+    fixture.sweep().await?;
     ensure!(state(&fixture, &bad).await? == Some(SnapshotState::Rejected));
     Ok(())
 }
@@ -159,7 +141,7 @@ pub async fn rolled_back_snapshot_does_not_return(fixture: Arc<Fixture>) -> Resu
     config["images"] = json!([&fixture.api]);
     world.store_config(&cache, &config).await?;
     let bad = fixture.published(&cache).await?;
-    let before = pointer(&fixture, &cache).await?;
+    let before = world.pointer(&cache, X86).await?;
     let there = COPY_REGION.parse()?;
     let copy = |snapshot: &Option<PublishedSnapshot>| {
         let snapshot = snapshot.as_ref().context("the role has no snapshot")?;
@@ -184,7 +166,7 @@ pub async fn rolled_back_snapshot_does_not_return(fixture: Arc<Fixture>) -> Resu
 
     // The next build publishes a candidate, and leaves the nodes alone.
     ensure_succeeded(&world.build(&cache).await?)?;
-    let after = pointer(&fixture, &cache).await?;
+    let after = world.pointer(&cache, X86).await?;
     let candidate = id(after.candidate)?;
     ensure!(candidate != bad && id(after.stable)? == good);
     let manifest = world.manifest(&cache, X86, &candidate).await?;
@@ -242,7 +224,7 @@ pub async fn pin_holds_and_the_sweep_completes_decisions(fixture: Arc<Fixture>) 
     parameters::put(&world.clients, &parameter, "snap-00000000000000000").await?;
     parameters::put(&world.clients, &first, &entry).await?;
     snapshots::set_state(&world.clients, &stable, SnapshotState::Verified).await?;
-    sweep(&fixture).await?;
+    fixture.sweep().await?;
     ensure!(world.published(&cache, X86).await? == promoted);
     ensure!(state(&fixture, &stable).await? == Some(SnapshotState::Published));
     ensure!(parameters::get(&world.clients, &first).await?.is_none());

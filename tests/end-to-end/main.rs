@@ -13,6 +13,7 @@ mod fixture;
 mod hand_over;
 mod permissions;
 mod refreshes;
+mod sync;
 mod terraform;
 mod triggers;
 
@@ -84,7 +85,7 @@ fn tests() -> Vec<(&'static str, Run)> {
         builds::failed_architecture_does_not_stop_the_other,
         builds::builder_without_capacity_uses_another_pool,
         builds::newest_queued_build_supersedes_the_others,
-        builds::snapshots_beyond_retention_are_deleted,
+        builds::snapshots_beyond_retention_are_announced_and_deleted,
         refreshes::chain_of_refreshes_matches_a_cold_build,
         refreshes::unpinned_images_lose_their_pins,
         refreshes::damaged_base_is_replaced_by_an_empty_volume,
@@ -95,6 +96,7 @@ fn tests() -> Vec<(&'static str, Run)> {
         hand_over::promote_and_reject_decide_about_a_candidate,
         hand_over::rolled_back_snapshot_does_not_return,
         hand_over::pin_holds_and_the_sweep_completes_decisions,
+        sync::node_class_follows_promotions_and_roll_backs,
         clean_up::aborted_build_leaves_nothing_and_emits_an_event,
         clean_up::sweep_removes_only_orphans,
         doctor::sound_account_has_no_finding,

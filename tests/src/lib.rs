@@ -2,6 +2,7 @@
 //! registries, and helpers that act as a user would. [`benchmark`] turns measurements into reports.
 
 pub mod benchmark;
+pub mod cluster;
 pub mod deployment;
 pub mod environment;
 pub mod images;

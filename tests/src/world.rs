@@ -15,7 +15,7 @@ use prepull_aws::sfn::types::{ExecutionStatus, HistoryEvent};
 use prepull_aws::{AwsError as _, Clients, parameters};
 use prepull_domain::pages::{self, MoreImages};
 use prepull_domain::{
-    Architecture, CacheName, ExecutionArn, GiB, InstanceId, Manifest, SnapshotId, names,
+    Architecture, CacheName, ExecutionArn, GiB, InstanceId, Manifest, Pointer, SnapshotId, names,
 };
 use serde_json::{Value, json};
 
@@ -363,6 +363,17 @@ impl World {
         )
         .await?;
         pointer.map(|id| Ok(id.parse()?)).transpose()
+    }
+
+    /// Returns the pointer that consumers of `cache` read.
+    ///
+    /// # Errors
+    /// Fails if nothing was published.
+    pub async fn pointer(&self, cache: &str, architecture: Architecture) -> Result<Pointer> {
+        let parameter = names::state_parameter(&cache.parse()?, architecture);
+        let json = parameters::get(&self.clients, &parameter).await?;
+        let json = json.with_context(|| format!("{parameter} does not exist"))?;
+        Ok(serde_json::from_str(&json)?)
     }
 
     /// Returns the manifest of a snapshot.

@@ -7,7 +7,9 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use jiff::Timestamp;
 use prepull_domain::{Architecture, GiB, SnapshotId};
+use prepull_tests::cluster::Cluster;
 use prepull_tests::localcloud::{ContainerRun, Nodes};
 use prepull_tests::{Environment, Image, Layer, World};
 use serde_json::{Value, json};
@@ -15,6 +17,7 @@ use serde_json::{Value, json};
 const CACHE: &str = "demo";
 const VOLUME: GiB = GiB(10);
 const X86: Architecture = Architecture::X86_64;
+const WORKER: &str = "team/worker:v1";
 
 /// Debounce window, in seconds.
 const DEBOUNCE_SECONDS: u32 = 3;
@@ -157,8 +160,10 @@ async fn demo(state: &std::path::Path) -> Result<()> {
     );
     println!("No builder was launched. The pointer still holds {second}.");
 
-    headings.print_heading("Roll back the second snapshot: prepull rollback demo");
-    roll_back_to(&world, &first).await?;
+    headings.print_heading("Second part: hand the snapshots to the nodes of a cluster");
+    let cluster = HandOver::start(&world, &headings).await?;
+    cluster.promote_after_a_soak(&images.api).await?;
+    cluster.roll_back_a_bad_snapshot().await?;
 
     headings.print_heading("Inspect: prepull snapshots demo; prepull nodeclass demo");
     run_cli(&world, &["snapshots", CACHE])?;
@@ -172,19 +177,125 @@ async fn demo(state: &std::path::Path) -> Result<()> {
     Ok(())
 }
 
-/// Rolls the second snapshot back, and shows that the next build does not bring it back.
-async fn roll_back_to(world: &World, first: &SnapshotId) -> Result<()> {
-    let reason = "the new team/api does not start";
-    run_cli(world, &["rollback", CACHE, "--reason", reason])?;
-    run_cli(world, &["build", CACHE])?;
-    run_cli(world, &["status", CACHE])?;
-    let published = world.published(CACHE, X86).await?;
-    ensure!(
-        published.as_ref() == Some(first),
-        "nodes use {published:?} after the roll-back, not {first}"
-    );
-    println!("Nodes use {first} again. The next build is a candidate until `prepull unpin`.");
-    Ok(())
+/// A cluster whose node class follows the pointer.
+struct HandOver<'a> {
+    world: &'a World,
+    headings: &'a Headings,
+    cluster: Cluster,
+    class: String,
+}
+
+impl<'a> HandOver<'a> {
+    /// Starts a cluster with the node class that `prepull nodeclass` prints.
+    async fn start(world: &'a World, headings: &'a Headings) -> Result<Self> {
+        let cluster = Cluster::start().await?;
+        let mut nodeclass = cluster.cli(world);
+        nodeclass.args(["nodeclass", CACHE, "--output", "json"]);
+        let printed = tokio::task::block_in_place(|| nodeclass.output())?.stdout;
+        let class = cluster.create_class(serde_json::from_slice(&printed)?, CACHE, X86)?;
+        println!("Node class {class} opted in with annotations. The cluster's API is a stand-in.");
+        Ok(Self {
+            world,
+            headings,
+            cluster,
+            class,
+        })
+    }
+
+    async fn sync(&self) -> Result<SnapshotId> {
+        let mut command = self.cluster.cli(self.world);
+        command.args(["sync", "--apply"]);
+        let status = tokio::task::block_in_place(|| command.status())?;
+        ensure!(status.success(), "prepull sync failed with {status}");
+        Ok(self.cluster.data_volume(&self.class)?.0)
+    }
+
+    /// Pushes an image, and starts a node from the node class after the promotion.
+    async fn promote_after_a_soak(&self, image: &Image) -> Result<()> {
+        let (world, headings) = (self.world, self.headings);
+        headings.print_heading("Push team/api:v1: the new snapshot soaks for a minute");
+        let mut config = world.stored_config(CACHE).await?;
+        config["publication"]["promotion"] = json!({"mode": "soak", "soak_minutes": 1});
+        world.store_config(CACHE, &config).await?;
+        let stable = self.sync().await?;
+        let before = world.executions(CACHE).await?.len();
+        world.ecr.push("team/api", "v1", image).await?;
+        let published = build_after_push(world, before).await?;
+        ensure!(published == stable, "nodes must not use a candidate");
+        ensure!(self.sync().await? == stable);
+
+        headings.print_heading("The soak ends: the sweep promotes, and prepull sync follows");
+        let pointer = world.pointer(CACHE, X86).await?;
+        let due = pointer.promote_at.context("the candidate does not soak")?;
+        let rest = due.duration_since(Timestamp::now());
+        tokio::time::sleep(rest.try_into().unwrap_or_default()).await;
+        // The schedule calls it every hour.
+        world
+            .invoke("clean-up", &json!({"source": "sweep"}))
+            .await?;
+        let promoted = self.sync().await?;
+        ensure!(promoted != stable, "the node class has its old snapshot");
+        let pulled = self.pulled_on_a_new_node().await?;
+        ensure!(pulled == 0, "a new node pulled {pulled} bytes");
+        println!("A node from node class {} pulled 0 bytes.", self.class);
+        Ok(())
+    }
+
+    /// Starts a node as Karpenter would, runs all images, and returns the bytes that it pulled.
+    async fn pulled_on_a_new_node(&self) -> Result<u64> {
+        let world = self.world;
+        let references = self.references().await?;
+        let (snapshot, size) = self.cluster.data_volume(&self.class)?;
+        let node = world.start_node(Some(&snapshot), X86, size).await?;
+        let runs = world.run_containers(&node, &references).await?;
+        world.terminate_node(&node).await?;
+        Ok(runs.values().map(|run| run.pulled_bytes).sum())
+    }
+
+    /// The images of the pods, also if the cache lacks one.
+    async fn references(&self) -> Result<Vec<String>> {
+        let host = &self.world.cloud.ready.registries.ecr.host;
+        let mut references = images_of_cache(self.world).await?;
+        let worker = format!("{host}/{WORKER}");
+        if !references.contains(&worker) {
+            references.push(worker);
+        }
+        Ok(references)
+    }
+
+    /// Publishes a snapshot without an image that the pods need, and rolls it back with one command.
+    async fn roll_back_a_bad_snapshot(&self) -> Result<()> {
+        let (world, headings) = (self.world, self.headings);
+        headings.print_heading("A bad snapshot: someone removes team/worker from the cache");
+        let good = self.sync().await?;
+        let mut config = world.stored_config(CACHE).await?;
+        let images = config["images"].as_array_mut();
+        let images = images.context("the configuration has no images")?;
+        images.retain(|image| !image.as_str().is_some_and(|image| image.ends_with(WORKER)));
+        config["publication"]["promotion"] = json!({"mode": "immediate"});
+        world.store_config(CACHE, &config).await?;
+        run_cli(world, &["build", CACHE])?;
+        let bad = self.sync().await?;
+        ensure!(bad != good);
+        let pulled = self.pulled_on_a_new_node().await?;
+        ensure!(pulled > 0, "the snapshot should lack an image");
+        println!("A new node pulled {pulled} bytes, because its snapshot lacks team/worker.");
+
+        headings.print_heading("Roll it back: prepull rollback demo; prepull sync");
+        run_cli(
+            world,
+            &["rollback", CACHE, "--reason", "team/worker is missing"],
+        )?;
+        ensure!(self.sync().await? == good);
+        run_cli(world, &["build", CACHE])?;
+        run_cli(world, &["status", CACHE])?;
+        ensure!(
+            self.sync().await? == good,
+            "the next build brought the bad snapshot back"
+        );
+        println!("Nodes use {good} again. The next build is a candidate until `prepull unpin`.");
+        Ok(())
+    }
 }
 
 /// The images of the demo.
