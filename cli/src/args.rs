@@ -116,11 +116,12 @@ Examples:
   kubectl get ec2nodeclasses,nodepools -o yaml | prepull check web
   prepull check web nodes.yaml deployment.yaml
   prepull check web plan.json --manifest snapshots.json
+  prepull check web --live --namespace shop
   prepull check --explain 9
 
 Exit codes:
     0  no error; warnings and notes are possible
-    1  failed AWS call, or no published snapshot
+    1  failed call to AWS or the cluster, or no published snapshot
     2  an input or the manifest cannot be read, or there is nothing
        to check
     3  an error, or a warning with `--fail-on warning`";

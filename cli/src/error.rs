@@ -104,6 +104,12 @@ impl From<CheckError> for Error {
     }
 }
 
+impl From<prepull_kubernetes::Error> for Error {
+    fn from(error: prepull_kubernetes::Error) -> Self {
+        Self::Cluster(error.to_string())
+    }
+}
+
 impl From<StageError> for Error {
     /// The message of a stage error addresses the operator of the functions. Here the operator is the user.
     fn from(error: StageError) -> Self {

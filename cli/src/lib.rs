@@ -210,8 +210,15 @@ pub async fn run(
                     "cannot check nodes: no cache was given. Name a cache".to_owned(),
                 ));
             };
-            let cache = store::known(clients, cache, check.architecture).await?;
-            let report = check::run(check, &cache)?;
+            let known = store::known(clients, cache, check.architecture).await?;
+            let report = if check.live {
+                let context = check.context.as_deref();
+                let (objects, hit_rate) =
+                    Box::pin(nodes::live(clients, cache, context, &check.namespace, now)).await?;
+                check::run_live(check, &known, &objects, &hit_rate)?
+            } else {
+                check::run(check, &known)?
+            };
             Ok(check_answer(&report, check, output))
         }
     }

@@ -6,16 +6,13 @@ use std::fmt;
 use clap::ValueEnum;
 use prepull_aws::{Clients, parameters};
 use prepull_domain::{Architecture, CacheConfig, CacheName, GiB, Manifest};
-use prepull_estimate::{MAX_INITIALIZATION_RATE, MIN_INITIALIZATION_RATE};
+use prepull_estimate::{
+    INITIALIZATION_RATE_QUOTA, MAX_INITIALIZATION_RATE, MIN_INITIALIZATION_RATE,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{Error, store};
-
-/// Default quota of an account and Region for the rates of all volumes that initialize at the same time, in MiB/s.
-///
-/// Source: Amazon EBS user guide, "Quotas for Amazon EBS": "Cumulative volume initialization rate".
-const RATE_QUOTA: u32 = 5_000;
 
 /// The arguments of `prepull nodeclass`.
 #[derive(Debug, Clone, clap::Args)]
@@ -380,10 +377,10 @@ spec:
             writeln!(
                 f,
                 "        # In MiB/s. Needs Karpenter 1.5; AWS charges per GiB of snapshot. Without it, EBS loads each block on first read,
-        # and a large image can start later than after a pull. The default quota of {RATE_QUOTA} MiB/s is enough for {nodes} nodes
+        # and a large image can start later than after a pull. The default quota of {INITIALIZATION_RATE_QUOTA} MiB/s is enough for {nodes} nodes
         # that start at the same time. The launch of another node fails.
         volumeInitializationRate: {rate}",
-                nodes = RATE_QUOTA / self.rate,
+                nodes = INITIALIZATION_RATE_QUOTA / self.rate,
                 rate = self.rate,
             )?;
         }

@@ -5,13 +5,15 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use prepull_aws::ec2::types::Filter;
+use prepull_aws::ec2::types::{Filter, Volume, VolumeStatusItem};
 use prepull_aws::{Clients, StageResult, parameters};
 use prepull_domain::names::DATA_DEVICE;
 use prepull_domain::{Architecture, CacheName, InstanceId, Pointer, StageError, names};
+use prepull_kubernetes::Client;
 use prepull_kubernetes::nodes::{
-    CacheSnapshot, ClusterState, DataVolume, HitRate, SnapshotStage, instance_of,
+    CacheSnapshot, ClusterState, DataVolume, HitRate, Initialization, SnapshotStage, instance_of,
 };
+use serde_json::Value;
 
 use crate::{Error, store};
 
@@ -35,27 +37,51 @@ pub struct NodesArgs {
 /// # Errors
 /// If the cluster or AWS does not answer, or refuses a call.
 pub async fn report(clients: &Clients, args: &NodesArgs, now: Timestamp) -> Result<HitRate, Error> {
-    let failed = |error: prepull_kubernetes::Error| Error::Cluster(error.to_string());
-    let kubernetes = prepull_kubernetes::connect(args.context.as_deref())
-        .await
-        .map_err(failed)?;
+    let kubernetes = connect(args.context.as_deref()).await?;
+    hit_rate(clients, &kubernetes, &args.cache, now).await
+}
+
+/// Returns the objects of a cluster for `prepull check`, with the workloads of `namespaces`, and the hit rate of the cache.
+///
+/// # Errors
+/// The same.
+pub async fn live(
+    clients: &Clients,
+    cache: &CacheName,
+    context: Option<&str>,
+    namespaces: &[String],
+    now: Timestamp,
+) -> Result<(Value, HitRate), Error> {
+    let kubernetes = connect(context).await?;
+    let objects = prepull_kubernetes::objects(&kubernetes, namespaces).await?;
+    let hit_rate = hit_rate(clients, &kubernetes, cache, now).await?;
+    Ok((objects, hit_rate))
+}
+
+async fn connect(context: Option<&str>) -> Result<Client, Error> {
+    Ok(prepull_kubernetes::connect(context).await?)
+}
+
+async fn hit_rate(
+    clients: &Clients,
+    kubernetes: &Client,
+    cache: &CacheName,
+    now: Timestamp,
+) -> Result<HitRate, Error> {
     let mut snapshots = Vec::new();
     for architecture in Architecture::ALL {
-        snapshots.extend(cache_snapshots(clients, &args.cache, architecture).await?);
+        snapshots.extend(cache_snapshots(clients, cache, architecture).await?);
     }
     if snapshots.is_empty() {
         return Err(Error::Missing(format!(
-            "cannot show the nodes of cache `{}`: it has published nothing in this Region. {}",
-            args.cache,
-            store::publish_one(&args.cache)
+            "cannot show the nodes of cache `{cache}`: it has published nothing in this Region. {}",
+            store::publish_one(cache)
         )));
     }
-    let observed = prepull_kubernetes::observe(&kubernetes)
-        .await
-        .map_err(failed)?;
+    let observed = prepull_kubernetes::observe(kubernetes).await?;
     let instances: Vec<_> = observed.nodes.iter().filter_map(instance_of).collect();
     let state = ClusterState {
-        cache: args.cache.clone(),
+        cache: cache.clone(),
         as_of: now,
         snapshots,
         volumes: data_volumes(clients, &instances).await?,
@@ -121,18 +147,43 @@ async fn data_volumes(
             .send();
         while let Some(page) = pages.next().await {
             let page = page.or_stage_error("ec2:DescribeVolumes")?;
+            let ids = page.volumes().iter().filter_map(Volume::volume_id);
+            let initialized = initialization(clients, ids.map(str::to_owned).collect()).await;
             for volume in page.volumes() {
                 let attached = volume.attachments().first();
                 let instance = attached.and_then(|it| it.instance_id()?.parse().ok());
                 let Some(instance) = instance else { continue };
+                let id = volume.volume_id().unwrap_or_default();
                 let volume = DataVolume {
                     snapshot: volume.snapshot_id().and_then(|id| id.parse().ok()),
-                    // It needs one more permission, and says little after the first minutes of a node.
-                    initialization: None,
+                    initialization: initialized.get(id).copied(),
                 };
                 volumes.insert(instance, volume);
             }
         }
     }
     Ok(volumes)
+}
+
+/// Returns how far EBS has initialized volumes. It is only a remark, so a refused call leaves it out.
+async fn initialization(clients: &Clients, ids: Vec<String>) -> BTreeMap<String, Initialization> {
+    if ids.is_empty() {
+        // Without IDs, EC2 would describe all volumes.
+        return BTreeMap::new();
+    }
+    let request = clients.ec2.describe_volume_status();
+    let Ok(answer) = request.set_volume_ids(Some(ids)).send().await else {
+        return BTreeMap::new();
+    };
+    let of_volume = |status: &VolumeStatusItem| {
+        let details = status.initialization_status_details()?;
+        let seconds = details.estimated_time_to_complete_in_seconds();
+        let initialization = Initialization::new(details.progress()?, seconds)?;
+        Some((status.volume_id()?.to_owned(), initialization))
+    };
+    answer
+        .volume_statuses()
+        .iter()
+        .filter_map(of_volume)
+        .collect()
 }

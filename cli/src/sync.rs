@@ -175,10 +175,7 @@ impl SyncReport {
 /// # Errors
 /// If the cluster or AWS does not answer, or refuses a call. Problems of one node class are in the report.
 pub async fn run(clients: &Clients, args: &SyncArgs, now: Timestamp) -> Result<SyncReport, Error> {
-    let failed = |error: prepull_kubernetes::Error| Error::Cluster(error.to_string());
-    let kubernetes = prepull_kubernetes::connect(args.context.as_deref())
-        .await
-        .map_err(failed)?;
+    let kubernetes = prepull_kubernetes::connect(args.context.as_deref()).await?;
     let cluster = match &args.cluster {
         Some(cluster) => Some(cluster.clone()),
         None => prepull_kubernetes::cluster_name(args.context.as_deref())
@@ -189,9 +186,7 @@ pub async fn run(clients: &Clients, args: &SyncArgs, now: Timestamp) -> Result<S
             "cannot register the node classes: the name of the cluster is unknown. Give it with `--cluster`".to_owned(),
         ));
     }
-    let listed = prepull_kubernetes::list(&kubernetes, args.ring.as_ref())
-        .await
-        .map_err(failed)?;
+    let listed = prepull_kubernetes::list(&kubernetes, args.ring.as_ref()).await?;
     let mut pointers = BTreeMap::new();
     let mut node_classes = Vec::new();
     for listed in listed {
@@ -215,9 +210,7 @@ pub async fn run(clients: &Clients, args: &SyncArgs, now: Timestamp) -> Result<S
             pointers.insert(target.clone(), pointer);
         }
         let pointer = pointers[&target].as_ref();
-        let result = sync_class(&kubernetes, &class, pointer, args, now)
-            .await
-            .map_err(failed)?;
+        let result = sync_class(&kubernetes, &class, pointer, args, now).await?;
         let mut report = ClassReport {
             name: class.name.clone(),
             opt_in: Some(class.opt_in.clone()),

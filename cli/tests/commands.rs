@@ -460,7 +460,7 @@ async fn printed_nodeclass_passes_the_check() {
         panic!("this is not `check`");
     };
     let files = [("nodeclass.yaml".to_owned(), printed)];
-    let report = check::report(&args, &cache, &files).unwrap();
+    let report = check::report(&args, &cache, &files, None).unwrap();
     assert!(report.findings.is_empty(), "{report}");
 }
 

@@ -1,4 +1,4 @@
-//! `prepull sync`: node classes follow the pointer.
+//! `prepull sync`, `nodes` and `check --live`: node classes follow the pointer, and pods find their images.
 
 use std::sync::Arc;
 
@@ -95,6 +95,26 @@ pub async fn node_class_follows_promotions_and_roll_backs(fixture: Arc<Fixture>)
         run_of_api.present && run_of_api.requests == 0,
         "{run_of_api:?}"
     );
+    cluster.add_pod(&node, &fixture.api);
+    let nodes = run(&["nodes", &cache, "--output", "json"], 0, &[])?;
+    let nodes: Value = serde_json::from_str(&nodes)?;
+    ensure!(nodes["totals"]["found"] == 1, "{nodes}");
+    ensure!(
+        nodes["nodes"][0]["origin"]["snapshot_id"] == second.as_str(),
+        "{nodes}"
+    );
+    let metrics = run(&["nodes", &cache, "--output", "prometheus"], 0, &["# TYPE"])?;
+    ensure!(metrics.contains("prepull_"), "{metrics}");
+    let check = [
+        "check",
+        &cache,
+        "--live",
+        "--burst",
+        "17",
+        "--namespace",
+        "default",
+    ];
+    run(&check, 0, &["so 17 nodes need 5100 MiB/s", "0 errors"])?;
     world.terminate_node(&node).await?;
 
     // A roll-back does not wait for the delay.
@@ -107,8 +127,5 @@ pub async fn node_class_follows_promotions_and_roll_backs(fixture: Arc<Fixture>)
         &["synced", &back],
     )?;
     ensure!(cluster.data_volume(&class)?.0 == first);
-
-    let nodes = run(&["nodes", &cache, "--output", "prometheus"], 0, &["# TYPE"])?;
-    ensure!(nodes.contains("prepull_"), "{nodes}");
     Ok(())
 }

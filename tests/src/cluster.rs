@@ -4,8 +4,9 @@ use std::io::Write as _;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
+use jiff::Timestamp;
 use prepull_domain::names::DATA_DEVICE;
-use prepull_domain::{Architecture, GiB, SnapshotId};
+use prepull_domain::{Architecture, GiB, InstanceId, SnapshotId};
 use prepull_kubernetes_standin::{Karpenter, Server};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
@@ -58,6 +59,41 @@ impl Cluster {
         self.server.create(CLASSES, &printed);
         let name = printed["metadata"]["name"].as_str();
         Ok(name.context("the node class has no name")?.to_owned())
+    }
+
+    /// Adds a node, and a pod that has found `image` on it, with the objects that the kubelet writes.
+    pub fn add_pod(&self, node: &InstanceId, image: &str) {
+        self.server.create(
+            "/api/v1/nodes",
+            &json!({
+                "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"},
+                "spec": {"providerID": format!("aws:///eu-west-1a/{node}")},
+            }),
+        );
+        self.server.create(
+            "/api/v1/namespaces/default/pods",
+            &json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": "pod", "namespace": "default"},
+                "spec": {"nodeName": "node", "containers": [{"name": "main", "image": image}]},
+            }),
+        );
+        let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let pod = self.server.get("/api/v1/namespaces/default/pods/pod");
+        let object = json!({
+            "kind": "Pod", "namespace": "default", "name": "pod", "fieldPath": "spec.containers{main}",
+            "uid": pod.unwrap_or_default()["metadata"]["uid"],
+        });
+        self.server.create(
+            "/api/v1/namespaces/default/events",
+            &json!({
+                "apiVersion": "v1", "kind": "Event", "metadata": {"name": "pulled", "namespace": "default"},
+                "reason": "Pulled", "type": "Normal", "involvedObject": object,
+                "message": format!("Container image \"{image}\" already present on machine"),
+                "source": {"component": "kubelet", "host": "node"},
+                "firstTimestamp": now, "lastTimestamp": now, "count": 1,
+            }),
+        );
     }
 
     /// Returns a node class.

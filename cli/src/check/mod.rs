@@ -1,7 +1,7 @@
 //! `prepull check`: finds the reasons why nodes would not use the snapshot of a cache.
 //!
 //! It reads node classes, node pools, launch templates and workloads from files, and compares them with the manifest of the
-//! snapshot. This module calls no AWS API: [`Cache`] holds the facts, from a file or from the caller.
+//! snapshot. With `--live` it reads a cluster instead of files. This module calls no API: the caller has read the facts.
 
 mod conditions;
 mod input;
@@ -12,6 +12,7 @@ use std::io::{IsTerminal as _, Read as _};
 
 use clap::ValueEnum;
 use prepull_domain::{Architecture, CacheName};
+use prepull_kubernetes::nodes::HitRate;
 use serde::Serialize;
 use strum::Display;
 
@@ -28,6 +29,9 @@ const STDIN: &str = "-";
 
 /// Name of standard input in reports.
 const STDIN_NAME: &str = "standard input";
+
+/// Name of the cluster in reports.
+const CLUSTER: &str = "cluster";
 
 /// The arguments of `prepull check`.
 #[derive(Debug, Clone, clap::Args)]
@@ -46,6 +50,18 @@ pub struct CheckArgs {
     /// Write it with `prepull snapshots CACHE --output json`.
     #[arg(long, value_name = "FILE")]
     pub manifest: Option<String>,
+    /// Read the objects from a cluster, and check its nodes too.
+    #[arg(long, conflicts_with_all = ["files", "manifest"])]
+    pub live: bool,
+    /// Use this context of the kubeconfig.
+    #[arg(long, value_name = "NAME", requires = "live")]
+    pub context: Option<String>,
+    /// Read the workloads of this namespace.
+    #[arg(long, value_name = "NAME", requires = "live")]
+    pub namespace: Vec<String>,
+    /// Compare the rate with the quota if this many nodes start.
+    #[arg(long, value_name = "NODES", value_parser = clap::value_parser!(u32).range(1..))]
+    pub burst: Option<u32>,
     /// Check only node classes and templates with this name.
     #[arg(long, value_name = "NAME")]
     pub only: Vec<String>,
@@ -145,7 +161,9 @@ impl CheckFinding {
                 .remedy
                 .unwrap_or_else(|| condition.remedy.to_owned()),
             file: object.map(|object| object.file.clone()),
-            line: object.map(|_| problem.place.line),
+            line: object
+                .filter(|object| object.file != CLUSTER)
+                .map(|_| problem.place.line),
         }
     }
 
@@ -216,10 +234,24 @@ pub fn run(args: &CheckArgs, cache: &Cache) -> Result<CheckReport, CheckError> {
     for file in files {
         texts.push((file.clone(), read(file)?));
     }
-    report(args, cache, &texts)
+    report(args, cache, &texts, None)
 }
 
-/// Checks the texts of files against `cache`.
+/// Checks the `objects` and the nodes of a cluster against `cache`.
+///
+/// # Errors
+/// If there is nothing to check.
+pub fn run_live(
+    args: &CheckArgs,
+    cache: &Cache,
+    objects: &serde_json::Value,
+    hit_rate: &HitRate,
+) -> Result<CheckReport, CheckError> {
+    let text = objects.to_string();
+    report(args, cache, &[(CLUSTER.to_owned(), text)], Some(hit_rate))
+}
+
+/// Checks the texts of files against `cache`, and the nodes of a cluster if `hit_rate` has them.
 ///
 /// # Errors
 /// If a text cannot be parsed, or none has anything to check.
@@ -227,6 +259,7 @@ pub fn report(
     args: &CheckArgs,
     cache: &Cache,
     files: &[(String, String)],
+    hit_rate: Option<&HitRate>,
 ) -> Result<CheckReport, CheckError> {
     let mut inputs = Inputs::default();
     for (file, text) in files {
@@ -241,6 +274,8 @@ pub fn report(
         cache,
         inputs: &inputs,
         kubernetes: args.kubernetes.as_deref(),
+        burst: args.burst,
+        hit_rate,
     };
     let mut findings: Vec<_> = subject
         .problems()

@@ -29,6 +29,10 @@ fn args() -> CheckArgs {
         files: Vec::new(),
         architecture: None,
         manifest: None,
+        live: false,
+        context: None,
+        namespace: Vec::new(),
+        burst: None,
         only: Vec::new(),
         kubernetes: None,
         fail_on: FailOn::Error,
@@ -37,7 +41,12 @@ fn args() -> CheckArgs {
 }
 
 fn check(file: &str, text: &str) -> Result<CheckReport, CheckError> {
-    report(&args(), &cache(), &[(file.to_owned(), text.to_owned())])
+    report(
+        &args(),
+        &cache(),
+        &[(file.to_owned(), text.to_owned())],
+        None,
+    )
 }
 
 /// Asserts the text of the report on an example, with its name as the name of the snapshot.
@@ -130,7 +139,7 @@ fn only_selects_classes_and_their_pools() {
         ..args()
     };
     let files = [("cluster.yaml".to_owned(), text.to_owned())];
-    let report = report(&only, &cache(), &files).unwrap();
+    let report = report(&only, &cache(), &files, None).unwrap();
     assert_eq!((report.node_classes, report.node_pools), (1, 1));
     assert!(
         report
@@ -142,7 +151,7 @@ fn only_selects_classes_and_their_pools() {
         only: vec!["api".to_owned()],
         ..args()
     };
-    insta::assert_snapshot!(super::report(&unknown, &cache(), &files).unwrap_err());
+    insta::assert_snapshot!(super::report(&unknown, &cache(), &files, None).unwrap_err());
 }
 
 #[test]

@@ -92,6 +92,10 @@ const LAZY_RATE: f64 = 5e6;
 pub const MIN_INITIALIZATION_RATE: u32 = 100;
 /// Maximum volume initialization rate, in MiB/s. Source: the same.
 pub const MAX_INITIALIZATION_RATE: u32 = 300;
+/// Default quota of an account and Region for the rates of all volumes that initialize at the same time, in MiB/s.
+///
+/// Source: EBS user guide, "Quotas for Amazon EBS".
+pub const INITIALIZATION_RATE_QUOTA: u32 = 5_000;
 /// Approximate price in dollars of one GiB at the maximum initialization rate. Source:
 /// <https://aws.amazon.com/ebs/pricing/>.
 const INITIALIZATION_GIB: f64 = 0.0036;

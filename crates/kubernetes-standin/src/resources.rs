@@ -23,7 +23,7 @@ pub(crate) struct Resource {
     pub(crate) fields: &'static [&'static str],
 }
 
-pub(crate) const RESOURCES: [Resource; 6] = [
+pub(crate) const RESOURCES: [Resource; 11] = [
     Resource {
         group: "karpenter.k8s.aws",
         version: "v1",
@@ -105,6 +105,61 @@ pub(crate) const RESOURCES: [Resource; 6] = [
             "type",
             "source",
         ],
+    },
+    Resource {
+        group: "apps",
+        version: "v1",
+        kind: "Deployment",
+        plural: "deployments",
+        singular: "deployment",
+        short_names: &["deploy"],
+        namespaced: true,
+        custom: false,
+        fields: &[],
+    },
+    Resource {
+        group: "apps",
+        version: "v1",
+        kind: "StatefulSet",
+        plural: "statefulsets",
+        singular: "statefulset",
+        short_names: &["sts"],
+        namespaced: true,
+        custom: false,
+        fields: &[],
+    },
+    Resource {
+        group: "apps",
+        version: "v1",
+        kind: "DaemonSet",
+        plural: "daemonsets",
+        singular: "daemonset",
+        short_names: &["ds"],
+        namespaced: true,
+        custom: false,
+        fields: &[],
+    },
+    Resource {
+        group: "batch",
+        version: "v1",
+        kind: "Job",
+        plural: "jobs",
+        singular: "job",
+        short_names: &[],
+        namespaced: true,
+        custom: false,
+        fields: &[],
+    },
+    Resource {
+        group: "batch",
+        version: "v1",
+        kind: "CronJob",
+        plural: "cronjobs",
+        singular: "cronjob",
+        short_names: &["cj"],
+        namespaced: true,
+        custom: false,
+        fields: &[],
     },
 ];
 

@@ -3,8 +3,6 @@
 use kube::client::AuthError;
 use kube::core::Status;
 
-use crate::observe::OBSERVE_RULE;
-
 /// Rule of a `ClusterRole` with the rights that a sync needs.
 pub const RBAC_RULE: &str = r#"{apiGroups: ["karpenter.k8s.aws"], resources: ["ec2nodeclasses"], verbs: ["get", "list", "patch"]}"#;
 
@@ -65,9 +63,9 @@ pub enum Error {
         /// Verb of the request.
         verb: &'static str,
     },
-    /// A right to read nodes, pods or events is missing.
+    /// A right to read objects of the cluster is missing.
     #[error(
-        "cannot list {resource}: {cause}. Give the role a ClusterRole with the rule {OBSERVE_RULE}"
+        "cannot list {resource}: {cause}. Give the role a ClusterRole with the verb `list` for {resource}"
     )]
     ForbiddenToObserve {
         /// Resource of the request.
@@ -75,7 +73,7 @@ pub enum Error {
         /// Message of the cluster.
         cause: String,
     },
-    /// Nodes, pods or events cannot be read.
+    /// Objects of the cluster cannot be read.
     #[error("cannot list {resource}: {cause}. Try again later")]
     NotObserved {
         /// Resource of the request.
@@ -121,7 +119,7 @@ impl Error {
         }
     }
 
-    /// Returns the error of a list of nodes, pods or events.
+    /// Returns the error of a list of other objects than node classes.
     pub(crate) fn of_list(resource: &'static str, error: &kube::Error) -> Self {
         match Self::of("list", error) {
             Self::Forbidden { cause, .. } => Self::ForbiddenToObserve { resource, cause },

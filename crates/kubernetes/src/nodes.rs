@@ -162,6 +162,12 @@ impl Initialization {
             remaining_seconds,
         })
     }
+
+    /// Returns the initialized part of the volume in percent.
+    #[must_use]
+    pub fn percent(self) -> u8 {
+        self.percent
+    }
 }
 
 /// Returns the EC2 instance of a node, or `None` if its provider ID does not have one, for example on Fargate.

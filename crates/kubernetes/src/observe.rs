@@ -13,10 +13,6 @@ use crate::nodes::EVENT_FIELD_SELECTOR;
 /// Objects in one answer, so that a large cluster does not answer with one large list.
 const PAGE: u32 = 500;
 
-/// Rule of a `ClusterRole` with the rights that [`observe`] needs.
-pub const OBSERVE_RULE: &str =
-    r#"{apiGroups: [""], resources: ["nodes", "pods", "events"], verbs: ["list"]}"#;
-
 /// The nodes of a cluster, their pods, and the kubelets' events about images.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {

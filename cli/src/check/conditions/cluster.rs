@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use prepull_domain::Architecture;
+use prepull_kubernetes::nodes::{InSnapshot, NodeReport, Origin, PullPolicy};
 
 use super::{Problem, Subject};
 use crate::check::Severity;
 use crate::check::input::Object;
 use crate::check::input::pool::NodePool;
+use crate::check::input::template::{Dialect, NodeTemplate};
 use crate::check::input::tree::{At, Place};
 use crate::check::input::workload::ImageName;
 use crate::check::known::Target;
@@ -126,6 +128,76 @@ fn status_of(object: &Object) -> Vec<Problem<'_>> {
         problems.push(Problem::new(object, &condition.place, message).with_severity(severity));
     }
     problems
+}
+
+/// 22: Karpenter does not have a field of the node class.
+pub fn old_karpenter<'a>(subject: &Subject<'a>) -> Vec<Problem<'a>> {
+    let Some((major, minor)) = subject.inputs.karpenter else {
+        return Vec::new();
+    };
+    let needs = |at: (u16, u16), template: &'a NodeTemplate, place: &Place, field: &str| {
+        ((major, minor) < at).then(|| {
+            let message = format!(
+                "needs Karpenter {}.{}, and the cluster has {major}.{minor}: {field} is new",
+                at.0, at.1
+            );
+            Problem::new(&template.object, place, message)
+        })
+    };
+    let karpenter = subject
+        .templates()
+        .filter(|template| template.dialect == Dialect::Karpenter);
+    let found = karpenter.flat_map(|template| {
+        let rates = template.mappings.iter().filter_map(|it| it.rate.as_ref());
+        let rates = rates
+            .filter_map(|rate| needs((1, 5), template, &rate.place, "volumeInitializationRate"));
+        let parameters = template.ami.references.iter();
+        let parameters = parameters
+            .filter(|reference| reference.place.path.ends_with("ssmParameter"))
+            .filter_map(|at| needs((1, 4), template, &at.place, "ssmParameter"));
+        rates.chain(parameters).collect::<Vec<_>>()
+    });
+    found.collect()
+}
+
+/// 31: a node from a snapshot of the cache does not have or use its images.
+pub fn missed_images<'a>(subject: &Subject<'a>) -> Vec<Problem<'a>> {
+    let mut problems = Vec::new();
+    for node in cached_nodes(subject) {
+        for image in &node.images {
+            let pulls = image.pulls.iter();
+            // With the policy `Always`, the kubelet reports a pull although the node has the image.
+            let pulled = pulls.filter(|pull| pull.policy == PullPolicy::IfNotPresent);
+            if image.in_snapshot == InSnapshot::Yes && pulled.count() > 0 {
+                let message = format!("pulled `{}`, which its snapshot has", image.image);
+                problems.push(Problem::of_cache(&format!("node {}", node.name), message));
+            }
+        }
+        let missing = node.cached.iter().flat_map(|cached| &cached.missing);
+        for image in missing {
+            let message = format!("does not list `{image}`, which its snapshot has");
+            problems.push(Problem::of_cache(&format!("node {}", node.name), message));
+        }
+    }
+    problems
+}
+
+/// 32: EBS still loads the volume of a node.
+pub fn initialization<'a>(subject: &Subject<'a>) -> Vec<Problem<'a>> {
+    let nodes = cached_nodes(subject).filter_map(|node| {
+        let percent = node.initialization?.percent();
+        (percent < 100).then(|| {
+            let message = format!("has initialized {percent} % of its data volume");
+            Problem::of_cache(&format!("node {}", node.name), message)
+        })
+    });
+    nodes.collect()
+}
+
+/// Returns the nodes that started from a snapshot of the cache.
+fn cached_nodes<'a>(subject: &Subject<'a>) -> impl Iterator<Item = &'a NodeReport> {
+    let nodes = subject.hit_rate.into_iter().flat_map(|it| &it.nodes);
+    nodes.filter(|node| matches!(node.origin, Origin::Cache { .. }))
 }
 
 /// 30: EKS Auto Mode does not start volumes from snapshots.

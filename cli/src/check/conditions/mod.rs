@@ -1,6 +1,6 @@
 //! The conditions: their numbers, severities and explanations, and the functions that find them.
 //!
-//! Numbers are stable. A condition that needs AWS or a cluster has a number too, and `check` does not report it.
+//! Numbers are stable. 25 and 29 are unused.
 
 mod cluster;
 mod runtime;
@@ -9,6 +9,7 @@ mod tests;
 mod volume;
 
 use prepull_domain::{Architecture, Manifest, names};
+use prepull_kubernetes::nodes::HitRate;
 
 use super::Severity;
 use super::input::pool::NodePool;
@@ -99,6 +100,10 @@ pub struct Subject<'a> {
     pub inputs: &'a Inputs,
     /// Kubernetes version of the cluster, `1.NN`.
     pub kubernetes: Option<&'a str>,
+    /// Number of nodes that start at the same time.
+    pub burst: Option<u32>,
+    /// The nodes of the cluster.
+    pub hit_rate: Option<&'a HitRate>,
 }
 
 impl<'a> Subject<'a> {
@@ -254,7 +259,7 @@ pub fn condition(number: u8) -> Option<&'static Condition> {
 }
 
 /// All conditions, by number. docs/check.md has the same table.
-pub const CONDITIONS: [Condition; 26] = [
+pub const CONDITIONS: [Condition; 30] = [
     Condition {
         number: 1,
         severity: Severity::Error,
@@ -301,6 +306,16 @@ pub const CONDITIONS: [Condition; 26] = [
         remedy: "Set an initialization rate from 100 to 300 MiB/s, unless the snapshot has Fast Snapshot Restore",
         source: "EBS user guide, \"Initialize Amazon EBS volumes\"",
         find: volume::rate_missing,
+    },
+    Condition {
+        number: 6,
+        severity: Severity::Warning,
+        title: "rates above the quota",
+        reason: "An account has a quota for the rates of all volumes that initialize at the same time in a Region. A launch \
+                 beyond it fails.",
+        remedy: "Set a lower rate, or request a higher quota for the cumulative volume initialization rate",
+        source: "EBS user guide, \"Quotas for Amazon EBS\"",
+        find: volume::rate_quota,
     },
     Condition {
         number: 7,
@@ -448,6 +463,16 @@ pub const CONDITIONS: [Condition; 26] = [
         find: cluster::status,
     },
     Condition {
+        number: 22,
+        severity: Severity::Error,
+        title: "Karpenter too old",
+        reason: "Karpenter has `volumeInitializationRate` since 1.5, and `ssmParameter` of an AMI since 1.4. An older one refuses \
+                 the node class, or ignores the field.",
+        remedy: "Update Karpenter, or remove the field",
+        source: "karpenter-provider-aws, releases 1.4.0 and 1.5.0",
+        find: cluster::old_karpenter,
+    },
+    Condition {
         number: 23,
         severity: Severity::Note,
         title: "image is pulled always",
@@ -505,5 +530,24 @@ pub const CONDITIONS: [Condition; 26] = [
         remedy: "Use Karpenter's EC2NodeClass or a managed node group",
         source: "aws/containers-roadmap, issue 2524",
         find: cluster::auto_mode,
+    },
+    Condition {
+        number: 31,
+        severity: Severity::Warning,
+        title: "nodes without their cached images",
+        reason: "The node started from a snapshot of the cache, and pulled an image of the snapshot, or does not list it. \
+                 Something removed or hid the images.",
+        remedy: "See `prepull nodes`, and conditions 8 to 12",
+        source: "the kubelet's events, and `status.images` of the node",
+        find: cluster::missed_images,
+    },
+    Condition {
+        number: 32,
+        severity: Severity::Note,
+        title: "volume still initializes",
+        reason: "EBS has not loaded all blocks of the snapshot yet. Until then, the first read of a block is slow.",
+        remedy: "Wait, or set a higher initialization rate",
+        source: "EC2 API reference, `DescribeVolumeStatus`",
+        find: cluster::initialization,
     },
 ];

@@ -2,6 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use prepull_kubernetes::nodes::{
+    CacheSnapshot, ClusterState, DataVolume, Initialization, SnapshotStage,
+};
+use serde_json::json;
+
 use super::*;
 use crate::check::input::Inputs;
 use crate::check::known::Key;
@@ -21,10 +26,20 @@ struct Case {
     passes: Edits,
 }
 
+/// Karpenter's controller, in a version without the rate.
+const KARPENTER_1_4: &str = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: karpenter}\nspec: {template: {spec: {containers: \
+     [{name: controller, image: 'public.ecr.aws/karpenter/controller:1.4.0@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'}]}}}\n---";
+/// The first version with it.
+const KARPENTER_1_5: &str = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: karpenter}\nspec: {template: {spec: {containers: \
+     [{name: controller, image: 'public.ecr.aws/karpenter/controller:v1.5.0'}]}}}\n---";
+
 /// First line of the Karpenter input.
 const FIRST_LINE: &str = "# Nodes of the cache `web`.";
 
-const CASES: [Case; 26] = [
+/// Conditions with a test of their own, because no text triggers them.
+const OTHERS: [u8; 3] = [6, 31, 32];
+
+const CASES: [Case; 27] = [
     Case {
         condition: 1,
         base: KARPENTER,
@@ -202,6 +217,12 @@ const CASES: [Case; 26] = [
         passes: &[("observedGeneration: 4", "observedGeneration: 5")],
     },
     Case {
+        condition: 22,
+        base: KARPENTER,
+        triggers: &[(FIRST_LINE, KARPENTER_1_4)],
+        passes: &[(FIRST_LINE, KARPENTER_1_5)],
+    },
+    Case {
         condition: 23,
         base: KARPENTER,
         triggers: &[(
@@ -277,6 +298,8 @@ fn numbers(text: &str, kubernetes: Option<&str>) -> Vec<u8> {
         cache: &cache,
         inputs: &inputs,
         kubernetes,
+        burst: None,
+        hit_rate: None,
     };
     let numbers: BTreeSet<_> = subject
         .problems()
@@ -298,8 +321,9 @@ fn every_condition_has_a_case() {
         .iter()
         .map(|condition| condition.number)
         .collect();
-    let cases: Vec<_> = CASES.iter().map(|case| case.condition).collect();
-    assert_eq!(metadata, cases);
+    let cases = CASES.iter().map(|case| case.condition);
+    let cases: BTreeSet<_> = cases.chain(OTHERS).collect();
+    assert_eq!(metadata, Vec::from_iter(cases));
     assert!(metadata.is_sorted());
     let unique: BTreeSet<_> = metadata.iter().collect();
     assert_eq!(unique.len(), metadata.len());
@@ -331,6 +355,103 @@ fn every_condition_passes_a_similar_input() {
             case.condition
         );
     }
+}
+
+#[test]
+fn burst_above_the_quota_is_condition_6() {
+    let cache = cache();
+    let mut inputs = Inputs::default();
+    inputs.read("input", KARPENTER).unwrap();
+    // The rate is 300 MiB/s, and the quota 5,000.
+    for (burst, found) in [(None, 0), (Some(16), 0), (Some(17), 1)] {
+        let subject = Subject {
+            cache: &cache,
+            inputs: &inputs,
+            kubernetes: None,
+            burst,
+            hit_rate: None,
+        };
+        let numbers = subject.problems().map(|(condition, _)| condition.number);
+        assert_eq!(numbers.filter(|number| *number == 6).count(), found);
+    }
+}
+
+/// Returns the numbers of the conditions that a node has, whose snapshot contains nginx and redis. Its pod has nginx.
+fn numbers_of_node(pulled: bool, listed: bool, percent: i64) -> Vec<u8> {
+    let cache = cache();
+    let manifest = &cache.targets[0].manifest;
+    let images = manifest
+        .images
+        .iter()
+        .map(|image| image.reference.to_string());
+    let images: Vec<_> = images.collect();
+    let instance = "i-0123456789abcdef0";
+    let node = json!({
+        "metadata": {"name": "node"},
+        "spec": {"providerID": format!("aws:///eu-west-1a/{instance}")},
+        "status": {"images": if listed { json!([{"names": images}]) } else { json!([{"names": ["pause:3"]}]) }},
+    });
+    let pod = json!({
+        "metadata": {"name": "pod", "namespace": "default", "uid": "1"},
+        "spec": {"nodeName": "node", "containers": [{"name": "main", "image": images[0]}]},
+    });
+    let message = if pulled {
+        format!(
+            "Successfully pulled image \"{}\" in 8.3s (8.3s including waiting). Image size: 1 bytes.",
+            images[0]
+        )
+    } else {
+        format!(
+            "Container image \"{}\" already present on machine",
+            images[0]
+        )
+    };
+    let event = json!({
+        "metadata": {"name": "event", "namespace": "default"},
+        "reason": "Pulled",
+        "message": message,
+        "source": {"component": "kubelet", "host": "node"},
+        "involvedObject": {"kind": "Pod", "name": "pod", "namespace": "default", "uid": "1",
+            "fieldPath": "spec.containers{main}"},
+        "firstTimestamp": "2026-01-02T03:08:00Z",
+        "lastTimestamp": "2026-01-02T03:08:00Z",
+        "count": 1,
+    });
+    let volume = DataVolume {
+        snapshot: Some(manifest.snapshot_id.clone()),
+        initialization: Initialization::new(percent, None),
+    };
+    let hit_rate = HitRate::new(&ClusterState {
+        cache: cache.name.clone(),
+        as_of: "2026-01-02T03:09:00Z".parse().unwrap(),
+        snapshots: vec![CacheSnapshot::new(manifest, [], SnapshotStage::Stable)],
+        volumes: [(instance.parse().unwrap(), volume)].into(),
+        nodes: vec![serde_json::from_value(node).unwrap()],
+        pods: vec![serde_json::from_value(pod).unwrap()],
+        events: vec![serde_json::from_value(event).unwrap()],
+    });
+    let inputs = Inputs::default();
+    let subject = Subject {
+        cache: &cache,
+        inputs: &inputs,
+        kubernetes: None,
+        burst: None,
+        hit_rate: Some(&hit_rate),
+    };
+    let numbers = subject.problems().map(|(condition, _)| condition.number);
+    numbers.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+#[test]
+fn nodes_that_miss_cached_images_are_condition_31() {
+    assert_eq!(numbers_of_node(false, true, 100), [] as [u8; 0]);
+    assert_eq!(numbers_of_node(true, true, 100), [31]);
+    assert_eq!(numbers_of_node(false, false, 100), [31]);
+}
+
+#[test]
+fn volume_that_initializes_is_condition_32() {
+    assert_eq!(numbers_of_node(false, true, 40), [32]);
 }
 
 #[test]
@@ -390,6 +511,8 @@ fn cluster_version_determines_the_severity_of_16() {
             cache: &cache,
             inputs: &inputs,
             kubernetes: Some(kubernetes),
+            burst: None,
+            hit_rate: None,
         };
         let found: Vec<_> = subject.problems().collect();
         // The plain fall-back class does not use the cache.

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use prepull_domain::{Bytes, GiB, names};
+use prepull_estimate::INITIALIZATION_RATE_QUOTA;
 
 use super::{Problem, Subject};
 use crate::check::input::template::{Dialect, Mapping, NodeTemplate, SnapshotText};
@@ -164,6 +165,26 @@ pub fn rate_missing<'a>(subject: &Subject<'a>) -> Vec<Problem<'a>> {
         Problem::new(&template.object, &place, message)
     });
     found.collect()
+}
+
+/// 6: the volumes of a burst of nodes initialize faster than the quota allows.
+pub fn rate_quota<'a>(subject: &Subject<'a>) -> Vec<Problem<'a>> {
+    let Some(burst) = subject.burst else {
+        return Vec::new();
+    };
+    let quota = u64::from(INITIALIZATION_RATE_QUOTA);
+    let volumes = subject.data_volumes().filter_map(|(template, data)| {
+        let rate = data.rate.as_ref()?;
+        let needed = rate.value.saturating_mul(u64::from(burst));
+        (needed > quota).then(|| {
+            let message = format!(
+                "is {} MiB/s, so {burst} nodes need {needed} MiB/s, and the default quota is {quota}",
+                rate.value
+            );
+            Problem::new(&template.object, &rate.place, message)
+        })
+    });
+    volumes.collect()
 }
 
 /// 7: the root volume is missing or small.

@@ -140,6 +140,8 @@ pub struct Inputs {
     pub auto_classes: Vec<Object>,
     /// Workloads.
     pub workloads: Vec<Workload>,
+    /// Major and minor version of Karpenter, from its `Deployment`.
+    pub karpenter: Option<(u16, u16)>,
     /// Kinds of other objects with their number.
     ignored: BTreeMap<String, usize>,
 }
@@ -201,6 +203,7 @@ impl Inputs {
             pools,
             auto_classes,
             workloads,
+            karpenter: _,
             ignored,
         } = self;
         if templates.is_empty()
@@ -306,9 +309,13 @@ impl Inputs {
             ("NodePool", "karpenter.sh") => self.pools.push(NodePool::read(object, document)),
             ("NodeClass", "eks.amazonaws.com") => self.auto_classes.push(object),
             _ => match Workload::pod_path(&kind) {
-                Some(path) => self
-                    .workloads
-                    .push(Workload::read(object, document.at(path).as_ref())),
+                Some(path) => {
+                    let workload = Workload::read(object, document.at(path).as_ref());
+                    match workload.karpenter() {
+                        Some(version) => self.karpenter = Some(version),
+                        None => self.workloads.push(workload),
+                    }
+                }
                 None => self.ignore(&kind),
             },
         }

@@ -80,6 +80,19 @@ impl Workload {
         }
     }
 
+    /// Returns the major and minor version of Karpenter, if the workload is its controller.
+    pub fn karpenter(&self) -> Option<(u16, u16)> {
+        let image = self.images.iter().find_map(|image| {
+            let name = image.name.as_ref()?;
+            let is_controller = name.repository.ends_with("karpenter/controller");
+            is_controller.then_some(&image.given.value)
+        })?;
+        // Karpenter's chart writes the tag and the digest.
+        let tag = image.split('@').next()?.rsplit(':').next()?;
+        let mut numbers = tag.trim_start_matches('v').split('.');
+        Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    }
+
     /// Reads the images below `pod`: those of containers, and those that are volumes.
     pub fn read(object: Object, pod: Option<&Cursor>) -> Self {
         let list = |key: &str| pod.map(|pod| pod.list(key)).unwrap_or_default();
