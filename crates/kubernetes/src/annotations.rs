@@ -26,15 +26,15 @@ pub const SYNCED_AT: &str = "prepull/synced-at";
 /// Annotation with the snapshot of the last sync that changed the class. Written by prepull. There is none for the
 /// snapshot before, because the pointer has it.
 pub const SYNCED_SNAPSHOT: &str = "prepull/synced-snapshot";
+/// Annotation with the snapshot of the last sync that was reverted, because Karpenter did not accept it. Written by
+/// prepull, and removed by the next successful sync. Later syncs do not try the snapshot again.
+pub const REVERTED_SNAPSHOT: &str = "prepull/reverted-snapshot";
 
-const KNOWN: [&str; 6] = [
-    CACHE,
-    ARCHITECTURE,
-    CHANNEL,
-    RING,
-    SYNCED_AT,
-    SYNCED_SNAPSHOT,
-];
+/// Annotations that prepull writes. They do not opt in, because they stay after an opt-out.
+const WRITTEN: [&str; 3] = [SYNCED_AT, SYNCED_SNAPSHOT, REVERTED_SNAPSHOT];
+
+/// Annotations that a person writes.
+pub(crate) const GIVEN: [&str; 4] = [CACHE, ARCHITECTURE, CHANNEL, RING];
 
 /// Maximum characters of a ring.
 const MAX_RING: usize = 63;
@@ -149,7 +149,7 @@ pub enum InvalidAnnotation {
     /// prepull does not know the annotation. It may be misspelled.
     #[error(
         "the annotation `{name}` is unknown. Correct its name to one of: {}",
-        KNOWN[..4].join(", ")
+        GIVEN.join(", ")
     )]
     Unknown {
         /// The annotation.
@@ -166,18 +166,13 @@ impl OptIn {
         annotations: &BTreeMap<String, String>,
     ) -> Result<Option<Self>, InvalidAnnotation> {
         let get = |name: &str| annotations.get(name).map(String::as_str);
-        // Annotations that prepull has written do not opt in. They stay after an opt-out.
-        let written = |name: &str| name == SYNCED_AT || name == SYNCED_SNAPSHOT;
-        let present = annotations
+        let mut own = annotations
             .keys()
-            .find(|name| name.starts_with(PREFIX) && !written(name));
-        let Some(present) = present else {
+            .filter(|name| name.starts_with(PREFIX) && !WRITTEN.contains(&name.as_str()));
+        let Some(present) = own.clone().next() else {
             return Ok(None);
         };
-        if let Some(name) = annotations
-            .keys()
-            .find(|name| name.starts_with(PREFIX) && !KNOWN.contains(&name.as_str()))
-        {
+        if let Some(name) = own.find(|name| !GIVEN.contains(&name.as_str())) {
             return Err(InvalidAnnotation::Unknown { name: name.clone() });
         }
         let required = |missing: &'static str| {
@@ -282,7 +277,8 @@ mod tests {
         assert_eq!(
             parse(&[
                 (SYNCED_AT, "2026-01-01T00:00:00Z"),
-                (SYNCED_SNAPSHOT, "snap-12345678")
+                (SYNCED_SNAPSHOT, "snap-12345678"),
+                (REVERTED_SNAPSHOT, "snap-87654321"),
             ]),
             Ok(None)
         );

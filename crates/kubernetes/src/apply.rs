@@ -8,20 +8,24 @@ use kube::api::{Patch as Body, PatchParams};
 use kube::core::{DynamicObject, Status};
 use kube::{Api, Client};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::annotations::{SYNCED_AT, SYNCED_SNAPSHOT};
+use crate::annotations::{REVERTED_SNAPSHOT, SYNCED_AT, SYNCED_SNAPSHOT};
 use crate::change::{Change, ChangeKind};
 use crate::class::{NodeClass, Readiness, readiness};
 use crate::client::api;
-use crate::error::{Error, sentence};
+use crate::error::{Error, is_gone, sentence};
+use crate::interruption::Interruption;
 
 /// Field manager of our changes. Argo CD and Flux can ignore the fields of a manager.
 const FIELD_MANAGER: &str = "prepull";
 
-/// Maximum attempts to revert a patch if the cluster does not answer.
+/// Maximum attempts to revert a patch if the cluster does not answer, or answers with a conflict.
 const REVERT_ATTEMPTS: u32 = 3;
+
+/// Cause of an outcome after an interruption.
+const INTERRUPTED: &str = "the command was interrupted";
 
 /// The wait for Karpenter's verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +68,8 @@ pub enum Outcome {
     Reverted {
         /// Cause.
         why: String,
+        /// Cause, if the annotation [`REVERTED_SNAPSHOT`] could not be written. The next sync then tries again.
+        not_annotated: Option<String>,
     },
     /// Karpenter did not accept the class, and the patch could not be reverted.
     RevertFailed {
@@ -104,14 +110,36 @@ impl fmt::Display for Outcome {
                 f,
                 "unchanged: the cluster refused the patch: {why}. Correct the node class"
             ),
-            Self::Reverted { why } => write!(
+            Self::Reverted { why, .. } if why == INTERRUPTED => write!(
                 f,
-                "reverted: Karpenter did not accept the snapshot: {why}. Karpenter's log has the cause"
+                "reverted: {why} before Karpenter accepted the snapshot. Run the command again"
+            ),
+            Self::Reverted { why, not_annotated } => {
+                write!(
+                    f,
+                    "reverted: Karpenter did not accept the snapshot: {why}. Karpenter's log has the cause"
+                )?;
+                match not_annotated {
+                    Some(cause) => write!(
+                        f,
+                        ". The next sync tries the snapshot again, because the annotation is missing: {cause}"
+                    ),
+                    None => Ok(()),
+                }
+            }
+            Self::RevertFailed { why, cause } if why == INTERRUPTED => write!(
+                f,
+                "not reverted: {why} before Karpenter accepted the snapshot, and the patch could not be reverted: {cause}. \
+                 Check the node class"
             ),
             Self::RevertFailed { why, cause } => write!(
                 f,
                 "not reverted: Karpenter did not accept the snapshot: {why}, and the patch could not be reverted: {cause}. \
                  Check the node class"
+            ),
+            Self::NotReady { why } if why == INTERRUPTED => write!(
+                f,
+                "rolled back, but {why} before Karpenter accepted the snapshot. Run the command again"
             ),
             Self::NotReady { why } => write!(
                 f,
@@ -124,6 +152,9 @@ impl fmt::Display for Outcome {
 /// Applies a change. `client` comes from [`connect`](crate::connect), because a client with retries could repeat a
 /// patch. `now` is the time in the annotation [`SYNCED_AT`].
 ///
+/// After `interruption`, the wait ends and the patch is reverted, but not that of a roll-back. The caller then stops
+/// before the next class. The requests before and after the wait are not interrupted.
+///
 /// # Errors
 /// [`Error`] if the cluster did not apply the patch, because it cannot be reached or refuses the caller. After the
 /// patch, problems are an [`Outcome`].
@@ -132,6 +163,7 @@ pub async fn apply(
     class: &NodeClass,
     change: &Change,
     patience: Patience,
+    interruption: &Interruption,
     now: Timestamp,
 ) -> Result<Outcome, Error> {
     let target = Target {
@@ -143,7 +175,7 @@ pub async fn apply(
     match target.send(&change.patch).await {
         Ok(_) => {}
         Err(Failure::Gone) => return Ok(Outcome::Deleted),
-        Err(Failure::TestFailed) => return Ok(Outcome::Changed),
+        Err(Failure::TestFailed | Failure::Conflict(_)) => return Ok(Outcome::Changed),
         Err(Failure::Invalid(why)) => return Ok(Outcome::Invalid { why }),
         Err(Failure::Refused(error)) => return Err(error),
         Err(Failure::NoAnswer(error)) => {
@@ -154,15 +186,26 @@ pub async fn apply(
             }
         }
     }
-    Ok(match target.verdict().await {
+    let verdict = tokio::select! {
+        // A verdict at the time of the interruption counts.
+        biased;
+        verdict = target.verdict() => verdict,
+        () = interruption.wait() => Verdict::Interrupted,
+    };
+    Ok(match verdict {
         Verdict::Accepted => Outcome::Synced {
-            not_annotated: target.annotate(now).await.err(),
+            not_annotated: target.annotate_success(now).await.err(),
         },
         Verdict::Changed => Outcome::Changed,
         Verdict::Deleted => Outcome::Deleted,
         Verdict::NotAccepted(why) if change.kind == ChangeKind::RollBack => {
             Outcome::NotReady { why }
         }
+        Verdict::Interrupted if change.kind == ChangeKind::RollBack => Outcome::NotReady {
+            why: INTERRUPTED.to_owned(),
+        },
+        // The next sync tries the snapshot again.
+        Verdict::Interrupted => target.send_inverse(INTERRUPTED.to_owned()).await,
         Verdict::NotAccepted(why) => target.revert(why).await,
     })
 }
@@ -178,6 +221,7 @@ struct Target<'a> {
 enum Verdict {
     Accepted,
     NotAccepted(String),
+    Interrupted,
     Changed,
     Deleted,
 }
@@ -188,6 +232,9 @@ enum Failure {
     Gone,
     /// A test of the patch failed.
     TestFailed,
+    /// The cluster answers with a conflict, for example after a race with a write of the status. Nothing changed, and the
+    /// values that the patch tests may be the same.
+    Conflict(Error),
     /// The result would break a rule of the CRD or of a webhook.
     Invalid(String),
     /// The cluster refused the request.
@@ -207,9 +254,8 @@ impl From<kube::Error> for Failure {
             };
         };
         match status.code {
-            // A missing class has a name. A missing CRD answers without one.
-            404 if has_name(&status) => Self::Gone,
-            409 => Self::TestFailed,
+            404 if is_gone(&status) => Self::Gone,
+            409 => Self::Conflict(typed),
             // A failed test has no cause. A broken rule has at least one. Source: `applyJSPatch` in
             // `staging/src/k8s.io/apiserver/pkg/endpoints/handlers/patch.go` and `NewInvalid` in
             // `staging/src/k8s.io/apimachinery/pkg/api/errors/errors.go` of kubernetes/kubernetes.
@@ -219,13 +265,6 @@ impl From<kube::Error> for Failure {
             _ => Self::Refused(typed),
         }
     }
-}
-
-fn has_name(status: &Status) -> bool {
-    status
-        .details
-        .as_ref()
-        .is_some_and(|details| !details.name.is_empty())
 }
 
 fn has_causes(status: &Status) -> bool {
@@ -274,27 +313,44 @@ impl Target<'_> {
         }
     }
 
+    /// Reverts the patch, and records the snapshot, so that later syncs do not try it again.
     async fn revert(&self, why: String) -> Outcome {
+        match self.send_inverse(why).await {
+            Outcome::Reverted { why, .. } => Outcome::Reverted {
+                why,
+                not_annotated: self.annotate_revert().await.err(),
+            },
+            outcome => outcome,
+        }
+    }
+
+    async fn send_inverse(&self, why: String) -> Outcome {
+        let reverted = |why| Outcome::Reverted {
+            why,
+            not_annotated: None,
+        };
         let mut attempt = 1;
         let cause = loop {
             match self.send(&self.change.inverse).await {
-                Ok(_) => return Outcome::Reverted { why },
+                Ok(_) => return reverted(why),
                 Err(Failure::Gone) => return Outcome::Deleted,
                 Err(Failure::TestFailed) => {
                     // An earlier attempt without an answer may have reverted the patch.
                     let object = self.api.get_opt(self.name).await.ok().flatten();
                     if attempt > 1 && object.is_some_and(|object| self.change.is_undone_in(&object))
                     {
-                        return Outcome::Reverted { why };
+                        return reverted(why);
                     }
                     break "another client changed the volume".to_owned();
                 }
                 Err(Failure::Invalid(cause)) => break cause,
                 Err(Failure::Refused(error)) => break sentence(&error.to_string()),
-                Err(Failure::NoAnswer(error)) if attempt == REVERT_ATTEMPTS => {
+                Err(Failure::Conflict(error) | Failure::NoAnswer(error))
+                    if attempt == REVERT_ATTEMPTS =>
+                {
                     break sentence(&error.to_string());
                 }
-                Err(Failure::NoAnswer(_)) => {
+                Err(Failure::Conflict(_) | Failure::NoAnswer(_)) => {
                     attempt += 1;
                     tokio::time::sleep(self.patience.interval).await;
                 }
@@ -303,10 +359,24 @@ impl Target<'_> {
         Outcome::RevertFailed { why, cause }
     }
 
-    /// Writes the annotations for people. A merge patch of annotations cannot conflict, and causes no drift.
-    async fn annotate(&self, now: Timestamp) -> Result<(), String> {
+    /// Writes the annotations for people, and forgets an earlier revert.
+    async fn annotate_success(&self, now: Timestamp) -> Result<(), String> {
         let time = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let annotations = json!({SYNCED_AT: time, SYNCED_SNAPSHOT: self.change.to});
+        self.annotate(json!({
+            SYNCED_AT: time,
+            SYNCED_SNAPSHOT: self.change.to,
+            REVERTED_SNAPSHOT: Value::Null,
+        }))
+        .await
+    }
+
+    async fn annotate_revert(&self) -> Result<(), String> {
+        self.annotate(json!({REVERTED_SNAPSHOT: self.change.to}))
+            .await
+    }
+
+    /// Writes annotations. `null` removes one. A merge patch of annotations has no tests, and causes no drift.
+    async fn annotate(&self, annotations: Value) -> Result<(), String> {
         let body = Body::Merge(json!({"metadata": {"annotations": annotations}}));
         match self.api.patch(self.name, &parameters(), &body).await {
             Ok(_) => Ok(()),
@@ -341,12 +411,30 @@ mod tests {
             Outcome::Invalid {
                 why: "snapshotID or volumeSize must be defined".to_owned(),
             },
-            Outcome::Reverted { why: why() },
+            Outcome::Reverted {
+                why: why(),
+                not_annotated: None,
+            },
+            Outcome::Reverted {
+                why: why(),
+                not_annotated: Some("cannot patch node classes: timeout".to_owned()),
+            },
             Outcome::RevertFailed {
                 why: why(),
                 cause: "another client changed the volume".to_owned(),
             },
             Outcome::NotReady { why: why() },
+            Outcome::Reverted {
+                why: INTERRUPTED.to_owned(),
+                not_annotated: None,
+            },
+            Outcome::RevertFailed {
+                why: INTERRUPTED.to_owned(),
+                cause: "another client changed the volume".to_owned(),
+            },
+            Outcome::NotReady {
+                why: INTERRUPTED.to_owned(),
+            },
         ];
         let texts: Vec<String> = outcomes.iter().map(Outcome::to_string).collect();
         insta::assert_snapshot!(texts.join("\n"), @r"
@@ -356,8 +444,12 @@ mod tests {
         left alone: the node class was deleted
         unchanged: the cluster refused the patch: snapshotID or volumeSize must be defined. Correct the node class
         reverted: Karpenter did not accept the snapshot: no verdict within 300 s: object is awaiting reconciliation. Karpenter's log has the cause
+        reverted: Karpenter did not accept the snapshot: no verdict within 300 s: object is awaiting reconciliation. Karpenter's log has the cause. The next sync tries the snapshot again, because the annotation is missing: cannot patch node classes: timeout
         not reverted: Karpenter did not accept the snapshot: no verdict within 300 s: object is awaiting reconciliation, and the patch could not be reverted: another client changed the volume. Check the node class
         rolled back, but the node class is not ready: no verdict within 300 s: object is awaiting reconciliation. Karpenter's log has the cause
+        reverted: the command was interrupted before Karpenter accepted the snapshot. Run the command again
+        not reverted: the command was interrupted before Karpenter accepted the snapshot, and the patch could not be reverted: another client changed the volume. Check the node class
+        rolled back, but the command was interrupted before Karpenter accepted the snapshot. Run the command again
         ");
     }
 }

@@ -9,7 +9,7 @@ use prepull_domain::{GiB, SnapshotId};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::annotations::{ARCHITECTURE, CACHE};
+use crate::annotations::GIVEN;
 use crate::class::NodeClass;
 
 /// The change of one class.
@@ -151,17 +151,16 @@ fn data_volume(object: &DynamicObject) -> Option<&Value> {
         .find(|mapping| mapping["deviceName"] == DATA_DEVICE)
 }
 
-/// Returns tests of the opt-in. A class whose owner has opted out since the list is left alone.
+/// Returns tests of the annotations that the class had. A class whose owner has opted out since the list is left alone,
+/// and so is one that now follows another channel. RFC 6902 cannot test that an annotation is absent.
 fn opt_in_tests(class: &NodeClass) -> Vec<Value> {
-    let test = |annotation: &str, value: &str| {
+    let test = |name: &str| {
+        let value = class.annotations.get(name)?;
         // RFC 6901 writes `/` in a name as `~1`.
-        let name = annotation.replace('/', "~1");
-        json!({"op": "test", "path": format!("/metadata/annotations/{name}"), "value": value})
+        let path = format!("/metadata/annotations/{}", name.replace('/', "~1"));
+        Some(json!({"op": "test", "path": path, "value": value}))
     };
-    vec![
-        test(CACHE, class.opt_in.cache.as_str()),
-        test(ARCHITECTURE, class.opt_in.architecture.as_str()),
-    ]
+    GIVEN.into_iter().filter_map(test).collect()
 }
 
 fn change_ebs(

@@ -1,8 +1,11 @@
 //! Node classes as the API returns them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use kube::core::DynamicObject;
+use prepull_domain::names::DATA_DEVICE;
+use prepull_domain::{BottlerocketVersion, SnapshotId};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -31,6 +34,8 @@ pub struct NodeClass {
     pub opt_in: OptIn,
     /// Karpenter's verdict.
     pub readiness: Readiness,
+    /// All annotations.
+    pub(crate) annotations: BTreeMap<String, String>,
     /// Whether the class is being deleted. Karpenter's finalizer keeps it until its nodes are gone.
     pub(crate) deleting: bool,
     /// The spec.
@@ -82,6 +87,7 @@ impl Listed {
                 name,
                 opt_in: opt_in?,
                 readiness: readiness(object),
+                annotations,
                 deleting: object.metadata.deletion_timestamp.is_some(),
                 spec: object.data["spec"].clone(),
             }))),
@@ -100,6 +106,27 @@ impl Listed {
 }
 
 impl NodeClass {
+    /// Returns the snapshot that the class has now, also if its pointer has another one. `None` if it has no snapshot, an
+    /// invalid ID, or several data volumes.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<SnapshotId> {
+        let mut volumes = self.data_volumes();
+        match (volumes.next(), volumes.next()) {
+            (Some((_, mapping)), None) => mapping["ebs"]["snapshotID"].as_str()?.parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// Returns the data volumes with their indexes in `blockDeviceMappings`. A usable class has one.
+    pub(crate) fn data_volumes(&self) -> impl Iterator<Item = (usize, &Value)> {
+        let mappings = self.spec["blockDeviceMappings"].as_array();
+        mappings
+            .into_iter()
+            .flatten()
+            .enumerate()
+            .filter(|(_, mapping)| mapping["deviceName"] == DATA_DEVICE)
+    }
+
     /// Returns the AMI family: the field, or the family of the alias. Source: `EC2NodeClass.AMIFamily` in
     /// `pkg/apis/v1/ec2nodeclass.go` of aws/karpenter-provider-aws.
     pub(crate) fn ami_family(&self) -> &str {
@@ -114,6 +141,32 @@ impl NodeClass {
             None => "Custom",
         }
     }
+
+    /// Returns the oldest Bottlerocket release that an AMI term pins. `@latest`, names, IDs and tags do not show their
+    /// release.
+    pub(crate) fn oldest_release(&self) -> Option<BottlerocketVersion> {
+        let terms = self.spec["amiSelectorTerms"].as_array();
+        terms.into_iter().flatten().filter_map(pinned_release).min()
+    }
+}
+
+/// Returns the Bottlerocket release of an AMI term with an alias or a public parameter. `ssmParameter` is a name or an
+/// ARN (`SSMParameter` in `pkg/apis/v1/ec2nodeclass.go` of aws/karpenter-provider-aws).
+fn pinned_release(term: &Value) -> Option<BottlerocketVersion> {
+    let of_alias = || {
+        let release = term["alias"].as_str()?.strip_prefix("bottlerocket@")?;
+        release.trim_start_matches('v').parse().ok()
+    };
+    let of_parameter = || {
+        let parameter = term["ssmParameter"].as_str()?;
+        let (arn, path) = parameter.split_once("/aws/service/bottlerocket/")?;
+        if !arn.is_empty() && !arn.ends_with(":parameter") {
+            return None;
+        }
+        // The path continues with variant, architecture, release and `image_id`.
+        path.split('/').nth(2)?.parse().ok()
+    };
+    of_alias().or_else(of_parameter)
 }
 
 /// Returns Karpenter's verdict about the current generation. A condition of an earlier generation says nothing about

@@ -10,16 +10,16 @@ use kube::{Api, Client, Config};
 
 use crate::annotations::Ring;
 use crate::class::Listed;
-use crate::error::{Error, chain};
+use crate::error::{Error, chain, is_gone};
 
 /// Maximum time for the answer to one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Maximum attempts to list the node classes.
-const LIST_ATTEMPTS: u32 = 3;
+/// Maximum attempts to read node classes.
+const READ_ATTEMPTS: u32 = 3;
 
-/// Pause after the first failed list. Later pauses are longer.
-const LIST_PAUSE: Duration = Duration::from_millis(500);
+/// Pause after the first failed read. Later pauses are longer.
+const READ_PAUSE: Duration = Duration::from_millis(500);
 
 /// Connects to the cluster of a kubeconfig's context, or of the current context. In a pod without a kubeconfig, it
 /// connects to the pod's cluster. It sends no request, but runs the command that the kubeconfig has for credentials.
@@ -83,18 +83,10 @@ pub fn cluster_name(context: Option<&str>) -> Option<String> {
 /// # Errors
 /// [`Error`] if the cluster does not list node classes.
 pub async fn list(client: &Client, ring: Option<&Ring>) -> Result<Vec<Listed>, Error> {
-    let api = api(client);
-    let mut attempt = 1;
-    let answer = loop {
-        match api.list(&ListParams::default()).await {
-            Ok(answer) => break answer,
-            Err(error) if attempt < LIST_ATTEMPTS && is_transient(&error) => {
-                tokio::time::sleep(LIST_PAUSE * attempt).await;
-                attempt += 1;
-            }
-            Err(error) => return Err(Error::of("list", &error)),
-        }
-    };
+    let (api, all) = (api(client), ListParams::default());
+    let answer = repeat(|| api.list(&all))
+        .await
+        .map_err(|error| Error::of("list", &error))?;
     let mut classes: Vec<Listed> = answer
         .items
         .iter()
@@ -102,6 +94,36 @@ pub async fn list(client: &Client, ring: Option<&Ring>) -> Result<Vec<Listed>, E
         .collect();
     classes.sort_by(|one, other| one.name().cmp(other.name()));
     Ok(classes)
+}
+
+/// Returns one node class as it is now. `None` if it does not exist, or has no annotation of prepull.
+///
+/// # Errors
+/// [`Error`] if the cluster does not return it.
+pub async fn get(client: &Client, name: &str) -> Result<Option<Listed>, Error> {
+    let api = api(client);
+    match repeat(|| api.get(name)).await {
+        Ok(object) => Ok(Listed::parse(&object, None)),
+        Err(kube::Error::Api(status)) if is_gone(&status) => Ok(None),
+        Err(error) => Err(Error::of("get", &error)),
+    }
+}
+
+/// Sends a read again if the cluster asks for another attempt.
+async fn repeat<T, Answer>(request: impl Fn() -> Answer) -> kube::Result<T>
+where
+    Answer: Future<Output = kube::Result<T>>,
+{
+    let mut attempt = 1;
+    loop {
+        match request().await {
+            Err(error) if attempt < READ_ATTEMPTS && is_transient(&error) => {
+                tokio::time::sleep(READ_PAUSE * attempt).await;
+                attempt += 1;
+            }
+            answer => return answer,
+        }
+    }
 }
 
 /// Returns whether the cluster asks for another attempt: too many requests, or a restart of the API server.

@@ -2,6 +2,7 @@
 
 use kube::client::AuthError;
 use kube::core::Status;
+use kube::core::response::StatusDetails;
 
 /// Rule of a `ClusterRole` with the rights that a sync needs.
 pub const RBAC_RULE: &str = r#"{apiGroups: ["karpenter.k8s.aws"], resources: ["ec2nodeclasses"], verbs: ["get", "list", "patch"]}"#;
@@ -137,6 +138,12 @@ impl Error {
             _ => Self::Failed { verb, cause },
         }
     }
+}
+
+/// Returns whether a class does not exist. A missing CRD answers without the name of the class.
+pub(crate) fn is_gone(status: &Status) -> bool {
+    let has_name = |details: &StatusDetails| !details.name.is_empty();
+    status.code == 404 && status.details.as_ref().is_some_and(has_name)
 }
 
 /// Returns the cause of missing credentials. The output of the command is left out, because it may have a token.

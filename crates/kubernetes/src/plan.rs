@@ -2,10 +2,10 @@
 
 use jiff::{SignedDuration, Timestamp};
 use prepull_domain::names::DATA_DEVICE;
-use prepull_domain::{Architecture, CacheName, GiB, Pointer, SnapshotId};
+use prepull_domain::{Architecture, BottlerocketVersion, CacheName, GiB, Pointer, SnapshotId};
 use serde_json::Value;
 
-use crate::annotations::Channel;
+use crate::annotations::{Channel, REVERTED_SNAPSHOT};
 use crate::change::{Change, ChangeKind};
 use crate::class::{NodeClass, Readiness};
 use crate::quantity;
@@ -44,6 +44,8 @@ pub enum Plan {
         /// End of the delay.
         at: Timestamp,
     },
+    /// The class is being deleted. Karpenter's finalizer keeps it until its nodes are gone, and no new node uses it.
+    Deleting,
     /// The class cannot use a snapshot.
     Refused(Refusal),
 }
@@ -51,9 +53,6 @@ pub enum Plan {
 /// The reason why a class is left alone, with a remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The class is being deleted.
-    #[error("the node class is being deleted. Remove its annotations if it must stay as it is")]
-    Deleting,
     /// The cache has no pointer for the architecture.
     #[error(
         "cache `{cache}` has published nothing for {architecture} in this Region. Correct the annotations, or build the cache \
@@ -103,6 +102,16 @@ pub enum Refusal {
         /// The family.
         family: String,
     },
+    /// Nodes run an older release than the builder of the snapshot. The older kernel may not mount the file system.
+    #[error(
+        "the node class has Bottlerocket {release}, and the snapshot needs {needed} or newer. Change it in `amiSelectorTerms`"
+    )]
+    OldBottlerocket {
+        /// Oldest release of the node class.
+        release: BottlerocketVersion,
+        /// Release of the builder.
+        needed: BottlerocketVersion,
+    },
     /// The volume must not be encrypted.
     #[error(
         "the node class has `encrypted: false` at {DATA_DEVICE}, but the snapshot is encrypted, so no node would start. Remove \
@@ -125,6 +134,14 @@ pub enum Refusal {
         /// Karpenter's message.
         message: String,
     },
+    /// An earlier sync to the snapshot was reverted.
+    #[error(
+        "Karpenter did not accept {snapshot} before. Correct the cause, and remove the annotation `{REVERTED_SNAPSHOT}`"
+    )]
+    RevertedBefore {
+        /// The snapshot.
+        snapshot: SnapshotId,
+    },
 }
 
 /// Decides about one class. `pointer` is the pointer of the class' cache and architecture, as the Region of the cluster
@@ -139,7 +156,7 @@ pub fn plan(class: &NodeClass, pointer: Option<&Pointer>, timing: Timing) -> Pla
 
 fn decide(class: &NodeClass, pointer: Option<&Pointer>, timing: Timing) -> Result<Plan, Refusal> {
     if class.deleting {
-        return Err(Refusal::Deleting);
+        return Ok(Plan::Deleting);
     }
     let opt_in = &class.opt_in;
     let pointer = pointer.ok_or_else(|| Refusal::NoPointer {
@@ -155,24 +172,21 @@ fn decide(class: &NodeClass, pointer: Option<&Pointer>, timing: Timing) -> Resul
         architecture: opt_in.architecture,
         channel: opt_in.channel,
     })?;
-    check_nodes_use_the_snapshot(class)?;
+    check_nodes_use_the_snapshot(class, &wanted.bottlerocket_version)?;
     let (index, mapping) = data_volume(class)?;
     if mapping["ebs"]["encrypted"] == false {
         return Err(Refusal::Unencrypted);
     }
     let size = new_size(mapping, wanted.volume_size)?;
-    let current = mapping["ebs"]["snapshotID"].as_str();
+    let current = class.snapshot();
     let snapshot = wanted.snapshot_id.clone();
-    if current == Some(snapshot.as_str()) && size.is_none() {
+    if current.as_ref() == Some(&snapshot) && size.is_none() {
         return Ok(Plan::UpToDate {
             snapshot,
             readiness: class.readiness.clone(),
         });
     }
-    let left_rejected = current
-        .and_then(|current| current.parse().ok())
-        .is_some_and(|current| pointer.is_rejected(&current));
-    let kind = if left_rejected {
+    let kind = if current.is_some_and(|current| pointer.is_rejected(&current)) {
         ChangeKind::RollBack
     } else {
         ChangeKind::Update
@@ -182,6 +196,10 @@ fn decide(class: &NodeClass, pointer: Option<&Pointer>, timing: Timing) -> Resul
             return Err(Refusal::NotReady {
                 message: message.trim_end_matches('.').to_owned(),
             });
+        }
+        let reverted = class.annotations.get(REVERTED_SNAPSHOT);
+        if reverted.is_some_and(|reverted| reverted == snapshot.as_str()) {
+            return Err(Refusal::RevertedBefore { snapshot });
         }
         if let Some(at) = due(timing)
             && timing.now < at
@@ -199,26 +217,31 @@ fn due(timing: Timing) -> Option<Timestamp> {
     Some(since.checked_add(timing.delay).unwrap_or(Timestamp::MAX))
 }
 
-fn check_nodes_use_the_snapshot(class: &NodeClass) -> Result<(), Refusal> {
+fn check_nodes_use_the_snapshot(
+    class: &NodeClass,
+    needed: &BottlerocketVersion,
+) -> Result<(), Refusal> {
     if class.spec["instanceStorePolicy"] == "RAID0" {
         return Err(Refusal::InstanceStore);
     }
-    match class.ami_family() {
-        "Bottlerocket" => Ok(()),
-        family => Err(Refusal::AmiFamily {
+    let family = class.ami_family();
+    if family != "Bottlerocket" {
+        return Err(Refusal::AmiFamily {
             family: family.to_owned(),
+        });
+    }
+    match class.oldest_release() {
+        Some(release) if release < *needed => Err(Refusal::OldBottlerocket {
+            release,
+            needed: needed.clone(),
         }),
+        _ => Ok(()),
     }
 }
 
 /// Returns the index and the mapping of the data volume.
 fn data_volume(class: &NodeClass) -> Result<(usize, &Value), Refusal> {
-    let mappings = class.spec["blockDeviceMappings"].as_array();
-    let mut found = mappings
-        .into_iter()
-        .flatten()
-        .enumerate()
-        .filter(|(_, mapping)| mapping["deviceName"] == DATA_DEVICE);
+    let mut found = class.data_volumes();
     let volume = found.next().ok_or(Refusal::NoDataVolume)?;
     match found.next() {
         Some(_) => Err(Refusal::SeveralDataVolumes),

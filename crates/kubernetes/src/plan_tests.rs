@@ -37,6 +37,16 @@ fn pointer() -> Pointer {
     Pointer::initial(Some(snapshot(NEW, 50)))
 }
 
+/// Returns the rejection of the snapshot that the class has.
+fn rejection() -> Rejection {
+    Rejection {
+        snapshot_id: OLD.parse().expect("this is a snapshot"),
+        copies: BTreeMap::new(),
+        reason: "broken".parse().expect("this is a reason"),
+        at: now(),
+    }
+}
+
 fn mapping() -> Value {
     json!({"deviceName": "/dev/xvdb", "ebs": {"snapshotID": OLD, "volumeSize": "50Gi"}})
 }
@@ -151,6 +161,32 @@ fn patch_fails_if_a_tested_value_has_changed() {
         let mut changed = before.clone();
         *changed.pointer_mut(path).expect("the path exists") = value;
         assert!(applied(&changed, &change.patch).is_err(), "{path}");
+    }
+}
+
+#[test]
+fn patch_fails_if_channel_or_ring_has_changed() {
+    let mut before = object();
+    before["metadata"]["annotations"]["prepull/channel"] = json!("stable");
+    before["metadata"]["annotations"]["prepull/ring"] = json!("canary");
+    let change = change(plan(&class(&before), Some(&pointer()), at_once()));
+    assert!(applied(&before, &change.patch).is_ok());
+    for (name, value) in [
+        ("prepull/channel", Some("candidate")),
+        ("prepull/channel", None),
+        ("prepull/ring", Some("production")),
+        ("prepull/ring", None),
+    ] {
+        let mut changed = before.clone();
+        let annotations = changed["metadata"]["annotations"].as_object_mut().unwrap();
+        match value {
+            Some(value) => annotations.insert(name.to_owned(), json!(value)),
+            None => annotations.remove(name),
+        };
+        assert!(
+            applied(&changed, &change.patch).is_err(),
+            "{name}: {value:?}"
+        );
     }
 }
 
@@ -287,12 +323,7 @@ fn delay_counts_from_the_promotion() {
 #[test]
 fn roll_back_ignores_the_delay_and_the_readiness() {
     let mut pointer = pointer();
-    pointer.rejected = vec![Rejection {
-        snapshot_id: OLD.parse().unwrap(),
-        copies: BTreeMap::new(),
-        reason: "broken".parse().unwrap(),
-        at: now(),
-    }];
+    pointer.rejected = vec![rejection()];
     let mut object = object();
     object["status"]["conditions"][0]["status"] = json!("False");
     let timing = Timing {
@@ -318,16 +349,40 @@ fn class_that_is_unknown_is_patched() {
 }
 
 #[test]
+fn class_has_its_snapshot_if_the_id_is_valid() {
+    let with = |ebs: Value| json!({"deviceName": "/dev/xvdb", "ebs": ebs});
+    let other = json!({"deviceName": "/dev/xvdc", "ebs": {"snapshotID": NEW}});
+    for (mappings, expected) in [
+        (json!([other, mapping()]), Some(OLD)),
+        (json!([with(json!({"snapshotID": "snap-x"}))]), None),
+        (json!([with(json!({"volumeSize": "50Gi"}))]), None),
+        (json!([{"deviceName": "/dev/xvdb"}]), None),
+        (json!([other]), None),
+        (json!([mapping(), mapping()]), None),
+    ] {
+        let mut object = object();
+        object["spec"]["blockDeviceMappings"] = mappings.clone();
+        let snapshot = class(&object).snapshot();
+        let snapshot = snapshot.as_ref().map(SnapshotId::as_str);
+        assert_eq!(snapshot, expected, "{mappings}");
+    }
+}
+
+#[test]
+fn class_that_is_being_deleted_is_left_alone() {
+    let plan = planned(|object| {
+        object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        // Other problems do not matter any more.
+        object["spec"]["instanceStorePolicy"] = json!("RAID0");
+    });
+    assert_eq!(plan, Plan::Deleting);
+}
+
+#[test]
 fn unusable_class_is_refused_with_a_remedy() {
     let volume =
         |object: &mut Value, ebs: Value| object["spec"]["blockDeviceMappings"][1]["ebs"] = ebs;
     let cases: Vec<(Plan, &str)> = vec![
-        (
-            planned(|object| {
-                object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-            }),
-            "the node class is being deleted. Remove its annotations if it must stay as it is",
-        ),
         (
             planned(|object| object["spec"]["blockDeviceMappings"] = json!([])),
             "the node class has no volume at /dev/xvdb. Add it to `blockDeviceMappings`, as `prepull nodeclass` prints it",
@@ -375,6 +430,13 @@ fn unusable_class_is_refused_with_a_remedy() {
             "the node class was not ready before the sync: SubnetSelector did not match any Subnets. Correct the cause first",
         ),
         (
+            planned(|object| {
+                object["metadata"]["annotations"]["prepull/reverted-snapshot"] = json!(NEW);
+            }),
+            "Karpenter did not accept snap-0000000000000000b before. Correct the cause, and remove the annotation \
+             `prepull/reverted-snapshot`",
+        ),
+        (
             plan(&class(&object()), None, at_once()),
             "cache `web` has published nothing for x86_64 in this Region. Correct the annotations, or build the cache with \
              `prepull build web`",
@@ -398,6 +460,87 @@ fn unusable_class_is_refused_with_a_remedy() {
     for (plan, expected) in cases {
         assert_eq!(refusal(plan), expected);
     }
+}
+
+#[test]
+fn older_bottlerocket_release_is_refused() {
+    let parameter = |release: &str| json!({"ssmParameter": format!("/aws/service/bottlerocket/aws-k8s-1.33/x86_64/{release}/image_id")});
+    for terms in [
+        json!([{"alias": "bottlerocket@v1.56.3"}]),
+        json!([{"alias": "bottlerocket@1.56.3"}]),
+        json!([parameter("1.56.3")]),
+        json!([parameter("1.56.3-0a1b2c3d")]),
+        json!([{"ssmParameter": "arn:aws:ssm:eu-west-1::parameter/aws/service/bottlerocket/aws-k8s-1.33/arm64/1.56.3/image_id"}]),
+        json!([parameter("1.58.0"), {"id": "ami-12345678"}, parameter("1.56.3")]),
+    ] {
+        let plan = planned(|object| {
+            object["spec"]["amiFamily"] = json!("Bottlerocket");
+            object["spec"]["amiSelectorTerms"] = terms;
+        });
+        assert_eq!(
+            refusal(plan),
+            "the node class has Bottlerocket 1.56.3, and the snapshot needs 1.57.0 or newer. Change it in \
+             `amiSelectorTerms`"
+        );
+    }
+}
+
+#[test]
+fn newer_or_invisible_bottlerocket_release_is_accepted() {
+    for term in [
+        json!({"alias": "bottlerocket@v1.57.0"}),
+        json!({"alias": "bottlerocket@v1.100.0"}),
+        json!({"alias": "bottlerocket@latest"}),
+        json!({"ssmParameter": "/aws/service/bottlerocket/aws-k8s-1.33/x86_64/latest/image_id"}),
+        json!({"ssmParameter": "/aws/service/bottlerocket/aws-k8s-1.33/x86_64/1.57.0/image_id"}),
+        json!({"ssmParameter": "/ours/1.56.3/image_id"}),
+        json!({"name": "bottlerocket-aws-k8s-1.33-x86_64-v1.56.3-0a1b2c3d"}),
+        json!({"id": "ami-12345678"}),
+        json!({"tags": {"release": "1.56.3"}}),
+    ] {
+        let plan = planned(|object| {
+            object["spec"]["amiFamily"] = json!("Bottlerocket");
+            object["spec"]["amiSelectorTerms"] = json!([term]);
+        });
+        assert!(matches!(plan, Plan::Patch(_)), "{term}: {plan:?}");
+    }
+}
+
+#[test]
+fn roll_back_checks_the_bottlerocket_release_too() {
+    let mut pointer = pointer();
+    pointer.rejected = vec![rejection()];
+    let mut object = object();
+    object["spec"]["amiSelectorTerms"] = json!([{"alias": "bottlerocket@v1.56.3"}]);
+    let plan = plan(&class(&object), Some(&pointer), at_once());
+    assert!(refusal(plan).starts_with("the node class has Bottlerocket 1.56.3"));
+}
+
+#[test]
+fn reverted_snapshot_prevents_only_an_update_to_it() {
+    for (reverted, rejected, patched) in [
+        (NEW, false, false),
+        (CANDIDATE, false, true),
+        ("unreadable", false, true),
+        // A roll-back must happen.
+        (NEW, true, true),
+    ] {
+        let mut pointer = pointer();
+        if rejected {
+            pointer.rejected = vec![rejection()];
+        }
+        let mut object = object();
+        object["metadata"]["annotations"]["prepull/reverted-snapshot"] = json!(reverted);
+        let plan = plan(&class(&object), Some(&pointer), at_once());
+        let is_patch = matches!(plan, Plan::Patch(_));
+        assert_eq!(is_patch, patched, "{reverted}: {plan:?}");
+    }
+    // The owner has set the snapshot since.
+    let plan = planned(|object| {
+        object["metadata"]["annotations"]["prepull/reverted-snapshot"] = json!(NEW);
+        object["spec"]["blockDeviceMappings"][1]["ebs"]["snapshotID"] = json!(NEW);
+    });
+    assert!(matches!(plan, Plan::UpToDate { .. }), "{plan:?}");
 }
 
 /// Fields of `ebs` besides those that a patch can change.

@@ -6,22 +6,27 @@ use jiff::{SignedDuration, Timestamp};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use prepull_domain::Pointer;
 use prepull_kubernetes::{
-    Change, Client, Error, Listed, NodeClass, Outcome, Patience, Plan, Readiness, Timing, apply,
-    connect_with, list, plan,
+    Change, Client, Error, Interruption, Listed, NodeClass, Outcome, Patience, Plan, Readiness,
+    Timing, apply, connect_with, get, list, plan,
 };
 use prepull_kubernetes_standin::{Answer, Fault, FaultReply, Karpenter, Server};
 use serde_json::{Value, json};
 
 const OLD: &str = "snap-0000000000000000a";
 const NEW: &str = "snap-0000000000000000b";
+const NEWER: &str = "snap-0000000000000000c";
 const FOREIGN: &str = "snap-0000000000000000f";
 
 const CLASSES: &str = "/apis/karpenter.k8s.aws/v1/ec2nodeclasses";
 const WEB: &str = "/apis/karpenter.k8s.aws/v1/ec2nodeclasses/web-amd64";
 
 fn pointer() -> Pointer {
+    pointer_to(NEW)
+}
+
+fn pointer_to(snapshot: &str) -> Pointer {
     let stable = json!({
-        "snapshot_id": NEW,
+        "snapshot_id": snapshot,
         "content_key": "c".repeat(64),
         "variant": "aws-k8s-1.33",
         "bottlerocket_version": "1.57.0",
@@ -35,6 +40,15 @@ fn pointer() -> Pointer {
     Pointer::initial(Some(
         serde_json::from_value(stable).expect("this is a published snapshot"),
     ))
+}
+
+/// Returns a pointer that has rejected the snapshot of the class.
+fn rejecting_pointer() -> Pointer {
+    let rejected = json!([{"snapshot_id": OLD, "reason": "broken", "at": "2026-01-09T00:00:00Z"}]);
+    Pointer {
+        rejected: serde_json::from_value(rejected).expect("this is a rejection"),
+        ..pointer()
+    }
 }
 
 fn node_class(name: &str, annotations: &Value) -> Value {
@@ -101,8 +115,12 @@ impl Cluster {
     }
 
     async fn change(&self) -> (NodeClass, Change) {
+        self.change_to(pointer()).await
+    }
+
+    async fn change_to(&self, pointer: Pointer) -> (NodeClass, Change) {
         let class = self.class().await;
-        match plan(&class, Some(&pointer()), at_once()) {
+        match plan(&class, Some(&pointer), at_once()) {
             Plan::Patch(change) => (class, *change),
             other => panic!("the plan is not a patch: {other:?}"),
         }
@@ -114,7 +132,12 @@ impl Cluster {
 
     async fn sync_with(&self, patience: Patience) -> Result<Outcome, Error> {
         let (class, change) = self.change().await;
-        apply(&self.client, &class, &change, patience, now()).await
+        self.apply(&class, &change, patience).await
+    }
+
+    async fn sync_to(&self, pointer: Pointer) -> Result<Outcome, Error> {
+        let (class, change) = self.change_to(pointer).await;
+        self.apply(&class, &change, patience()).await
     }
 
     /// Waits until the sync has patched the class.
@@ -122,6 +145,37 @@ impl Cluster {
         while self.server.writes().is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    async fn apply(
+        &self,
+        class: &NodeClass,
+        change: &Change,
+        patience: Patience,
+    ) -> Result<Outcome, Error> {
+        let never = Interruption::default();
+        apply(&self.client, class, change, patience, &never, now()).await
+    }
+
+    /// Applies a change, and interrupts it during the wait.
+    async fn interrupted(&self, class: &NodeClass, change: &Change) -> Outcome {
+        let interruption = Interruption::default();
+        let (outcome, ()) = tokio::join!(
+            apply(
+                &self.client,
+                class,
+                change,
+                patience(),
+                &interruption,
+                now()
+            ),
+            async {
+                self.patched().await;
+                interruption.interrupt();
+            }
+        );
+        assert!(interruption.is_interrupted());
+        outcome.expect("the cluster applies the patch")
     }
 
     fn web(&self) -> Value {
@@ -264,6 +318,68 @@ async fn class_that_is_not_ready_is_reverted() {
          Karpenter's log has the cause"
     );
     assert_eq!(cluster.volume(), volume(OLD, "50Gi"));
+    let mut annotations = opt_in();
+    annotations["prepull/reverted-snapshot"] = json!(NEW);
+    assert_eq!(cluster.web()["metadata"]["annotations"], annotations);
+}
+
+#[tokio::test]
+async fn reverted_snapshot_is_not_tried_again() {
+    let cluster = Cluster::with(Karpenter::with(NEW, Answer::Unknown)).await;
+    cluster.sync_with(impatience()).await.unwrap();
+    let (before, writes) = (cluster.web(), cluster.server.writes().len());
+    match plan(&cluster.class().await, Some(&pointer()), at_once()) {
+        Plan::Refused(refusal) => assert_eq!(
+            refusal.to_string(),
+            format!(
+                "Karpenter did not accept {NEW} before. Correct the cause, and remove the annotation \
+                 `prepull/reverted-snapshot`"
+            )
+        ),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(cluster.web(), before);
+    assert_eq!(cluster.server.writes().len(), writes);
+}
+
+#[tokio::test]
+async fn other_snapshot_is_synced_after_a_revert() {
+    let cluster = Cluster::with(Karpenter::with(NEW, Answer::Unknown)).await;
+    cluster.sync_with(impatience()).await.unwrap();
+    let outcome = cluster.sync_to(pointer_to(NEWER)).await.unwrap();
+    assert!(outcome.is_success(), "{outcome}");
+    assert_eq!(cluster.volume(), volume(NEWER, "60Gi"));
+    let annotations = cluster.web()["metadata"]["annotations"].clone();
+    assert_eq!(annotations["prepull/synced-snapshot"], NEWER);
+    assert_eq!(annotations.get("prepull/reverted-snapshot"), None);
+}
+
+#[tokio::test]
+async fn snapshot_is_tried_again_without_the_annotation() {
+    let cluster = Cluster::with(Karpenter::with(NEW, Answer::Unknown)).await;
+    cluster.sync_with(impatience()).await.unwrap();
+    cluster.server.set_karpenter(Karpenter::default());
+    cluster.server.merge(
+        WEB,
+        &json!({"metadata": {"annotations": {"prepull/reverted-snapshot": null}}}),
+    );
+    assert!(cluster.sync().await.unwrap().is_success());
+}
+
+#[tokio::test]
+async fn missing_annotation_does_not_hide_the_revert() {
+    let cluster = Cluster::with(Karpenter::with(NEW, Answer::Unknown)).await;
+    cluster
+        .server
+        .add_fault(Fault::once("patch", FaultReply::Unavailable).after(2));
+    match cluster.sync_with(impatience()).await.unwrap() {
+        Outcome::Reverted {
+            not_annotated: Some(cause),
+            ..
+        } => assert!(cause.contains("unable to handle"), "{cause}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(cluster.volume(), volume(OLD, "50Gi"));
     assert_eq!(cluster.web()["metadata"]["annotations"], opt_in());
 }
 
@@ -278,7 +394,8 @@ async fn class_without_verdict_is_reverted() {
         assert_eq!(
             outcome,
             Outcome::Reverted {
-                why: format!("no verdict within 0 s: {pending}")
+                why: format!("no verdict within 0 s: {pending}"),
+                not_annotated: None,
             }
         );
         assert_eq!(cluster.volume(), volume(OLD, "50Gi"));
@@ -288,21 +405,60 @@ async fn class_without_verdict_is_reverted() {
 #[tokio::test]
 async fn roll_back_is_not_reverted() {
     let cluster = Cluster::with(Karpenter::with(NEW, Answer::Unknown)).await;
-    let mut pointer = pointer();
-    pointer.rejected = serde_json::from_value(json!([
-        {"snapshot_id": OLD, "reason": "broken", "at": "2026-01-09T00:00:00Z"}
-    ]))
-    .unwrap();
     let class = cluster.class().await;
-    let Plan::Patch(change) = plan(&class, Some(&pointer), at_once()) else {
+    let Plan::Patch(change) = plan(&class, Some(&rejecting_pointer()), at_once()) else {
         panic!("the plan is not a patch");
     };
-    let outcome = apply(&cluster.client, &class, &change, impatience(), now())
-        .await
-        .unwrap();
+    let outcome = cluster.apply(&class, &change, impatience()).await.unwrap();
     assert!(matches!(outcome, Outcome::NotReady { .. }), "{outcome}");
     assert!(!outcome.is_success());
     assert_eq!(cluster.volume(), volume(NEW, "60Gi"));
+}
+
+#[tokio::test]
+async fn interruption_during_the_wait_reverts() {
+    let cluster = Cluster::with(Karpenter::with(NEW, Answer::Silent)).await;
+    let (class, change) = cluster.change().await;
+    assert_eq!(
+        cluster.interrupted(&class, &change).await,
+        Outcome::Reverted {
+            why: "the command was interrupted".to_owned(),
+            not_annotated: None,
+        }
+    );
+    assert_eq!(cluster.volume(), volume(OLD, "50Gi"));
+    // Karpenter has not refused the snapshot.
+    assert_eq!(cluster.web()["metadata"]["annotations"], opt_in());
+    cluster.server.set_karpenter(Karpenter::default());
+    assert!(cluster.sync().await.unwrap().is_success());
+}
+
+#[tokio::test]
+async fn interruption_during_a_roll_back_keeps_the_snapshot() {
+    let cluster = Cluster::with(Karpenter::with(NEW, Answer::Silent)).await;
+    let class = cluster.class().await;
+    let Plan::Patch(change) = plan(&class, Some(&rejecting_pointer()), at_once()) else {
+        panic!("the plan is not a patch");
+    };
+    assert_eq!(
+        cluster.interrupted(&class, &change).await,
+        Outcome::NotReady {
+            why: "the command was interrupted".to_owned(),
+        }
+    );
+    assert_eq!(cluster.volume(), volume(NEW, "60Gi"));
+}
+
+#[tokio::test]
+async fn interruption_reverts_although_reads_fail() {
+    let cluster = Cluster::with(Karpenter::with(NEW, Answer::Silent)).await;
+    cluster
+        .server
+        .add_fault(Fault::always("get", FaultReply::Unavailable));
+    let (class, change) = cluster.change().await;
+    let outcome = cluster.interrupted(&class, &change).await;
+    assert!(matches!(outcome, Outcome::Reverted { .. }), "{outcome}");
+    assert_eq!(cluster.volume(), volume(OLD, "50Gi"));
 }
 
 #[tokio::test]
@@ -310,7 +466,7 @@ async fn change_between_plan_and_patch_stays() {
     let cluster = Cluster::start().await;
     let (class, change) = cluster.change().await;
     cluster.set_snapshot(FOREIGN);
-    let outcome = apply(&cluster.client, &class, &change, patience(), now()).await;
+    let outcome = cluster.apply(&class, &change, patience()).await;
     assert_eq!(outcome, Ok(Outcome::Changed));
     assert_eq!(cluster.volume(), volume(FOREIGN, "50Gi"));
 }
@@ -323,7 +479,19 @@ async fn opt_out_between_plan_and_patch_is_respected() {
         WEB,
         &json!({"metadata": {"annotations": {"prepull/cache": null}}}),
     );
-    let outcome = apply(&cluster.client, &class, &change, patience(), now()).await;
+    let outcome = cluster.apply(&class, &change, patience()).await;
+    assert_eq!(outcome, Ok(Outcome::Changed));
+    assert_eq!(cluster.volume(), volume(OLD, "50Gi"));
+}
+
+#[tokio::test]
+async fn changed_ring_between_plan_and_patch_is_respected() {
+    let cluster = Cluster::start().await;
+    let ring = |name: &str| json!({"metadata": {"annotations": {"prepull/ring": name}}});
+    cluster.server.merge(WEB, &ring("canary"));
+    let (class, change) = cluster.change().await;
+    cluster.server.merge(WEB, &ring("production"));
+    let outcome = cluster.apply(&class, &change, patience()).await;
     assert_eq!(outcome, Ok(Outcome::Changed));
     assert_eq!(cluster.volume(), volume(OLD, "50Gi"));
 }
@@ -342,13 +510,10 @@ async fn conflict_in_the_cluster_changes_nothing() {
 async fn change_during_the_wait_stays() {
     let cluster = Cluster::with(Karpenter::with(NEW, Answer::Unknown)).await;
     let (class, change) = cluster.change().await;
-    let (outcome, ()) = tokio::join!(
-        apply(&cluster.client, &class, &change, patience(), now()),
-        async {
-            cluster.patched().await;
-            cluster.set_snapshot(FOREIGN);
-        }
-    );
+    let (outcome, ()) = tokio::join!(cluster.apply(&class, &change, patience()), async {
+        cluster.patched().await;
+        cluster.set_snapshot(FOREIGN);
+    });
     assert_eq!(outcome, Ok(Outcome::Changed));
     assert_eq!(cluster.volume(), volume(FOREIGN, "60Gi"));
 }
@@ -361,13 +526,10 @@ async fn foreign_snapshot_ends_the_wait_for_a_larger_volume() {
         .server
         .set_karpenter(Karpenter::with(NEW, Answer::Silent));
     let (class, change) = cluster.change().await;
-    let (outcome, ()) = tokio::join!(
-        apply(&cluster.client, &class, &change, patience(), now()),
-        async {
-            cluster.patched().await;
-            cluster.set_snapshot(FOREIGN);
-        }
-    );
+    let (outcome, ()) = tokio::join!(cluster.apply(&class, &change, patience()), async {
+        cluster.patched().await;
+        cluster.set_snapshot(FOREIGN);
+    });
     assert_eq!(outcome, Ok(Outcome::Changed));
 }
 
@@ -379,15 +541,12 @@ async fn foreign_change_of_other_fields_does_not_disturb() {
     })
     .await;
     let (class, change) = cluster.change().await;
-    let (outcome, ()) = tokio::join!(
-        apply(&cluster.client, &class, &change, patience(), now()),
-        async {
-            cluster.patched().await;
-            cluster
-                .server
-                .merge(WEB, &json!({"spec": {"tags": {"team": "web"}}}));
-        }
-    );
+    let (outcome, ()) = tokio::join!(cluster.apply(&class, &change, patience()), async {
+        cluster.patched().await;
+        cluster
+            .server
+            .merge(WEB, &json!({"spec": {"tags": {"team": "web"}}}));
+    });
     assert_eq!(
         outcome,
         Ok(Outcome::Synced {
@@ -405,13 +564,10 @@ async fn revert_never_overwrites_a_foreign_change() {
     cluster
         .server
         .add_fault(Fault::always("get", FaultReply::Unavailable));
-    let (outcome, ()) = tokio::join!(
-        apply(&cluster.client, &class, &change, impatience(), now()),
-        async {
-            cluster.patched().await;
-            cluster.set_snapshot(FOREIGN);
-        }
-    );
+    let (outcome, ()) = tokio::join!(cluster.apply(&class, &change, impatience()), async {
+        cluster.patched().await;
+        cluster.set_snapshot(FOREIGN);
+    });
     match outcome.unwrap() {
         Outcome::RevertFailed { cause, .. } => {
             assert_eq!(cause, "another client changed the volume");
@@ -426,7 +582,7 @@ async fn class_deleted_before_the_patch_is_reported() {
     let cluster = Cluster::start().await;
     let (class, change) = cluster.change().await;
     cluster.server.delete(WEB);
-    let outcome = apply(&cluster.client, &class, &change, patience(), now()).await;
+    let outcome = cluster.apply(&class, &change, patience()).await;
     assert_eq!(outcome, Ok(Outcome::Deleted));
 }
 
@@ -438,15 +594,24 @@ async fn class_deleted_during_the_wait_is_reported() {
             .server
             .merge(WEB, &json!({"metadata": {"finalizers": finalizers}}));
         let (class, change) = cluster.change().await;
-        let (outcome, ()) = tokio::join!(
-            apply(&cluster.client, &class, &change, patience(), now()),
-            async {
-                cluster.patched().await;
-                cluster.server.delete(WEB);
-            }
-        );
+        let (outcome, ()) = tokio::join!(cluster.apply(&class, &change, patience()), async {
+            cluster.patched().await;
+            cluster.server.delete(WEB);
+        });
         assert_eq!(outcome, Ok(Outcome::Deleted), "{finalizers}");
     }
+}
+
+#[tokio::test]
+async fn class_that_waits_for_its_finalizer_is_no_failure() {
+    let cluster = Cluster::start().await;
+    cluster.server.merge(
+        WEB,
+        &json!({"metadata": {"finalizers": ["karpenter.k8s.aws/termination"]}}),
+    );
+    cluster.server.delete(WEB);
+    let plan = plan(&cluster.class().await, Some(&pointer()), at_once());
+    assert_eq!(plan, Plan::Deleting);
 }
 
 #[tokio::test]
@@ -472,6 +637,35 @@ async fn lost_answer_of_the_revert_is_no_failure() {
         "{outcome:?}"
     );
     assert_eq!(cluster.volume(), volume(OLD, "50Gi"));
+}
+
+#[tokio::test]
+async fn conflict_of_the_revert_is_repeated() {
+    let cluster = Cluster::with(Karpenter::with(NEW, Answer::Unknown)).await;
+    cluster
+        .server
+        .add_fault(Fault::once("patch", FaultReply::Conflict).after(1));
+    let outcome = cluster.sync_with(impatience()).await;
+    assert!(
+        matches!(outcome, Ok(Outcome::Reverted { .. })),
+        "{outcome:?}"
+    );
+    assert_eq!(cluster.volume(), volume(OLD, "50Gi"));
+}
+
+#[tokio::test]
+async fn lasting_conflict_fails_the_revert() {
+    let cluster = Cluster::with(Karpenter::with(NEW, Answer::Unknown)).await;
+    cluster
+        .server
+        .add_fault(Fault::always("patch", FaultReply::Conflict).after(1));
+    match cluster.sync_with(impatience()).await.unwrap() {
+        Outcome::RevertFailed { cause, .. } => {
+            assert!(cause.contains("Operation cannot be fulfilled"), "{cause}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(cluster.server.writes().len(), 4);
 }
 
 #[tokio::test]
@@ -512,9 +706,7 @@ async fn rule_of_the_cluster_refuses_the_patch() {
         {"op": "replace", "path": "/spec/blockDeviceMappings/1/ebs/volumeSize", "value": "60"}
     ));
     change.patch = serde_json::from_value(patch).unwrap();
-    let outcome = apply(&cluster.client, &class, &change, patience(), now())
-        .await
-        .unwrap();
+    let outcome = cluster.apply(&class, &change, patience()).await.unwrap();
     match outcome {
         Outcome::Invalid { why } => assert!(why.contains("in body should match"), "{why}"),
         other => panic!("{other:?}"),
@@ -543,8 +735,8 @@ async fn concurrent_syncs_end_in_one_state() {
         let cluster = Cluster::with(Karpenter::with(NEW, answer.clone())).await;
         let ((one, first), (two, second)) = (cluster.change().await, cluster.change().await);
         let (first, second) = tokio::join!(
-            apply(&cluster.client, &one, &first, impatience(), now()),
-            apply(&cluster.client, &two, &second, impatience(), now()),
+            cluster.apply(&one, &first, impatience()),
+            cluster.apply(&two, &second, impatience()),
         );
         let outcomes = [first.unwrap(), second.unwrap()];
         assert!(outcomes.contains(&Outcome::Changed), "{outcomes:?}");
@@ -587,6 +779,54 @@ async fn list_returns_valid_and_invalid_classes_in_order() {
 
     // The invalid class does not stop the sync of another.
     assert!(cluster.sync().await.unwrap().is_success());
+}
+
+#[tokio::test]
+async fn get_returns_the_class_as_it_is_now() {
+    let cluster = Cluster::start().await;
+    let read = async || get(&cluster.client, "web-amd64").await;
+    let snapshot = |listed: Option<Listed>| match listed {
+        Some(Listed::OptedIn(class)) => class.snapshot(),
+        other => panic!("the class did not opt in: {other:?}"),
+    };
+    assert_eq!(snapshot(read().await.unwrap()), OLD.parse().ok());
+    cluster.sync().await.unwrap();
+    assert_eq!(snapshot(read().await.unwrap()), NEW.parse().ok());
+
+    let annotation = |value: Value| json!({"metadata": {"annotations": {"prepull/cache": value}}});
+    cluster.server.merge(WEB, &annotation(json!("Web!")));
+    let invalid = read().await.unwrap();
+    assert!(
+        matches!(invalid, Some(Listed::Invalid { .. })),
+        "{invalid:?}"
+    );
+    cluster
+        .server
+        .merge(WEB, &json!({"metadata": {"annotations": null}}));
+    assert_eq!(read().await, Ok(None));
+    cluster.server.delete(WEB);
+    assert_eq!(read().await, Ok(None));
+}
+
+#[tokio::test]
+async fn get_reports_errors_of_the_cluster() {
+    let cluster = Cluster::start().await;
+    cluster
+        .server
+        .add_fault(Fault::once("get", FaultReply::Unavailable));
+    let repeated = get(&cluster.client, "web-amd64").await.unwrap();
+    assert!(matches!(repeated, Some(Listed::OptedIn(_))), "{repeated:?}");
+    cluster
+        .server
+        .add_fault(Fault::once("get", FaultReply::Forbidden));
+    let error = get(&cluster.client, "web-amd64").await.unwrap_err();
+    assert!(
+        matches!(error, Error::Forbidden { verb: "get", .. }),
+        "{error}"
+    );
+    cluster.server.uninstall("karpenter.k8s.aws");
+    let error = get(&cluster.client, "web-amd64").await.unwrap_err();
+    assert_eq!(error, Error::NotInstalled { verb: "get" });
 }
 
 #[tokio::test]
