@@ -386,7 +386,7 @@ locals {
         resources  = concat([local.instances, local.volumes], local.all_snapshots)
         conditions = [local.is_ours]
       },
-      { sid = "ReadPointersAndMarkers", actions = ["ssm:GetParameter"], resources = concat(local.pointers, ["${local.parameter_arn}/prepull/*/snapshots/*", local.failure_markers]) },
+      { sid = "ReadPointersAndMarkers", actions = ["ssm:GetParameter"], resources = concat(local.pointers, local.manifests, [local.failure_markers]) },
       # A recursive listing needs the permission at every level, including configurations and manifests.
       {
         sid       = "ListParameters"
@@ -400,7 +400,7 @@ locals {
         resources  = local.all_snapshots
         conditions = [local.is_ours, local.only_expiry, local.has_tag_keys]
       },
-      { sid = "RemoveManifestsAndMarkers", actions = ["ssm:DeleteParameter"], resources = concat(local.manifests, [local.failure_markers]) },
+      { sid = "RemoveManifestsAndMarkers", actions = ["ssm:DeleteParameter"], resources = concat(local.manifests, local.consumers, [local.failure_markers]) },
       { sid = "SeeBuilds", actions = ["states:DescribeExecution"], resources = [local.execution_arns] },
       { sid = "FindFailedBuilds", actions = ["states:ListExecutions"], resources = [local.state_machine_arn] },
       { sid = "MarkFailedBuilds", actions = ["ssm:PutParameter"], resources = [local.failure_markers] },

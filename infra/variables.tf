@@ -78,7 +78,7 @@ variable "caches" {
     # Number of snapshots to keep for each architecture, including the published one.
     retain_snapshots = optional(number, 3)
     # Days for which an older snapshot stays after its replacement or rejection. The event `Snapshot Expiring` announces its
-    # deletion. With 0, it goes at once and without an event.
+    # deletion. With 0, it goes at once and without an event. A change applies to deletions that are announced later.
     retain_days = optional(number, 7)
     # Timeout of a build in minutes.
     timeout_minutes = optional(number, 60)

@@ -13,8 +13,8 @@
 //! **After:** the target or execution has no instance, no volume and no unfinished snapshot. clean-up keeps the snapshots
 //! that the pointer refers to. It also keeps the newest verified snapshots of each cache and architecture, and those that a
 //! machine image, a launch template, a volume or a registered consumer uses. It announces the deletion of the others with
-//! the event `Snapshot Expiring`, and deletes them after the days that the cache sets. The sweep promotes candidates whose soak has ended, and completes decisions
-//! about pointers whose caller ended early.
+//! the event `Snapshot Expiring`, and deletes them after the days that the cache sets. The sweep promotes candidates whose
+//! soak has ended, and completes decisions about pointers whose caller ended early.
 //!
 //! **Called again:** it removes only resources that still exist.
 //!

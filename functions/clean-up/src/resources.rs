@@ -1,6 +1,5 @@
 //! The resources of an execution: its builders, their volumes, and unverified snapshots.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,7 +7,6 @@ use prepull_aws::ec2::types::{
     Filter, InstanceStateName, SnapshotState as EbsState, Tag, VolumeState,
 };
 use prepull_aws::instances::{self, InstanceRecord};
-use prepull_aws::pointers::TargetPointer;
 use prepull_aws::snapshots::{self, SnapshotRecord};
 use prepull_aws::{Clients, Deadline, StageResult, parameters, tag_filter, tag_value, timestamp};
 use prepull_domain::build::payload::SnapshotState;
@@ -170,25 +168,13 @@ impl TaggedSnapshot {
     /// Returns whether nodes may start from the snapshot: the pointer refers to it, or it was published and then rejected by a
     /// person. Retention decides about it. Its tag `prepull:state` does not matter.
     pub(crate) async fn was_published(&self, clients: &Clients) -> Result<bool, StageError> {
-        if tag_value(&self.tags, names::TAG_EXPIRES_AT).is_some() {
-            return Ok(true);
-        }
         let Some((cache, architecture)) = self.target() else {
             return Ok(false);
         };
         let pointer = names::pointer_parameter(&cache, architecture);
         let published = parameters::get(clients, &pointer).await?;
-        if published.as_deref() == Some(self.found.id.as_str()) {
-            return Ok(true);
-        }
-        // A decision rejects a snapshot after its publication, and before its tag changes.
-        let pointer = TargetPointer {
-            clients,
-            cache: &cache,
-            architecture,
-            copy_to_regions: &BTreeSet::new(),
-        };
-        Ok(pointer.current().await?.is_rejected(&self.found.id))
+        Ok(published.as_deref() == Some(self.found.id.as_str())
+            || was_rejected_after_publication(clients, &cache, architecture, &self.found).await?)
     }
 
     fn of(snapshot: SnapshotRecord) -> Self {
@@ -207,6 +193,21 @@ impl TaggedSnapshot {
             tags: snapshot.tags,
         }
     }
+}
+
+/// Returns whether a person rejected a snapshot that nodes may use. Only publication writes a manifest. A snapshot that a
+/// build or EBS rejected has none.
+pub(crate) async fn was_rejected_after_publication(
+    clients: &Clients,
+    cache: &CacheName,
+    architecture: Architecture,
+    snapshot: &FoundSnapshot,
+) -> Result<bool, StageError> {
+    if snapshot.state != Some(SnapshotState::Rejected) {
+        return Ok(false);
+    }
+    let manifest = names::manifest_parameter(cache, architecture, &snapshot.id);
+    Ok(parameters::get(clients, &manifest).await?.is_some())
 }
 
 /// Returns the account's own snapshots that match.

@@ -89,36 +89,68 @@ impl Retention<'_> {
         } else {
             self.in_use(clients, &due, now).await?
         };
-        let keep = SignedDuration::from_hours(24 * i64::from(self.days));
         // A snapshot that cannot be deleted, for example a locked one, does not stop the others.
         let mut result = Ok(());
         for snapshot in &found {
-            let step = if surplus.contains(&snapshot) {
-                let never_published = snapshot.state == Some(SnapshotState::Rejected)
-                    && !pointer.is_rejected(&snapshot.id);
-                let keep = if never_published {
-                    SignedDuration::ZERO
-                } else {
-                    keep
-                };
-                snapshot.next_step(in_use.contains(&snapshot.id), keep, now)
+            let is_used = in_use.contains(&snapshot.id);
+            let done = if surplus.contains(&snapshot) {
+                self.step(clients, region, snapshot, is_used, now, removed)
+                    .await
             } else if snapshot.expires_at.is_some() {
-                Step::Withdraw
+                withdraw(clients, &snapshot.id).await
             } else {
-                Step::Wait
-            };
-            let id = &snapshot.id;
-            let done = match step {
-                Step::Wait => Ok(()),
-                Step::Announce(at) => self.announce(clients, region, id, at).await,
-                Step::Withdraw => snapshots::set_expiry(clients, id, None).await.map(drop),
-                Step::Delete => {
-                    remove(clients, self.cache, self.architecture, id.clone(), removed).await
-                }
+                Ok(())
             };
             result = result.and(done);
         }
         result
+    }
+
+    /// Makes the next step for a surplus snapshot.
+    async fn step(
+        &self,
+        clients: &Clients,
+        region: Option<&RegionName>,
+        snapshot: &FoundSnapshot,
+        is_used: bool,
+        now: Timestamp,
+        removed: &mut Removed,
+    ) -> Result<(), StageError> {
+        let keep = match snapshot.expires_at {
+            Some(_) => SignedDuration::ZERO,
+            None => self.grace_period(clients, snapshot).await?,
+        };
+        let id = &snapshot.id;
+        match snapshot.next_step(is_used, keep, now) {
+            Step::Wait => Ok(()),
+            Step::Announce(at) => self.announce(clients, region, id, at).await,
+            Step::Withdraw => withdraw(clients, id).await,
+            Step::Delete => {
+                remove(clients, self.cache, self.architecture, id.clone(), removed).await
+            }
+        }
+    }
+
+    /// Returns for how long a snapshot stays after its announcement. No node uses one that was never published.
+    async fn grace_period(
+        &self,
+        clients: &Clients,
+        snapshot: &FoundSnapshot,
+    ) -> Result<SignedDuration, StageError> {
+        let days = if snapshot.is_verified()
+            || resources::was_rejected_after_publication(
+                clients,
+                self.cache,
+                self.architecture,
+                snapshot,
+            )
+            .await?
+        {
+            self.days
+        } else {
+            0
+        };
+        Ok(SignedDuration::from_hours(24 * i64::from(days)))
     }
 
     /// Emits the event, and then sets the tag. If the tag cannot be set, the next call repeats the event.
@@ -141,7 +173,7 @@ impl Retention<'_> {
         Ok(())
     }
 
-    /// Returns those of `snapshots` that are still referenced.
+    /// Returns those of `snapshots` that are still referenced. Launch templates need the most calls, so they come last.
     async fn in_use(
         &self,
         clients: &Clients,
@@ -150,25 +182,50 @@ impl Retention<'_> {
     ) -> Result<BTreeSet<SnapshotId>, StageError> {
         let pointer = names::pointer_parameter(self.cache, self.architecture);
         let pointer = parameters::get(clients, &pointer).await?;
-        let mut used: BTreeSet<String> = pointer.into_iter().collect();
+        let mut used: Vec<String> = pointer.into_iter().collect();
         for snapshots in snapshots.chunks(MAX_FILTER_VALUES) {
             used.extend(used_by_images(clients, snapshots).await?);
             used.extend(used_by_volumes(clients, snapshots).await?);
         }
-        used.extend(used_by_launch_templates(clients).await?);
-        let mut used: BTreeSet<_> = used.iter().filter_map(|id| id.parse().ok()).collect();
-        let consumers = names::consumers_path(self.cache, self.architecture);
-        for (name, json) in parameters::below(clients, &consumers).await? {
-            match serde_json::from_str::<Consumer>(&json) {
-                Ok(consumer) if consumer.counts(now) => {
-                    used.insert(consumer.snapshot_id);
-                }
-                Ok(_) => tracing::info!(name, "registration is older than 30 days"),
-                Err(error) => tracing::warn!(name, %error, "registration cannot be parsed"),
+        let parse = |used: Vec<String>| used.into_iter().filter_map(|id| id.parse().ok());
+        let mut used: BTreeSet<SnapshotId> = parse(used).collect();
+        used.extend(self.used_by_consumers(clients, now).await?);
+        if !snapshots.iter().all(|id| used.contains(id)) {
+            used.extend(parse(used_by_launch_templates(clients).await?));
+        }
+        Ok(used)
+    }
+
+    /// Returns the snapshots of registered consumers, and deletes old registrations.
+    async fn used_by_consumers(
+        &self,
+        clients: &Clients,
+        now: Timestamp,
+    ) -> Result<Vec<SnapshotId>, StageError> {
+        let path = names::consumers_path(self.cache, self.architecture);
+        let mut used = Vec::new();
+        for (name, json) in parameters::below(clients, &path).await? {
+            let consumer: Consumer =
+                serde_json::from_str(&json).map_err(|error| StageError::AwsFailed {
+                    call: "ssm:GetParametersByPath",
+                    message: format!(
+                        "the registration in parameter {name} cannot be parsed, and its snapshot is unknown: {error}. Delete the \
+                         parameter, or use the version of prepull that wrote it"
+                    ),
+                })?;
+            if consumer.counts(now) {
+                used.push(consumer.snapshot_id);
+            } else {
+                parameters::delete(clients, &name).await?;
             }
         }
         Ok(used)
     }
+}
+
+async fn withdraw(clients: &Clients, snapshot: &SnapshotId) -> Result<(), StageError> {
+    snapshots::set_expiry(clients, snapshot, None).await?;
+    Ok(())
 }
 
 /// Returns the snapshots that the cache does not need: good ones beyond the newest `retain`, and rejected ones.
@@ -182,7 +239,6 @@ fn surplus<'a>(
         let is_rejected = snapshot.state == Some(SnapshotState::Rejected);
         old.contains(&snapshot.id) || (is_rejected && !held.contains(&snapshot.id))
     };
-    // The oldest one goes last, as `beyond_retention` returns them.
     found.iter().filter(is_surplus).collect()
 }
 

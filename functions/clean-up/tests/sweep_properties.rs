@@ -185,14 +185,13 @@ impl Account {
             };
         }
         let is_used = stored.in_template.is_some() || stored.in_volume;
-        if stored.has_expired.is_some() {
+        if snapshot.is_rejected() && stored.has_manifest && snapshot.target().is_some() {
             // It was published and then rejected. Retention decides about it.
-            return if is_used || !snapshot.is_rejected() || self.retained(n).is_none() {
+            let waits = is_used || stored.has_expired == Some(false);
+            return if waits || self.retained(n).is_none() {
                 Expected::Kept
-            } else if stored.has_expired == Some(true) {
-                Expected::Removed
             } else {
-                Expected::Kept
+                Expected::Removed
             };
         }
         if self.expected_of_resource(snapshot) == Expected::Removed {
@@ -203,7 +202,8 @@ impl Account {
                 Expected::Removed
             };
         }
-        if snapshot.is_rejected() && self.retained(n).is_some() && !is_used {
+        let waits = is_used || stored.has_expired == Some(false);
+        if snapshot.is_rejected() && self.retained(n).is_some() && !waits {
             // No stage reads it again.
             return Expected::Either;
         }

@@ -1,6 +1,6 @@
 //! Retention of snapshots.
 //!
-//! Retention announces each deletion, and deletes only after a grace period. EC2 does not tell which node classes name a
+//! Retention announces each deletion, and deletes only after a grace period. EC2 does not know which node classes have a
 //! snapshot, so people and tools need the time to move their nodes to a newer one.
 
 use std::collections::BTreeSet;
@@ -38,7 +38,7 @@ impl FoundSnapshot {
     }
 }
 
-/// What retention does with a snapshot that it does not need.
+/// The next step of retention for a surplus snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Nothing yet.
@@ -77,7 +77,8 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// Returns whether retention keeps the snapshot for the consumer. A deleted cluster does not keep it for ever.
+    /// Returns whether retention keeps the snapshot for the consumer. A registration ends after
+    /// 30 days, for example that of a deleted cluster.
     #[must_use]
     pub fn counts(&self, now: Timestamp) -> bool {
         now.duration_since(self.registered_at) < REGISTERED_FOR
