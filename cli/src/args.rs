@@ -87,7 +87,7 @@ const SYNC_HELP: &str = "\
 It needs Karpenter, and credentials for the cluster and for AWS. It
 changes only node classes with the annotations `prepull/cache` and
 `prepull/architecture`. If Karpenter does not accept a change, it
-reverts the change.
+reverts the change, unless the change was a roll-back.
 
 Examples:
   prepull sync
@@ -95,9 +95,10 @@ Examples:
   prepull sync --apply --ring production --delay 24h
 
 Exit codes:
-    0  all node classes are up to date, wait for the delay, or
-       would change
-    1  a node class was left alone or reverted, or a call failed
+    0  all node classes have their snapshot and are ready, wait for
+       the delay, or would change
+    1  a node class was left alone, reverted, not ready or not
+       registered, or a call failed
     2  usage error";
 
 const NODES_HELP: &str = "\
@@ -304,9 +305,9 @@ pub enum Output {
     Text,
     /// One JSON document, without progress.
     Json,
-    /// Annotations of GitHub Actions, only for `check`.
+    /// Annotations of GitHub Actions, for `check`.
     Github,
-    /// Metrics for Prometheus, only for `nodes`.
+    /// Metrics for Prometheus, for `nodes`.
     Prometheus,
 }
 

@@ -94,7 +94,8 @@ fn check_answer(report: &check::CheckReport, args: &check::CheckArgs, output: Ou
     }
 }
 
-/// Runs the command of `args`. It follows a build until the build ends or `interrupted` resolves.
+/// Runs the command of `args`. It follows a build until the build ends or `interrupted` resolves. An interrupted `sync` reverts
+/// a change that Karpenter has not accepted.
 ///
 /// # Errors
 /// See [`Error`]. A failed build is an [`Answer`], not an error.
@@ -193,7 +194,7 @@ pub async fn run(
             Ok(Answer::new(&report, output, done))
         }
         Command::Sync(args) => {
-            let report = Box::pin(sync::run(clients, args, now)).await?;
+            let report = Box::pin(sync::run(clients, args, now, interrupted)).await?;
             Ok(Answer::new(&report, output, report.exit()))
         }
         Command::Nodes(args) => {

@@ -41,7 +41,7 @@ pub struct NodeclassArgs {
     pub fallback: bool,
 }
 
-/// What Karpenter does with nodes of an older snapshot.
+/// Treatment of nodes with an older snapshot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Replacement {
     /// It replaces them within the budget.

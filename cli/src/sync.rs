@@ -2,18 +2,20 @@
 //!
 //! [`prepull_kubernetes`] has the rules. This module reads the pointers, registers the node classes as consumers, and reports.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
+use std::pin::pin;
 use std::str::FromStr;
 use std::time::Duration;
 
+use futures::future::{Either, select};
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::{Clients, parameters};
 use prepull_domain::snapshot::retention::Consumer;
-use prepull_domain::{Architecture, CacheName, Pointer, SnapshotId, names};
+use prepull_domain::{Pointer, SnapshotId, names};
 use prepull_kubernetes::{
-    Channel, FieldChange, Listed, NodeClass, OptIn, Outcome, Patience, Plan, Readiness, Ring,
-    Timing,
+    Channel, Client, FieldChange, Interruption, Listed, NodeClass, OptIn, Outcome, Patience, Plan,
+    Readiness, Ring, Timing,
 };
 use serde::Serialize;
 
@@ -23,7 +25,7 @@ use crate::{Error, Exit};
 /// The arguments of `prepull sync`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SyncArgs {
-    /// Change the node classes, instead of only showing what would change.
+    /// Change the node classes. Otherwise it only shows the changes.
     #[arg(long)]
     pub apply: bool,
     /// Sync only node classes with this value of `prepull/ring`.
@@ -52,9 +54,19 @@ pub struct SyncArgs {
     pub cluster: Option<ClusterName>,
 }
 
+/// Minimum wait for Karpenter. A shorter one reverts good snapshots.
+const MIN_WAIT: Duration = Duration::from_secs(3);
+
 fn wait(given: &str) -> Result<Duration, String> {
     let wait: SignedDuration = given.parse().map_err(|error| format!("{error}"))?;
-    Duration::try_from(wait).map_err(|_| "expected a positive time such as `5m`".to_owned())
+    let wait = Duration::try_from(wait).unwrap_or_default();
+    if wait < MIN_WAIT {
+        return Err(format!(
+            "expected at least {} s, such as `5m`",
+            MIN_WAIT.as_secs()
+        ));
+    }
+    Ok(wait)
 }
 
 /// The name of a cluster in the names of parameters.
@@ -88,8 +100,10 @@ impl ClusterName {
 /// The result for a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SyncReport {
-    /// Whether node classes were changed.
+    /// Whether it could change node classes.
     pub applied: bool,
+    /// The ring.
+    pub ring: Option<Ring>,
     /// The node classes with annotations of prepull.
     pub node_classes: Vec<ClassReport>,
 }
@@ -139,8 +153,15 @@ pub enum ClassResult {
         /// End of the delay.
         at: Timestamp,
     },
+    /// It is being deleted.
+    Deleting,
     /// It was left alone.
     Refused {
+        /// Cause and remedy.
+        why: String,
+    },
+    /// A call failed.
+    Failed {
         /// Cause and remedy.
         why: String,
     },
@@ -150,19 +171,22 @@ impl ClassReport {
     fn fails(&self) -> bool {
         let fails = match &self.result {
             ClassResult::UpToDate { readiness, .. } => *readiness != Readiness::Ready,
-            ClassResult::WouldChange { .. } | ClassResult::NotDue { .. } => false,
+            ClassResult::WouldChange { .. }
+            | ClassResult::NotDue { .. }
+            | ClassResult::Deleting => false,
             ClassResult::Applied { outcome, .. } => !outcome.is_success(),
-            ClassResult::Refused { .. } => true,
+            ClassResult::Refused { .. } | ClassResult::Failed { .. } => true,
         };
         fails || self.not_registered.is_some()
     }
 }
 
 impl SyncReport {
-    /// Returns the exit code: an error if a node class could not be synced.
+    /// Returns the exit code: an error if a node class could not be synced, or the ring has none.
     #[must_use]
     pub fn exit(&self) -> Exit {
-        if self.node_classes.iter().any(ClassReport::fails) {
+        let is_empty_ring = self.ring.is_some() && self.node_classes.is_empty();
+        if is_empty_ring || self.node_classes.iter().any(ClassReport::fails) {
             Exit::Failed
         } else {
             Exit::Done
@@ -170,11 +194,17 @@ impl SyncReport {
     }
 }
 
-/// Syncs the node classes of a cluster.
+/// Syncs the node classes of a cluster. If `interrupted` resolves, it reverts a change that Karpenter has not accepted, and
+/// leaves the other node classes alone.
 ///
 /// # Errors
-/// If the cluster or AWS does not answer, or refuses a call. Problems of one node class are in the report.
-pub async fn run(clients: &Clients, args: &SyncArgs, now: Timestamp) -> Result<SyncReport, Error> {
+/// If the cluster does not list its node classes. Problems of one node class are in the report.
+pub async fn run(
+    clients: &Clients,
+    args: &SyncArgs,
+    now: Timestamp,
+    interrupted: impl Future<Output = ()>,
+) -> Result<SyncReport, Error> {
     let kubernetes = prepull_kubernetes::connect(args.context.as_deref()).await?;
     let cluster = match &args.cluster {
         Some(cluster) => Some(cluster.clone()),
@@ -186,147 +216,213 @@ pub async fn run(clients: &Clients, args: &SyncArgs, now: Timestamp) -> Result<S
             "cannot register the node classes: the name of the cluster is unknown. Give it with `--cluster`".to_owned(),
         ));
     }
+    let cluster = cluster.filter(|_| args.apply);
+    in_cluster(clients, kubernetes, cluster, args, now, interrupted).await
+}
+
+/// Syncs the node classes of the cluster that `kubernetes` is connected to. Without `cluster`, it registers none of them.
+///
+/// # Errors
+/// If the cluster does not list its node classes.
+pub async fn in_cluster(
+    clients: &Clients,
+    kubernetes: Client,
+    cluster: Option<ClusterName>,
+    args: &SyncArgs,
+    now: Timestamp,
+    interrupted: impl Future<Output = ()>,
+) -> Result<SyncReport, Error> {
     let listed = prepull_kubernetes::list(&kubernetes, args.ring.as_ref()).await?;
-    let mut pointers = BTreeMap::new();
-    let mut node_classes = Vec::new();
-    for listed in listed {
-        let class = match listed {
-            Listed::Invalid { name, problem } => {
-                node_classes.push(ClassReport {
-                    name,
-                    opt_in: None,
-                    result: ClassResult::Refused {
-                        why: problem.to_string(),
-                    },
-                    not_registered: None,
-                });
-                continue;
-            }
-            Listed::OptedIn(class) => class,
-        };
-        let target = (class.opt_in.cache.clone(), class.opt_in.architecture);
-        if !pointers.contains_key(&target) {
-            let pointer = shown_pointer(clients, &target.0, target.1).await?;
-            pointers.insert(target.clone(), pointer);
-        }
-        let pointer = pointers[&target].as_ref();
-        let result = sync_class(&kubernetes, &class, pointer, args, now).await?;
-        let mut report = ClassReport {
-            name: class.name.clone(),
-            opt_in: Some(class.opt_in.clone()),
-            not_registered: None,
-            result,
-        };
-        if let (true, Some(cluster), Some(snapshot)) = (args.apply, &cluster, report.snapshot()) {
-            let registered = register(clients, cluster, &class, snapshot, now).await;
-            report.not_registered = registered.err().map(|error| error.to_string());
-        }
-        node_classes.push(report);
-    }
+    let interruption = Interruption::default();
+    let mut sync = Sync {
+        clients,
+        kubernetes,
+        args,
+        cluster,
+        interruption: interruption.clone(),
+        now,
+        refused: BTreeSet::new(),
+    };
+    let signal = async {
+        interrupted.await;
+        interruption.interrupt();
+    };
+    let node_classes = match select(pin!(signal), pin!(sync.classes(listed))).await {
+        Either::Left(((), classes)) => classes.await,
+        Either::Right((reports, _)) => reports,
+    };
     Ok(SyncReport {
         applied: args.apply,
+        ring: args.ring.clone(),
         node_classes,
     })
 }
 
-/// Returns the pointer as the Region of the cluster sees it. Decisions exist only in the Region of the installation.
-async fn shown_pointer(
-    clients: &Clients,
-    cache: &CacheName,
-    architecture: Architecture,
-) -> Result<Option<Pointer>, Error> {
-    let place = names::state_parameter(cache, architecture);
-    let json = parameters::get(clients, &place).await?;
-    let parsed = json.map(|json| serde_json::from_str(&json)).transpose();
-    parsed.map_err(|error| Error::Malformed {
-        place: format!("parameter {place}"),
-        problem: error.to_string(),
-    })
+/// A run for one cluster.
+struct Sync<'a> {
+    clients: &'a Clients,
+    kubernetes: Client,
+    args: &'a SyncArgs,
+    /// Name for registrations. `None` in a dry run.
+    cluster: Option<ClusterName>,
+    interruption: Interruption,
+    now: Timestamp,
+    /// Snapshots that Karpenter did not accept in this run. Each attempt stops the launches of its node class for a while.
+    refused: BTreeSet<SnapshotId>,
 }
 
-async fn sync_class(
-    kubernetes: &prepull_kubernetes::Client,
-    class: &NodeClass,
-    pointer: Option<&Pointer>,
-    args: &SyncArgs,
-    now: Timestamp,
-) -> Result<ClassResult, prepull_kubernetes::Error> {
-    let timing = Timing {
-        now,
-        delay: args.delay,
-        // A canary exists to meet a candidate first.
-        since: match class.opt_in.channel {
-            Channel::Stable => pointer.and_then(|pointer| pointer.stable_since),
-            Channel::Candidate => None,
-        },
-    };
-    let change = match prepull_kubernetes::plan(class, pointer, timing) {
-        Plan::UpToDate {
-            snapshot,
-            readiness,
-        } => {
-            return Ok(ClassResult::UpToDate {
-                snapshot_id: snapshot,
-                readiness,
+impl Sync<'_> {
+    async fn classes(&mut self, listed: Vec<Listed>) -> Vec<ClassReport> {
+        let mut reports = Vec::new();
+        for listed in listed {
+            reports.push(match listed {
+                Listed::Invalid { name, problem } => {
+                    ClassReport::refused(name, problem.to_string())
+                }
+                Listed::OptedIn(class) if self.interruption.is_interrupted() => {
+                    let why = "the command was interrupted. Run it again";
+                    ClassReport::refused(class.name, why.to_owned())
+                }
+                Listed::OptedIn(class) => self.class(&class).await,
             });
         }
-        Plan::NotDue { snapshot, at } => {
-            return Ok(ClassResult::NotDue {
-                snapshot_id: snapshot,
-                at,
-            });
-        }
-        Plan::Refused(refusal) => {
-            return Ok(ClassResult::Refused {
-                why: refusal.to_string(),
-            });
-        }
-        Plan::Patch(change) => change,
-    };
-    let fields = change.fields.clone();
-    if !args.apply {
-        return Ok(ClassResult::WouldChange { fields });
+        reports
     }
-    let patience = Patience {
-        wait: args.wait,
-        ..Patience::default()
-    };
-    let outcome = prepull_kubernetes::apply(kubernetes, class, &change, patience, now).await?;
-    Ok(ClassResult::Applied { fields, outcome })
-}
 
-/// Registers a node class as a consumer, so that retention keeps its snapshot.
-async fn register(
-    clients: &Clients,
-    cluster: &ClusterName,
-    class: &NodeClass,
-    snapshot: SnapshotId,
-    now: Timestamp,
-) -> Result<(), Error> {
-    let opt_in = &class.opt_in;
-    let path = names::consumers_path(&opt_in.cache, opt_in.architecture);
-    let consumer = Consumer {
-        snapshot_id: snapshot,
-        registered_at: now,
-    };
-    let json = serde_json::to_string(&consumer).expect("a consumer can be serialized");
-    let name = format!("{path}/{}.{}", cluster.0, class.name);
-    Ok(parameters::put(clients, &name, &json).await?)
+    /// Syncs and registers one node class. An error is part of the report, so the other node classes still follow.
+    async fn class(&mut self, class: &NodeClass) -> ClassReport {
+        let result = self.sync(class).await;
+        let result = result.unwrap_or_else(|error| ClassResult::Failed {
+            why: error.to_string(),
+        });
+        let registered = self.register(class, &result).await;
+        ClassReport {
+            name: class.name.clone(),
+            opt_in: Some(class.opt_in.clone()),
+            result,
+            not_registered: registered.err().map(|error| error.to_string()),
+        }
+    }
+
+    async fn sync(&mut self, class: &NodeClass) -> Result<ClassResult, Error> {
+        // Each node class reads the pointer again. Someone may roll back while another one waits for Karpenter.
+        let pointer = self.pointer(&class.opt_in).await?;
+        let timing = Timing {
+            now: self.now,
+            delay: self.args.delay,
+            // A canary exists to meet a candidate first.
+            since: match class.opt_in.channel {
+                Channel::Stable => pointer.as_ref().and_then(|pointer| pointer.stable_since),
+                Channel::Candidate => None,
+            },
+        };
+        let change = match prepull_kubernetes::plan(class, pointer.as_ref(), timing) {
+            Plan::UpToDate {
+                snapshot,
+                readiness,
+            } => {
+                return Ok(ClassResult::UpToDate {
+                    snapshot_id: snapshot,
+                    readiness,
+                });
+            }
+            Plan::NotDue { snapshot, at } => {
+                return Ok(ClassResult::NotDue {
+                    snapshot_id: snapshot,
+                    at,
+                });
+            }
+            Plan::Refused(refusal) => {
+                return Ok(ClassResult::Refused {
+                    why: refusal.to_string(),
+                });
+            }
+            Plan::Deleting => return Ok(ClassResult::Deleting),
+            Plan::Patch(change) => change,
+        };
+        let fields = change.fields.clone();
+        if !self.args.apply {
+            return Ok(ClassResult::WouldChange { fields });
+        }
+        if self.refused.contains(&change.to) {
+            let why = format!(
+                "Karpenter did not accept {} for another node class. Correct the cause first",
+                change.to
+            );
+            return Ok(ClassResult::Refused { why });
+        }
+        let patience = Patience {
+            wait: self.args.wait,
+            ..Patience::default()
+        };
+        let applied = prepull_kubernetes::apply(
+            &self.kubernetes,
+            class,
+            &change,
+            patience,
+            &self.interruption,
+            self.now,
+        );
+        let outcome = applied.await?;
+        if matches!(outcome, Outcome::Reverted { .. }) {
+            self.refused.insert(change.to.clone());
+        }
+        Ok(ClassResult::Applied { fields, outcome })
+    }
+
+    /// Returns the pointer as the Region of the cluster sees it. Decisions exist only in the Region of the installation.
+    async fn pointer(&self, opt_in: &OptIn) -> Result<Option<Pointer>, Error> {
+        let place = names::state_parameter(&opt_in.cache, opt_in.architecture);
+        let json = parameters::get(self.clients, &place).await?;
+        let parsed = json.map(|json| serde_json::from_str(&json)).transpose();
+        parsed.map_err(|error| Error::Malformed {
+            place: format!("parameter {place}"),
+            problem: error.to_string(),
+        })
+    }
+
+    /// Registers a node class as a consumer, so that retention keeps its snapshot.
+    async fn register(&self, class: &NodeClass, result: &ClassResult) -> Result<(), Error> {
+        let (Some(cluster), Some(snapshot_id)) =
+            (&self.cluster, self.snapshot(class, result).await?)
+        else {
+            return Ok(());
+        };
+        let opt_in = &class.opt_in;
+        let path = names::consumers_path(&opt_in.cache, opt_in.architecture);
+        let consumer = Consumer {
+            snapshot_id,
+            registered_at: self.now,
+        };
+        let json = serde_json::to_string(&consumer).expect("a consumer can be serialized");
+        let name = format!("{path}/{}.{}", cluster.0, class.name);
+        Ok(parameters::put(self.clients, &name, &json).await?)
+    }
+
+    /// Returns the snapshot that the node class has now.
+    async fn snapshot(
+        &self,
+        class: &NodeClass,
+        result: &ClassResult,
+    ) -> Result<Option<SnapshotId>, Error> {
+        let ClassResult::Applied { .. } = result else {
+            return Ok(class.snapshot());
+        };
+        let now = prepull_kubernetes::get(&self.kubernetes, &class.name).await?;
+        Ok(now.and_then(|listed| match listed {
+            Listed::OptedIn(class) => class.snapshot(),
+            Listed::Invalid { .. } => None,
+        }))
+    }
 }
 
 impl ClassReport {
-    /// Returns the snapshot of the node class, if it follows its pointer.
-    fn snapshot(&self) -> Option<SnapshotId> {
-        match &self.result {
-            ClassResult::UpToDate { snapshot_id, .. } => Some(snapshot_id.clone()),
-            ClassResult::Applied {
-                fields,
-                outcome: Outcome::Synced { .. } | Outcome::NotReady { .. },
-            } => {
-                let field = fields.iter().find(|field| field.field == "snapshotID")?;
-                field.to.parse().ok()
-            }
-            _ => None,
+    fn refused(name: String, why: String) -> Self {
+        Self {
+            name,
+            opt_in: None,
+            result: ClassResult::Refused { why },
+            not_registered: None,
         }
     }
 
@@ -357,7 +453,9 @@ impl fmt::Display for ClassResult {
             Self::WouldChange { fields } => write!(f, "would change: {}", Fields(fields)),
             Self::Applied { fields, outcome } => write!(f, "{outcome}: {}", Fields(fields)),
             Self::NotDue { snapshot_id, at } => write!(f, "gets {snapshot_id} at {at}"),
+            Self::Deleting => f.write_str("is being deleted"),
             Self::Refused { why } => write!(f, "left alone: {why}"),
+            Self::Failed { why } => write!(f, "failed: {why}"),
         }
     }
 }
@@ -373,6 +471,12 @@ impl fmt::Display for Fields<'_> {
 
 impl fmt::Display for SyncReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let (Some(ring), []) = (&self.ring, &self.node_classes[..]) {
+            return writeln!(
+                f,
+                "No node class has the annotation `prepull/ring: {ring}`."
+            );
+        }
         if self.node_classes.is_empty() {
             return writeln!(
                 f,
@@ -401,5 +505,29 @@ impl fmt::Display for SyncReport {
             )?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cluster_name_comes_from_the_arn_in_a_kubeconfig() {
+        let name = |text| ClusterName::of_kubeconfig(text).map(|name| name.0);
+        let arn = "arn:aws:eks:eu-west-1:123456789012:cluster/production";
+        assert_eq!(name(arn).as_deref(), Some("production"));
+        assert_eq!(name("production").as_deref(), Some("production"));
+        // The policy of the role separates the cluster from the node class by a dot.
+        assert_eq!(name("production.example.com"), None);
+        assert_eq!(name("").as_deref(), None);
+    }
+
+    #[test]
+    fn wait_has_a_minimum() {
+        assert_eq!(wait("5m"), Ok(Duration::from_secs(300)));
+        for short in ["0s", "-5m", "soon"] {
+            assert!(wait(short).is_err(), "{short}");
+        }
     }
 }

@@ -109,7 +109,7 @@ fn explanation_has_reason_remedy_and_source() {
         .map(|c| explain(c.number).unwrap().to_string())
         .collect();
     insta::assert_snapshot!(texts.join("\n"));
-    insta::assert_snapshot!(explain(6).unwrap_err());
+    insta::assert_snapshot!(explain(29).unwrap_err());
 }
 
 #[test]

@@ -393,7 +393,8 @@ fn numbers_of_node(pulled: bool, listed: bool, percent: i64) -> Vec<u8> {
     });
     let pod = json!({
         "metadata": {"name": "pod", "namespace": "default", "uid": "1"},
-        "spec": {"nodeName": "node", "containers": [{"name": "main", "image": images[0]}]},
+        "spec": {"nodeName": "node", "containers": [{"name": "main", "image": images[0],
+            "imagePullPolicy": "IfNotPresent"}]},
     });
     let message = if pulled {
         format!(
