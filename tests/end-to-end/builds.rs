@@ -533,8 +533,31 @@ pub async fn snapshots_beyond_retention_are_announced_and_deleted(
     fixture.sweep().await?;
     ensure!(kept(world, &cache).await?.len() == 3);
 
-    snapshots::set_expiry(&world.clients, &published[0], Some(Timestamp::UNIX_EPOCH)).await?;
-    fixture.sweep().await?;
+    // A registered consumer keeps it, and the announcement is withdrawn.
+    let expire = async || {
+        let expired = Some(Timestamp::UNIX_EPOCH);
+        snapshots::set_expiry(&world.clients, &published[0], expired).await?;
+        fixture.sweep().await
+    };
+    let consumer = format!(
+        "{}/production.web",
+        names::consumers_path(&cache.parse()?, X86)
+    );
+    let registered = |at: Timestamp| json!({"snapshot_id": &published[0], "registered_at": at});
+    let registration = registered(Timestamp::now()).to_string();
+    parameters::put(&world.clients, &consumer, &registration).await?;
+    expire().await?;
+    ensure!(kept(world, &cache).await?.len() == 3);
+    let withdrawn = snapshots::get(&world.clients, &published[0]).await?;
+    ensure!(withdrawn.is_some_and(|found| found.expires_at().is_none()));
+
+    let registration = registered(Timestamp::UNIX_EPOCH).to_string();
+    parameters::put(&world.clients, &consumer, &registration).await?;
+    expire().await?;
+    ensure!(
+        parameters::get(&world.clients, &consumer).await?.is_none(),
+        "an old registration stays"
+    );
     let kept = kept(world, &cache).await?;
     let expected = BTreeSet::from([published[1].clone(), published[2].clone()]);
     ensure!(

@@ -191,8 +191,13 @@ impl<'a> HandOver<'a> {
         let cluster = Cluster::start().await?;
         let mut nodeclass = cluster.cli(world);
         nodeclass.args(["nodeclass", CACHE, "--output", "json"]);
-        let printed = tokio::task::block_in_place(|| nodeclass.output())?.stdout;
-        let class = cluster.create_class(serde_json::from_slice(&printed)?, CACHE, X86)?;
+        let output = tokio::task::block_in_place(|| nodeclass.output())?;
+        ensure!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let class = cluster.create_class(serde_json::from_slice(&output.stdout)?, CACHE, X86)?;
         println!("Node class {class} opted in with annotations. The cluster's API is a stand-in.");
         Ok(Self {
             world,
@@ -230,9 +235,10 @@ impl<'a> HandOver<'a> {
         let rest = due.duration_since(Timestamp::now());
         tokio::time::sleep(rest.try_into().unwrap_or_default()).await;
         // The schedule calls it every hour.
-        world
+        let answer = world
             .invoke("clean-up", &json!({"source": "sweep"}))
             .await?;
+        ensure!(answer.get("errorType").is_none(), "{answer}");
         let promoted = self.sync().await?;
         ensure!(promoted != stable, "the node class has its old snapshot");
         let pulled = self.pulled_on_a_new_node().await?;
