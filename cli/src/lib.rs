@@ -94,6 +94,43 @@ fn check_answer(report: &check::CheckReport, args: &check::CheckArgs, output: Ou
     }
 }
 
+async fn check_cache(
+    args: &check::CheckArgs,
+    clients: &Clients,
+    now: Timestamp,
+    output: Output,
+) -> Result<Answer, Error> {
+    let Some(cache) = &args.cache else {
+        return Err(Error::Usage(
+            "cannot check nodes: no cache was given. Name a cache".to_owned(),
+        ));
+    };
+    let known = store::known(clients, cache, args.architecture).await?;
+    let report = if args.live {
+        let context = args.context.as_deref();
+        let (objects, hit_rate) =
+            Box::pin(nodes::live(clients, cache, context, &args.namespace, now)).await?;
+        check::run_live(args, &known, &objects, &hit_rate)?
+    } else {
+        check::run(args, &known)?
+    };
+    Ok(check_answer(&report, args, output))
+}
+
+/// Fails if the command of `args` does not have the format of `args`.
+fn check_format(args: &Args) -> Result<(), Error> {
+    let problem = match args.output {
+        Output::Github if !matches!(args.command, Command::Check(_)) => {
+            "`--output github` is not available: only `check` has annotations"
+        }
+        Output::Prometheus if !matches!(args.command, Command::Nodes(_)) => {
+            "`--output prometheus` is not available: only `nodes` has metrics"
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::Usage(format!("{problem}. Use `text` or `json`")))
+}
+
 /// Runs the command of `args`. It follows a build until the build ends or `interrupted` resolves. An interrupted `sync` reverts
 /// a change that Karpenter has not accepted.
 ///
@@ -107,18 +144,7 @@ pub async fn run(
 ) -> Result<Answer, Error> {
     let machine = StateMachine::named(&args.name, args.state_machine.as_deref());
     let (output, done) = (args.output, Exit::Done);
-    let only = match output {
-        Output::Github if !matches!(args.command, Command::Check(_)) => {
-            Some("`--output github` is not available: only `check` has annotations")
-        }
-        Output::Prometheus if !matches!(args.command, Command::Nodes(_)) => {
-            Some("`--output prometheus` is not available: only `nodes` has metrics")
-        }
-        _ => None,
-    };
-    if let Some(problem) = only {
-        return Err(Error::Usage(format!("{problem}. Use `text` or `json`")));
-    }
+    check_format(args)?;
     if let Some(answer) = run_offline(args) {
         return answer;
     }
@@ -201,26 +227,10 @@ pub async fn run(
             let report = Box::pin(nodes::report(clients, args, now)).await?;
             let mut answer = Answer::new(&report, output, done);
             if output == Output::Prometheus {
-                answer.text = report.prometheus().trim_end().to_owned();
+                report.prometheus().trim_end().clone_into(&mut answer.text);
             }
             Ok(answer)
         }
-        Command::Check(check) => {
-            let Some(cache) = &check.cache else {
-                return Err(Error::Usage(
-                    "cannot check nodes: no cache was given. Name a cache".to_owned(),
-                ));
-            };
-            let known = store::known(clients, cache, check.architecture).await?;
-            let report = if check.live {
-                let context = check.context.as_deref();
-                let (objects, hit_rate) =
-                    Box::pin(nodes::live(clients, cache, context, &check.namespace, now)).await?;
-                check::run_live(check, &known, &objects, &hit_rate)?
-            } else {
-                check::run(check, &known)?
-            };
-            Ok(check_answer(&report, check, output))
-        }
+        Command::Check(check) => check_cache(check, clients, now, output).await,
     }
 }

@@ -67,7 +67,7 @@ pub struct NodeClasses(Vec<Object>);
 /// An object for Kubernetes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Object {
-    Class(NodeClass),
+    Class(Box<NodeClass>),
     Pool(NodePool),
 }
 
@@ -125,13 +125,13 @@ impl NodeclassArgs {
             &[false]
         };
         let classes = fallbacks.iter().map(|is_fallback| {
-            Object::Class(NodeClass {
+            Object::Class(Box::new(NodeClass {
                 config: config.clone(),
                 manifest: manifest.clone(),
                 rate: self.rate,
                 size: GiB(manifest.volume_size.0.saturating_add(self.headroom)),
                 is_fallback: *is_fallback,
-            })
+            }))
         });
         let pools = fallbacks.iter().filter(|_| self.node_pool);
         let pools = pools.map(|is_fallback| {

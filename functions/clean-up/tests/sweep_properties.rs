@@ -72,13 +72,19 @@ struct Stored {
     tagged: Option<&'static str>,
     /// Whether it is published. If several snapshots of a target are, the last one counts.
     wants_pointer: bool,
-    in_image: bool,
-    in_volume: bool,
+    user: Option<User>,
     /// Whether the announced time of its deletion has passed.
     has_expired: Option<bool>,
-    /// The version of the launch template that uses it. Version 2 is the latest.
-    in_template: Option<i64>,
     has_manifest: bool,
+}
+
+/// The user of a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum User {
+    Image,
+    Volume,
+    /// A version of a launch template. Version 2 is the latest.
+    Template(i64),
 }
 
 /// An account before the sweep.
@@ -170,12 +176,17 @@ impl Account {
     fn expected_of_snapshot(&self, n: usize) -> Expected {
         let snapshot = &self.snapshots[n];
         let stored = &snapshot.kind;
-        if snapshot.owner.cache.is_none() || self.is_published(n) || stored.in_image {
+        if snapshot.owner.cache.is_none()
+            || self.is_published(n)
+            || stored.user == Some(User::Image)
+        {
             return Expected::Kept;
         }
         if snapshot.is_verified() {
-            let is_used = stored.in_template.is_some() || stored.in_volume;
-            if is_used || stored.has_expired == Some(false) || !self.is_beyond_retention(n) {
+            if stored.user.is_some()
+                || stored.has_expired == Some(false)
+                || !self.is_beyond_retention(n)
+            {
                 return Expected::Kept;
             }
             return if snapshot.owner.runs() {
@@ -184,7 +195,7 @@ impl Account {
                 Expected::Removed
             };
         }
-        let is_used = stored.in_template.is_some() || stored.in_volume;
+        let is_used = stored.user.is_some();
         if snapshot.is_rejected() && stored.has_manifest && snapshot.target().is_some() {
             // It was published and then rejected. Retention decides about it.
             let waits = is_used || stored.has_expired == Some(false);
@@ -338,12 +349,19 @@ impl Account {
         });
         let stored = self.snapshots.iter().map(|resource| &resource.kind);
         let stored = stored.enumerate();
-        let of_nodes = stored.clone().filter(|(_, stored)| stored.in_volume);
+        let of_nodes = stored
+            .clone()
+            .filter(|(_, stored)| stored.user == Some(User::Volume));
         let of_nodes = of_nodes.map(|(n, _)| Volume::builder().snapshot_id(snapshot_id(n)).build());
-        let in_images = stored.clone().filter(|(_, stored)| stored.in_image);
+        let in_images = stored
+            .clone()
+            .filter(|(_, stored)| stored.user == Some(User::Image));
         let in_images: Vec<_> = in_images.map(|(n, _)| snapshot_id(n)).collect();
         let in_templates: Vec<_> = stored
-            .filter_map(|(n, stored)| Some((snapshot_id(n), stored.in_template?)))
+            .filter_map(|(n, stored)| match stored.user {
+                Some(User::Template(version)) => Some((snapshot_id(n), version)),
+                _ => None,
+            })
             .collect();
         let executions = [
             ("running", ExecutionStatus::Running),
@@ -506,22 +524,30 @@ fn any_stored() -> impl Strategy<Value = Stored> {
         1 => Just(Some("rejected")),
         2 => select(vec![None, Some("bananas")]),
     ];
-    let often = || prop::bool::weighted(0.15);
-    let in_template = prop_oneof![6 => Just(None), 1 => (1..=2i64).prop_map(Some)];
+    let user = prop_oneof![
+        4 => Just(None),
+        1 => select(vec![User::Image, User::Volume, User::Template(1), User::Template(2)]).prop_map(Some),
+    ];
     let has_expired = prop_oneof![4 => Just(None), 1 => any::<bool>().prop_map(Some)];
-    let uses = (often(), often(), in_template);
-    (state, tagged, often(), uses, has_expired, any::<bool>()).prop_map(
-        |(state, tagged, wants_pointer, uses, has_expired, has_manifest)| Stored {
-            state,
-            tagged,
-            wants_pointer,
-            in_image: uses.0,
-            in_volume: uses.1,
-            in_template: uses.2,
-            has_expired,
-            has_manifest,
-        },
+    let wants_pointer = prop::bool::weighted(0.15);
+    (
+        state,
+        tagged,
+        wants_pointer,
+        user,
+        has_expired,
+        any::<bool>(),
     )
+        .prop_map(
+            |(state, tagged, wants_pointer, user, has_expired, has_manifest)| Stored {
+                state,
+                tagged,
+                wants_pointer,
+                user,
+                has_expired,
+                has_manifest,
+            },
+        )
 }
 
 fn any_account() -> impl Strategy<Value = Account> {

@@ -207,7 +207,7 @@ impl<'a> HandOver<'a> {
         })
     }
 
-    async fn sync(&self) -> Result<SnapshotId> {
+    fn sync(&self) -> Result<SnapshotId> {
         let mut command = self.cluster.cli(self.world);
         command.args(["sync", "--apply"]);
         let status = tokio::task::block_in_place(|| command.status())?;
@@ -222,12 +222,12 @@ impl<'a> HandOver<'a> {
         let mut config = world.stored_config(CACHE).await?;
         config["publication"]["promotion"] = json!({"mode": "soak", "soak_minutes": 1});
         world.store_config(CACHE, &config).await?;
-        let stable = self.sync().await?;
+        let stable = self.sync()?;
         let before = world.executions(CACHE).await?.len();
         world.ecr.push("team/api", "v1", image).await?;
         let published = build_after_push(world, before).await?;
         ensure!(published == stable, "nodes must not use a candidate");
-        ensure!(self.sync().await? == stable);
+        ensure!(self.sync()? == stable);
 
         headings.print_heading("The soak ends: the sweep promotes, and prepull sync follows");
         let pointer = world.pointer(CACHE, X86).await?;
@@ -239,7 +239,7 @@ impl<'a> HandOver<'a> {
             .invoke("clean-up", &json!({"source": "sweep"}))
             .await?;
         ensure!(answer.get("errorType").is_none(), "{answer}");
-        let promoted = self.sync().await?;
+        let promoted = self.sync()?;
         ensure!(promoted != stable, "the node class has its old snapshot");
         let pulled = self.pulled_on_a_new_node().await?;
         ensure!(pulled == 0, "a new node pulled {pulled} bytes");
@@ -273,7 +273,7 @@ impl<'a> HandOver<'a> {
     async fn roll_back_a_bad_snapshot(&self) -> Result<()> {
         let (world, headings) = (self.world, self.headings);
         headings.print_heading("A bad snapshot: someone removes team/worker from the cache");
-        let good = self.sync().await?;
+        let good = self.sync()?;
         let mut config = world.stored_config(CACHE).await?;
         let images = config["images"].as_array_mut();
         let images = images.context("the configuration has no images")?;
@@ -281,7 +281,7 @@ impl<'a> HandOver<'a> {
         config["publication"]["promotion"] = json!({"mode": "immediate"});
         world.store_config(CACHE, &config).await?;
         run_cli(world, &["build", CACHE])?;
-        let bad = self.sync().await?;
+        let bad = self.sync()?;
         ensure!(bad != good);
         let pulled = self.pulled_on_a_new_node().await?;
         ensure!(pulled > 0, "the snapshot should lack an image");
@@ -292,11 +292,11 @@ impl<'a> HandOver<'a> {
             world,
             &["rollback", CACHE, "--reason", "team/worker is missing"],
         )?;
-        ensure!(self.sync().await? == good);
+        ensure!(self.sync()? == good);
         run_cli(world, &["build", CACHE])?;
         run_cli(world, &["status", CACHE])?;
         ensure!(
-            self.sync().await? == good,
+            self.sync()? == good,
             "the next build brought the bad snapshot back"
         );
         println!("Nodes use {good} again. The next build is a candidate until `prepull unpin`.");
