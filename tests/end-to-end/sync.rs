@@ -80,7 +80,11 @@ pub async fn node_class_follows_promotions_and_roll_backs(fixture: Arc<Fixture>)
     ensure!(cluster.data_volume(&class)?.0 == first);
     ensure!(registered(&fixture, &cache, &class).await? == first);
 
+    // It tries the snapshot again only after someone has removed the annotation.
     cluster.set_karpenter(Karpenter::default());
+    run(&sync, 1, &["did not accept", second.as_str()])?;
+    ensure!(cluster.data_volume(&class)?.0 == first);
+    cluster.remove_annotation(&class, "prepull/reverted-snapshot");
     run(&sync, 0, &["synced", &change])?;
     let writes = cluster.writes();
     run(&sync, 0, &[&format!("has {second}")])?;

@@ -123,6 +123,12 @@ impl Cluster {
         Ok((snapshot.parse()?, GiB(size.parse()?)))
     }
 
+    /// Removes an annotation of a node class, as a person would.
+    pub fn remove_annotation(&self, name: &str, annotation: &str) {
+        let change = json!({"metadata": {"annotations": {annotation: null}}});
+        self.server.merge(&format!("{CLASSES}/{name}"), &change);
+    }
+
     /// Sets the behaviour of Karpenter.
     pub fn set_karpenter(&self, karpenter: Karpenter) {
         self.server.set_karpenter(karpenter);

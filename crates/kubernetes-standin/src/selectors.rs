@@ -84,6 +84,12 @@ pub(crate) fn fields_match(
         let value = match object.pointer(&pointer) {
             Some(Value::String(text)) => text.clone(),
             Some(Value::Bool(value)) => value.to_string(),
+            // The field `source` of an event is an object, and its selector compares the component.
+            // Source: `ToSelectableFields` in `pkg/registry/core/event/strategy.go` of kubernetes/kubernetes.
+            Some(Value::Object(source)) if key == "source" => {
+                let component = source.get("component").and_then(Value::as_str);
+                component.unwrap_or_default().to_owned()
+            }
             // A field that is unset has its zero value.
             _ if key == "spec.unschedulable" => "false".to_owned(),
             _ => String::new(),
@@ -120,6 +126,19 @@ mod tests {
             ("zone notin (a)", true),
         ] {
             assert_eq!(labels_match(selector, &object), matches, "{selector}");
+        }
+    }
+
+    #[test]
+    fn source_of_an_event_is_its_component() {
+        let events = RESOURCES.iter().find(|resource| resource.kind == "Event");
+        let event = json!({"reason": "Pulled", "source": {"component": "kubelet", "host": "node"}});
+        for (selector, matches) in [
+            ("reason=Pulled,source=kubelet", true),
+            ("source=scheduler", false),
+        ] {
+            let found = fields_match(selector, events.unwrap(), &event);
+            assert_eq!(found.unwrap(), matches, "{selector}");
         }
     }
 
