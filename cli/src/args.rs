@@ -95,10 +95,10 @@ Examples:
   prepull sync --apply --ring production --delay 24h
 
 Exit codes:
-    0  all node classes have their snapshot and are ready, wait for
-       the delay, or would change
+    0  every node class has its snapshot and is ready, waits for the
+       delay, would change, or is being deleted
     1  a node class was left alone, reverted, not ready or not
-       registered, or a call failed
+       registered, the ring has none, or a call failed
     2  usage error";
 
 const NODES_HELP: &str = "\
@@ -192,7 +192,7 @@ pub enum Command {
         /// Follow the newest build of this cache.
         cache: CacheName,
     },
-    /// Show the published snapshots and the last build.
+    /// Show stable snapshots, candidates and the last build.
     Status {
         /// Show only this cache.
         cache: Option<CacheName>,
@@ -223,10 +223,10 @@ pub enum Command {
     /// Decide which snapshot nodes use.
     #[command(flatten)]
     Decide(Decide),
-    /// Print an `EC2NodeClass` with the published snapshot.
+    /// Print an `EC2NodeClass` with the stable snapshot.
     #[command(after_help = NODECLASS_HELP)]
     Nodeclass(NodeclassArgs),
-    /// Give node classes of a cluster the newest snapshots.
+    /// Give node classes of a cluster their snapshots.
     #[command(after_help = SYNC_HELP)]
     Sync(SyncArgs),
     /// Show how often pods found their image on the nodes.

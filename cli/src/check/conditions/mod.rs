@@ -446,8 +446,8 @@ pub const CONDITIONS: [Condition; 30] = [
         number: 20,
         severity: Severity::Warning,
         title: "node class behind the pointer",
-        reason: "The snapshot has older images, and retention deletes it in the end. Retention does not see the snapshots of \
-                 node classes.",
+        reason: "The snapshot has older images, and retention deletes it in the end. Retention sees the snapshot of a \
+                 node class only if `prepull sync` registers it.",
         remedy: "Use the snapshot of the pointer",
         source: "prepull, docs/nodes.md",
         find: volume::other_snapshot,
