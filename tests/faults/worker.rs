@@ -415,12 +415,18 @@ impl Worker {
     /// Waits until clean-up has emitted the event for an execution that did not succeed.
     pub async fn emits_event(&self, execution: &ExecutionArn) -> Result<()> {
         let start = Instant::now();
+        let marker = names::announced_parameter(&execution.name());
         loop {
             let calls = self.world.cloud.calls_for(execution.as_str()).await?;
             let emits_event = calls
                 .iter()
                 .any(|call| call.resource.as_deref() == Some(names::EVENT_FAILED));
-            if emits_event {
+            // The sweep of another worker may have emitted it first. The marker follows the event.
+            if emits_event
+                || parameters::get(&self.world.clients, &marker)
+                    .await?
+                    .is_some()
+            {
                 return Ok(());
             }
             ensure!(
