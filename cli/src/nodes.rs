@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use prepull_aws::ec2::types::{Filter, Volume, VolumeStatusItem};
-use prepull_aws::{Clients, StageResult, parameters};
+use prepull_aws::{Clients, MAX_FILTER_VALUES, StageResult};
 use prepull_domain::names::DATA_DEVICE;
-use prepull_domain::{Architecture, CacheName, InstanceId, Pointer, StageError, names};
+use prepull_domain::{Architecture, CacheName, InstanceId, StageError};
 use prepull_kubernetes::Client;
 use prepull_kubernetes::nodes::{
     CacheSnapshot, ClusterState, DataVolume, HitRate, Initialization, SnapshotStage, instance_of,
@@ -16,11 +16,6 @@ use prepull_kubernetes::nodes::{
 use serde_json::Value;
 
 use crate::{Error, store};
-
-/// Maximum number of values in one filter of EC2.
-///
-/// Source: Amazon EC2 API reference, "Filter".
-const MAX_FILTER_VALUES: usize = 200;
 
 /// The arguments of `prepull nodes`.
 #[derive(Debug, Clone, clap::Args)]
@@ -98,15 +93,7 @@ async fn cache_snapshots(
     cache: &CacheName,
     architecture: Architecture,
 ) -> Result<Vec<CacheSnapshot>, Error> {
-    let place = names::state_parameter(cache, architecture);
-    let json = parameters::get(clients, &place).await?;
-    let pointer: Option<Pointer> = json
-        .map(|json| serde_json::from_str(&json))
-        .transpose()
-        .map_err(|error| Error::Malformed {
-            place: format!("parameter {place}"),
-            problem: error.to_string(),
-        })?;
+    let pointer = store::shown_pointer(clients, cache, architecture).await?;
     let stable = store::published(clients, cache, architecture).await?;
     let manifests = store::manifests(clients, cache, architecture).await?;
     let of_manifest = manifests.iter().map(|manifest| {

@@ -85,6 +85,22 @@ pub async fn pointer(
     Ok(decisions::newest(entries).map(|entry| entry.pointer))
 }
 
+/// Returns the pointer that consumers in this Region read. Decisions exist only in the Region of the installation.
+pub async fn shown_pointer(
+    clients: &Clients,
+    cache: &CacheName,
+    architecture: Architecture,
+) -> Result<Option<Pointer>, Error> {
+    let place = names::state_parameter(cache, architecture);
+    let json = parameters::get(clients, &place).await?;
+    json.map(|json| serde_json::from_str(&json))
+        .transpose()
+        .map_err(|error| Error::Malformed {
+            place: format!("parameter {place}"),
+            problem: error.to_string(),
+        })
+}
+
 /// Returns the remedy for a cache without a stable snapshot. A build that finds its candidate up to date publishes nothing.
 pub fn publish_one(cache: &CacheName) -> String {
     format!(

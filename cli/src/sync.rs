@@ -12,7 +12,7 @@ use futures::future::{Either, select};
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::{Clients, parameters};
 use prepull_domain::snapshot::retention::Consumer;
-use prepull_domain::{Pointer, SnapshotId, names};
+use prepull_domain::{SnapshotId, names};
 use prepull_kubernetes::{
     Channel, Client, FieldChange, Interruption, Listed, NodeClass, OptIn, Outcome, Patience, Plan,
     Readiness, Ring, Timing,
@@ -20,7 +20,7 @@ use prepull_kubernetes::{
 use serde::Serialize;
 
 use crate::render::table;
-use crate::{Error, Exit};
+use crate::{Error, Exit, store};
 
 /// The arguments of `prepull sync`.
 #[derive(Debug, Clone, clap::Args)]
@@ -306,7 +306,8 @@ impl Sync<'_> {
 
     async fn sync(&mut self, class: &NodeClass) -> Result<ClassResult, Error> {
         // Each node class reads the pointer again. Someone may roll back while another one waits for Karpenter.
-        let pointer = self.pointer(&class.opt_in).await?;
+        let (cache, architecture) = (&class.opt_in.cache, class.opt_in.architecture);
+        let pointer = store::shown_pointer(self.clients, cache, architecture).await?;
         let timing = Timing {
             now: self.now,
             delay: self.args.delay,
@@ -368,17 +369,6 @@ impl Sync<'_> {
             self.refused.insert(change.to.clone());
         }
         Ok(ClassResult::Applied { fields, outcome })
-    }
-
-    /// Returns the pointer as the Region of the cluster sees it. Decisions exist only in the Region of the installation.
-    async fn pointer(&self, opt_in: &OptIn) -> Result<Option<Pointer>, Error> {
-        let place = names::state_parameter(&opt_in.cache, opt_in.architecture);
-        let json = parameters::get(self.clients, &place).await?;
-        let parsed = json.map(|json| serde_json::from_str(&json)).transpose();
-        parsed.map_err(|error| Error::Malformed {
-            place: format!("parameter {place}"),
-            problem: error.to_string(),
-        })
     }
 
     /// Registers a node class as a consumer, so that retention keeps its snapshot.

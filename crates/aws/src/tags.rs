@@ -45,6 +45,11 @@ pub fn tag(key: &str, value: &str) -> Tag {
     Tag::builder().key(key).value(value).build()
 }
 
+/// Maximum number of values in one filter of EC2.
+///
+/// Source: Amazon EC2 API reference, "Filter".
+pub const MAX_FILTER_VALUES: usize = 200;
+
 /// Returns a filter for resources whose tag `key` has `value`.
 #[must_use]
 pub fn tag_filter(key: &str, value: impl Into<String>) -> Filter {

@@ -626,31 +626,18 @@ async fn lost_answer_of_the_patch_is_no_failure() {
 }
 
 #[tokio::test]
-async fn lost_answer_of_the_revert_is_no_failure() {
-    let cluster = Cluster::with(Karpenter::with(NEW, Answer::Unknown)).await;
-    cluster
-        .server
-        .add_fault(Fault::once("patch", FaultReply::Lost).after(1));
-    let outcome = cluster.sync_with(impatience()).await;
-    assert!(
-        matches!(outcome, Ok(Outcome::Reverted { .. })),
-        "{outcome:?}"
-    );
-    assert_eq!(cluster.volume(), volume(OLD, "50Gi"));
-}
-
-#[tokio::test]
-async fn conflict_of_the_revert_is_repeated() {
-    let cluster = Cluster::with(Karpenter::with(NEW, Answer::Unknown)).await;
-    cluster
-        .server
-        .add_fault(Fault::once("patch", FaultReply::Conflict).after(1));
-    let outcome = cluster.sync_with(impatience()).await;
-    assert!(
-        matches!(outcome, Ok(Outcome::Reverted { .. })),
-        "{outcome:?}"
-    );
-    assert_eq!(cluster.volume(), volume(OLD, "50Gi"));
+async fn revert_is_repeated_after_a_lost_answer_and_a_conflict() {
+    for reply in [FaultReply::Lost, FaultReply::Conflict] {
+        let cluster = Cluster::with(Karpenter::with(NEW, Answer::Unknown)).await;
+        let fault = Fault::once("patch", reply).after(1);
+        cluster.server.add_fault(fault);
+        let outcome = cluster.sync_with(impatience()).await;
+        assert!(
+            matches!(outcome, Ok(Outcome::Reverted { .. })),
+            "{reply:?}: {outcome:?}"
+        );
+        assert_eq!(cluster.volume(), volume(OLD, "50Gi"), "{reply:?}");
+    }
 }
 
 #[tokio::test]

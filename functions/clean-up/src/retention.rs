@@ -5,18 +5,15 @@ use std::collections::BTreeSet;
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::ec2::types::{Filter, Image, LaunchTemplateVersion, ResponseLaunchTemplateData};
 use prepull_aws::pointers::TargetPointer;
-use prepull_aws::{Clients, StageResult, emit_event, parameters, snapshots, tag_filter};
+use prepull_aws::{
+    Clients, MAX_FILTER_VALUES, StageResult, emit_event, parameters, snapshots, tag_filter,
+};
 use prepull_domain::build::payload::SnapshotState;
 use prepull_domain::snapshot::retention::{Consumer, FoundSnapshot, Step, beyond_retention};
 use prepull_domain::{Architecture, CacheName, Pointer, RegionName, SnapshotId, StageError, names};
 use serde_json::json;
 
 use crate::{Removed, removal, resources};
-
-/// Maximum number of values in one filter of EC2.
-///
-/// Source: Amazon EC2 API reference, "Filter".
-const MAX_FILTER_VALUES: usize = 200;
 
 /// Retention of one cache and architecture.
 pub(crate) struct Retention<'a> {
