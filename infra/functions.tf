@@ -35,6 +35,14 @@ locals {
       timeout     = 300
       environment = { PREPULL_NAME = var.name }
     }
+    verify-snapshot = {
+      description = "Boots a verifier from the snapshot and checks its content"
+      timeout     = 300
+      environment = {
+        PREPULL_INSTANCE_PROFILE_ARN = local.builder_profile_arn
+        PREPULL_NAME                 = var.name
+      }
+    }
     publish-snapshot = {
       description = "Publishes a verified snapshot to nodes"
       timeout     = 300

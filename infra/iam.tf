@@ -47,6 +47,7 @@ locals {
   becomes_ours = { test = "StringLike", variable = "aws:RequestTag/prepull:cache", values = ["*"] }
   # `ForAllValues` also matches a call without the key, so each use has a `Null` beside it.
   only_state   = { test = "ForAllValues:StringEquals", variable = "aws:TagKeys", values = ["prepull:state"] }
+  only_result  = { test = "ForAllValues:StringEquals", variable = "aws:TagKeys", values = ["prepull:state", "prepull:verification"] }
   only_expiry  = { test = "ForAllValues:StringEquals", variable = "aws:TagKeys", values = ["prepull:expires-at"] }
   has_tag_keys = { test = "Null", variable = "aws:TagKeys", values = ["false"] }
 
@@ -117,6 +118,7 @@ locals {
   use_keys = {
     for stage, use in {
       launch-builder   = { keys = local.kms_key_arns, regions = [local.region] }
+      verify-snapshot  = { keys = local.kms_key_arns, regions = [local.region] }
       publish-snapshot = { keys = length(local.copy_regions) > 0 ? local.copy_kms_key_arns : [], regions = local.snapshot_regions }
       } : stage => [
       {
@@ -134,13 +136,75 @@ locals {
     ]
   }
 
-  # Commands of prepull's own documents, and only on builders. create-snapshot looks for commands of its earlier calls. The
-  # other functions follow one command.
+  # RunInstances needs a permission for every resource that it creates or uses. There is none for key pairs.
+  launch_instances = [
+    {
+      sid       = "LaunchInstances"
+      actions   = ["ec2:RunInstances"]
+      resources = [local.instances]
+      conditions = [
+        local.becomes_ours,
+        { test = "ArnEquals", variable = "ec2:InstanceProfile", values = [local.builder_profile_arn] },
+        { test = "StringEquals", variable = "ec2:MetadataHttpTokens", values = ["required"] },
+      ]
+    },
+    {
+      sid        = "LaunchWithEncryptedVolumes"
+      actions    = ["ec2:RunInstances"]
+      resources  = [local.volumes]
+      conditions = [local.becomes_ours, { test = "Bool", variable = "ec2:Encrypted", values = ["true"] }]
+    },
+    # A network interface that exists already gets no tag at launch, so no foreign one can be attached.
+    {
+      sid        = "LaunchWithOwnInterface"
+      actions    = ["ec2:RunInstances"]
+      resources  = [local.network_interfaces]
+      conditions = [local.becomes_ours]
+    },
+    # Another account may share its subnets.
+    {
+      sid     = "LaunchIntoNetwork"
+      actions = ["ec2:RunInstances"]
+      resources = concat(
+        [for id in local.all_subnet_ids : "${local.ec2_arn}:*:subnet/${id}"],
+        [for id in local.all_security_group_ids : "${local.ec2_arn}:*:security-group/${id}"],
+      )
+    },
+    # Bottlerocket's AMIs and their snapshots
+    {
+      sid        = "LaunchFromImage"
+      actions    = ["ec2:RunInstances"]
+      resources  = ["${local.ec2_arn}::image/*", local.snapshots]
+      conditions = [{ test = "StringEquals", variable = "ec2:Owner", values = ["amazon"] }]
+    },
+    {
+      sid        = "LaunchFromSnapshot"
+      actions    = ["ec2:RunInstances"]
+      resources  = [local.snapshots]
+      conditions = [local.is_ours]
+    },
+    {
+      sid        = "TagAtLaunch"
+      actions    = ["ec2:CreateTags"]
+      resources  = [local.instances, local.volumes, local.network_interfaces]
+      conditions = [{ test = "StringEquals", variable = "ec2:CreateAction", values = ["RunInstances"] }]
+    },
+    {
+      sid        = "PassBuilderRole"
+      actions    = ["iam:PassRole"]
+      resources  = [local.builder_role_arn]
+      conditions = [{ test = "StringEquals", variable = "iam:PassedToService", values = ["ec2.${data.aws_partition.current.dns_suffix}"] }]
+    },
+  ]
+
+  # Commands of prepull's own documents, and only on builders and verifiers. create-snapshot looks for commands of its
+  # earlier calls. The other functions follow one command.
   run_commands = {
     for stage, commands in {
       wait-for-ssm    = { documents = ["await-ready"], follow = "ssm:GetCommandInvocation" }
       pull-images     = { documents = ["pull-images", "image-status"], follow = "ssm:GetCommandInvocation" }
-      create-snapshot = { documents = ["power-off"], follow = "ssm:ListCommandInvocations" }
+      create-snapshot = { documents = ["fingerprint", "power-off"], follow = "ssm:ListCommandInvocations" }
+      verify-snapshot = { documents = ["await-ready", "verify"], follow = "ssm:GetCommandInvocation" }
       } : stage => [
       {
         sid       = "SendCommandsOfDocuments"
@@ -213,59 +277,7 @@ locals {
       { sid = "SeeBuilds", actions = ["states:DescribeExecution"], resources = [local.execution_arns] },
     ])
 
-    # RunInstances needs a permission for every resource that it creates or uses. There is none for key pairs.
-    launch-builder = concat(local.read_credentials, local.use_keys["launch-builder"], [
-      {
-        sid       = "LaunchBuilders"
-        actions   = ["ec2:RunInstances"]
-        resources = [local.instances]
-        conditions = [
-          local.becomes_ours,
-          { test = "ArnEquals", variable = "ec2:InstanceProfile", values = [local.builder_profile_arn] },
-          { test = "StringEquals", variable = "ec2:MetadataHttpTokens", values = ["required"] },
-        ]
-      },
-      {
-        sid        = "LaunchWithEncryptedVolumes"
-        actions    = ["ec2:RunInstances"]
-        resources  = [local.volumes]
-        conditions = [local.becomes_ours, { test = "Bool", variable = "ec2:Encrypted", values = ["true"] }]
-      },
-      # A network interface that exists already gets no tag at launch, so no foreign one can be attached.
-      {
-        sid        = "LaunchWithOwnInterface"
-        actions    = ["ec2:RunInstances"]
-        resources  = [local.network_interfaces]
-        conditions = [local.becomes_ours]
-      },
-      # Another account may share its subnets.
-      {
-        sid     = "LaunchIntoNetwork"
-        actions = ["ec2:RunInstances"]
-        resources = concat(
-          [for id in local.all_subnet_ids : "${local.ec2_arn}:*:subnet/${id}"],
-          [for id in local.all_security_group_ids : "${local.ec2_arn}:*:security-group/${id}"],
-        )
-      },
-      # Bottlerocket's AMIs and their snapshots
-      {
-        sid        = "LaunchFromImage"
-        actions    = ["ec2:RunInstances"]
-        resources  = ["${local.ec2_arn}::image/*", local.snapshots]
-        conditions = [{ test = "StringEquals", variable = "ec2:Owner", values = ["amazon"] }]
-      },
-      {
-        sid        = "LaunchFromBase"
-        actions    = ["ec2:RunInstances"]
-        resources  = [local.snapshots]
-        conditions = [local.is_ours]
-      },
-      {
-        sid        = "TagAtLaunch"
-        actions    = ["ec2:CreateTags"]
-        resources  = [local.instances, local.volumes, local.network_interfaces]
-        conditions = [{ test = "StringEquals", variable = "ec2:CreateAction", values = ["RunInstances"] }]
-      },
+    launch-builder = concat(local.read_credentials, local.use_keys["launch-builder"], local.launch_instances, [
       { sid = "FindBuilders", actions = ["ec2:DescribeInstances"], resources = ["*"] },
       # No end-to-end test uses it, because two concurrent calls would need capacity in different subnets.
       {
@@ -273,12 +285,6 @@ locals {
         actions    = ["ec2:TerminateInstances"]
         resources  = [local.instances]
         conditions = [local.is_ours]
-      },
-      {
-        sid        = "PassBuilderRole"
-        actions    = ["iam:PassRole"]
-        resources  = [local.builder_role_arn]
-        conditions = [{ test = "StringEquals", variable = "iam:PassedToService", values = ["ec2.${data.aws_partition.current.dns_suffix}"] }]
       },
     ])
 
@@ -320,6 +326,30 @@ locals {
         actions    = ["ec2:CreateTags"]
         resources  = [local.snapshots]
         conditions = [local.is_ours, local.only_state, local.has_tag_keys]
+      },
+    ])
+
+    verify-snapshot = concat(local.run_commands["verify-snapshot"], local.use_keys["verify-snapshot"], local.launch_instances, [
+      { sid = "SeeAgents", actions = ["ssm:DescribeInstanceInformation"], resources = ["*"] },
+      local.see_snapshots,
+      # The console shows why a volume does not mount.
+      {
+        sid        = "ReadConsoles"
+        actions    = ["ec2:GetConsoleOutput"]
+        resources  = [local.instances]
+        conditions = [local.is_ours]
+      },
+      {
+        sid        = "MarkSnapshots"
+        actions    = ["ec2:CreateTags"]
+        resources  = [local.snapshots]
+        conditions = [local.is_ours, local.only_result, local.has_tag_keys]
+      },
+      {
+        sid        = "TerminateVerifiers"
+        actions    = ["ec2:TerminateInstances"]
+        resources  = [local.instances]
+        conditions = [local.is_ours]
       },
     ])
 

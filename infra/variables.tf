@@ -16,8 +16,8 @@ variable "tags" {
   default     = {}
 
   validation {
-    condition     = length(var.tags) <= 44 && alltrue([for key, value in var.tags : can(regex("^.{1,128}$", key)) && length(value) <= 256 && !can(regex("^(?:(?i:aws:)|prepull:)", key))])
-    error_message = "tags is invalid: it has the keys ${join(", ", keys(var.tags))}. Use at most 44 tags, keys of 1 to 128 characters without `aws:` and `prepull:`, and values of at most 256 characters."
+    condition     = length(var.tags) <= 42 && alltrue([for key, value in var.tags : can(regex("^.{1,128}$", key)) && length(value) <= 256 && !can(regex("^(?:(?i:aws:)|prepull:)", key))])
+    error_message = "tags is invalid: it has the keys ${join(", ", keys(var.tags))}. Use at most 42 tags, keys of 1 to 128 characters without `aws:` and `prepull:`, and values of at most 256 characters."
   }
 }
 
@@ -75,6 +75,14 @@ variable "caches" {
     pin_images = optional(bool, false)
     # Number of parallel pulls. The default is one more than the builder's vCPUs.
     parallel_pulls = optional(number)
+    # Verification of a new snapshot on a second machine, before its publication. `level` is `off`, `records` (boot,
+    # containerd's records, sizes of layers, metadata of files) or `full` (also every byte of layers and files). The
+    # default is `full` up to 512 MiB of compressed layers, and `records` above. `releases` are the Bottlerocket releases to
+    # boot: the oldest and the newest one of the cache's nodes. The default is the builder's release.
+    verification = optional(object({
+      level    = optional(string)
+      releases = optional(list(string), [])
+    }), {})
     # Number of snapshots to keep for each architecture, including the published one.
     retain_snapshots = optional(number, 3)
     # Days for which an older snapshot stays after its replacement or rejection. The event `Snapshot Expiring` announces its
@@ -249,6 +257,16 @@ variable "caches" {
   }
 
   validation {
+    condition     = alltrue([for cache in var.caches : cache.verification.level == null ? true : contains(["off", "records", "full"], cache.verification.level)])
+    error_message = "verification.level is invalid: ${join(", ", [for name, cache in var.caches : "${name} has `${cache.verification.level}`" if cache.verification.level != null])}. Use `off`, `records` or `full`."
+  }
+
+  validation {
+    condition     = alltrue([for cache in var.caches : length(cache.verification.releases) <= 4 && length(distinct(cache.verification.releases)) == length(cache.verification.releases) && alltrue([for release in cache.verification.releases : can(regex("^[0-9]{1,4}\\.[0-9]{1,4}\\.[0-9]{1,4}$", release))])])
+    error_message = "verification.releases is invalid: ${join(", ", [for name, cache in var.caches : "${name} has [${join(", ", cache.verification.releases)}]"])}. Use at most 4 releases like `1.57.0`, each once."
+  }
+
+  validation {
     condition     = alltrue([for cache in var.caches : cache.retain_snapshots == floor(cache.retain_snapshots) && cache.retain_snapshots >= 1 && cache.retain_snapshots <= 20])
     error_message = "retain_snapshots is invalid: ${join(", ", [for name, cache in var.caches : "${name} has ${cache.retain_snapshots}"])}. Use a whole number from 1 to 20."
   }
@@ -310,8 +328,8 @@ variable "caches" {
   }
 
   validation {
-    condition     = alltrue(flatten([for cache in var.caches : concat([length(cache.tags) <= 44], [for key, value in cache.tags : can(regex("^.{1,128}$", key)) && length(value) <= 256 && !can(regex("^(?:(?i:aws:)|prepull:)", key))])]))
-    error_message = "tags of a cache are invalid: ${join(", ", flatten([for name, cache in var.caches : [for key in keys(cache.tags) : "${name} has `${key}`"]]))}. Use at most 44 tags, keys of 1 to 128 characters without `aws:` and `prepull:`, and values of at most 256 characters."
+    condition     = alltrue(flatten([for cache in var.caches : concat([length(cache.tags) <= 42], [for key, value in cache.tags : can(regex("^.{1,128}$", key)) && length(value) <= 256 && !can(regex("^(?:(?i:aws:)|prepull:)", key))])]))
+    error_message = "tags of a cache are invalid: ${join(", ", flatten([for name, cache in var.caches : [for key in keys(cache.tags) : "${name} has `${key}`"]]))}. Use at most 42 tags, keys of 1 to 128 characters without `aws:` and `prepull:`, and values of at most 256 characters."
   }
 
   # CopySnapshot needs a key in the Region of the copy. A copy with the default key there could not be shared.

@@ -5,10 +5,12 @@ use std::fmt;
 
 use jiff::SignedDuration;
 use prepull_aws::{Clients, parameters};
-use prepull_domain::{Architecture, Bytes, CacheConfig, CacheName, Manifest, SnapshotId};
+use prepull_domain::{
+    Architecture, Bytes, CacheConfig, CacheName, Manifest, SnapshotId, VerificationLevel,
+};
 use prepull_estimate::{
     Estimate, FastSnapshotRestore, Initialization, InstanceType, Loading, MAX_INITIALIZATION_RATE,
-    MIN_INITIALIZATION_RATE, Work, build, initialization, unchanged,
+    MIN_INITIALIZATION_RATE, Verification, Work, build, initialization, unchanged, verification,
 };
 use serde::Serialize;
 
@@ -47,6 +49,8 @@ pub struct TargetEstimate {
     pub unknown_instance_types: Vec<String>,
     /// The cheapest builder among those within a tenth of the fastest cold build.
     pub recommended_instance_type: Option<String>,
+    /// Time and cost of verifying a new snapshot. `None` if no instance type of the cache is known.
+    pub verification: Option<Verification>,
     /// Time and cost of loading the snapshot on nodes.
     pub initialization: Initialization,
 }
@@ -202,7 +206,18 @@ fn target(
         })
         .collect();
 
+    // A verifier tries the last type of the cache first.
+    let types = config.builder.instance_types.get(&architecture);
+    let smallest = types.and_then(|types| InstanceType::from_name(types.last()?));
+    let verification = smallest.map(|instance| {
+        let level = config.verification.level_for(packed);
+        let releases = config.verification.releases.len().max(1);
+        let verifiers = u32::try_from(releases).unwrap_or(u32::MAX);
+        verification(level, used, &instance, &config.volume, verifiers)
+    });
+
     TargetEstimate {
+        verification,
         architecture,
         snapshot_id: manifest.snapshot_id.clone(),
         images: sizes.len(),
@@ -327,7 +342,29 @@ impl TargetEstimate {
                 dollars(first.cold.dollars.snapshot_month)
             )?;
         }
+        self.write_verification(f)?;
         self.write_initialization(f)
+    }
+
+    fn write_verification(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(verification) = &self.verification else {
+            return Ok(());
+        };
+        if verification.level == VerificationLevel::Off {
+            return writeln!(f, "  Verification: off");
+        }
+        let verifiers = usize::try_from(verification.verifiers).unwrap_or(usize::MAX);
+        let price = verification
+            .dollars
+            .map_or_else(|| "price unknown".to_owned(), dollars);
+        writeln!(
+            f,
+            "  Verification of each new snapshot at level {}, on {} of type {}: {} and {price} more",
+            verification.level,
+            count(verifiers, "instance"),
+            verification.instance_type,
+            minutes(verification.seconds),
+        )
     }
 
     fn write_initialization(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

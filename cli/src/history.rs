@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::sfn::types::{HistoryEvent, HistoryEventType as Type, MapIterationEventDetails};
 use prepull_domain::build::payload::{
-    Builder, NodeInfo, Plan, PublishOutcome, Published, Pulled, Snapshot,
+    Builder, NodeInfo, Plan, PublishOutcome, Published, Pulled, Snapshot, VerificationRecord,
 };
 use prepull_domain::{
     Architecture, CacheName, ExecutionArn, ExecutionName, SnapshotId, Stage, StageError,
@@ -162,6 +162,16 @@ fn did(stage: Stage, output: Value) -> Option<String> {
         Stage::CreateSnapshot => {
             let snapshot: Snapshot = parse(output)?;
             Some(snapshot.snapshot_id.to_string())
+        }
+        Stage::VerifySnapshot => {
+            let record: VerificationRecord = parse(output)?;
+            let releases: Vec<_> = record.releases.iter().map(ToString::to_string).collect();
+            Some(format!(
+                "level {} on Bottlerocket {}, {} in layers",
+                record.level,
+                releases.join(" and "),
+                record.bytes
+            ))
         }
         Stage::PublishSnapshot => {
             let published: Published = parse(output)?;

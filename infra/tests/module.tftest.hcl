@@ -55,6 +55,7 @@ run "configuration_has_all_settings_of_the_functions" {
       registry_credentials = { "docker.io" = { parameter_name = "/team/docker-hub" } }
       pin_images           = false
       parallel_pulls       = null
+      verification         = { level = null, releases = [] }
       retain_snapshots     = 3
       retain_days          = 7
       timeout_minutes      = 60

@@ -75,6 +75,7 @@ run "function_may_make_only_its_own_calls" {
       wait-for-ssm     = "ec2:DescribeInstances logs:CreateLogStream logs:PutLogEvents ssm:DescribeInstanceInformation ssm:GetCommandInvocation ssm:SendCommand"
       pull-images      = "ec2:DescribeInstances logs:CreateLogStream logs:PutLogEvents ssm:GetCommandInvocation ssm:SendCommand"
       create-snapshot  = "ec2:CreateSnapshot ec2:CreateTags ec2:DescribeInstances ec2:DescribeSnapshots ec2:GetConsoleOutput logs:CreateLogStream logs:PutLogEvents ssm:ListCommandInvocations ssm:SendCommand"
+      verify-snapshot  = "ec2:CreateTags ec2:DescribeInstances ec2:DescribeSnapshots ec2:GetConsoleOutput ec2:RunInstances ec2:TerminateInstances iam:PassRole kms:CreateGrant kms:Decrypt kms:DescribeKey kms:GenerateDataKeyWithoutPlaintext kms:ReEncryptFrom kms:ReEncryptTo logs:CreateLogStream logs:PutLogEvents ssm:DescribeInstanceInformation ssm:GetCommandInvocation ssm:SendCommand"
       publish-snapshot = "ec2:CopySnapshot ec2:CreateTags ec2:DescribeSnapshots ec2:ModifySnapshotAttribute events:PutEvents kms:CreateGrant kms:Decrypt kms:DescribeKey kms:GenerateDataKeyWithoutPlaintext kms:ReEncryptFrom kms:ReEncryptTo logs:CreateLogStream logs:PutLogEvents ssm:DeleteParameter ssm:GetParameter ssm:GetParametersByPath ssm:PutParameter"
       clean-up         = "ec2:CreateTags ec2:DeleteSnapshot ec2:DeleteVolume ec2:DescribeImages ec2:DescribeInstances ec2:DescribeLaunchTemplateVersions ec2:DescribeSnapshots ec2:DescribeVolumes ec2:TerminateInstances events:PutEvents logs:CreateLogStream logs:PutLogEvents sqs:SendMessage ssm:DeleteParameter ssm:GetParameter ssm:GetParametersByPath ssm:PutParameter states:DescribeExecution states:ListExecutions"
     }
@@ -131,6 +132,7 @@ run "customer_managed_default_key_grants_its_use" {
       } == {
       for stage, service in {
         launch-builder   = "ec2.eu-west-1.amazonaws.com"
+        verify-snapshot  = "ec2.eu-west-1.amazonaws.com"
         publish-snapshot = ["ec2.eu-west-1.amazonaws.com", "ec2.eu-central-1.amazonaws.com"]
         } : stage => [
         ["UseKeys", "arn:aws:kms:eu-west-1:123456789012:key/11111111-1111-1111-1111-111111111111", { StringEquals = { "kms:ViaService" = service } }],

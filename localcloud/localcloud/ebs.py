@@ -62,8 +62,11 @@ class Store:
         if self._cloud.settings.use_up("snapshot_errors", cache):
             snapshot.status = "error"
             snapshot.state_message = "An internal error has occurred"
-        else:
-            snapshot.status = "completed"
+            return
+        if self._cloud.settings.use_up("snapshot_damages", cache):
+            damage = self._cloud.settings.of(cache)["snapshot_damage"]
+            self._kind.damage_volume(self.snapshot(snapshot.id), damage)
+        snapshot.status = "completed"
 
     def delete_snapshot(self, snapshot_id: str) -> None:
         self._kind.remove_volume(self.snapshot(snapshot_id))
@@ -100,7 +103,9 @@ def check_snapshot(snapshot: Snapshot, size: int | None, code: str) -> None:
 
 
 def install(cloud: Cloud, nodes: Nodes) -> Store:
-    cloud.settings.register_scopable(snapshot_seconds=1.0, snapshot_errors=0)
+    cloud.settings.register_scopable(
+        snapshot_seconds=1.0, snapshot_errors=0, snapshot_damages=0, snapshot_damage=""
+    )
     store = Store(cloud, nodes)
     _replace_volumes(store)
     _replace_snapshots(store)

@@ -21,7 +21,9 @@ pub async fn containers_start_from_the_snapshot_without_pulling(
 ) -> Result<()> {
     let world = &fixture.world;
     let images = [fixture.api.as_str(), &fixture.multi, &fixture.report];
-    let cache = fixture.cache(&fixture.config(&images).await?).await?;
+    let mut config = fixture.config(&images).await?;
+    config["verification"] = json!({});
+    let cache = fixture.cache(&config).await?;
     let snapshot = fixture.published(&cache).await?;
     let manifest = world.manifest(&cache, X86, &snapshot).await?;
     let empty = world.start_node(None, X86, VOLUME).await?;

@@ -172,6 +172,8 @@ fn declared(registries: &Registries) -> Value {
             "images": images,
             "variant": "aws-k8s-1.33",
             "volume": {"size_gib": 4},
+            // Most tests are about other stages. Those of verification set the level themselves.
+            "verification": {"level": "off"},
             "schedule": {"enabled": false},
         })
     };
@@ -203,6 +205,7 @@ fn declared(registries: &Registries) -> Value {
         format!("{}/tools/report:v1", registries.private.host)
     ]));
     every_option["rebuild_on_push"] = json!(false);
+    every_option["verification"] = json!({});
     every_option["volume"]["kms_key_id"] = json!(KEY);
     every_option["publication"] = json!({
         "share_with_accounts": ["210987654321"], "copy_to_regions": [COPY_REGION]});

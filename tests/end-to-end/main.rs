@@ -16,6 +16,7 @@ mod refreshes;
 mod sync;
 mod terraform;
 mod triggers;
+mod verification;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -89,6 +90,10 @@ fn tests() -> Vec<(&'static str, Run)> {
         refreshes::chain_of_refreshes_matches_a_cold_build,
         refreshes::unpinned_images_lose_their_pins,
         refreshes::damaged_base_is_replaced_by_an_empty_volume,
+        verification::small_cache_is_fully_verified_by_default,
+        verification::records_are_verified_on_two_releases,
+        verification::damaged_snapshots_are_never_published,
+        verification::damaged_refresh_is_rebuilt_from_an_empty_volume,
         bad_input::invalid_configuration_is_refused_before_launch,
         bad_input::unavailable_image_is_refused_before_launch,
         bad_input::failed_pull_publishes_nothing,

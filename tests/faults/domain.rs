@@ -123,6 +123,7 @@ impl Fault {
             "wait-for-ssm",
             "pull-images",
             "create-snapshot",
+            "verify-snapshot",
             "publish-snapshot",
             "clean-up",
         ];
@@ -354,6 +355,7 @@ async fn succeeds_twice(worker: &mut Worker, deliveries: &str) -> Result<Expecta
         "wait-for-ssm",
         "pull-images",
         "create-snapshot",
+        "verify-snapshot",
         "publish-snapshot",
         "clean-up",
     ] {

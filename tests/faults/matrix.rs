@@ -227,6 +227,8 @@ impl CallFault {
             "start-build" => Ending::DeadLetter,
             // The sweep removes the rest.
             "clean-up" => Ending::Succeeds,
+            // clean-up terminates the verifier.
+            "verify-snapshot" if self.site.action == "TerminateInstances" => Ending::Succeeds,
             // The snapshot is already published. The denied call is only a notification.
             "publish-snapshot"
                 if self.effect == Effect::Denied

@@ -148,6 +148,7 @@ fn declared(host: &str, images: usize) -> Value {
         "images": images,
         "architectures": ["x86_64", "arm64"],
         "variant": "aws-k8s-1.33",
+        "verification": {"level": "off"},
         "volume": {"size_gib": 4},
         // As on a builder with 8 vCPUs, the size of the module's default instance types.
         "parallel_pulls": 9,

@@ -214,8 +214,7 @@ fn of_function(account: &Account, stage: Stage, caches: &Caches) -> Vec<Need> {
         ]),
         Stage::LaunchBuilder => needs.extend([
             Need::new(["ec2:DescribeInstances"], ANY),
-            Need::new(["iam:PassRole"], account.role_arn("builder"))
-                .when("iam:PassedToService", ec2_service(account)),
+            pass_role(account),
         ]),
         Stage::WaitForSsm => needs.push(Need::new(
             [
@@ -237,6 +236,18 @@ fn of_function(account: &Account, stage: Stage, caches: &Caches) -> Vec<Need> {
             ],
             ANY,
         )),
+        Stage::VerifySnapshot => needs.extend([
+            Need::new(
+                [
+                    "ec2:DescribeInstances",
+                    "ec2:DescribeSnapshots",
+                    "ssm:DescribeInstanceInformation",
+                    "ssm:GetCommandInvocation",
+                ],
+                ANY,
+            ),
+            pass_role(account),
+        ]),
         Stage::PublishSnapshot => needs.extend([
             Need::new(["ec2:DescribeSnapshots"], ANY),
             put_events(account),
@@ -313,35 +324,8 @@ fn for_cache(
             needs
         }
         Stage::LaunchBuilder => {
-            let profile = format!(
-                "arn:{}:iam::{}:instance-profile/{}",
-                account.partition,
-                account.id,
-                account.role("builder")
-            );
-            let subnets = config.builder.subnet_ids.iter();
-            let groups = config.builder.security_group_ids.iter();
-            let network = subnets
-                .map(|subnet| format!("subnet/{subnet}"))
-                .chain(groups.map(|group| format!("security-group/{group}")));
             let mut needs = read_credentials(account, config);
-            needs.extend(network.map(|one| Need::new(["ec2:RunInstances"], ec2(&one))));
-            needs.extend([INSTANCE, VOLUME, INTERFACE].map(|one| {
-                Need::new(["ec2:CreateTags"], ec2(one)).when("ec2:CreateAction", "RunInstances")
-            }));
-            needs.extend([
-                Need::new(["ec2:RunInstances"], ec2(INSTANCE))
-                    .when(BECOMES_OURS, cache.as_str())
-                    .when("ec2:InstanceProfile", &profile)
-                    .when("ec2:MetadataHttpTokens", "required"),
-                Need::new(["ec2:RunInstances"], ec2(VOLUME))
-                    .when(BECOMES_OURS, cache.as_str())
-                    .when("ec2:Encrypted", "true"),
-                Need::new(["ec2:RunInstances"], ec2(INTERFACE)).when(BECOMES_OURS, cache.as_str()),
-                Need::new(["ec2:RunInstances"], &snapshot).when(OURS, cache.as_str()),
-                Need::new(["ec2:RunInstances"], image(account)).when("ec2:Owner", "amazon"),
-                Need::new(["ec2:TerminateInstances"], ec2(INSTANCE)).when(OURS, cache.as_str()),
-            ]);
+            needs.extend(launch(account, cache, config, &snapshot));
             needs
         }
         Stage::WaitForSsm | Stage::PullImages => vec![send_command(account, cache)],
@@ -353,6 +337,15 @@ fn for_cache(
             Need::new(["ec2:CreateTags"], &snapshot).when("ec2:CreateAction", "CreateSnapshot"),
             mark(&snapshot, cache),
         ],
+        Stage::VerifySnapshot => {
+            let mut needs = launch(account, cache, config, &snapshot);
+            needs.extend([
+                send_command(account, cache),
+                Need::new(["ec2:GetConsoleOutput"], ec2(INSTANCE)).when(OURS, cache.as_str()),
+                mark(&snapshot, cache),
+            ]);
+            needs
+        }
         Stage::PublishSnapshot => {
             let mut needs = decide(account, cache, config);
             needs.extend(read_decisions(account, cache, config));
@@ -501,7 +494,8 @@ fn documents(stage: Stage) -> &'static [Document] {
     match stage {
         Stage::WaitForSsm => &[Document::AwaitReady],
         Stage::PullImages => &[Document::PullImages, Document::ImageStatus],
-        Stage::CreateSnapshot => &[Document::PowerOff],
+        Stage::CreateSnapshot => &[Document::Fingerprint, Document::PowerOff],
+        Stage::VerifySnapshot => &[Document::AwaitReady, Document::Verify],
         _ => &[],
     }
 }
@@ -530,6 +524,47 @@ fn repositories(account: &Account, config: &CacheConfig) -> Vec<String> {
             )
         })
         .collect()
+}
+
+/// Returns the calls that launch, and terminate, an instance of `cache`.
+fn launch(account: &Account, cache: &CacheName, config: &CacheConfig, snapshot: &str) -> Vec<Need> {
+    let ec2 = |resource: &str| account.arn("ec2", resource);
+    let profile = format!(
+        "arn:{}:iam::{}:instance-profile/{}",
+        account.partition,
+        account.id,
+        account.role("builder")
+    );
+    let subnets = config.builder.subnet_ids.iter();
+    let groups = config.builder.security_group_ids.iter();
+    let network = subnets
+        .map(|subnet| format!("subnet/{subnet}"))
+        .chain(groups.map(|group| format!("security-group/{group}")));
+    let mut needs: Vec<_> = network
+        .map(|one| Need::new(["ec2:RunInstances"], ec2(&one)))
+        .collect();
+    needs.extend([INSTANCE, VOLUME, INTERFACE].map(|one| {
+        Need::new(["ec2:CreateTags"], ec2(one)).when("ec2:CreateAction", "RunInstances")
+    }));
+    needs.extend([
+        Need::new(["ec2:RunInstances"], ec2(INSTANCE))
+            .when(BECOMES_OURS, cache.as_str())
+            .when("ec2:InstanceProfile", &profile)
+            .when("ec2:MetadataHttpTokens", "required"),
+        Need::new(["ec2:RunInstances"], ec2(VOLUME))
+            .when(BECOMES_OURS, cache.as_str())
+            .when("ec2:Encrypted", "true"),
+        Need::new(["ec2:RunInstances"], ec2(INTERFACE)).when(BECOMES_OURS, cache.as_str()),
+        Need::new(["ec2:RunInstances"], snapshot).when(OURS, cache.as_str()),
+        Need::new(["ec2:RunInstances"], image(account)).when("ec2:Owner", "amazon"),
+        Need::new(["ec2:TerminateInstances"], ec2(INSTANCE)).when(OURS, cache.as_str()),
+    ]);
+    needs
+}
+
+fn pass_role(account: &Account) -> Need {
+    Need::new(["iam:PassRole"], account.role_arn("builder"))
+        .when("iam:PassedToService", ec2_service(account))
 }
 
 fn send_command(account: &Account, cache: &CacheName) -> Need {

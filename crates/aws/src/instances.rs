@@ -1,13 +1,13 @@
-//! EC2 instances: builders and orphans.
+//! EC2 instances: builders, verifiers and orphans.
 
 use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName, Reservation, Tag};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
-use prepull_domain::build::payload::{Builder, Target};
+use prepull_domain::build::payload::Builder;
 use prepull_domain::{InstanceId, StageError, VolumeId, names};
 
-use crate::{AwsError, Clients, StageResult, tag_value, target_filters, timestamp};
+use crate::{AwsError, Clients, StageResult, tag_value, timestamp};
 
 /// Code of the state reason after the operating system has powered the instance off.
 ///
@@ -64,31 +64,6 @@ pub async fn find(
     Ok(found)
 }
 
-/// Returns the builders of `target` in one of `states`, oldest first, so that all callers choose the same one.
-///
-/// # Errors
-/// If EC2 does not answer.
-pub async fn builders_of(
-    clients: &Clients,
-    target: &Target,
-    states: &[InstanceStateName],
-) -> Result<Vec<InstanceRecord>, StageError> {
-    let states = Filter::builder()
-        .name("instance-state-name")
-        .set_values(Some(states.iter().map(ToString::to_string).collect()))
-        .build();
-    let mut filters = target_filters(target);
-    filters.push(states);
-    let mut found = find(clients, filters).await?;
-    // An instance without a launch time counts as just launched.
-    let age = |found: &InstanceRecord| {
-        let launched_at = found.launched_at.unwrap_or(Timestamp::MAX);
-        (launched_at, found.id.clone())
-    };
-    found.sort_by_key(age);
-    Ok(found)
-}
-
 /// Returns the instance `id`, or `None` if EC2 does not list it (yet or any longer).
 ///
 /// # Errors
@@ -109,6 +84,21 @@ pub async fn get(clients: &Clients, id: &InstanceId) -> Result<Option<InstanceRe
         Err(error) if error.aws_code() == Some("InvalidInstanceID.NotFound") => Ok(None),
         Err(error) => Err(error.into_stage_error("ec2:DescribeInstances")),
     }
+}
+
+/// Terminates the instance `id`.
+///
+/// # Errors
+/// If EC2 rejects the call.
+pub async fn terminate(clients: &Clients, id: &InstanceId) -> Result<(), StageError> {
+    clients
+        .ec2
+        .terminate_instances()
+        .instance_ids(id.as_str())
+        .send()
+        .await
+        .or_stage_error("ec2:TerminateInstances")?;
+    Ok(())
 }
 
 /// Checks that the builder `id` runs.

@@ -208,6 +208,10 @@ pub struct SentCommand {
     pub requested_at: Timestamp,
     /// Its status.
     pub status: CommandStatus,
+    /// Its standard output, up to 2,500 characters, if it has succeeded.
+    ///
+    /// Source: Systems Manager API reference, `CommandPlugin`.
+    pub output: Option<String>,
 }
 
 /// The status of a command.
@@ -245,6 +249,8 @@ pub async fn sent(
                 .requested_date_time()
                 .map_or_else(Timestamp::now, timestamp),
             status: command_status(&invocation),
+            output: (invocation.status() == Some(&CommandInvocationStatus::Success))
+                .then(|| plugin_output(&invocation)),
         });
     }
     sent.sort_by_key(|command| std::cmp::Reverse(command.requested_at));
@@ -259,6 +265,12 @@ fn of_document(name: &str) -> CommandFilter {
         .expect("both key and value are given")
 }
 
+fn plugin_output(invocation: &CommandInvocation) -> String {
+    let mut plugins = invocation.command_plugins().iter();
+    let output = plugins.find_map(|plugin| plugin.output());
+    output.unwrap_or_default().to_owned()
+}
+
 fn command_status(invocation: &CommandInvocation) -> CommandStatus {
     match invocation.status() {
         Some(
@@ -266,12 +278,8 @@ fn command_status(invocation: &CommandInvocation) -> CommandStatus {
             | CommandInvocationStatus::Cancelled
             | CommandInvocationStatus::TimedOut,
         ) => {
-            let said = invocation
-                .command_plugins()
-                .iter()
-                .find_map(|plugin| plugin.output())
-                .unwrap_or_default()
-                .trim();
+            let said = plugin_output(invocation);
+            let said = said.trim();
             let how = invocation.status_details().unwrap_or("Failed");
             CommandStatus::Bad(format!("{how} {said}").trim_end().to_owned())
         }

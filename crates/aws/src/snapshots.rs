@@ -2,7 +2,7 @@
 
 use aws_sdk_ec2::types::{Filter, Snapshot, SnapshotState as EbsState, Tag};
 use jiff::Timestamp;
-use prepull_domain::build::payload::SnapshotState;
+use prepull_domain::build::payload::{SnapshotState, VerificationRecord};
 use prepull_domain::{GiB, SnapshotId, StageError, names};
 
 use crate::{AwsError, Clients, StageResult, tag, tag_value, timestamp};
@@ -97,17 +97,37 @@ pub async fn set_expiry(
     set_tag(clients, id, names::TAG_EXPIRES_AT, &value).await
 }
 
+/// Sets the state `verified` of a snapshot, together with `record`. Returns whether the snapshot exists.
+///
+/// # Errors
+/// If EC2 rejects the call.
+pub async fn set_verified(
+    clients: &Clients,
+    id: &SnapshotId,
+    record: &VerificationRecord,
+) -> Result<bool, StageError> {
+    let tags = vec![
+        tag(names::TAG_STATE, SnapshotState::Verified.as_str()),
+        tag(names::TAG_VERIFICATION, &record.to_string()),
+    ];
+    set_tags(clients, id, tags).await
+}
+
 async fn set_tag(
     clients: &Clients,
     id: &SnapshotId,
     key: &str,
     value: &str,
 ) -> Result<bool, StageError> {
+    set_tags(clients, id, vec![tag(key, value)]).await
+}
+
+async fn set_tags(clients: &Clients, id: &SnapshotId, tags: Vec<Tag>) -> Result<bool, StageError> {
     let answer = clients
         .ec2
         .create_tags()
         .resources(id.as_str())
-        .tags(tag(key, value))
+        .set_tags(Some(tags))
         .send()
         .await;
     match answer {
@@ -145,6 +165,12 @@ impl SnapshotRecord {
     #[must_use]
     pub fn state(&self) -> Option<SnapshotState> {
         self.tag(names::TAG_STATE)?.parse().ok()
+    }
+
+    /// Returns the value of the tag `prepull:verification`. `None` if no verifier has verified the snapshot.
+    #[must_use]
+    pub fn verification(&self) -> Option<VerificationRecord> {
+        self.tag(names::TAG_VERIFICATION)?.parse().ok()
     }
 
     /// Returns the value of the tag `prepull:expires-at`. `None` if retention has not announced its deletion.

@@ -24,6 +24,7 @@ pub use cache::builder_settings::{BuilderSettings, MirrorEndpoint};
 pub use cache::config::{CacheConfig, CacheName, InvalidConfig, Promotion};
 pub use cache::image::{Digest, ImageReference};
 pub use cache::variant::{BottlerocketVersion, Variant};
+pub use cache::verification::{VerificationConfig, VerificationLevel};
 pub use ids::{
     AccountId, AmiId, InstanceId, RegionName, SecurityGroupId, SnapshotId, SubnetId, VolumeId,
 };

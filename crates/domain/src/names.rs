@@ -15,6 +15,10 @@ pub const TAG_EXECUTION: &str = "prepull:execution";
 pub const TAG_CONTENT_KEY: &str = "prepull:content-key";
 /// Tag with the state of a snapshot, see [`crate::build::payload::SnapshotState`]. A snapshot without this tag is unfinished.
 pub const TAG_STATE: &str = "prepull:state";
+/// Tag with the result of a snapshot's verification, see [`crate::build::payload::VerificationRecord`].
+pub const TAG_VERIFICATION: &str = "prepull:verification";
+/// Tag of a verifier with the snapshot and the release that it verifies. A builder has no such tag.
+pub const TAG_VERIFIES: &str = "prepull:verifies";
 /// Tag with the time at which retention deletes a snapshot. It is empty if the snapshot came into use again.
 pub const TAG_EXPIRES_AT: &str = "prepull:expires-at";
 

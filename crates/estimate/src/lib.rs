@@ -10,7 +10,7 @@ use prepull_domain::Architecture;
 use prepull_domain::cache::config::VolumeConfig;
 use serde::Serialize;
 
-use prepull_domain::{Bytes, GiB};
+use prepull_domain::{Bytes, GiB, VerificationLevel};
 
 // Durations of a build's steps, in seconds.
 
@@ -36,6 +36,10 @@ const MIN_SNAPSHOT: f64 = 30.0;
 
 /// Rate at which EBS stores a snapshot, in bytes per second. Source: users' reports, about 15 minutes for 100 GB.
 const SNAPSHOT_RATE: f64 = 100e9 / 900.0;
+
+/// Time to check containerd's records and the metadata of files on a volume that loads its blocks on first access, in
+/// seconds. An assumption.
+const CHECK_RECORDS: f64 = 20.0;
 
 /// Time for manifest, pointer and clean-up, in seconds, without copies to other regions. An assumption.
 const PUBLISH: f64 = 5.0;
@@ -77,7 +81,7 @@ const LAMBDA_GB: f64 = 0.25;
 /// Time that a function waits before the state machine calls it again, in seconds. Source: `infra/functions.tf`.
 const LAMBDA_SECONDS: f64 = 300.0;
 /// State transitions of a build of one architecture without retries. Source: `statemachine/build.asl.json`.
-const TRANSITIONS: f64 = 14.0;
+const TRANSITIONS: f64 = 15.0;
 /// State transitions of a build that is up to date.
 const TRANSITIONS_UNCHANGED: f64 = 4.0;
 /// Minimum time that AWS charges for an instance or a gp3 volume, in seconds. Source: the pricing pages of EC2 and EBS.
@@ -109,8 +113,8 @@ const FAST_RESTORE_MINUTES: f64 = 60.0;
 /// Maximum loading time in seconds for which the model recommends the free option. An assumption.
 const MAX_LAZY_SECONDS: u32 = 60;
 
-/// Instance types of one generation and kind, from `xlarge` to `4xlarge`. vCPUs, price and baseline double with each
-/// size.
+/// Instance types of one generation and kind, from `large` to `4xlarge`. vCPUs and price double with each size, and the
+/// baseline does from the `xlarge` on.
 struct Family {
     name: &'static str,
     architecture: Architecture,
@@ -119,17 +123,18 @@ struct Family {
     /// Source: the price list of us-east-1 of 19 January 2026, from Karpenter's source,
     /// `pkg/providers/pricing/zz_generated.pricing_aws.go`.
     hourly: f64,
-    /// EBS bandwidth in Mbit/s: the baseline of the `xlarge`, and the maximum of every size.
+    /// EBS bandwidth in Mbit/s: the baseline of the `xlarge`, and the maximum of every size. `None` if it does not double
+    /// with the size.
     ///
     /// Source: EC2's `DescribeInstanceTypes`, `EbsOptimizedInfo`.
-    ebs_mbps: (f64, f64),
+    ebs_mbps: Option<(f64, f64)>,
 }
 
 const fn family(
     name: &'static str,
     architecture: Architecture,
     hourly: f64,
-    ebs_mbps: (f64, f64),
+    ebs_mbps: Option<(f64, f64)>,
 ) -> Family {
     Family {
         name,
@@ -139,16 +144,52 @@ const fn family(
     }
 }
 
-const FAMILIES: [Family; 9] = [
-    family("c7i", Architecture::X86_64, 0.1785, (1_250.0, 10_000.0)),
-    family("m7i", Architecture::X86_64, 0.2016, (1_250.0, 10_000.0)),
-    family("m7a", Architecture::X86_64, 0.23184, (1_250.0, 10_000.0)),
-    family("m6i", Architecture::X86_64, 0.192, (1_250.0, 10_000.0)),
-    family("m6a", Architecture::X86_64, 0.1728, (1_250.0, 10_000.0)),
-    family("c7g", Architecture::Arm64, 0.145, (1_250.0, 10_000.0)),
-    family("m7g", Architecture::Arm64, 0.1632, (1_250.0, 10_000.0)),
-    family("m6g", Architecture::Arm64, 0.154, (1_187.5, 4_750.0)),
-    family("m8g", Architecture::Arm64, 0.17952, (1_250.0, 10_000.0)),
+const FAMILIES: [Family; 10] = [
+    family(
+        "c7i",
+        Architecture::X86_64,
+        0.1785,
+        Some((1_250.0, 10_000.0)),
+    ),
+    family(
+        "m7i",
+        Architecture::X86_64,
+        0.2016,
+        Some((1_250.0, 10_000.0)),
+    ),
+    family("m7i-flex", Architecture::X86_64, 0.191_52, None),
+    family(
+        "m7a",
+        Architecture::X86_64,
+        0.23184,
+        Some((1_250.0, 10_000.0)),
+    ),
+    family(
+        "m6i",
+        Architecture::X86_64,
+        0.192,
+        Some((1_250.0, 10_000.0)),
+    ),
+    family(
+        "m6a",
+        Architecture::X86_64,
+        0.1728,
+        Some((1_250.0, 10_000.0)),
+    ),
+    family("c7g", Architecture::Arm64, 0.145, Some((1_250.0, 10_000.0))),
+    family(
+        "m7g",
+        Architecture::Arm64,
+        0.1632,
+        Some((1_250.0, 10_000.0)),
+    ),
+    family("m6g", Architecture::Arm64, 0.154, Some((1_187.5, 4_750.0))),
+    family(
+        "m8g",
+        Architecture::Arm64,
+        0.17952,
+        Some((1_250.0, 10_000.0)),
+    ),
 ];
 
 /// The properties of an instance type that the model uses.
@@ -185,16 +226,17 @@ impl InstanceType {
         };
         let known = FAMILIES
             .iter()
-            .find(|known| known.name == family && [4, 8, 16].contains(&vcpus));
+            .find(|known| known.name == family && [2, 4, 8, 16].contains(&vcpus));
         let xlarges = f64::from(vcpus) / 4.0;
         Some(Self {
             name: name.to_owned(),
             vcpus,
             architecture: known.map(|known| known.architecture),
             hourly: known.map(|known| known.hourly * xlarges),
-            ebs: known.map(|known| {
-                let (baseline, most) = known.ebs_mbps;
-                (baseline * xlarges * 1e6 / 8.0, most * 1e6 / 8.0)
+            // The baseline of a `large` is not half of that of the `xlarge`.
+            ebs: known.filter(|_| vcpus > 2).and_then(|known| {
+                let (baseline, most) = known.ebs_mbps?;
+                Some((baseline * xlarges * 1e6 / 8.0, most * 1e6 / 8.0))
             }),
         })
     }
@@ -338,6 +380,73 @@ pub fn build(
                 (TRANSITIONS + (total / LAMBDA_SECONDS).floor()) * prices::TRANSITION,
             ),
             snapshot_month: round_dollars(prices::snapshot_month(work.written)),
+        },
+    }
+}
+
+/// Time and cost of the verification of a new snapshot. They come on top of those of its build.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Verification {
+    /// How thorough it is.
+    pub level: VerificationLevel,
+    /// Instance type of the verifiers.
+    pub instance_type: String,
+    /// Number of verifiers, which run at the same time.
+    pub verifiers: u32,
+    /// Seconds from the launch to the result.
+    pub seconds: u32,
+    /// Dollars of all verifiers. `None` if the model has no price for the instance type.
+    pub dollars: Option<f64>,
+}
+
+/// Returns the estimate for a verification at `level` of a snapshot with `used` bytes, on one of `verifiers` instances for
+/// each release.
+#[must_use]
+pub fn verification(
+    level: VerificationLevel,
+    used: Bytes,
+    instance: &InstanceType,
+    volume: &VolumeConfig,
+    verifiers: u32,
+) -> Verification {
+    let bytes = to_f64(used);
+    let loading = level
+        .initialization_rate()
+        .map(|rate| bytes / (f64::from(rate) * MIB));
+    let (seconds, loaded) = match (level, loading) {
+        (VerificationLevel::Off, _) => (0.0, 0.0),
+        (_, None) => (BOOT + SSM_READY + CHECK_RECORDS, 0.0),
+        // EBS loads the volume from its creation on, also during the boot.
+        (_, Some(loading)) => (
+            (BOOT + SSM_READY + CHECK_RECORDS).max(loading),
+            bytes / GIB * INITIALIZATION_GIB,
+        ),
+    };
+    let verifiers = if level == VerificationLevel::Off {
+        0
+    } else {
+        verifiers
+    };
+    let attached = if verifiers == 0 {
+        0.0
+    } else {
+        PENDING + seconds
+    };
+    let each = instance.hourly.map(|hourly| {
+        hourly / 3_600.0 * seconds.max(MIN_CHARGED)
+            + prices::volume_second(volume) * attached.max(MIN_CHARGED)
+            + loaded
+    });
+    let function = LAMBDA_GB * attached * prices::LAMBDA_GB_SECOND + prices::TRANSITION;
+    Verification {
+        level,
+        instance_type: instance.name.clone(),
+        verifiers,
+        seconds: round(attached),
+        dollars: if verifiers == 0 {
+            Some(0.0)
+        } else {
+            each.map(|each| round_dollars(f64::from(verifiers) * each + function))
         },
     }
 }

@@ -111,6 +111,33 @@ fn recipe_comparison_matches_the_model() {
 }
 
 #[test]
+fn verification_table_matches_the_model() {
+    let instance = InstanceType::from_name("m7i-flex.large").unwrap();
+    let mut table = "| used | `records` | `full` |\n| --- | --- | --- |\n".to_owned();
+    for (used, size_gib) in CACHES {
+        let volume = VolumeConfig {
+            size_gib,
+            iops: 3_000,
+            throughput_mibps: 500,
+            kms_key_id: None,
+        };
+        let cell = |level| {
+            let estimate = verification(level, Bytes(used * 1_000_000_000), &instance, &volume, 1);
+            let dollars = estimate.dollars.expect("the type has a price");
+            format!("{} s, {:.1} ¢", estimate.seconds, 100.0 * dollars)
+        };
+        writeln!(
+            table,
+            "| {used} GB of {size_gib} | {} | {} |",
+            cell(VerificationLevel::Records),
+            cell(VerificationLevel::Full)
+        )
+        .expect("a string accepts every write");
+    }
+    assert_table("model results for verification", &table);
+}
+
+#[test]
 fn node_table_matches_the_model() {
     let mut table = format!(
         "| used | at first access | at {MAX_INITIALIZATION_RATE} MiB/s | Fast Snapshot Restore |\n| --- | --- | --- | --- |\n"

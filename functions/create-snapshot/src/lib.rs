@@ -1,10 +1,11 @@
 //! Creates a snapshot of a builder's data volume.
 //!
 //! **Before:** the builder runs, and pull-images has verified its volume.
-//! **After:** the builder is stopped. One complete snapshot of its data volume has this execution's tags and the state
-//! `verified`. It contains no secret and no identity of the builder.
+//! **After:** the builder is stopped. One complete snapshot of its data volume has this execution's tags. It contains no
+//! secret and no identity of the builder. If verify-snapshot follows, the snapshot contains a fingerprint of its unpacked
+//! images and has no state yet. Otherwise it has the state `verified`.
 //! **Called again:** continues from the current state: a snapshot of this execution, a stopped builder, or a builder that
-//! was told to power off. Two concurrent calls can create two snapshots. All calls then use the verified one, or the older
+//! was told to power off. The history of commands holds the fingerprint. Two concurrent calls can create two snapshots. All calls then use the verified one, or the older
 //! one if neither is verified, and reject the other.
 //! **Errors:** `SnapshotFailed`, `BuilderLost`.
 //!
@@ -18,6 +19,7 @@
 //! the power-off itself. It never stops an instance through the API, because a builder with a failed scrub would then look
 //! like one with a slow scrub.
 
+mod fingerprint;
 mod power_off;
 
 use std::time::Duration;
@@ -27,7 +29,8 @@ use prepull_aws::ec2::types::{ResourceType, SnapshotState as EbsState};
 use prepull_aws::snapshots::{self, SnapshotRecord};
 use prepull_aws::{Clients, Deadline, StageResult, tag, tag_specification, target_filters};
 use prepull_domain::build::payload::{BuilderInput, Snapshot, SnapshotState, Target};
-use prepull_domain::{StageError, VolumeId, names};
+use prepull_domain::node::Trees;
+use prepull_domain::{StageError, VerificationLevel, VolumeId, names};
 
 /// Poll interval for the power-off and for the snapshot.
 const POLL: Duration = Duration::from_secs(1);
@@ -53,7 +56,7 @@ pub async fn handle(
         let volume = power_off::scrubbed_volume(clients, settings, &input, deadline).await?;
         create(clients, &input.target, &volume).await?;
     }
-    completed(clients, &input, deadline).await
+    completed(clients, settings, &input, deadline).await
 }
 
 /// Returns this execution's snapshots of the target that are not rejected: verified ones first, then oldest first.
@@ -97,6 +100,7 @@ async fn create(clients: &Clients, target: &Target, volume: &VolumeId) -> Result
 /// Waits until the snapshot is complete and sets its tags.
 async fn completed(
     clients: &Clients,
+    settings: &Settings,
     input: &BuilderInput,
     deadline: Deadline,
 ) -> Result<Snapshot, StageError> {
@@ -114,11 +118,13 @@ async fn completed(
                 Some(EbsState::Completed) => {
                     // A snapshot that is already published stays published.
                     if ours.state().is_none()
+                        && input.target.verification.level == VerificationLevel::Off
                         && !snapshots::set_state(clients, &ours.id, SnapshotState::Verified).await?
                     {
                         return Err(failed(input, format!("{} was deleted", ours.id)));
                     }
-                    done(input, ours).map(Some)
+                    let trees = fingerprint::taken(clients, settings, input).await?;
+                    done(input, ours, trees).map(Some)
                 }
                 Some(EbsState::Error) => {
                     snapshots::set_state(clients, &ours.id, SnapshotState::Rejected).await?;
@@ -145,7 +151,11 @@ async fn completed(
         .await
 }
 
-fn done(input: &BuilderInput, complete: &SnapshotRecord) -> Result<Snapshot, StageError> {
+fn done(
+    input: &BuilderInput,
+    complete: &SnapshotRecord,
+    trees: Option<Trees>,
+) -> Result<Snapshot, StageError> {
     let (Some(volume_size), Some(started_at)) = (complete.volume_size, complete.started_at) else {
         let problem = format!("EC2 returned {} without size or start time", complete.id);
         return Err(failed(input, problem));
@@ -155,6 +165,7 @@ fn done(input: &BuilderInput, complete: &SnapshotRecord) -> Result<Snapshot, Sta
         volume_size,
         started_at,
         completed_at: complete.completed_at.unwrap_or_else(Timestamp::now),
+        trees,
     })
 }
 

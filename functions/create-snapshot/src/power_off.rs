@@ -11,7 +11,7 @@ use prepull_domain::build::payload::BuilderInput;
 use prepull_domain::node::Document;
 use prepull_domain::{InstanceId, StageError, VolumeId, excerpt};
 
-use crate::{POLL, Settings, failed};
+use crate::{POLL, Settings, failed, fingerprint};
 
 /// Maximum time for a builder to power off after the request. The scrub waits at most 60 s for each of two host containers
 /// (their `TimeoutStopSec`) and 90 s for any other unit (systemd's default), and the shutdown waits as long again.
@@ -68,6 +68,10 @@ pub(crate) async fn scrubbed_volume(
                         if let Some(reason) = scrub_failure(clients, id).await {
                             return Err(not_off(input, &format!("its scrub failed: {reason}")));
                         }
+                    }
+                    // The fingerprint cannot be taken later.
+                    if sent.is_empty() && !fingerprint::take(clients, settings, input).await? {
+                        return Ok(None);
                     }
                     if must_send(input, &sent, now)? {
                         run_command::send(clients, id, &document, &[]).await?;

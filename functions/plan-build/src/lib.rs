@@ -23,11 +23,13 @@ use std::collections::BTreeMap;
 use futures::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::{Clients, Deadline, ami, parameters};
-use prepull_domain::build::payload::{Base, Pinning, Plan, PlanInput, PlannedImage, Target};
+use prepull_domain::build::payload::{
+    Base, Pinning, Plan, PlanInput, PlannedImage, Target, VerificationPlan,
+};
 use prepull_domain::build::queue::Position;
 use prepull_domain::{
-    Architecture, BottlerocketVersion, CacheConfig, CacheName, ContentKey, ExecutionName,
-    InvalidConfig, SnapshotId, StageError, names,
+    Architecture, BottlerocketVersion, Bytes, CacheConfig, CacheName, ContentKey, ExecutionName,
+    InvalidConfig, SnapshotId, StageError, VerificationLevel, names,
 };
 
 use crate::base::{Newest, NewestSnapshot};
@@ -163,6 +165,8 @@ impl Planner<'_> {
         let ami = ami::find(self.clients, &self.cache, architecture, &self.config).await?;
         self.check_login(&ami.version)?;
         let base = self.base(architecture, newest, &ami.version).await?;
+        let packed = images.compressed_size(architecture);
+        let verification = self.verification(architecture, packed).await?;
         Ok(Target {
             cache: self.cache.clone(),
             architecture,
@@ -172,7 +176,7 @@ impl Planner<'_> {
                 + SignedDuration::from_mins(i64::from(config.timeout_minutes)),
             content_key,
             images: planned,
-            packed: images.compressed_size(architecture),
+            packed,
             pinning: self.pinning(),
             variant: config.variant.clone(),
             ami,
@@ -185,10 +189,31 @@ impl Planner<'_> {
             tags: config.tags.clone(),
             registry_credentials: config.registry_credentials.clone(),
             parallel_pulls: config.parallel_pulls,
+            verification,
             retain_snapshots: config.retain_snapshots,
             retain_days: config.retain_days,
             publication: config.publication.clone(),
         })
+    }
+
+    /// Returns the verification of a snapshot whose layers have `packed` bytes.
+    async fn verification(
+        &self,
+        architecture: Architecture,
+        packed: Bytes,
+    ) -> Result<VerificationPlan, StageError> {
+        let config = &self.config;
+        let level = config.verification.level_for(packed);
+        let mut amis = Vec::new();
+        if level != VerificationLevel::Off {
+            for release in &config.verification.releases {
+                let (cache, release) = (&self.cache, release.to_string());
+                let variant = &config.variant;
+                let ami = ami::of_release(self.clients, cache, architecture, variant, &release);
+                amis.push(ami.await?);
+            }
+        }
+        Ok(VerificationPlan { level, amis })
     }
 
     fn check_capacity(

@@ -466,6 +466,8 @@ def main() -> None:
         node.boot()
     except (OSError, subprocess.CalledProcessError) as error:
         details = getattr(error, "stderr", "") or ""
+        # The console, which EC2 shows, has the words of a mount that failed.
+        print(details, file=sys.stderr)
         node.tell("failed", message=f"{error} {details}".strip())
         os._exit(1)
     node.loop.run_forever()

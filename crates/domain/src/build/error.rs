@@ -80,7 +80,7 @@ pub enum StageError {
     },
     /// No instance type had capacity in any subnet.
     #[error(
-        "no capacity for a builder: {tried}. Add instance types or subnets to the cache's `builder`"
+        "no capacity for an instance: {tried}. Add instance types or subnets to the cache's `builder`"
     )]
     CapacityUnavailable {
         /// Every attempt, with EC2's answer.
@@ -88,13 +88,13 @@ pub enum StageError {
     },
     /// The account's quota does not allow another instance.
     #[error(
-        "launching a builder exceeds a quota: {0}. Request a higher quota in Service Quotas, or use smaller instance \
+        "launching an instance exceeds a quota: {0}. Request a higher quota in Service Quotas, or use smaller instance \
          types"
     )]
     QuotaExceeded(String),
     /// AWS restricts the account: it is not verified or subscribed, or its plan excludes every instance type.
     #[error(
-        "AWS does not let this account launch a builder: {0}. Complete the account's registration, or upgrade it from \
+        "AWS does not let this account launch an instance: {0}. Complete the account's registration, or upgrade it from \
          the Free plan"
     )]
     AccountRestricted(String),
@@ -118,8 +118,16 @@ pub enum StageError {
         /// Its state and EC2's reason.
         problem: String,
     },
-    /// The builder runs but never became ready.
-    #[error("builder {instance} was not ready after {} s: {problem}", waited.as_secs())]
+    /// A verifier stopped or terminated during the verification.
+    #[error("verifier {instance} was lost: {problem}. The snapshot stays unverified")]
+    VerifierLost {
+        /// The instance.
+        instance: InstanceId,
+        /// Its state and EC2's reason.
+        problem: String,
+    },
+    /// A builder or a verifier runs but never became ready.
+    #[error("instance {instance} was not ready after {} s: {problem}", waited.as_secs())]
     NeverReady {
         /// The instance.
         instance: InstanceId,
@@ -148,8 +156,8 @@ pub enum StageError {
         /// Sufficient size.
         wanted: GiB,
     },
-    /// The builder's content differs from the plan.
-    #[error("verification of the builder's images failed: {0}")]
+    /// The content of the builder or of its snapshot differs from the plan.
+    #[error("verification failed: {0}")]
     VerifyFailed(String),
     /// create-snapshot could not create the snapshot.
     #[error("snapshot of builder {instance} failed: {problem}")]
@@ -242,6 +250,10 @@ impl ErrorName {
                 "Start the build again; if it happens often, find the caller of `TerminateInstances` or \
                  `StopInstances` in CloudTrail"
             }
+            Self::VerifierLost => {
+                "Start the build again; if it happens often, find the caller of `TerminateInstances` or \
+                 `StopInstances` in CloudTrail"
+            }
             Self::NeverReady => {
                 "Check that the builders' subnets reach Systems Manager, ECR and S3"
             }
@@ -249,7 +261,9 @@ impl ErrorName {
                 "Check that the builders reach the registry and that it serves the image, and start the build again"
             }
             Self::DiskFull => "Raise the cache's `volume.size_gib` to the size in the message",
-            Self::VerifyFailed => "Start the build again; if it fails again, report it",
+            Self::VerifyFailed => {
+                "Start the build again; if it fails again, report it with the defects in the message"
+            }
             Self::SnapshotFailed => {
                 "Start the build again; if it fails again, check the step in the message and the policy of the KMS \
                  key"

@@ -4,6 +4,8 @@
 //! therefore does not affect a planned build.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -17,7 +19,9 @@ use crate::cache::config::{
 };
 use crate::cache::image::{Digest, ImageReference};
 use crate::cache::variant::{BottlerocketVersion, Variant};
+use crate::cache::verification::VerificationLevel;
 use crate::ids::{AmiId, InstanceId, SecurityGroupId, SnapshotId, SubnetId};
+use crate::node::Trees;
 use crate::size::{Bytes, GiB};
 use crate::snapshot::content_key::ContentKey;
 
@@ -66,6 +70,9 @@ pub struct Target {
     pub registry_credentials: BTreeMap<String, CredentialSource>,
     /// Number of parallel pulls. The default is the builder's vCPUs plus one.
     pub parallel_pulls: Option<u8>,
+    /// Verification of the snapshot. Targets of earlier versions have none.
+    #[serde(default)]
+    pub verification: VerificationPlan,
     /// Number of snapshots to keep.
     pub retain_snapshots: u8,
     /// Days for which retention keeps a snapshot after its replacement.
@@ -73,6 +80,16 @@ pub struct Target {
     pub retain_days: u16,
     /// Other accounts and regions that get the snapshot.
     pub publication: Publication,
+}
+
+/// The planned verification of a snapshot.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerificationPlan {
+    /// How thorough it is.
+    pub level: VerificationLevel,
+    /// Machine images that boot from the snapshot. If there is none, the builder's.
+    #[serde(default)]
+    pub amis: Vec<Ami>,
 }
 
 /// An image with the digests of its reference.
@@ -254,6 +271,9 @@ pub struct Snapshot {
     pub started_at: Timestamp,
     /// Time at which create-snapshot found it complete.
     pub completed_at: Timestamp,
+    /// Fingerprint of the unpacked images before the power-off. `None` if the snapshot is not verified.
+    #[serde(default)]
+    pub trees: Option<Trees>,
 }
 
 /// The state of a snapshot, stored in the tag `prepull:state`. A snapshot without this tag is unfinished.
@@ -273,7 +293,7 @@ pub struct Snapshot {
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum SnapshotState {
-    /// Complete, with verified images.
+    /// Complete and verified: on a second machine, or only on its builder if the cache's level is `off`.
     Verified,
     /// Available to nodes, as stable snapshot or as candidate.
     Published,
@@ -286,6 +306,85 @@ impl SnapshotState {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
+    }
+}
+
+/// Input of verify-snapshot. Its output is a [`VerificationRecord`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyInput {
+    /// Target of the snapshot.
+    pub target: Target,
+    /// Builder of the target.
+    pub builder: Builder,
+    /// Software on the builder.
+    pub node: NodeInfo,
+    /// Output of pull-images.
+    pub pulled: Pulled,
+    /// Snapshot of the data volume.
+    pub snapshot: Snapshot,
+}
+
+/// A passed verification of a snapshot, also stored in its tag `prepull:verification`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerificationRecord {
+    /// How thorough it was.
+    pub level: VerificationLevel,
+    /// Bottlerocket releases that booted from the snapshot.
+    pub releases: Vec<BottlerocketVersion>,
+    /// Seconds from the first verifier's launch to the last result.
+    pub seconds: u32,
+    /// Bytes of the layers that were checked.
+    pub bytes: Bytes,
+    /// Number of unpacked trees that match the builder's fingerprint. Zero if there is no fingerprint.
+    pub trees: u32,
+    /// Time of the last result.
+    pub verified_at: Timestamp,
+}
+
+impl fmt::Display for VerificationRecord {
+    /// Formats the record for a tag, with the characters that every AWS service allows in tags.
+    ///
+    /// Source: EC2 user guide, "Tag your Amazon EC2 resources": at most 256 characters.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let releases: Vec<_> = self.releases.iter().map(ToString::to_string).collect();
+        write!(
+            f,
+            "level={} releases={} seconds={} bytes={} trees={} at={}",
+            self.level,
+            releases.join("/"),
+            self.seconds,
+            self.bytes.0,
+            self.trees,
+            self.verified_at
+        )
+    }
+}
+
+/// A tag holds no verification record of a known form.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a verification record")]
+pub struct InvalidRecord(String);
+
+impl FromStr for VerificationRecord {
+    type Err = InvalidRecord;
+
+    fn from_str(tag: &str) -> Result<Self, InvalidRecord> {
+        let parse = || {
+            let fields: BTreeMap<_, _> = tag
+                .split(' ')
+                .filter_map(|field| field.split_once('='))
+                .collect();
+            let releases = fields.get("releases")?.split('/').map(str::parse);
+            Some(Self {
+                level: fields.get("level")?.parse().ok()?,
+                releases: releases.collect::<Result<_, _>>().ok()?,
+                seconds: fields.get("seconds")?.parse().ok()?,
+                bytes: Bytes(fields.get("bytes")?.parse().ok()?),
+                trees: fields.get("trees")?.parse().ok()?,
+                verified_at: fields.get("at")?.parse().ok()?,
+            })
+        };
+        parse().ok_or_else(|| InvalidRecord(tag.to_owned()))
     }
 }
 
@@ -302,6 +401,9 @@ pub struct PublishInput {
     pub pulled: Pulled,
     /// Snapshot of the data volume.
     pub snapshot: Snapshot,
+    /// Output of verify-snapshot. `None` if the cache's snapshots are not verified.
+    #[serde(default)]
+    pub verification: Option<VerificationRecord>,
 }
 
 /// Output of publish-snapshot.
@@ -323,4 +425,26 @@ pub enum PublishOutcome {
     Candidate,
     /// A snapshot from a later plan is already published. This one stays `verified`.
     Superseded,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verification_record_survives_its_tag() {
+        let release = |name: &str| name.parse().unwrap();
+        let record = VerificationRecord {
+            level: VerificationLevel::Records,
+            releases: (0..4).map(|n| release(&format!("1.5{n}.0"))).collect(),
+            seconds: u32::MAX,
+            bytes: Bytes(u64::MAX),
+            trees: u32::MAX,
+            verified_at: "2026-01-02T03:04:05.123456789Z".parse().unwrap(),
+        };
+        let tag = record.to_string();
+        assert!(tag.len() <= 256, "EC2 takes no longer one: {tag}");
+        assert_eq!(tag.parse(), Ok(record));
+        assert!("level=full".parse::<VerificationRecord>().is_err());
+    }
 }

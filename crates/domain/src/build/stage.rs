@@ -36,6 +36,8 @@ pub enum Stage {
     PullImages,
     /// Scrubs and powers off the builder, and snapshots its data volume.
     CreateSnapshot,
+    /// Boots a verifier from the snapshot and checks its content.
+    VerifySnapshot,
     /// Makes nodes use the snapshot.
     PublishSnapshot,
     /// Removes the builder and every orphan.
@@ -47,11 +49,12 @@ impl Stage {
     pub const ALL: &[Self] = Self::VARIANTS;
 
     /// The stages that the state machine runs for each target, in order.
-    pub const OF_TARGET: [Self; 6] = [
+    pub const OF_TARGET: [Self; 7] = [
         Self::LaunchBuilder,
         Self::WaitForSsm,
         Self::PullImages,
         Self::CreateSnapshot,
+        Self::VerifySnapshot,
         Self::PublishSnapshot,
         Self::CleanUp,
     ];

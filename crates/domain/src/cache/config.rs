@@ -8,6 +8,7 @@ use crate::architecture::Architecture;
 use crate::cache::builder_settings::BuilderSettings;
 use crate::cache::image::ImageReference;
 use crate::cache::variant::{Variant, WantedVersion};
+use crate::cache::verification::VerificationConfig;
 use crate::ids::{AccountId, RegionName, SecurityGroupId, SubnetId, identifier};
 use crate::names;
 use crate::size::GiB;
@@ -56,6 +57,9 @@ pub struct CacheConfig {
     /// Number of parallel pulls. The default is the builder's vCPUs plus one.
     #[serde(default)]
     pub parallel_pulls: Option<u8>,
+    /// Verification of a new snapshot on a second machine.
+    #[serde(default)]
+    pub verification: VerificationConfig,
     /// Number of snapshots to keep for each architecture, including the published one.
     pub retain_snapshots: u8,
     /// Days for which retention keeps a snapshot after its replacement or rejection.
@@ -183,10 +187,11 @@ impl From<SoakMinutes> for u32 {
     }
 }
 
-/// Maximum number of a user's tags. EC2 allows 50 on a resource. prepull sets `Name` and five tags of its own.
+/// Maximum number of a user's tags. EC2 allows 50 on a resource. prepull sets `Name` and seven tags of
+/// its own on a snapshot.
 ///
 /// Source: EC2 user guide, "Tag your Amazon EC2 resources".
-pub const MAX_TAGS: usize = 44;
+pub const MAX_TAGS: usize = 42;
 
 /// A user's tags of instances, volumes, network interfaces and snapshots. Organizations demand some by policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -330,6 +335,7 @@ impl CacheConfig {
         if let Some(pulls) = self.parallel_pulls {
             within("parallel_pulls", u32::from(pulls), 1, 64)?;
         }
+        self.verification.check()?;
         within("retain_snapshots", u32::from(self.retain_snapshots), 1, 20)?;
         within("retain_days", u32::from(self.retain_days), 0, 365)?;
         within("timeout_minutes", u32::from(self.timeout_minutes), 10, 720)?;
@@ -388,6 +394,7 @@ mod tests {
             "registry_credentials": {"registry.example.com": {"parameter_name": "/team/registry"}},
             "pin_images": false,
             "parallel_pulls": 4,
+            "verification": {"level": "full", "releases": ["1.44.0", "1.57.0"]},
             "retain_snapshots": 3,
             "retain_days": 7,
             "timeout_minutes": 60,
@@ -450,6 +457,13 @@ mod tests {
                     json!({"registry.example.com": {"password": "hunter2"}})
                 ),
                 refusal("/parallel_pulls", json!(0)),
+                refusal("/verification", json!({"level": "some"})),
+                refusal("/verification", json!({"releases": ["latest"]})),
+                refusal("/verification", json!({"releases": ["1.57.0", "1.57.0"]})),
+                refusal(
+                    "/verification",
+                    json!({"releases": ["1.1.0", "1.2.0", "1.3.0", "1.4.0", "1.5.0"]})
+                ),
                 refusal("/builder/settings/https_proxy", json!("a:b@proxy:3128")),
                 refusal("/publication/promotion", json!({"mode": "later"})),
                 refusal("/publication/promotion", json!({"mode": "soak"})),

@@ -4,3 +4,4 @@ pub mod builder_settings;
 pub mod config;
 pub mod image;
 pub mod variant;
+pub mod verification;

@@ -6,17 +6,20 @@ use serde_json::json;
 
 use crate::architecture::Architecture;
 use crate::build::execution::ExecutionName;
-use crate::build::payload::{Base, DiskUsage, NodeInfo, PlannedImage, PublishInput};
+use crate::build::payload::{
+    Base, DiskUsage, NodeInfo, PlannedImage, PublishInput, VerificationRecord,
+};
 use crate::cache::config::CacheName;
 use crate::cache::image::{Digest, ImageReference};
 use crate::cache::variant::Variant;
 use crate::ids::SnapshotId;
+use crate::node::TreesDigest;
 use crate::pages::{self, MAX_PAGE_BYTES, MoreImages};
 use crate::size::{Bytes, GiB};
 use crate::snapshot::content_key::ContentKey;
 
 /// Maximum bytes of a manifest without its images.
-const WITHOUT_IMAGES_BYTES: usize = 1_800;
+const WITHOUT_IMAGES_BYTES: usize = 2_200;
 
 /// The content and the history of a snapshot, stored as JSON in SSM parameters: see [`Manifest::to_pages`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +62,12 @@ pub struct Manifest {
     pub snapshot_started_at: Timestamp,
     /// Time at which EBS completed the snapshot.
     pub completed_at: Timestamp,
+    /// Verification on a second machine. `None` for earlier versions, and if the cache's level is `off`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<VerificationRecord>,
+    /// SHA-256 of the fingerprint of the unpacked images. `None` for snapshots without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trees: Option<TreesDigest>,
     /// Time just before publication, after the copies to other regions were complete.
     pub published_at: Timestamp,
 }
@@ -107,6 +116,7 @@ impl Manifest {
             node,
             pulled,
             snapshot,
+            verification,
         } = input;
         let images = target.images.iter().map(ManifestImage::from).collect();
         let fill = DiskUsage {
@@ -136,6 +146,8 @@ impl Manifest {
             verified_at: pulled.verified_at,
             snapshot_started_at: snapshot.started_at,
             completed_at: snapshot.completed_at,
+            verification: verification.clone(),
+            trees: snapshot.trees.as_ref().map(|trees| trees.digest.clone()),
             published_at,
         }
     }
@@ -173,7 +185,14 @@ impl Manifest {
 
     /// Returns the steps of the build, from the plan to the publication.
     #[must_use]
-    pub fn timeline(&self) -> [Step; 6] {
+    pub fn timeline(&self) -> Vec<Step> {
+        let verified = self.verification.as_ref().map(|verification| {
+            (
+                "verify-snapshot",
+                "a node that boots from the snapshot and checks it",
+                verification.verified_at,
+            )
+        });
         let steps = [
             ("launch-builder", "EC2 capacity", self.launched_at),
             (
@@ -196,19 +215,21 @@ impl Manifest {
                 "EBS to store the changed blocks",
                 self.completed_at,
             ),
-            (
-                "publish-snapshot",
-                "copies to other regions",
-                self.published_at,
-            ),
         ];
+        let published = (
+            "publish-snapshot",
+            "copies to other regions",
+            self.published_at,
+        );
         let mut started_at = self.planned_at;
-        steps.map(|(stage, waited_for, ended_at)| Step {
+        let steps = steps.into_iter().chain(verified).chain([published]);
+        let step = |(stage, waited_for, ended_at)| Step {
             stage,
             waited_for,
             started_at: std::mem::replace(&mut started_at, ended_at),
             ended_at,
-        })
+        };
+        steps.map(step).collect()
     }
 }
 

@@ -182,7 +182,10 @@ impl FakeAws {
                 let instance_type = request.instance_type().map_or("", |it| it.as_str());
                 let subnet = request.subnet_id().unwrap_or_default();
                 state.call(format!("ec2:RunInstances {instance_type} {subnet}"))?;
-                let instance = launched(request);
+                let mut instance = launched(request);
+                if !state.launches.is_empty() {
+                    instance.instance_id = Some(format!("i-{:017x}", state.launches.len()));
+                }
                 state.launches.push(request.clone());
                 state.instances.push(instance.clone());
                 Ok(RunInstancesOutput::builder().instances(instance).build())
@@ -280,19 +283,20 @@ impl FakeAws {
             }
         );
         let create_tags = answers!(self, ec2::create_tags, CreateTagsError, |state, request| {
-            let (id, new) = (&request.resources()[0], &request.tags()[0]);
-            let (key, value) = (
-                new.key().unwrap_or_default(),
-                new.value().unwrap_or_default(),
-            );
-            state.call(format!("ec2:CreateTags {id} {key}={value}"))?;
+            let (id, new) = (&request.resources()[0], request.tags());
+            let text = |tag: &Tag| {
+                let (key, value) = (tag.key(), tag.value());
+                format!("{}={}", key.unwrap_or_default(), value.unwrap_or_default())
+            };
+            let texts: Vec<_> = new.iter().map(text).collect();
+            state.call(format!("ec2:CreateTags {id} {}", texts.join(" ")))?;
             let mut snapshots = state.snapshots.iter_mut();
             let snapshot = snapshots
                 .find(|snapshot| snapshot.snapshot_id() == Some(id))
                 .ok_or_else(|| error("InvalidSnapshot.NotFound"))?;
             let tags = snapshot.tags.get_or_insert_default();
-            tags.retain(|tag| tag.key() != Some(key));
-            tags.push(new.clone());
+            tags.retain(|tag| !new.iter().any(|new| new.key() == tag.key()));
+            tags.extend_from_slice(new);
             Ok(CreateTagsOutput::builder().build())
         });
         let copy = answers!(

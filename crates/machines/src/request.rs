@@ -9,31 +9,36 @@ use prepull_aws::ec2::types::{
     ShutdownBehavior, VolumeType,
 };
 use prepull_aws::ec2::{Config, types::builders::EbsBlockDeviceBuilder};
-use prepull_aws::{Clients, tag_specification};
+use prepull_aws::{Clients, tag, tag_specification};
 use prepull_domain::build::payload::{Base, Target};
 use prepull_domain::names;
 use sha2::{Digest, Sha256};
 
-use crate::{CapacityPool, Settings};
+use crate::launch::{CapacityPool, Machine, Role};
 
 /// Device of Bottlerocket's OS volume.
 const SYSTEM_DEVICE: &str = "/dev/xvda";
 
-/// Requests one instance of `target` in `pool`.
+/// Requests one instance for `machine` in `pool`.
 pub(crate) async fn send(
     clients: &Clients,
-    settings: &Settings,
-    target: &Target,
+    machine: &Machine<'_>,
     pool: CapacityPool<'_>,
     user_data: &str,
 ) -> Result<RunInstancesOutput, SdkError<RunInstancesError>> {
+    let target = machine.target;
+    let mut instance_tags = tag_specification(ResourceType::Instance, target);
+    if let Some(verifies) = machine.verifies() {
+        let tags = instance_tags.tags.get_or_insert_default();
+        tags.push(tag(names::TAG_VERIFIES, &verifies));
+    }
     clients
         .ec2
         .run_instances()
         .min_count(1)
         .max_count(1)
-        .client_token(client_token(target, pool))
-        .image_id(target.ami.id.as_str())
+        .client_token(client_token(machine, pool))
+        .image_id(machine.ami.id.as_str())
         .instance_type(InstanceType::from(pool.instance_type))
         .subnet_id(pool.subnet.as_str())
         .set_security_group_ids(Some(
@@ -45,7 +50,7 @@ pub(crate) async fn send(
         ))
         .iam_instance_profile(
             IamInstanceProfileSpecification::builder()
-                .arn(&settings.instance_profile_arn)
+                .arn(machine.instance_profile_arn)
                 .build(),
         )
         .user_data(user_data)
@@ -53,16 +58,19 @@ pub(crate) async fn send(
             InstanceMetadataOptionsRequest::builder()
                 .http_endpoint(InstanceMetadataEndpointState::Enabled)
                 .http_tokens(HttpTokensState::Required)
-                // Host containers share the host's network, so the agent is one hop away. No pod runs on a builder.
+                // Host containers share the host's network, so the agent is one hop away. No pod runs on the instance.
                 .http_put_response_hop_limit(1)
                 .build(),
         )
-        // The builder powers itself off before the snapshot and must not terminate then.
-        .instance_initiated_shutdown_behavior(ShutdownBehavior::Stop)
+        .instance_initiated_shutdown_behavior(match machine.role {
+            // The builder powers itself off before the snapshot and must not terminate then.
+            Role::Builder => ShutdownBehavior::Stop,
+            Role::Verifier { .. } => ShutdownBehavior::Terminate,
+        })
         // No size: the AMI has its own, which differs between releases.
         .block_device_mappings(mapping(SYSTEM_DEVICE, volume(target)))
-        .block_device_mappings(mapping(names::DATA_DEVICE, data_volume(target)))
-        .tag_specifications(tag_specification(ResourceType::Instance, target))
+        .block_device_mappings(mapping(names::DATA_DEVICE, data_volume(machine)))
+        .tag_specifications(instance_tags)
         .tag_specifications(tag_specification(ResourceType::Volume, target))
         .tag_specifications(tag_specification(ResourceType::NetworkInterface, target))
         .customize()
@@ -87,33 +95,48 @@ fn volume(target: &Target) -> EbsBlockDeviceBuilder {
         .delete_on_termination(true)
 }
 
-fn data_volume(target: &Target) -> EbsBlockDeviceBuilder {
+fn data_volume(machine: &Machine<'_>) -> EbsBlockDeviceBuilder {
+    let target = machine.target;
     let unsigned = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
     let volume = volume(target)
         .volume_size(unsigned(target.volume.size_gib.0))
         .iops(unsigned(target.volume.iops))
         .throughput(unsigned(target.volume.throughput_mibps));
-    match &target.base {
-        Base::Empty { .. } => volume,
-        Base::Snapshot { snapshot_id, .. } => volume.snapshot_id(snapshot_id.as_str()),
+    match (machine.role, &target.base) {
+        (Role::Builder, Base::Empty { .. }) => volume,
+        (Role::Builder, Base::Snapshot { snapshot_id, .. }) => {
+            volume.snapshot_id(snapshot_id.as_str())
+        }
+        (
+            Role::Verifier {
+                snapshot,
+                initialization_rate,
+            },
+            _,
+        ) => volume
+            .snapshot_id(snapshot.as_str())
+            .set_volume_initialization_rate(initialization_rate.map(unsigned)),
     }
 }
 
 /// Returns the client token of an attempt. It is the same for every call for one instance, and differs for another capacity
-/// pool or base, because EC2 rejects a token with changed parameters.
-fn client_token(target: &Target, pool: CapacityPool<'_>) -> String {
-    let base = match &target.base {
-        Base::Empty { .. } => "",
-        Base::Snapshot { snapshot_id, .. } => snapshot_id.as_str(),
+/// pool, base or purpose, because EC2 rejects a token with changed parameters.
+fn client_token(machine: &Machine<'_>, pool: CapacityPool<'_>) -> String {
+    let target = machine.target;
+    let (base, role) = match (machine.role, &target.base) {
+        (Role::Builder, Base::Empty { .. }) => ("", None),
+        (Role::Builder, Base::Snapshot { snapshot_id, .. }) => (snapshot_id.as_str(), None),
+        (Role::Verifier { snapshot, .. }, _) => (snapshot.as_str(), Some("verifier")),
     };
     let attempt = [
         target.execution.as_str(),
         target.architecture.as_str(),
-        target.ami.id.as_str(),
+        machine.ami.id.as_str(),
         base,
         pool.instance_type,
         pool.subnet.as_str(),
     ];
+    let attempt: Vec<_> = attempt.into_iter().chain(role).collect();
     // 64 hexadecimal digits, the maximum length in EC2.
     format!("{:x}", Sha256::digest(attempt.join("/")))
 }

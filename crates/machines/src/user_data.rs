@@ -1,17 +1,15 @@
-//! The boot settings of a builder.
+//! The boot settings of builders and verifiers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use prepull_aws::Clients;
 use prepull_domain::build::payload::Target;
 use prepull_domain::cache::builder_settings::BuilderSettings;
 use prepull_domain::{InvalidConfig, StageError};
-use prepull_registry::read_credentials;
 use serde::Serialize;
 
-/// Host name of a builder. Any value works.
+/// Host name of builders and verifiers. Any value works.
 ///
 /// Without it, Bottlerocket's `pluto` calls `ec2:DescribeInstances`, which a builder may not. That delays the host
 /// containers, and so the agent, for 300 s.
@@ -101,35 +99,31 @@ struct Mirror {
     endpoint: Vec<String>,
 }
 
+/// The credentials of a registry.
 #[derive(Serialize)]
-struct Credential {
+pub struct Credential {
     registry: String,
     /// User name and password together in base64. Bottlerocket writes the settings into a file without escaping, so a quotation
     /// mark in a plain password would break the file.
     auth: String,
 }
 
-/// Returns the user data of the builder of `target` in base64, as EC2 expects it. It contains the credentials of the
-/// registries of the target's images, and no others.
-///
-/// # Errors
-/// [`StageError::InvalidConfig`] if credentials cannot be read, or if the user data is too large.
-pub(crate) async fn for_target(clients: &Clients, target: &Target) -> Result<String, StageError> {
-    let hosts: BTreeSet<_> = target
-        .images
-        .iter()
-        .map(|image| image.reference.registry())
-        .collect();
-    let mut credentials = Vec::new();
-    for (host, source) in &target.registry_credentials {
-        if hosts.contains(host.as_str()) {
-            let read = read_credentials(clients, target.cache.as_str(), host, source).await?;
-            credentials.push(Credential {
-                registry: host.clone(),
-                auth: STANDARD.encode(format!("{}:{}", read.username, read.password)),
-            });
+impl Credential {
+    /// Returns the credentials of the registry at the host `registry`.
+    #[must_use]
+    pub fn new(registry: &str, username: &str, password: &str) -> Self {
+        Self {
+            registry: registry.to_owned(),
+            auth: STANDARD.encode(format!("{username}:{password}")),
         }
     }
+}
+
+/// Returns the user data of an instance of `target` in base64, as EC2 expects it.
+///
+/// # Errors
+/// [`StageError::InvalidConfig`] if the user data is too large.
+pub fn encode(target: &Target, credentials: Vec<Credential>) -> Result<String, StageError> {
     let user_data = toml(&target.builder_settings, credentials);
     if user_data.len() > MAX_BYTES {
         let problem = format!(
@@ -192,10 +186,11 @@ mod tests {
 
     #[test]
     fn user_data_matches_bottlerocket_settings() {
-        let credentials = vec![Credential {
-            registry: "registry.example.com".into(),
-            auth: STANDARD.encode("team:with \"quotes\""),
-        }];
+        let credentials = vec![Credential::new(
+            "registry.example.com",
+            "team",
+            "with \"quotes\"",
+        )];
         assert_eq!(
             toml(&BuilderSettings::default(), credentials),
             "[settings.kubernetes]\nhostname-override = \"prepull-builder\"\n\n\
