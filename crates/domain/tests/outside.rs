@@ -9,7 +9,9 @@ use std::str::FromStr;
 use prepull_domain::build::trigger::ExecutionInput;
 use prepull_domain::cache::config::CacheConfig;
 use prepull_domain::cache::variant::WantedVersion;
-use prepull_domain::node::{ImageName, ImageStatus, ReadyNode};
+use prepull_domain::node::{
+    FingerprintOutput, ImageName, ImageStatus, ReadyNode, VerificationOutput,
+};
 use prepull_domain::{
     AccountId, AmiId, Architecture, BottlerocketVersion, Bytes, CacheName, ContentKey, Digest,
     ExecutionArn, ExecutionName, ImageReference, InstanceId, RegionName, SecurityGroupId,
@@ -76,6 +78,8 @@ fn corpus_parses() {
     for output in node_outputs() {
         let parses = output.parse::<ReadyNode>().is_ok()
             || output.parse::<ImageStatus>().is_ok()
+            || output.parse::<FingerprintOutput>().is_ok()
+            || output.parse::<VerificationOutput>().is_ok()
             || ReadyNode::missing_part(output).is_some();
         assert!(parses, "{output}");
     }
@@ -166,6 +170,13 @@ proptest! {
             let _ = status.disk.is_too_full();
             let wanted = status.disk.wanted_size(Bytes(u64::MAX));
             prop_assert!(wanted >= status.disk.wanted_size(Bytes(0)));
+        }
+        let _ = output.parse::<FingerprintOutput>();
+        if let Ok(VerificationOutput::Finished(verification)) = output.parse() {
+            let name: ImageName = "docker.io/library/nginx:1".parse().unwrap();
+            for defect in verification.check(&[name], None).err().unwrap_or_default() {
+                prop_assert!(!defect.to_string().contains('\n'), "{defect:?}");
+            }
         }
         if let Ok(node) = output.parse::<ReadyNode>() {
             // The versions go into the manifest, and from there into events and terminals.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 PERSISTENT, VOLATILE = "var/log/journal", "run/log/journal"
 FILE = "system.journal"
+BOOT_ID = "run/localcloud/boot-id"
 
 
 class Journal:
@@ -22,6 +24,8 @@ class Journal:
     def __init__(self, root: Path, machine_id: str) -> None:
         self._root = root
         self._machine_id = machine_id
+        self._boot = uuid.uuid4().hex
+        (root / BOOT_ID).write_text(self._boot)
         self._open(PERSISTENT)
 
     def _open(self, place: str) -> None:
@@ -37,6 +41,7 @@ class Journal:
     def write(self, unit: str, identifier: str, pid: int, message: str) -> None:
         record = {
             "time": time.time(),
+            "boot": self._boot,
             "unit": unit,
             "identifier": identifier,
             "pid": pid,

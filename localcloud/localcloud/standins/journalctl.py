@@ -9,7 +9,7 @@ import sys
 import time
 
 from client import ask
-from journal import records
+from journal import BOOT_ID, records
 from systemd import full_name
 from this_node import ROOT
 
@@ -41,6 +41,7 @@ def main() -> int:
     parser.add_argument("-q", "--quiet", action="store_true")
     parser.add_argument("-r", "--reverse", action="store_true")
     parser.add_argument("-b", "--boot", action="store_true")
+    parser.add_argument("-k", "--dmesg", action="store_true")
     parser.add_argument("-a", "--all", action="store_true")
     parser.add_argument("--no-pager", action="store_true")
     parser.add_argument("--no-hostname", action="store_true")
@@ -52,6 +53,11 @@ def main() -> int:
 
     units = {full_name(unit) for unit in options.unit}
     found = [r for r in records(ROOT) if not units or r["unit"] in units]
+    if options.dmesg:
+        found = [r for r in found if r["identifier"] == "kernel"]
+    if options.boot or options.dmesg:
+        this_boot = (ROOT / BOOT_ID).read_text()
+        found = [r for r in found if r["boot"] == this_boot]
     if options.lines and options.lines != "all":
         found = found[-int(options.lines) :] if int(options.lines) else []
     if options.reverse:

@@ -11,6 +11,8 @@ import ctypes
 import os
 import shutil
 import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 XFS_MAGIC = b"XFSB"
@@ -57,8 +59,10 @@ def enter(
     python: Path,
     cgroups: dict[str, str],
     containerd: Path,
-) -> None:
+) -> list[str]:
     """Switches this process to the node's root; needs namespaces of its own.
+
+    Returns the kernel's messages about the mount of the data volume.
 
     `directory` is an empty directory of the machine to mount on, `python` the
     prefix of the interpreter that runs the stand-ins, `cgroups` the node's
@@ -73,8 +77,7 @@ def enter(
     mount("overlay", root, "-t", "overlay", "-o", f"lowerdir=/,upperdir={upper},workdir={work}")
 
     format_if_empty(volume)
-    # A copy of a volume has the same UUID, and both can be mounted at once.
-    mount(volume, root / "local", "-t", "xfs", "-o", "loop,noatime,nouuid")
+    messages = mount_volume(volume, root / "local")
     run("xfs_growfs", str(root / "local"))
     for name in ("var", "opt"):
         (root / "local" / name).mkdir(exist_ok=True)
@@ -110,6 +113,52 @@ def enter(
     (root / "etc/resolv.conf").write_bytes(text)
 
     _pivot(root)
+    return messages
+
+
+def mount_volume(volume: Path, target: Path) -> list[str]:
+    """Mounts the data volume, and returns the kernel's messages about it."""
+    began = time.clock_gettime(time.CLOCK_MONOTONIC)
+    state = subprocess.run(
+        ["xfs_logprint", "-t", str(volume)], capture_output=True, text=True, check=False
+    ).stdout
+    # A copy of a volume has the same UUID, and both can be mounted at once.
+    mount(volume, target, "-t", "xfs", "-o", "loop,noatime,nouuid")
+    with open("/proc/self/mounts", encoding="utf-8") as mounts:
+        source = next(line.split()[0] for line in mounts if line.split()[1] == str(target))
+    device = f"XFS ({Path(source).name}): "
+    messages = [text for text in kernel_messages(began) if text.startswith(device)]
+    if messages:
+        return messages
+    # Some machines hide the kernel's log. These are its words, from the log of the file system:
+    # https://github.com/torvalds/linux/blob/v6.12/fs/xfs/xfs_log.c
+    if "state: <CLEAN>" in state:
+        return [f"{device}Ending clean mount"]
+    return [f"{device}Starting recovery (logdev: internal)"]
+
+
+def kernel_messages(since: float) -> Iterator[str]:
+    """Returns the messages in the kernel's log since a time; none if it is not readable.
+
+    The format of a record: https://docs.kernel.org/admin-guide/abi-testing.html, `/dev/kmsg`
+    """
+    try:
+        log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return
+    try:
+        while True:
+            try:
+                record = os.read(log, 8192).decode(errors="replace")
+            except BrokenPipeError:
+                continue  # The kernel has overwritten the next record.
+            except OSError:
+                return
+            fields, _, text = record.partition(";")
+            if int(fields.split(",")[2]) >= since * 1e6:
+                yield text.partition("\n")[0]
+    finally:
+        os.close(log)
 
 
 def _mount_devices(dev: Path) -> None:

@@ -86,6 +86,8 @@ class Unit:
     identifier: str = ""
     console: bool = False
     """Whether the output also goes to the console."""
+    output_file: str = ""
+    """File for the standard output; empty for the journal."""
     start_seconds: float | None = None
     runtime_seconds: float | None = None
     pid: int = 0
@@ -287,13 +289,18 @@ class Systemd:
         identifier = unit.identifier or os.path.basename(command.argv[0])
         program = self.resolve(command.argv[0])
         reader, writer = os.pipe()
+        output = writer
         try:
             if program is None:
                 raise FileNotFoundError(2, "No such file or directory")
+            if unit.output_file:
+                # Like systemd, it does not truncate the file.
+                path = self.root / unit.output_file.lstrip("/")
+                output = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
             unit.pid = self.loop.spawn(
                 [program, *command.argv[1:]],
                 exited,
-                stdout=writer,
+                stdout=output,
                 stderr=writer,
                 env=environment,
                 cwd=self.root / unit.directory.lstrip("/"),
@@ -306,6 +313,8 @@ class Systemd:
             return 0
         finally:
             os.close(writer)
+            if output != writer:
+                os.close(output)
         self._log_lines(unit, identifier, unit.pid, reader)
         return unit.pid
 
@@ -576,6 +585,8 @@ class Systemd:
             unit.directory = value
         elif name == "SyslogIdentifier":
             unit.identifier = value
+        elif name == "StandardOutput" and value.startswith("file:"):
+            unit.output_file = value.removeprefix("file:")
         elif name in ("StandardOutput", "StandardError"):
             # Both streams share one pipe here.
             unit.console |= value == "journal+console"

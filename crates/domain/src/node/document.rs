@@ -1,4 +1,4 @@
-//! The SSM documents that the stages run on a builder.
+//! The SSM documents that the stages run on a builder or a verifier.
 
 use strum::{Display, VariantArray};
 
@@ -6,7 +6,7 @@ use strum::{Display, VariantArray};
 ///
 /// Source: Systems Manager API reference, `CreateDocument`: a document has at most 64 KB, including its parameters at runtime.
 /// A test checks that this leaves enough for each document.
-pub const MAX_PARAMETER_BYTES: usize = 56_000;
+pub const MAX_PARAMETER_BYTES: usize = 52_000;
 
 /// An SSM document. Terraform creates one from each file in `infra/documents`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Display, VariantArray)]
@@ -18,8 +18,12 @@ pub enum Document {
     PullImages,
     /// Prints the state of the images and the data volume.
     ImageStatus,
+    /// Takes the fingerprint of the unpacked trees.
+    Fingerprint,
     /// Scrubs the data volume and powers the builder off.
     PowerOff,
+    /// Checks the content of a data volume that a snapshot was restored to.
+    Verify,
 }
 
 impl Document {

@@ -97,6 +97,17 @@ pub enum Usable {
 }
 
 impl NameRecord {
+    /// Parses the letters of requested names, by their position. `None` for unknown letters.
+    pub(super) fn of_letters(letters: &str) -> Option<BTreeMap<usize, Self>> {
+        let existing = letters
+            .chars()
+            .enumerate()
+            .filter(|(_, letter)| *letter != '-');
+        existing
+            .map(|(position, letter)| Some((position, Self::of_letter(letter)?)))
+            .collect()
+    }
+
     /// Parses the letter of a name. Pinned names have upper-case letters. `None` for unknown letters.
     fn of_letter(letter: char) -> Option<Self> {
         let usable = match letter.to_ascii_lowercase() {
@@ -159,12 +170,7 @@ impl FromStr for ImageStatus {
                     }
                 }
                 ("NAMES", [letters]) => {
-                    for (position, letter) in letters.chars().enumerate() {
-                        if letter != '-' {
-                            let record = NameRecord::of_letter(letter).ok_or_else(malformed)?;
-                            names.insert(position, record);
-                        }
-                    }
+                    names = NameRecord::of_letters(letters).ok_or_else(malformed)?;
                 }
                 ("PINNED", [name]) => {
                     pinned_aliases.push(name.parse().map_err(|_| malformed())?);

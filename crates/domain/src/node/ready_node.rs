@@ -74,7 +74,7 @@ fn version_id(json: &str) -> Option<String> {
 }
 
 /// Returns the snapshotter from the line of Bottlerocket's environment file, `ACTIVE_SNAPSHOTTER="overlayfs"`.
-fn active_snapshotter(line: &str) -> Option<&str> {
+pub(super) fn active_snapshotter(line: &str) -> Option<&str> {
     let value = line.strip_prefix("ACTIVE_SNAPSHOTTER=")?;
     let name = value
         .strip_prefix('"')
