@@ -5,6 +5,7 @@ use crate::nodeclass::NodeclassArgs;
 use crate::nodes::NodesArgs;
 use crate::snapshots::Details;
 use crate::sync::SyncArgs;
+use crate::verify::VerifyArgs;
 use clap::{Parser, Subcommand, ValueEnum};
 use prepull_domain::{Architecture, CacheName, Reason, SnapshotId};
 
@@ -76,6 +77,27 @@ deletes it later. For the stable snapshot, use `rollback`.
 
 Examples:
   prepull reject web snap-0123456789abcdef0 --reason 'old CA bundle'";
+
+const VERIFY_HELP: &str = "\
+It launches an instance, runs the check of verify-snapshot on it, and
+terminates it. It changes no snapshot, except with --reject. Cache,
+architecture and images come from the tags and the manifest of the
+snapshot. In another account, give the file that `prepull snapshots
+web --output json` prints at home, and the network.
+
+Examples:
+  prepull verify snap-0123456789abcdef0
+  prepull verify snap-0123456789abcdef0 --level full --reject
+  prepull verify snap-0123456789abcdef0 --cache web \\
+    --architecture x86_64 --manifest snapshots.json \\
+    --subnet subnet-0123456789abcdef0 --instance-profile verifier
+
+Exit codes:
+    0  the snapshot has no defect
+    1  failed call to AWS, or no verifier became ready
+    2  usage error
+    3  the snapshot has a defect
+  130  Ctrl-C: the instance was terminated";
 
 const NODECLASS_HELP: &str = "\
 Examples:
@@ -223,6 +245,9 @@ pub enum Command {
     /// Decide which snapshot nodes use.
     #[command(flatten)]
     Decide(Decide),
+    /// Boot an instance from a snapshot and check its content.
+    #[command(after_help = VERIFY_HELP)]
+    Verify(VerifyArgs),
     /// Print an `EC2NodeClass` with the stable snapshot.
     #[command(after_help = NODECLASS_HELP)]
     Nodeclass(NodeclassArgs),

@@ -21,6 +21,7 @@ pub mod snapshots;
 pub mod status;
 mod store;
 pub mod sync;
+pub mod verify;
 
 use std::fmt::Display;
 
@@ -218,6 +219,11 @@ pub async fn run(
         Command::Nodeclass(args) => {
             let report = nodeclass::report(clients, args).await?;
             Ok(Answer::new(&report, output, done))
+        }
+        Command::Verify(verify) => {
+            let report =
+                Box::pin(verify::run(clients, verify, &args.name, now, interrupted)).await?;
+            Ok(Answer::new(&report, output, report.exit()))
         }
         Command::Sync(args) => {
             let report = Box::pin(sync::run(clients, args, now, interrupted)).await?;

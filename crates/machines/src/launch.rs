@@ -52,7 +52,16 @@ pub struct Machine<'a> {
     /// Its machine image.
     pub ami: &'a Ami,
     /// The instance profile that lets it register with Systems Manager and pull from ECR.
-    pub instance_profile_arn: &'a str,
+    pub profile: InstanceProfile<'a>,
+}
+
+/// An instance profile.
+#[derive(Debug, Clone, Copy)]
+pub enum InstanceProfile<'a> {
+    /// By its ARN.
+    Arn(&'a str),
+    /// By its name, in the account of the caller.
+    Name(&'a str),
 }
 
 impl<'a> Machine<'a> {

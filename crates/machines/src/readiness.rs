@@ -12,6 +12,8 @@ use prepull_domain::StageError;
 use prepull_domain::build::payload::Builder;
 use prepull_domain::node::{Document, ReadyNode};
 
+use crate::Documents;
+
 /// Poll interval for the SSM agent.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -27,13 +29,13 @@ pub const READY_WITHIN: SignedDuration = SignedDuration::from_mins(10);
 /// a new instance at once: EC2 documents that its API is eventually consistent.
 const ALLOWED_WITHIN: SignedDuration = SignedDuration::from_mins(2);
 
-/// Waits until `instance` is ready, at most until `give_up_at`. `documents` is the prefix of the names of the SSM documents.
+/// Waits until `instance` is ready, at most until `give_up_at`.
 ///
 /// # Errors
 /// `NeverReady` after [`READY_WITHIN`] or `give_up_at`; `BuilderLost` if the instance no longer runs.
 pub async fn await_ready(
     clients: &Clients,
-    documents: &str,
+    documents: Documents<'_>,
     instance: &Builder,
     give_up_at: Timestamp,
     deadline: Deadline,
@@ -63,7 +65,7 @@ enum Ready {
 
 async fn check(
     clients: &Clients,
-    documents: &str,
+    documents: Documents<'_>,
     instance: &Builder,
     deadline: Deadline,
 ) -> Result<Ready, StageError> {
@@ -93,8 +95,8 @@ async fn check(
                 .to_owned(),
         ));
     }
-    let document = Document::AwaitReady.name(documents);
-    let output = match run_document(clients, id, &document, &[], deadline).await {
+    let (document, parameters) = documents.command(Document::AwaitReady, Vec::new());
+    let output = match run_document(clients, id, &document, &parameters, deadline).await {
         Err(StageError::AccessDenied { call, message })
             if call == "ssm:SendCommand" && age(instance) < ALLOWED_WITHIN =>
         {

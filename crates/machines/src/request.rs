@@ -14,7 +14,7 @@ use prepull_domain::build::payload::{Base, Target};
 use prepull_domain::names;
 use sha2::{Digest, Sha256};
 
-use crate::launch::{CapacityPool, Machine, Role};
+use crate::launch::{CapacityPool, InstanceProfile, Machine, Role};
 
 /// Device of Bottlerocket's OS volume.
 const SYSTEM_DEVICE: &str = "/dev/xvda";
@@ -48,11 +48,14 @@ pub(crate) async fn send(
                 .map(ToString::to_string)
                 .collect(),
         ))
-        .iam_instance_profile(
-            IamInstanceProfileSpecification::builder()
-                .arn(machine.instance_profile_arn)
+        .iam_instance_profile(match machine.profile {
+            InstanceProfile::Arn(arn) => {
+                IamInstanceProfileSpecification::builder().arn(arn).build()
+            }
+            InstanceProfile::Name(name) => IamInstanceProfileSpecification::builder()
+                .name(name)
                 .build(),
-        )
+        })
         .user_data(user_data)
         .metadata_options(
             InstanceMetadataOptionsRequest::builder()

@@ -8,13 +8,15 @@ use prepull_aws::instances;
 use prepull_aws::run_command::run_document;
 use prepull_aws::{Clients, Deadline};
 use prepull_domain::build::payload::{Ami, Builder, Target, VerificationRecord};
-use prepull_domain::node::{Document, ImageName, Progress, Trees, VerificationOutput, Verified};
+use prepull_domain::node::{
+    Document, ImageName, Progress, TreesDigest, VerificationOutput, Verified,
+};
 use prepull_domain::{
     BottlerocketVersion, Bytes, InstanceId, SnapshotId, StageError, VerificationLevel, excerpt,
 };
 
 use crate::readiness::await_ready;
-use crate::{Machine, Role, alive, ensure, user_data};
+use crate::{Documents, InstanceProfile, Machine, Role, alive, ensure, user_data};
 
 /// Poll interval between two commands to a verifier. A command itself waits up to 20 s for the result.
 const POLL: Duration = Duration::from_secs(1);
@@ -35,11 +37,11 @@ pub struct Verification<'a> {
     /// How thorough it is.
     pub level: VerificationLevel,
     /// Fingerprint of the unpacked images on the builder.
-    pub trees: Option<&'a Trees>,
+    pub trees: Option<&'a TreesDigest>,
     /// The instance profile of the verifiers.
-    pub instance_profile_arn: &'a str,
-    /// Prefix of the names of the SSM documents.
-    pub documents: &'a str,
+    pub profile: InstanceProfile<'a>,
+    /// The SSM documents.
+    pub documents: Documents<'a>,
 }
 
 /// The result on one verifier.
@@ -118,7 +120,7 @@ impl Verification<'_> {
                 initialization_rate: self.level.initialization_rate(),
             },
             ami,
-            instance_profile_arn: self.instance_profile_arn,
+            profile: self.profile,
         }
     }
 
@@ -152,8 +154,7 @@ impl Verification<'_> {
                     .expect("the grammar of references allows only the characters of image names")
             })
             .collect();
-        let expected = self.trees.map(|trees| &trees.digest);
-        let verified = output.check(&names, expected).map_err(|defects| {
+        let verified = output.check(&names, self.trees).map_err(|defects| {
             let more = defects.len().saturating_sub(DEFECTS);
             let mut texts: Vec<_> = defects.iter().map(ToString::to_string).collect();
             texts.truncate(DEFECTS);
@@ -177,17 +178,17 @@ impl Verification<'_> {
         deadline: Deadline,
     ) -> Result<prepull_domain::node::Verification, StageError> {
         let id = &verifier.instance_id;
-        let document = Document::Verify.name(self.documents);
         let images = self.target.images.iter();
         let images: Vec<_> = images
             .map(|image| image.reference.status_request(&image.digest))
             .collect();
-        let trees = self.trees.map(|trees| trees.digest.to_string());
-        let parameters = [
+        let trees = self.trees.map(TreesDigest::to_string);
+        let parameters = vec![
             ("Images", images.join(" ")),
             ("Level", self.level.to_string()),
             ("Trees", trees.unwrap_or_else(|| "none".to_owned())),
         ];
+        let (document, parameters) = self.documents.command(Document::Verify, parameters);
         let mut malformed = 0;
         let mut progress = "verifying the snapshot".to_owned();
         loop {

@@ -17,7 +17,7 @@ use prepull_aws::{Clients, Deadline};
 use prepull_domain::StageError;
 use prepull_domain::build::payload::{Builder, LaunchInput, Target};
 use prepull_machines::user_data::{self, Credential};
-use prepull_machines::{Machine, Role, ensure};
+use prepull_machines::{InstanceProfile, Machine, Role, ensure};
 use prepull_registry::read_credentials;
 
 /// The settings of the function.
@@ -42,7 +42,7 @@ pub async fn handle(
         target,
         role: Role::Builder,
         ami: &target.ami,
-        instance_profile_arn: &settings.instance_profile_arn,
+        profile: InstanceProfile::Arn(&settings.instance_profile_arn),
     };
     let user_data = async || user_data::encode(target, credentials(clients, target).await?);
     ensure(clients, &machine, user_data, deadline).await

@@ -15,6 +15,7 @@ use prepull_aws::{Clients, Deadline};
 use prepull_domain::StageError;
 use prepull_domain::build::payload::{SnapshotState, VerificationRecord, VerifyInput};
 use prepull_machines::verification::Verification;
+use prepull_machines::{Documents, InstanceProfile};
 
 /// The settings of the function.
 #[derive(Debug, Clone)]
@@ -39,9 +40,9 @@ pub async fn handle(
         target: &input.target,
         snapshot: &input.snapshot.snapshot_id,
         level: input.target.verification.level,
-        trees: input.snapshot.trees.as_ref(),
-        instance_profile_arn: &settings.instance_profile_arn,
-        documents: &settings.name,
+        trees: input.snapshot.trees.as_ref().map(|trees| &trees.digest),
+        profile: InstanceProfile::Arn(&settings.instance_profile_arn),
+        documents: Documents::Installed(&settings.name),
     };
     let record = match earlier_result(clients, &input).await? {
         Some(record) => record,

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use prepull_aws::{Clients, Deadline};
 use prepull_domain::StageError;
 use prepull_domain::build::payload::{BuilderInput, NodeInfo};
+use prepull_machines::Documents;
 use prepull_machines::readiness::await_ready;
 
 /// The settings of the function.
@@ -30,14 +31,8 @@ pub async fn handle(
     deadline: Deadline,
 ) -> Result<NodeInfo, StageError> {
     let give_up_at = input.target.give_up_at;
-    let node = await_ready(
-        clients,
-        &settings.name,
-        &input.builder,
-        give_up_at,
-        deadline,
-    )
-    .await?;
+    let documents = Documents::Installed(&settings.name);
+    let node = await_ready(clients, documents, &input.builder, give_up_at, deadline).await?;
     Ok(NodeInfo {
         bottlerocket_version: node.bottlerocket_version,
         containerd_version: node.containerd_version,
