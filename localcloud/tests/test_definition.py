@@ -126,3 +126,51 @@ def test_unknown_decision_fails_with_its_name(cloud: RunningCloud) -> None:
     assert (ended["status"], ended["error"]) == ("FAILED", "InvalidPlan")
     assert "plan-build failed with InvalidPlan: " in ended["cause"]
     assert "`wait`" in ended["cause"]
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ({"verification": {"level": "full"}}, "verify-snapshot"),
+        ({"verification": {"level": "records"}}, "verify-snapshot"),
+        ({"verification": {"level": "off"}}, "publish-snapshot"),
+        # A plan of an earlier version.
+        ({}, "publish-snapshot"),
+    ],
+)
+def test_level_decides_whether_a_snapshot_is_verified(
+    cloud: RunningCloud, target: dict[str, Any], name: str
+) -> None:
+    choice = STATES["Targets"]["ItemProcessor"]["States"]["Verify?"]
+    states = {
+        "Given": {"Type": "Pass", "Assign": {"target": target}, "Next": "Verify?"},
+        "Verify?": choice,
+        "verify-snapshot": {"Type": "Succeed", "Output": "verify-snapshot"},
+        "publish-snapshot": {"Type": "Succeed", "Output": "publish-snapshot"},
+    }
+    assert json.loads(run(cloud, states)["output"]) == name
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "name"),
+    [
+        ("snapshot", "VerifyFailed", "DropBase"),
+        ("empty", "VerifyFailed", "TargetDone"),
+        ("snapshot", "VerifierLost", "TargetDone"),
+        ("snapshot", "NeverReady", "TargetDone"),
+    ],
+)
+def test_only_a_defect_on_a_base_starts_again(
+    cloud: RunningCloud, kind: str, error: str, name: str
+) -> None:
+    given = {
+        "target": {"base": {"kind": kind}},
+        "outcome": {"status": "failed", "stage": "verify-snapshot", "error": error},
+    }
+    states = {
+        "Given": {"Type": "Pass", "Assign": given, "Next": "RetryFromScratch?"},
+        "RetryFromScratch?": STATES["Targets"]["ItemProcessor"]["States"]["RetryFromScratch?"],
+        "DropBase": {"Type": "Succeed", "Output": "DropBase"},
+        "TargetDone": {"Type": "Succeed", "Output": "TargetDone"},
+    }
+    assert json.loads(run(cloud, states)["output"]) == name

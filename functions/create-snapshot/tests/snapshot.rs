@@ -18,10 +18,13 @@ use prepull_aws::ec2::types::{
     Instance, InstanceStateName, Snapshot as Ec2Snapshot, SnapshotState, StateReason,
 };
 use prepull_aws::ssm::operation::list_command_invocations::ListCommandInvocationsOutput;
-use prepull_aws::ssm::types::{CommandFilter, CommandInvocation, CommandInvocationStatus};
+use prepull_aws::ssm::types::{
+    CommandFilter, CommandInvocation, CommandInvocationStatus, CommandPlugin,
+};
 use prepull_aws::{DateTime, Deadline, tag, tag_value};
 use prepull_domain::build::payload::{BuilderInput, Snapshot, Target};
-use prepull_domain::{GiB, StageError};
+use prepull_domain::node::Trees;
+use prepull_domain::{GiB, StageError, VerificationLevel};
 use prepull_testing::{
     FakeAws, builder, command_output, described, ec2_instance, target, target_tags,
 };
@@ -156,7 +159,141 @@ fn created() -> Snapshot {
         volume_size: GiB(50),
         started_at: Timestamp::from_second(100).unwrap(),
         completed_at: Timestamp::from_second(900).unwrap(),
+        trees: None,
     }
+}
+
+/// Returns a target whose snapshots are verified.
+fn verified_target() -> Target {
+    let mut target = target();
+    target.verification.level = VerificationLevel::Full;
+    target
+}
+
+fn trees() -> Trees {
+    Trees {
+        trees: 7,
+        files: 4321,
+        digest: "ab".repeat(32).parse().unwrap(),
+    }
+}
+
+/// Returns a command with the document `fingerprint`.
+fn fingerprint(status: CommandInvocationStatus, output: &str) -> ListCommandInvocationsOutput {
+    let plugin = CommandPlugin::builder().output(output).build();
+    ListCommandInvocationsOutput::builder()
+        .command_invocations(
+            CommandInvocation::builder()
+                .document_name("prepull-fingerprint")
+                .status(status)
+                .command_plugins(plugin)
+                .requested_date_time(DateTime::from_secs(100))
+                .build(),
+        )
+        .build()
+}
+
+fn taken() -> ListCommandInvocationsOutput {
+    let trees = trees();
+    let output = format!(
+        "TREES {} {} {}\nEND\n",
+        trees.trees, trees.files, trees.digest
+    );
+    fingerprint(CommandInvocationStatus::Success, &output)
+}
+
+/// Returns a rule that lists `answers` as the commands with `document`, one after another, and then the last one.
+fn commands_of(document: &'static str, answers: Vec<ListCommandInvocationsOutput>) -> Rule {
+    use prepull_aws::ssm::Client;
+    let mut answers = answers.into_iter().peekable();
+    let mut last = ListCommandInvocationsOutput::builder().build();
+    let answers = std::sync::Mutex::new(move || {
+        last = answers.next().unwrap_or_else(|| last.clone());
+        last.clone()
+    });
+    mock!(Client::list_command_invocations)
+        .match_requests(move |request| {
+            let filters = request.filters().iter();
+            filters.map(CommandFilter::value).eq([document])
+        })
+        .then_output(move || (answers.lock().unwrap())())
+}
+
+fn none() -> ListCommandInvocationsOutput {
+    ListCommandInvocationsOutput::builder().build()
+}
+
+#[tokio::test(start_paused = true)]
+async fn fingerprint_is_taken_once_before_the_power_off() {
+    let running = "RUNNING 1 9\nEND\n";
+    let fingerprints = vec![
+        none(),
+        fingerprint(CommandInvocationStatus::InProgress, ""),
+        fingerprint(CommandInvocationStatus::Success, running),
+        fingerprint(CommandInvocationStatus::InProgress, ""),
+        taken(),
+    ];
+    let off = sent(CommandInvocationStatus::Success, Timestamp::now());
+    let states = mock!(Client::describe_instances)
+        .sequence()
+        .output(|| described([instance(InstanceStateName::Running, "")]))
+        .times(6)
+        .output(|| described([instance(InstanceStateName::Stopped, POWERED_OFF)]))
+        .build();
+    let aws = FakeAws::new()
+        .with_snapshots([snapshot(OLDER, SnapshotState::Completed)])
+        .ec2([appears(), states, creates_snapshot()])
+        .with_agent(|_| command_output(CommandInvocationStatus::Success, 0, ""))
+        .ssm([
+            commands_of("prepull-fingerprint", fingerprints),
+            commands_of(
+                "prepull-power-off",
+                vec![none(), none(), none(), none(), none(), off],
+            ),
+        ]);
+    let expected = Snapshot {
+        trees: Some(trees()),
+        ..created()
+    };
+    assert_eq!(create_for(verified_target(), &aws).await, Ok(expected));
+    // verify-snapshot sets the state.
+    assert_eq!(
+        aws.writes(),
+        [
+            "ssm:SendCommand prepull-fingerprint",
+            "ssm:SendCommand prepull-fingerprint",
+            "ssm:SendCommand prepull-power-off",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn fingerprint_of_an_earlier_call_is_returned() {
+    let aws = FakeAws::new()
+        .with_snapshots([snapshot(OLDER, SnapshotState::Completed)])
+        .ssm([commands_of("prepull-fingerprint", vec![taken()])]);
+    let created = create_for(verified_target(), &aws).await.unwrap();
+    assert_eq!(created.trees, Some(trees()));
+    assert!(aws.writes().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn builder_without_a_fingerprint_is_not_powered_off() {
+    let failed = fingerprint(CommandInvocationStatus::Failed, "find: Input/output error");
+    let mut failed_thrice = failed.clone();
+    let commands = failed_thrice.command_invocations.get_or_insert_default();
+    commands.extend([commands[0].clone(), commands[0].clone()]);
+    let aws = FakeAws::new()
+        .with_snapshots([])
+        .with_instances([ec2_instance(InstanceStateName::Running)])
+        .ssm([
+            commands_of("prepull-fingerprint", vec![failed_thrice]),
+            commands_of("prepull-power-off", vec![none()]),
+        ]);
+    let error = create_for(verified_target(), &aws).await.unwrap_err();
+    assert_eq!(error.name(), "SnapshotFailed");
+    assert!(error.to_string().contains("Input/output error"), "{error}");
+    assert!(aws.writes().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,8 +11,10 @@ use prepull_aws::ecr::operation::batch_get_image::{BatchGetImageError, BatchGetI
 use prepull_aws::ecr::types::{Image, ImageFailure, ImageFailureCode, ImageIdentifier};
 use prepull_aws::sfn::types::ExecutionStatus;
 use prepull_aws::{Deadline, ecr, tag};
-use prepull_domain::build::payload::{Base, DiskUsage, Plan, PlanInput, Target};
-use prepull_domain::{Architecture, Bytes, Pointer, PublishedSnapshot, StageError};
+use prepull_domain::build::payload::{Base, DiskUsage, Plan, PlanInput, Target, VerificationPlan};
+use prepull_domain::{
+    Architecture, Bytes, Pointer, PublishedSnapshot, StageError, VerificationLevel,
+};
 use prepull_testing::{FakeAws, STATE_MACHINE_ARN, configuration, execution, execution_arn};
 use serde_json::{Value, json};
 
@@ -113,6 +115,42 @@ impl World {
             self.aws = self.aws.clone().with_snapshots([snapshot.build()]);
         }
     }
+}
+
+#[tokio::test]
+async fn default_verification_depends_on_the_size() {
+    let small = World::default().target().await.verification;
+    assert_eq!(small.level, VerificationLevel::Full);
+    assert!(small.amis.is_empty(), "{small:?}");
+    let large = World::default().ecr(has_image(5_000_000_000));
+    let level = large.target().await.verification.level;
+    assert_eq!(level, VerificationLevel::Records);
+}
+
+#[tokio::test]
+async fn configured_releases_have_their_amis() {
+    let mut world = World::default();
+    world.config["verification"] = json!({"level": "records", "releases": ["1.44.0"]});
+    let error = world.plan().await.unwrap_err();
+    assert_eq!(error.name(), "InvalidConfig");
+    assert!(
+        error.to_string().contains("`verification.releases`"),
+        "{error}"
+    );
+    let path = "/aws/service/bottlerocket/aws-k8s-1.33/x86_64/1.44.0";
+    let (id, version) = ("ami-0123456789abcdef1", "1.44.0-ab12cd34");
+    world.aws.set_parameter(&format!("{path}/image_id"), id);
+    world
+        .aws
+        .set_parameter(&format!("{path}/image_version"), version);
+    let verification = world.target().await.verification;
+    assert_eq!(verification.level, VerificationLevel::Records);
+    let amis = verification.amis.iter().map(|ami| ami.id.as_str());
+    assert_eq!(amis.collect::<Vec<_>>(), [id]);
+    // Nothing boots, so no AMI is needed.
+    world.config["verification"] = json!({"level": "off", "releases": ["1.45.0"]});
+    let verification = world.target().await.verification;
+    assert_eq!(verification, VerificationPlan::default());
 }
 
 #[tokio::test]

@@ -275,6 +275,15 @@ mod tests {
             "verified_at": time,
             "snapshot_started_at": time,
             "completed_at": time,
+            "verification": {
+                "level": "records",
+                "releases": ["100.100.100", "100.100.101", "100.100.102", "100.100.103"],
+                "seconds": u32::MAX,
+                "bytes": u64::MAX,
+                "trees": u32::MAX,
+                "verified_at": time
+            },
+            "trees": "c".repeat(64),
             "published_at": time
         }))
         .unwrap()
@@ -306,6 +315,19 @@ mod tests {
         assert_eq!(pages.len(), 1);
         let read: serde_json::Value = serde_json::from_str(&pages[0]).unwrap();
         assert_eq!(read, json!(manifest));
+    }
+
+    #[test]
+    fn manifest_of_an_earlier_version_has_no_verification() {
+        let mut json = json!(manifest(1));
+        for field in ["verification", "trees"] {
+            json.as_object_mut().unwrap().remove(field);
+        }
+        let read: Manifest = serde_json::from_value(json.clone()).unwrap();
+        assert_eq!((&read.verification, &read.trees), (&None, &None));
+        assert_eq!(json!(read), json);
+        assert_eq!(read.timeline().len(), 6);
+        assert_eq!(manifest(1).timeline()[5].stage, "verify-snapshot");
     }
 
     #[test]
