@@ -64,7 +64,7 @@ pub struct SnapshotReport {
     /// Its content, from its manifest. `None` if it was never published.
     pub manifest: Option<Manifest>,
     /// The time that each step of its build took.
-    pub timeline: Option<[Step; 6]>,
+    pub timeline: Option<Vec<Step>>,
 }
 
 /// Returns the snapshots of `cache`.

@@ -65,7 +65,7 @@ class Store:
             return
         if self._cloud.settings.use_up("snapshot_damages", cache):
             damage = self._cloud.settings.of(cache)["snapshot_damage"]
-            self._kind.damage_volume(self.snapshot(snapshot.id), damage)
+            self._kind.damage(self.snapshot(snapshot.id), damage)
         snapshot.status = "completed"
 
     def delete_snapshot(self, snapshot_id: str) -> None:

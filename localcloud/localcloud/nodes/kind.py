@@ -36,12 +36,6 @@ class Kind(Protocol):
     def remove_file(self, volume: Path, path: str) -> None:
         """Removes one of the paths from `files` without an update of its owner's records."""
 
-    def damage_volume(self, volume: Path, script: str) -> None:
-        """Runs a shell script in the root of a volume that no node uses.
-
-        Only a script that starts with `#raw` gets the path of the volume instead, in `$1`.
-        """
-
     def occurrences(self, volume: Path, text: bytes) -> int:
         """Counts a text on the volume, on real nodes also in blocks that no file uses."""
 

@@ -138,12 +138,6 @@ class RealNodes:
     def remove_file(self, volume: Path, path: str) -> None:
         _mounted(volume, "rw", 'rm ".$3"', path)
 
-    def damage_volume(self, volume: Path, script: str) -> None:
-        if script.startswith("#raw"):
-            subprocess.run(["sh", "-ec", script, "sh", str(volume)], check=True)
-        else:
-            _mounted(volume, "rw", f"set -e; {script}", "")
-
     def occurrences(self, volume: Path, text: bytes) -> int:
         with volume.open("rb") as file:
             blocks = sorted(_blocks_with_data(file))

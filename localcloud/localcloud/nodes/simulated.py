@@ -7,7 +7,6 @@ file system and runs no container.
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,10 +41,6 @@ class SimulatedNodes:
 
     def remove_file(self, volume: Path, path: str) -> None:
         (volume / path.removeprefix("/local/")).unlink()
-
-    def damage_volume(self, volume: Path, script: str) -> None:
-        if not script.startswith("#raw"):
-            subprocess.run(["sh", "-ec", script], cwd=volume, check=True)
 
     def occurrences(self, volume: Path, text: bytes) -> int:
         found = (path for path in volume.rglob("*") if path.is_file() and not path.is_symlink())

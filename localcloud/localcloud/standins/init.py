@@ -31,13 +31,13 @@ from systemd import SOCKET, Refused, Systemd, Unit
 # Programs for scripts in the control and the admin container. Neither has
 # containerd's client or systemd's: only sheltie leads to those.
 CONTAINER_TOOLS = """
-    [ awk base64 basename bash cat chmod cksum cp cut date dirname echo env expr false grep head id jq ls
+    [ awk base64 basename bash cat chmod cp cut date dirname echo env expr false grep head id jq ls
     mkdir mktemp mv nproc printf pwd readlink rm sed seq sh sha256sum sleep sort stat tail tee test
     timeout touch tr true uname uniq wc xargs
 """.split()
 HOST_TOOLS = """
     blkid cat chmod cp date df du echo env false find findmnt fstrim grep head id ln ls
-    mkdir mount mv nproc printf readlink rm rmdir sed sha256sum shred sleep sort stat sync tail tee test
+    mkdir mount mv nproc printf readlink rm rmdir sed shred sleep sort stat sync tail tee test
     timeout touch tr true umount uname wc xfs_growfs xfs_info
 """.split()
 STANDINS = {
@@ -69,11 +69,10 @@ class Node:
     # Boot
 
     def boot(self) -> None:
-        kernel_messages: list[str] = []
         if self.simulated:
             self._prepare_directory()
         else:
-            kernel_messages = self._enter_root()
+            self._enter_root()
         self._install_programs()
         self.settings = boot.read_settings(self.config["user_data"])
         machine_id = boot.write_configuration(self.root, self.config, self.settings or {})
@@ -81,8 +80,6 @@ class Node:
         if self.config["stuck_mount"] and not self.simulated:
             rootfs.mount("tmpfs", "/var/lib/kubelet/stuck", "-t", "tmpfs")
         self.journal = Journal(self.root, machine_id)
-        for message in kernel_messages:
-            self.journal.write("", "kernel", 0, message)
         self.systemd = Systemd(
             self.loop, self.journal, self.root, self._environment("host"), self._bin("host")
         )
@@ -91,9 +88,9 @@ class Node:
         self.systemd.listen(self.root / SOCKET)
         self._start_services()
 
-    def _enter_root(self) -> list[str]:
+    def _enter_root(self) -> None:
         config = self.config
-        messages = rootfs.enter(
+        rootfs.enter(
             Path(config["directory"]),
             Path(config["volume"]),
             Path(__file__).parent,
@@ -103,7 +100,6 @@ class Node:
             Path(config["containerd"]),
         )
         socket.sethostname(config["hostname"])
-        return messages
 
     def _prepare_directory(self) -> None:
         # Without a PID namespace, this process must adopt orphans instead of PID 1.
@@ -165,8 +161,6 @@ class Node:
             target = Path("/usr/bin") / name
             target.unlink(missing_ok=True)
             target.symlink_to(self._bin("host") / name)
-        # A static program, which containers can run whatever their image contains.
-        shutil.copy(shutil.which("busybox") or "/bin/busybox", "/usr/bin/apiclient")
 
     def _standin(self, name: str) -> Path:
         return Path(__file__).parent / name if self.simulated else self.shims / "standins" / name
@@ -472,8 +466,6 @@ def main() -> None:
         node.boot()
     except (OSError, subprocess.CalledProcessError) as error:
         details = getattr(error, "stderr", "") or ""
-        # The console, which EC2 shows, has the words of a mount that failed.
-        print(details, file=sys.stderr)
         node.tell("failed", message=f"{error} {details}".strip())
         os._exit(1)
     node.loop.run_forever()
