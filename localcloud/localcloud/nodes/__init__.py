@@ -172,7 +172,7 @@ def pretend_to_start(node: Node, reference: str) -> dict[str, Any]:
 
 
 def _snapshot_content(kind: Kind, snapshots: Path) -> Callable[..., Answer]:
-    def handle(method: str, rest: str, query: Mapping[str, str], _: Any) -> Answer:
+    def handle(method: str, rest: str, query: Mapping[str, str], body: Any) -> Answer:
         snapshot_id, _, verb = rest.strip("/").partition("/")
         volume = snapshots / Path(snapshot_id).name
         base = snapshots / Path(query["base"]).name if query.get("base") else None
@@ -188,13 +188,19 @@ def _snapshot_content(kind: Kind, snapshots: Path) -> Callable[..., Answer]:
                     return 404, {"error": f"{snapshot_id} has no file {path!r}"}
                 kind.remove_file(volume, path)
                 return 200, {}
+            case "POST", "damage":
+                try:
+                    kind.damage(volume, body["kind"])
+                except ValueError as error:
+                    return 409, {"error": str(error)}
+                return 200, {}
             case "GET", "search":
                 found = kind.occurrences(volume, query["text"].encode())
                 return 200, {"occurrences": found}
             case "GET", "blocks":
                 return 200, {"blocks": kind.changed_blocks(volume, base)}
         return 404, {
-            "error": f"snapshots/<snapshot-id>/ knows files, search and blocks, not {verb!r}"
+            "error": f"snapshots/<snapshot-id>/ knows files, damage, search and blocks, not {verb!r}"
         }
 
     return handle

@@ -36,6 +36,9 @@ class Kind(Protocol):
     def remove_file(self, volume: Path, path: str) -> None:
         """Removes one of the paths from `files` without an update of its owner's records."""
 
+    def damage(self, volume: Path, damage: str) -> None:
+        """Damages the content of a volume. Raises ValueError if the kind of nodes lacks it."""
+
     def occurrences(self, volume: Path, text: bytes) -> int:
         """Counts a text on the volume, on real nodes also in blocks that no file uses."""
 

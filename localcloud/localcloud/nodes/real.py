@@ -21,11 +21,13 @@ PROGRAMS = (
     "containerd",
     "cp",
     "ctr",
+    "jq",
     "losetup",
     "mkfs.xfs",
     "runc",
     "unshare",
     "xfs_growfs",
+    "xfs_logprint",
 )
 NAMESPACES = ("--mount", "--uts", "--ipc", "--pid", "--cgroup")
 RELEASE_SECONDS = 30.0
@@ -44,6 +46,41 @@ truncate -s 512M volume
 mkfs.xfs -q volume
 mount -t xfs -o loop,nouuid volume local
 """
+
+
+# Scripts that damage a volume, from its root. `largest` prints the largest file below a directory.
+DAMAGE_FUNCTIONS = """
+set -e
+blobs=var/lib/containerd/io.containerd.content.v1.content/blobs/sha256
+snapshots=var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots
+largest() {
+    find "$1" -type f -printf '%s %p\n' | sort -n | tail -n 1 | cut -d ' ' -f 2-
+}
+"""
+DAMAGES = {
+    "missing-blob": 'rm "$(largest $blobs)"',
+    "short-blob": 'truncate -s -1 "$(largest $blobs)"',
+    "flipped-byte": """
+        blob=$(largest $blobs)
+        byte=$(od -An -t u1 -j 1000 -N 1 "$blob")
+        printf "\\$(printf %o $((255 - byte)))" | dd of="$blob" bs=1 seek=1000 conv=notrunc
+    """,
+    "zeroed-file": """
+        file=$(largest $snapshots)
+        size=$(stat -c %s "$file")
+        truncate -s 0 "$file"
+        truncate -s "$size" "$file"
+    """,
+    "empty-file": 'truncate -s 0 "$(largest $snapshots)"',
+    "missing-directory": 'rm -r "$(dirname "$(largest $snapshots)")"',
+    "missing-tree": 'rm -r $snapshots/"$(largest $snapshots | cut -d / -f 6)"',
+    "other-database": "rm var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db",
+    "other-snapshotter": """
+        echo 'ACTIVE_SNAPSHOTTER="soci"' >var/cache/containerd/active-snapshotter
+    """,
+    "dirty-log": "touch prepull-damage && xfs_io -x -c 'shutdown -f' .",
+}
+UNMOUNTABLE = "unmountable"
 
 
 def obstacle() -> str | None:
@@ -137,6 +174,18 @@ class RealNodes:
 
     def remove_file(self, volume: Path, path: str) -> None:
         _mounted(volume, "rw", 'rm ".$3"', path)
+
+    def damage(self, volume: Path, damage: str) -> None:
+        if damage == UNMOUNTABLE:
+            # The root directory's inode, behind an intact superblock: an empty volume would be formatted.
+            with volume.open("r+b") as file:
+                file.seek(4096)
+                file.write(os.urandom((1 << 20) - 4096))
+        elif damage in DAMAGES:
+            _mounted(volume, "rw", f"({DAMAGE_FUNCTIONS}{DAMAGES[damage]})", "")
+        else:
+            kinds = ", ".join((*DAMAGES, UNMOUNTABLE))
+            raise ValueError(f"there is no damage {damage!r}. Choose one of {kinds}")
 
     def occurrences(self, volume: Path, text: bytes) -> int:
         with volume.open("rb") as file:

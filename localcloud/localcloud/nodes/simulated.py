@@ -42,6 +42,19 @@ class SimulatedNodes:
     def remove_file(self, volume: Path, path: str) -> None:
         (volume / path.removeprefix("/local/")).unlink()
 
+    def damage(self, volume: Path, damage: str) -> None:
+        blobs = volume / "var/lib/containerd/io.containerd.content.v1.content/blobs/sha256"
+        largest = max(blobs.iterdir(), key=lambda path: path.stat().st_size)
+        match damage:
+            case "missing-blob":
+                largest.unlink()
+            case "flipped-byte":
+                content = bytearray(largest.read_bytes())
+                content[-1] ^= 0xFF
+                largest.write_bytes(content)
+            case _:
+                raise ValueError(f"a simulated node has no damage {damage!r}")
+
     def occurrences(self, volume: Path, text: bytes) -> int:
         found = (path for path in volume.rglob("*") if path.is_file() and not path.is_symlink())
         return sum(path.read_bytes().count(text) for path in found)

@@ -30,6 +30,8 @@ PROXY = "etc/network/proxy.env"
 """Environment file of containerd, host containers and pulls, from `settings.network`."""
 AUTHORITIES = "etc/pki/tls/certs/ca-bundle.crt"
 """Trusted authorities: those of the system, and those of `settings.pki`."""
+SNAPSHOTTER = 'ACTIVE_SNAPSHOTTER="overlayfs"\n'
+"""Content of the file with the active snapshotter."""
 PR_SET_CHILD_SUBREAPER = 36
 
 UNUSED_PLUGINS = [
@@ -280,8 +282,19 @@ def write_state(root: Path, config: dict[str, Any]) -> None:
     write(root, "var/lib/kubelet/cpu_manager_state", '{"policyName":"none"}')
     write(root, "var/lib/netdog/primary_interface", "eth0\n")
     write(root, "var/lib/host-containerd/io.containerd.metadata.v1.bolt/meta.db", b"\0" * 4096)
+    configure_snapshotter(root)
     (root / "var/lib/containerd").mkdir(parents=True, exist_ok=True)
-    write(root, "var/cache/containerd/active-snapshotter", 'ACTIVE_SNAPSHOTTER="overlayfs"\n')
+
+
+def configure_snapshotter(root: Path) -> None:
+    """Deletes containerd's data if another snapshotter wrote it, as configure-snapshotter.service.
+
+    Source: packages/containerd in bottlerocket-core-kit, from 10.0.0 on.
+    """
+    active = root / "var/cache/containerd/active-snapshotter"
+    if active.exists() and active.read_text() != SNAPSHOTTER:
+        shutil.rmtree(root / "var/lib/containerd", ignore_errors=True)
+    write(root, "var/cache/containerd/active-snapshotter", SNAPSHOTTER)
 
 
 def write_admin_state(root: Path) -> None:

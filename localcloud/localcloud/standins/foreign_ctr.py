@@ -1,8 +1,8 @@
 """`ctr` on a node whose architecture is not the machine's.
 
-It replaces two commands that search for the machine's platform in vain: `images
-check`, and `images ls`, which warns that it cannot calculate the size. Other
-commands go to containerd's `ctr`.
+It replaces commands that search for the machine's platform in vain: `images
+check`, `images ls`, which warns that it cannot calculate the size, and `run`,
+which starts nothing. Other commands go to containerd's `ctr`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable
 from functools import cached_property
 
-from content import Image, print_checks
+from content import Image, check, print_checks
 from this_node import platform
 
 CTR = "/run/localcloud/ctr"
@@ -63,6 +63,15 @@ def list_images(arguments: list[str]) -> int:
     return done.returncode
 
 
+def run_nothing(store: ForeignStore, words: list[str]) -> int:
+    """Accepts the start of a container if the image is unpacked. The machine cannot run it."""
+    for image in store.images([]):
+        if image.name in words and check(store, image).ready:
+            return 0
+    print("ctr: no such image is unpacked", file=sys.stderr)
+    return 1
+
+
 def main() -> int:
     # Options before the command belong to containerd's client and are passed on.
     options = []
@@ -71,6 +80,8 @@ def main() -> int:
         options.append(words.pop(0))
         if options[-1] in ("-a", "-n", "--address", "--namespace") and words:
             options.append(words.pop(0))
+    if words[:1] == ["run"]:
+        return run_nothing(ForeignStore(options), words)
     about_images = words[:1] in (["images"], ["image"], ["i"])
     if about_images and words[1:2] in (["ls"], ["list"]):
         return list_images([*options, *words])

@@ -63,6 +63,8 @@ class Node:
         self.running: dict[str, int] = {}
         """Process IDs of the local cloud's running commands."""
         self.ending = False
+        self.halted = False
+        """Whether the boot stopped without the data volume."""
         self._containerd_stopped: Callable[[], None] = lambda: None
         """Callbacks for the end of containerd."""
 
@@ -409,6 +411,8 @@ class Node:
         if self.ending:
             return
         self.ending = True
+        if self.halted:
+            os._exit(0)
         units = [u for u in self.systemd.units.values() if not u.ended and u.sub != "auto-restart"]
         # containerd stops last: other units can still need it.
         units.sort(key=lambda unit: unit.name == "containerd.service")
@@ -438,7 +442,7 @@ class Node:
         """Ends the node at once; unwritten data is lost."""
         if self.simulated:
             boot.kill_descendants()
-        else:
+        elif not self.halted:
             subprocess.run(["xfs_io", "-x", "-c", "shutdown", "/local"], check=False)
         os._exit(1)
 
@@ -464,6 +468,11 @@ def main() -> None:
     node.listen()
     try:
         node.boot()
+    except rootfs.UnmountableError as error:
+        # No service starts without /local, and the instance keeps running: var.mount requires it, and containerd and
+        # the host containers require /var.
+        print(f"Failed to mount /local: {error}", file=sys.stderr, flush=True)
+        node.halted = True
     except (OSError, subprocess.CalledProcessError) as error:
         details = getattr(error, "stderr", "") or ""
         node.tell("failed", message=f"{error} {details}".strip())

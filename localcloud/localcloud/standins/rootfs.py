@@ -28,6 +28,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 MNT_DETACH = 2
 
 
+class UnmountableError(Exception):
+    """The data volume has a file system that cannot be mounted."""
+
+
 def run(*argv: str) -> None:
     """Runs a command. Raises CalledProcessError with its `stderr`."""
     subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True)
@@ -122,8 +126,11 @@ def mount_volume(volume: Path, target: Path) -> list[str]:
     state = subprocess.run(
         ["xfs_logprint", "-t", str(volume)], capture_output=True, text=True, check=False
     ).stdout
-    # A copy of a volume has the same UUID, and both can be mounted at once.
-    mount(volume, target, "-t", "xfs", "-o", "loop,noatime,nouuid")
+    try:
+        # A copy of a volume has the same UUID, and both can be mounted at once.
+        mount(volume, target, "-t", "xfs", "-o", "loop,noatime,nouuid")
+    except subprocess.CalledProcessError as error:
+        raise UnmountableError(error.stderr.strip()) from error
     with open("/proc/self/mounts", encoding="utf-8") as mounts:
         source = next(line.split()[0] for line in mounts if line.split()[1] == str(target))
     device = f"XFS ({Path(source).name}): "
