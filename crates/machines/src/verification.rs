@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{Either, join_all, pending, select};
 use jiff::Timestamp;
 use prepull_aws::instances;
 use prepull_aws::run_command::run_document;
@@ -20,6 +20,9 @@ use crate::{Documents, InstanceProfile, Machine, Role, alive, ensure, user_data}
 
 /// Poll interval between two commands to a verifier. A command itself waits up to 20 s for the result.
 const POLL: Duration = Duration::from_secs(1);
+
+/// Interval between two looks at the console of a verifier that is not ready. A boot takes about a minute.
+const CONSOLE_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Maximum number of consecutive outputs that do not parse. A busy host sometimes drops the connection of `apiclient`.
 const MALFORMED_OUTPUTS: u32 = 3;
@@ -137,8 +140,12 @@ impl Verification<'_> {
         let booted = async {
             let verifier = ensure(clients, &machine, user_data, deadline).await?;
             let give_up_at = self.target.give_up_at;
-            await_ready(clients, self.documents, &verifier, give_up_at, deadline).await?;
-            Ok(verifier)
+            let ready = await_ready(clients, self.documents, &verifier, give_up_at, deadline);
+            let watch = self.mount_failure(clients, ami, &verifier.instance_id, deadline);
+            match select(Box::pin(ready), Box::pin(watch)).await {
+                Either::Left((ready, _)) => ready.map(|_| verifier),
+                Either::Right((failure, _)) => Err(failure),
+            }
         };
         let verifier = match booted.await {
             Ok(verifier) => verifier,
@@ -220,6 +227,30 @@ impl Verification<'_> {
             }
             deadline.pause(POLL, &progress).await?;
         }
+    }
+
+    /// Returns the error of a verifier whose console shows a failed mount. Otherwise, it never returns. Such a verifier keeps
+    /// running without an agent, so only its console tells.
+    async fn mount_failure(
+        &self,
+        clients: &Clients,
+        ami: &Ami,
+        verifier: &InstanceId,
+        deadline: Deadline,
+    ) -> StageError {
+        while deadline
+            .pause(CONSOLE_INTERVAL, "watching the console")
+            .await
+            .is_ok()
+        {
+            // The type may have no console while it runs.
+            let console = instances::console(clients, verifier).await;
+            if let Some(reason) = console.ok().and_then(|console| mount_failure(&console)) {
+                let problem = format!("the data volume does not mount: {reason}");
+                return self.failed(verifier, &ami.version, &problem);
+            }
+        }
+        pending().await
     }
 
     /// Returns the error for a verifier that is not ready, or that ended before. A volume that does not mount is a defect of
