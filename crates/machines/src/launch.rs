@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use prepull_aws::ec2::error::ProvideErrorMetadata;
 use prepull_aws::ec2::types::{Filter, InstanceStateName};
 use prepull_aws::instances::{self, InstanceRecord, not_known};
-use prepull_aws::{AwsError, Clients, Deadline, StageResult, tag_filter, target_filters};
+use prepull_aws::{AwsError, Clients, Deadline, tag_filter, target_filters};
 use prepull_domain::build::payload::{Ami, Base, Builder, Target};
 use prepull_domain::{InstanceId, InvalidConfig, SnapshotId, StageError, SubnetId, names};
 

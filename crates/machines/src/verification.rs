@@ -142,10 +142,11 @@ impl Verification<'_> {
             let give_up_at = self.target.give_up_at;
             let ready = await_ready(clients, self.documents, &verifier, give_up_at, deadline);
             let watch = self.mount_failure(clients, ami, &verifier.instance_id, deadline);
-            match select(Box::pin(ready), Box::pin(watch)).await {
-                Either::Left((ready, _)) => ready.map(|_| verifier),
+            let ready = match select(Box::pin(ready), Box::pin(watch)).await {
+                Either::Left((ready, _)) => ready.map(drop),
                 Either::Right((failure, _)) => Err(failure),
-            }
+            };
+            ready.map(|()| verifier)
         };
         let verifier = match booted.await {
             Ok(verifier) => verifier,
