@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 
 use prepull_domain::cache::config::VolumeConfig;
-use prepull_domain::{Bytes, GiB};
-use prepull_estimate::{InstanceType, MAX_INITIALIZATION_RATE, Steps, Work, build, initialization};
+use prepull_domain::{Bytes, GiB, VerificationLevel};
+use prepull_estimate::{
+    InstanceType, MAX_INITIALIZATION_RATE, Steps, Work, build, initialization, verification,
+};
 
 const COSTS: &str = include_str!("../../../docs/costs.md");
 
