@@ -10,7 +10,7 @@ use prepull_aws::ec2::types::{
     HttpTokensState, Instance, InstanceMetadataOptionsRequest, InstanceStateName, InstanceType,
     ShutdownBehavior, StateReason,
 };
-use prepull_aws::{DateTime, Deadline, tag_value};
+use prepull_aws::{DateTime, Deadline, tag, tag_value};
 use prepull_domain::StageError;
 use prepull_domain::build::payload::{Base, Builder, DiskUsage, LaunchInput, Target};
 use prepull_testing::{FakeAws, builder, described, ec2_instance, target};
@@ -73,6 +73,17 @@ async fn existing_builder_is_reused() {
     // No answer for RunInstances: a call would fail the test.
     let aws = FakeAws::new().with_instances([ec2_instance(InstanceStateName::Running)]);
     assert_eq!(launch(&aws, target()).await, Ok(builder()));
+}
+
+#[tokio::test]
+async fn verifier_is_never_taken_for_a_builder() {
+    let mut verifier = older();
+    let verifies = "snap-0123456789abcdef0 on 1.57.0";
+    let tags = verifier.tags.get_or_insert_default();
+    tags.push(tag("prepull:verifies", verifies));
+    let aws = FakeAws::new().with_capacity().with_instances([verifier]);
+    assert_eq!(launch(&aws, target()).await, Ok(builder()));
+    assert_eq!(aws.launches().len(), 1);
 }
 
 /// Returns an older instance, from a concurrent call of the stage.

@@ -222,9 +222,12 @@ async fn verifier_is_small_and_starts_from_the_snapshot() {
 
 #[tokio::test(start_paused = true)]
 async fn builder_is_never_taken_for_a_verifier() {
-    let aws = aws(None, &[&result("")]).with_instances([ec2_instance(InstanceStateName::Running)]);
+    let mut builder = ec2_instance(InstanceStateName::Running);
+    builder.instance_id = Some("i-00000000000000009".to_owned());
+    let aws = aws(None, &[&result("")]).with_instances([builder]);
     verify(&aws, input(VerificationLevel::Full)).await.unwrap();
     assert_eq!(aws.launches().len(), 1);
+    assert!(terminated(&aws));
 }
 
 #[tokio::test(start_paused = true)]
