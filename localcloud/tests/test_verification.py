@@ -29,8 +29,8 @@ HEALTHY = {
 }
 NO_IMAGES = ["NAMES ----", "NOT-STARTED - no planned image is unpacked"]
 
-# Faults of one volume, with the lines that differ from a healthy volume at the level `records`, and the further lines at
-# the level `full`. BLOB is the largest layer, and TREE its number.
+# Faults of one volume, with the lines that differ from a healthy volume at the level `records`,
+# and the further lines at the level `full`. BLOB is the largest layer, and TREE its number.
 FAULTS: dict[tuple[str, ...], tuple[list[str], list[str]]] = {
     ("flipped-byte", "zeroed-file"): ([], ["BAD-BLOB BLOB digest", "BAD-TREE TREE content"]),
     ("short-blob", "empty-file", "dirty-log"): (

@@ -31,13 +31,13 @@ from systemd import SOCKET, Refused, Systemd, Unit
 # Programs for scripts in the control and the admin container. Neither has
 # containerd's client or systemd's: only sheltie leads to those.
 CONTAINER_TOOLS = """
-    [ awk base64 basename bash cat chmod cksum cp cut date dirname echo env expr false grep head id jq ls
+    [ awk base64 basename bash cat chmod cp cut date dirname echo env expr false grep head id jq ls
     mkdir mktemp mv nproc printf pwd readlink rm sed seq sh sha256sum sleep sort stat tail tee test
     timeout touch tr true uname uniq wc xargs
 """.split()
 HOST_TOOLS = """
     blkid cat chmod cp date df du echo env false find findmnt fstrim grep head id ln ls
-    mkdir mount mv nproc printf readlink rm rmdir sed sha256sum shred sleep sort stat sync tail tee test
+    mkdir mount mv nproc printf readlink rm rmdir sed shred sleep sort stat sync tail tee test
     timeout touch tr true umount uname wc xfs_growfs xfs_info
 """.split()
 STANDINS = {
@@ -48,7 +48,10 @@ STANDINS = {
 }
 # On a simulated node these run confined to its directory: on the host nothing
 # else is found, in the containers they replace what could change a file.
-CONFINED = ("cat", "df", "find", "ls", "mkdir", "rm", "rmdir", "stat", "sync", "touch", "uname")
+CONFINED = (
+    *("cat", "df", "find", "ls", "mkdir", "rm", "rmdir", "sha256sum", "stat", "sync", "tee"),
+    *("touch", "uname"),
+)
 CHANGING = ("chmod", "cp", "mkdir", "mv", "rm", "tee", "touch")
 
 
@@ -71,11 +74,10 @@ class Node:
     # Boot
 
     def boot(self) -> None:
-        kernel_messages: list[str] = []
         if self.simulated:
             self._prepare_directory()
         else:
-            kernel_messages = self._enter_root()
+            self._enter_root()
         self._install_programs()
         self.settings = boot.read_settings(self.config["user_data"])
         machine_id = boot.write_configuration(self.root, self.config, self.settings or {})
@@ -83,8 +85,6 @@ class Node:
         if self.config["stuck_mount"] and not self.simulated:
             rootfs.mount("tmpfs", "/var/lib/kubelet/stuck", "-t", "tmpfs")
         self.journal = Journal(self.root, machine_id)
-        for message in kernel_messages:
-            self.journal.write("", "kernel", 0, message)
         self.systemd = Systemd(
             self.loop, self.journal, self.root, self._environment("host"), self._bin("host")
         )
@@ -93,9 +93,9 @@ class Node:
         self.systemd.listen(self.root / SOCKET)
         self._start_services()
 
-    def _enter_root(self) -> list[str]:
+    def _enter_root(self) -> None:
         config = self.config
-        messages = rootfs.enter(
+        rootfs.enter(
             Path(config["directory"]),
             Path(config["volume"]),
             Path(__file__).parent,
@@ -105,7 +105,6 @@ class Node:
             Path(config["containerd"]),
         )
         socket.sethostname(config["hostname"])
-        return messages
 
     def _prepare_directory(self) -> None:
         # Without a PID namespace, this process must adopt orphans instead of PID 1.
@@ -156,7 +155,7 @@ class Node:
             for name in ("sleep", "true", "false", "echo", "date"):
                 self._link("host", name)
             return
-        for name in HOST_TOOLS:
+        for name in (*HOST_TOOLS, "sha256sum"):
             self._link("host", name)
         if self.config["architecture"] == self.config["machine_architecture"]:
             self._link("host", "ctr", self.shims / "ctr")
@@ -167,8 +166,6 @@ class Node:
             target = Path("/usr/bin") / name
             target.unlink(missing_ok=True)
             target.symlink_to(self._bin("host") / name)
-        # A static program, which containers can run whatever their image contains.
-        shutil.copy(shutil.which("busybox") or "/bin/busybox", "/usr/bin/apiclient")
 
     def _standin(self, name: str) -> Path:
         return Path(__file__).parent / name if self.simulated else self.shims / "standins" / name
@@ -475,8 +472,8 @@ def main() -> None:
     try:
         node.boot()
     except rootfs.UnmountableError as error:
-        # No service starts without /local, and the instance keeps running: var.mount requires it, and containerd and
-        # the host containers require /var.
+        # The instance keeps running, but no service starts: var.mount requires /local, and
+        # containerd and the host containers require /var.
         print(f"Failed to mount /local: {error}", file=sys.stderr, flush=True)
         node.halted = True
     except (OSError, subprocess.CalledProcessError) as error:
