@@ -130,6 +130,7 @@ class Node:
         return {
             "PATH": str(self._bin(place)),
             "HOME": "/root",
+            "TMPDIR": str(self.root / "tmp"),
             "LANG": "C.UTF-8",
             "LOCALCLOUD_ROOT": str(self.root),
             "LOCALCLOUD_BIN": str(self.shims / "bin"),
