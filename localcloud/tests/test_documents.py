@@ -25,10 +25,14 @@ PARAMETERS = [
 
 # A valid value of each parameter. A new parameter needs one.
 SAMPLES = {
+    ("fingerprint", "Level"): "records",
     ("image-status", "Names"): (
         "registry.example.com:5000/api@sha256:0:v1 docker.io/library/a@sha256:0"
     ),
     ("pull-images", "Changes"): "pull-pinned,1,docker.io/team/api@sha256:0 unpin,docker.io/b:1",
+    ("verify", "Images"): "registry.example.com:5000/api@sha256:0:v1 docker.io/library/a@sha256:0",
+    ("verify", "Level"): "full",
+    ("verify", "Trees"): "0123456789abcdef" * 4,
 }
 
 # Every ASCII character with a meaning in a shell, and every control character.
@@ -37,7 +41,8 @@ METACHARACTERS = [c for c in map(chr, range(128)) if not re.match(r"[A-Za-z0-9 ,
 
 def accepts(document: str, name: str, value: str) -> bool:
     try:
-        check_parameters(DOCUMENTS[document]["parameters"], {name: [value]})
+        others = {n: [SAMPLES[d, n]] for d, n in SAMPLES if d == document}
+        check_parameters(DOCUMENTS[document]["parameters"], others | {name: [value]})
     except SsmError:
         return False
     return True
@@ -45,7 +50,7 @@ def accepts(document: str, name: str, value: str) -> bool:
 
 def test_every_document_is_checked() -> None:
     assert {document for document, _, _ in PARAMETERS} == {document for document, _ in SAMPLES}
-    assert len(DOCUMENTS) == 4
+    assert len(DOCUMENTS) == 6
 
 
 @pytest.mark.parametrize(("document", "name", "rule"), PARAMETERS)
@@ -84,6 +89,15 @@ def test_script_uses_every_parameter_and_no_other(document: str) -> None:
     assert used == declared
     script, _ = shell_script(content, {name: [SAMPLES[document, name]] for name in declared})
     assert "{{" not in script
+
+
+@pytest.mark.parametrize("document", sorted(DOCUMENTS))
+def test_script_fits_into_a_message_of_apiclient(document: str) -> None:
+    (step,) = DOCUMENTS[document]["mainSteps"]
+    (script,) = step["inputs"]["runCommand"]
+    # `apiclient exec` sends the command line as one message of at most 64 KiB: a list of numbers
+    # for the bytes, which takes at most four characters for each.
+    assert sum(len(f"{byte},") for byte in script.encode()) < 64 << 10
 
 
 # Stand-ins for Bottlerocket's tools, which print the lists of a directory.

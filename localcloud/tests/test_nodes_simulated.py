@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from .clouds import unique
 from .images import Pusher, busybox_layer, random_layer
 from .machines import CTR, HOST, Machines
+from .test_verification import Built, damage, planned, run_document, verify
 
 
 @pytest.fixture
@@ -38,6 +40,29 @@ def test_simulated_build_ends_in_snapshot_without_pulls(machines: Machines, inst
     started = machines.start_pod(worker, reference)
     assert (started["present"], started["requests"], started["simulated"]) == (True, 0, True)
     machines.terminate(worker)
+
+
+def test_verification_finds_damaged_blobs(machines: Machines, instance: str) -> None:
+    tag = unique("verify")
+    reference = Pusher(machines.cloud).push(f"team/{tag}:1", [random_layer(tag)])
+    images = planned(machines, instance, reference)
+    (line,) = run_document(machines, instance, "fingerprint", Level="full")
+    assert line.startswith("TREES 0 0 "), "nothing is unpacked"
+    snapshot, _ = machines.finish(instance)
+    built = Built(snapshot, images, line.split()[3])
+    for kind, expected in (
+        ("", []),
+        ("flipped-byte", ["BAD-BLOB sha256:… digest"]),
+        ("missing-blob", ["NAMES ii"]),
+    ):
+        source = damage(machines, snapshot, kind) if kind else snapshot
+        node = machines.launch(data={"SnapshotId": source, "VolumeSize": 3})
+        machines.await_ready(node)
+        found = verify(machines, node, built, "full")
+        short = [re.sub("sha256:[0-9a-f]+", "sha256:…", line) for line in found]
+        assert set(expected) < set(short), kind
+        assert "MOUNT unknown" in short
+        machines.terminate(node)
 
 
 def test_snapshot_loses_a_deleted_file(machines: Machines, instance: str) -> None:

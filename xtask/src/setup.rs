@@ -10,12 +10,13 @@ use crate::containerd;
 use crate::run::{Step, find, repository, scratch};
 
 /// Programs that the local cloud runs, with their Debian and Ubuntu packages.
-const LOCAL_CLOUD_PACKAGES: [(&str, &str); 10] = [
+const LOCAL_CLOUD_PACKAGES: [(&str, &str); 11] = [
     ("containerd", "containerd"),
     ("runc", "runc"),
     ("docker-registry", "docker-registry"),
     ("mkfs.xfs", "xfsprogs"),
     ("busybox", "busybox-static"),
+    ("jq", "jq"),
     // containerd unpacks layers with these if it finds them, as on Bottlerocket.
     ("igzip", "isal"),
     ("unpigz", "pigz"),

@@ -200,7 +200,8 @@ def _snapshot_content(kind: Kind, snapshots: Path) -> Callable[..., Answer]:
             case "GET", "blocks":
                 return 200, {"blocks": kind.changed_blocks(volume, base)}
         return 404, {
-            "error": f"snapshots/<snapshot-id>/ knows files, damage, search and blocks, not {verb!r}"
+            "error": "snapshots/<snapshot-id>/ knows files, damage, search and blocks, "
+            f"not {verb!r}"
         }
 
     return handle

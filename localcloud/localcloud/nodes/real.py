@@ -48,7 +48,7 @@ mount -t xfs -o loop,nouuid volume local
 """
 
 
-# Scripts that damage a volume, from its root. `largest` prints the largest file below a directory.
+# Scripts that damage a volume, from its root. `largest` prints the largest file in a directory.
 DAMAGE_FUNCTIONS = """
 set -e
 blobs=var/lib/containerd/io.containerd.content.v1.content/blobs/sha256
@@ -177,7 +177,8 @@ class RealNodes:
 
     def damage(self, volume: Path, damage: str) -> None:
         if damage == UNMOUNTABLE:
-            # The root directory's inode, behind an intact superblock: an empty volume would be formatted.
+            # The root directory's inode. The superblock stays, because a node formats a volume
+            # without one.
             with volume.open("r+b") as file:
                 file.seek(4096)
                 file.write(os.urandom((1 << 20) - 4096))

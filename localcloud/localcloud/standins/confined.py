@@ -33,8 +33,9 @@ def main() -> int:
     for word in words:
         if ".." in Path(word).parts:
             sys.exit(f"{program}: {word}: '..' is not simulated")
-    # Relative paths start at the root, as in a service.
-    return subprocess.call([real_program(program), *words], cwd=ROOT)
+    # A service without a working directory starts at the root.
+    here = Path.cwd()
+    return subprocess.call([real_program(program), *words], cwd=here if inside(here) else ROOT)
 
 
 def real_program(name: str) -> str:
@@ -46,7 +47,7 @@ def real_program(name: str) -> str:
 def executable(path: str) -> str:
     """Returns the program for find's `-exec`. It gets only paths below find's own."""
     name = Path(path).name
-    if name != "shred":
+    if name not in ("cat", "sha256sum", "shred"):
         sys.exit(f"find: -exec {path} is not simulated")
     return real_program(name)
 
@@ -74,8 +75,9 @@ def disk_usage(arguments: list[str]) -> int:
     size = int((ROOT / "local/.size").read_text())
     files = (f for f in (ROOT / "local").resolve().rglob("*") if not f.is_dir())
     used = size if FULL.exists() else sum(f.lstat().st_size for f in files)
-    values = {"size": size, "used": used, "avail": size - used, "target": "/local"}
+    values = {"size": size, "used": used, "avail": size - used, "target": "/local", "source": "-"}
     headers = {"size": "1B-blocks", "used": "Used", "avail": "Avail", "target": "Mounted on"}
+    headers["source"] = "Filesystem"
     unknown = [name for name in wanted if name not in values]
     if unknown:
         sys.exit(f"df: option --output: field {unknown[0]!r} unknown")

@@ -48,7 +48,10 @@ STANDINS = {
 }
 # On a simulated node these run confined to its directory: on the host nothing
 # else is found, in the containers they replace what could change a file.
-CONFINED = ("cat", "df", "find", "ls", "mkdir", "rm", "rmdir", "stat", "sync", "touch", "uname")
+CONFINED = (
+    *("cat", "df", "find", "ls", "mkdir", "rm", "rmdir", "sha256sum", "stat", "sync", "tee"),
+    *("touch", "uname"),
+)
 CHANGING = ("chmod", "cp", "mkdir", "mv", "rm", "tee", "touch")
 
 
@@ -127,6 +130,7 @@ class Node:
         return {
             "PATH": str(self._bin(place)),
             "HOME": "/root",
+            "TMPDIR": str(self.root / "tmp"),
             "LANG": "C.UTF-8",
             "LOCALCLOUD_ROOT": str(self.root),
             "LOCALCLOUD_BIN": str(self.shims / "bin"),
@@ -152,7 +156,7 @@ class Node:
             for name in ("sleep", "true", "false", "echo", "date"):
                 self._link("host", name)
             return
-        for name in HOST_TOOLS:
+        for name in (*HOST_TOOLS, "sha256sum"):
             self._link("host", name)
         if self.config["architecture"] == self.config["machine_architecture"]:
             self._link("host", "ctr", self.shims / "ctr")
@@ -469,8 +473,8 @@ def main() -> None:
     try:
         node.boot()
     except rootfs.UnmountableError as error:
-        # No service starts without /local, and the instance keeps running: var.mount requires it, and containerd and
-        # the host containers require /var.
+        # The instance keeps running, but no service starts: var.mount requires /local, and
+        # containerd and the host containers require /var.
         print(f"Failed to mount /local: {error}", file=sys.stderr, flush=True)
         node.halted = True
     except (OSError, subprocess.CalledProcessError) as error:

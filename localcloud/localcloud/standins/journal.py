@@ -12,6 +12,7 @@ from typing import Any
 PERSISTENT, VOLATILE = "var/log/journal", "run/log/journal"
 FILE = "system.journal"
 BOOT_ID = "run/localcloud/boot-id"
+KERNEL_LOG = "run/localcloud/kernel.log"
 
 
 class Journal:
@@ -27,6 +28,9 @@ class Journal:
         self._boot = uuid.uuid4().hex
         (root / BOOT_ID).write_text(self._boot)
         self._open(PERSISTENT)
+        kernel = root / KERNEL_LOG
+        for message in kernel.read_text().splitlines() if kernel.exists() else ():
+            self.write("", "kernel", 0, message)
 
     def _open(self, place: str) -> None:
         directory = self._root / place / self._machine_id

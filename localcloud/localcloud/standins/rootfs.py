@@ -23,6 +23,8 @@ HIDDEN = ("/dev", "/opt", "/proc", "/run", "/sys", "/tmp", "/var")  # noqa: S108
 """Directories of the machine that the node covers with its own."""
 DEVICES = ("full", "fuse", "null", "random", "tty", "urandom", "zero")
 SHIMS = "/run/localcloud"
+KERNEL_LOG = "kernel.log"
+"""Messages of the kernel about the data volume, for the journal."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 MNT_DETACH = 2
@@ -63,10 +65,8 @@ def enter(
     python: Path,
     cgroups: dict[str, str],
     containerd: Path,
-) -> list[str]:
+) -> None:
     """Switches this process to the node's root; needs namespaces of its own.
-
-    Returns the kernel's messages about the mount of the data volume.
 
     `directory` is an empty directory of the machine to mount on, `python` the
     prefix of the interpreter that runs the stand-ins, `cgroups` the node's
@@ -116,8 +116,11 @@ def enter(
     (root / "etc/resolv.conf").unlink(missing_ok=True)
     (root / "etc/resolv.conf").write_bytes(text)
 
+    # A static program. Containers can run it without any file of their image.
+    shutil.copy(shutil.which("busybox") or "/bin/busybox", root / "usr/bin/apiclient")
+    (shims / KERNEL_LOG).write_text("\n".join(messages))
+
     _pivot(root)
-    return messages
 
 
 def mount_volume(volume: Path, target: Path) -> list[str]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from content import Image, chain_ids, digest_of, manifest_for, print_checks, table
+from content import Image, chain_ids, check, digest_of, manifest_for, print_checks, table
 from this_node import FULL, ROOT, description, platform
 
 VERSION = "0.0.0-simulated"
@@ -29,7 +29,7 @@ class SimulatedStore:
 
     def __init__(self, directory: Path, platform: str) -> None:
         self.platform = platform
-        self.blobs = directory / "blobs/sha256"
+        self.blobs = directory / "io.containerd.content.v1.content/blobs/sha256"
         self.blobs.mkdir(parents=True, exist_ok=True)
         self._file = directory / "simulated.json"
         self.records: dict[str, Any] = {"images": {}, "snapshots": []}
@@ -90,6 +90,19 @@ class SimulatedStore:
             raise ValueError(f"failed to extract layer {diff_id}: {error}") from error
         if found != diff_id:
             raise ValueError(f"failed to extract layer {diff_id}: wrong diff id {found}")
+
+    def labels(self, digest: str) -> Iterator[str]:
+        """Returns the labels that lead from a manifest or an index to its parts."""
+        try:
+            content = json.loads(self.blob(digest) or b"{}")
+        except ValueError:
+            return  # A layer.
+        parts = {f"m.{n}": part for n, part in enumerate(content.get("manifests", []))}
+        parts |= {f"l.{n}": part for n, part in enumerate(content.get("layers", []))}
+        if isinstance(content.get("config"), dict) and "digest" in content["config"]:
+            parts["config"] = content["config"]
+        for name, part in parts.items():
+            yield f"containerd.io/gc.ref.content.{name}={part['digest']}"
 
     def collect_garbage(self) -> None:
         """Removes blobs without a reference from an image, as containerd does."""
@@ -213,7 +226,8 @@ def list_content(options: argparse.Namespace) -> None:
             return
         print("DIGEST\tSIZE\tAGE\tLABELS")
         for path in paths:
-            print(f"sha256:{path.name}\t{path.stat().st_size}B\t-\t-")
+            labels = ",".join(content.labels(f"sha256:{path.name}")) or "-"
+            print(f"sha256:{path.name}\t{path.stat().st_size}B\t-\t{labels}")
 
 
 def get_content(options: argparse.Namespace) -> None:
@@ -222,6 +236,19 @@ def get_content(options: argparse.Namespace) -> None:
     if blob is None:
         sys.exit(f"ctr: content {options.words[0]}: not found")
     sys.stdout.buffer.write(blob)
+
+
+def view_snapshot(_: argparse.Namespace) -> None:
+    """Prints no mount, because nothing is unpacked."""
+
+
+def run_nothing(options: argparse.Namespace) -> None:
+    """Accepts the start of a container whose image is unpacked, and runs nothing."""
+    with store() as content:
+        for image in content.images([f"name=={options.words[0]}"]):
+            if check(content, image).ready:
+                return
+    sys.exit(f"ctr: image {options.words[0]!r} is not unpacked")
 
 
 def show_version(_: argparse.Namespace) -> None:
@@ -240,6 +267,7 @@ COMMANDS = {
     ("images", "delete"): remove_images,
     ("content", "ls"): list_content,
     ("content", "get"): get_content,
+    ("snapshots", "view"): view_snapshot,
 }
 
 
@@ -251,11 +279,18 @@ def main() -> int:
     parser.add_argument("--force", action="store_true")
     parser.add_argument("--sync", action="store_true")
     parser.add_argument("--snapshotter")
+    for name in ("--detach", "--null-io", "--read-only"):
+        parser.add_argument(name, action="store_true")
+    for name in ("--memory-limit", "--mount", "--target"):
+        parser.add_argument(name)
     parser.add_argument("group")
     parser.add_argument("words", nargs="*")
     options = parser.parse_intermixed_args()
     if options.group == "version":
         show_version(options)
+        return 0
+    if options.group == "run":
+        run_nothing(options)
         return 0
     group = "images" if options.group in ("image", "i") else options.group
     verb = options.words.pop(0) if options.words else ""

@@ -218,7 +218,6 @@ impl Verification {
         let blobs = self.bad_blobs.iter().cloned();
         defects.extend(blobs.map(|(digest, problem)| Defect::Blob(digest, problem)));
         match (&self.trees, expected) {
-            (_, None) => {}
             (None, Some(_)) => defects.push(Defect::NoTrees),
             (Some(found), Some(expected)) if found.digest != *expected => {
                 defects.push(Defect::OtherTrees {
@@ -226,7 +225,7 @@ impl Verification {
                     expected: expected.clone(),
                 });
             }
-            (Some(_), Some(_)) => {}
+            (_, None) | (Some(_), Some(_)) => {}
         }
         let trees = self.bad_trees.iter().cloned();
         defects.extend(trees.map(|(number, problem)| Defect::Tree(number, problem)));
