@@ -139,7 +139,7 @@ locals {
   run_commands = {
     for stage, commands in {
       wait-for-ssm    = { documents = ["await-ready"], follow = "ssm:GetCommandInvocation" }
-      pull-images     = { documents = ["pull-images", "image-status"], follow = "ssm:GetCommandInvocation" }
+      pull-images     = { documents = ["pull-images"], follow = "ssm:GetCommandInvocation" }
       create-snapshot = { documents = ["power-off"], follow = "ssm:ListCommandInvocations" }
       } : stage => [
       {

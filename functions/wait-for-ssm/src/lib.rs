@@ -1,8 +1,8 @@
 //! Waits until a builder accepts commands and can pull.
 //!
 //! **Before:** the builder runs.
-//! **After:** the agent is online, the admin container and containerd answer, and the kubelet is masked. The versions on the
-//! builder are known.
+//! **After:** the agent is online, the admin container and containerd answer, and the kubelet is masked. The versions and
+//! the vCPUs of the builder are known.
 //! **Called again:** repeats the same checks. Their only effect is that the kubelet stays masked.
 //! **Errors:** `NeverReady` after the timeout; `BuilderLost` if the builder no longer runs.
 
@@ -15,7 +15,7 @@ use prepull_aws::run_command::run_document;
 use prepull_aws::ssm::types::{InstanceInformationStringFilter, PingStatus};
 use prepull_aws::{Clients, Deadline, StageResult};
 use prepull_domain::StageError;
-use prepull_domain::build::payload::{BuilderInput, NodeInfo};
+use prepull_domain::build::payload::{BuilderInput, NodeInfo, ReadyBuilder};
 use prepull_domain::node::{Document, ReadyNode};
 
 /// Poll interval for the SSM agent.
@@ -40,7 +40,7 @@ pub struct Settings {
     pub name: String,
 }
 
-/// Waits until the builder of `input` is ready and returns the versions on it.
+/// Waits until the builder of `input` is ready and returns its versions and vCPUs.
 ///
 /// # Errors
 /// See the crate's documentation.
@@ -49,7 +49,7 @@ pub async fn handle(
     settings: &Settings,
     input: BuilderInput,
     deadline: Deadline,
-) -> Result<NodeInfo, StageError> {
+) -> Result<ReadyBuilder, StageError> {
     // The last completed check, for the error message.
     let waiting_for = RefCell::new("its SSM agent to register".to_owned());
     let node = deadline
@@ -65,12 +65,15 @@ pub async fn handle(
             Ok(None)
         })
         .await?;
-    Ok(NodeInfo {
-        bottlerocket_version: node.bottlerocket_version,
-        containerd_version: node.containerd_version,
-        kernel_version: node.kernel_version,
-        snapshotter: node.snapshotter,
-        ready_at: Timestamp::now(),
+    Ok(ReadyBuilder {
+        node: NodeInfo {
+            bottlerocket_version: node.bottlerocket_version,
+            containerd_version: node.containerd_version,
+            kernel_version: node.kernel_version,
+            snapshotter: node.snapshotter,
+            ready_at: Timestamp::now(),
+        },
+        vcpus: node.vcpus,
     })
 }
 

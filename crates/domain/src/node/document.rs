@@ -1,12 +1,34 @@
 //! The SSM documents that the stages run on a builder.
 
+use std::time::Duration;
+
 use strum::{Display, VariantArray};
 
 /// Maximum bytes of the parameters of a command.
 ///
 /// Source: Systems Manager API reference, `CreateDocument`: a document has at most 64 KB, including its parameters at runtime.
 /// A test checks that this leaves enough for each document.
-pub const MAX_PARAMETER_BYTES: usize = 56_000;
+pub const MAX_PARAMETER_BYTES: usize = 54_000;
+
+/// Value of the parameter `Changes` of the document `pull-images` without changes.
+pub const NO_CHANGES: &str = "none";
+
+/// Returns the parameters of the document `pull-images`.
+///
+/// `images` are the requests of [`crate::ImageReference::status_request`], separated by spaces. `changes` refer to their
+/// positions.
+#[must_use]
+pub fn pull_images_parameters(
+    images: String,
+    changes: &str,
+    wait: Duration,
+) -> [(&'static str, String); 3] {
+    [
+        ("Images", images),
+        ("Changes", changes.to_owned()),
+        ("WaitSeconds", wait.as_secs().to_string()),
+    ]
+}
 
 /// An SSM document. Terraform creates one from each file in `infra/documents`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Display, VariantArray)]
@@ -14,10 +36,8 @@ pub const MAX_PARAMETER_BYTES: usize = 56_000;
 pub enum Document {
     /// Waits until the builder is ready.
     AwaitReady,
-    /// Starts pulls, removes images, and sets labels.
+    /// Starts pulls and waits for them, removes images, sets labels, and prints the state of images and data volume.
     PullImages,
-    /// Prints the state of the images and the data volume.
-    ImageStatus,
     /// Scrubs the data volume and powers the builder off.
     PowerOff,
 }
