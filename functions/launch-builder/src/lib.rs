@@ -19,12 +19,12 @@ use std::time::Duration;
 use prepull_aws::ec2::error::ProvideErrorMetadata;
 use prepull_aws::ec2::types::InstanceStateName;
 use prepull_aws::instances::{self, InstanceRecord, not_known};
-use prepull_aws::{AwsError, Clients, Deadline, StageResult};
+use prepull_aws::{AwsError, Clients, Deadline, Pace, StageResult};
 use prepull_domain::build::payload::{Base, Builder, LaunchInput, Target};
 use prepull_domain::{InstanceId, InvalidConfig, StageError, SubnetId};
 
 /// Poll interval for the instance state. A launch takes about 16 s.
-const POLL: Duration = Duration::from_secs(1);
+const POLL: Pace = Pace::up_to(Duration::from_secs(1));
 
 /// Time during which EC2 may not list an instance that it has launched.
 const LISTED_WITHIN: Duration = Duration::from_secs(30);

@@ -52,10 +52,7 @@ pub(crate) enum Change {
     /// Unpins a name that is not planned.
     UnpinName(ImageName),
     /// Removes a name after the pulls, if all of them succeeded.
-    Remove {
-        name: ImageName,
-        digest: Digest,
-    },
+    Remove { name: ImageName, digest: Digest },
 }
 
 impl Change {
@@ -210,11 +207,7 @@ pub(crate) fn pulled_before(target: &Target, status: &ImageStatus) -> usize {
 ///
 /// # Errors
 /// `PullFailed`, `DiskFull` or `VerifyFailed` if no further step can help.
-pub(crate) fn next(
-    target: &Target,
-    vcpus: u16,
-    status: &ImageStatus,
-) -> Result<Next, StageError> {
+pub(crate) fn next(target: &Target, vcpus: u16, status: &ImageStatus) -> Result<Next, StageError> {
     let planned = Planned::all(target, status);
     let missing: Vec<_> = planned.iter().filter(|image| !image.is_present()).collect();
     for image in &missing {

@@ -11,9 +11,7 @@ use std::time::Duration;
 use prepull_aws::Deadline;
 use prepull_aws::ec2::types::InstanceStateName;
 use prepull_aws::ssm::types::CommandInvocationStatus;
-use prepull_domain::build::payload::{
-    Base, DiskUsage, Pinning, PlannedImage, PullInput, Target,
-};
+use prepull_domain::build::payload::{Base, DiskUsage, Pinning, PlannedImage, PullInput, Target};
 use prepull_domain::node::{Document, MAX_PARAMETER_BYTES};
 use prepull_domain::{Bytes, ImageReference};
 use prepull_fuzzing::{IMAGE_REFERENCES, NODE_OUTPUTS, mutated};

@@ -13,13 +13,17 @@ use jiff::{SignedDuration, Timestamp};
 use prepull_aws::instances::ensure_running;
 use prepull_aws::run_command::run_document;
 use prepull_aws::ssm::types::{InstanceInformationStringFilter, PingStatus};
-use prepull_aws::{Clients, Deadline, StageResult};
+use prepull_aws::{Clients, Deadline, Pace, StageResult};
 use prepull_domain::StageError;
 use prepull_domain::build::payload::{BuilderInput, NodeInfo, ReadyBuilder};
 use prepull_domain::node::{Document, ReadyNode};
+use tokio::time::Instant;
 
 /// Poll interval for the SSM agent.
-const POLL: Duration = Duration::from_secs(1);
+const POLL: Pace = Pace::up_to(Duration::from_secs(1));
+
+/// Interval between checks that the builder still runs.
+const BUILDER_CHECK: Duration = Duration::from_secs(5);
 
 /// Maximum time from the launch until the builder is ready.
 ///
@@ -52,8 +56,13 @@ pub async fn handle(
 ) -> Result<ReadyBuilder, StageError> {
     // The last completed check, for the error message.
     let waiting_for = RefCell::new("its SSM agent to register".to_owned());
+    let mut looked = None;
     let node = deadline
         .poll(POLL, "waiting for the builder to be ready", async || {
+            if looked.is_none_or(|looked: Instant| looked.elapsed() >= BUILDER_CHECK) {
+                looked = Some(Instant::now());
+                ensure_running(clients, &input.builder.instance_id).await?;
+            }
             let ready = check(clients, settings, &input, deadline).await?;
             match ready {
                 Ready::Yes(node) => return Ok(Some(node)),
@@ -91,7 +100,6 @@ async fn check(
     deadline: Deadline,
 ) -> Result<Ready, StageError> {
     let id = &input.builder.instance_id;
-    ensure_running(clients, id).await?;
     let mut known = clients
         .ssm
         .describe_instance_information()

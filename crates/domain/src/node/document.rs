@@ -10,6 +10,10 @@ use strum::{Display, VariantArray};
 /// A test checks that this leaves enough for each document.
 pub const MAX_PARAMETER_BYTES: usize = 54_000;
 
+/// Maximum bytes of the images' names in a command. The rest of [`MAX_PARAMETER_BYTES`] is room for the changes, of which
+/// 200 pulls with their order need less than 6,000.
+pub const MAX_NAMES_BYTES: usize = 46_000;
+
 /// Value of the parameter `Changes` of the document `pull-images` without changes.
 pub const NO_CHANGES: &str = "none";
 

@@ -7,7 +7,9 @@ mod output;
 mod ready_node;
 
 pub use disk::{Disk, FILL_LIMIT};
-pub use document::{Document, MAX_PARAMETER_BYTES, NO_CHANGES, pull_images_parameters};
+pub use document::{
+    Document, MAX_NAMES_BYTES, MAX_PARAMETER_BYTES, NO_CHANGES, pull_images_parameters,
+};
 pub use image_status::{
     ImageName, ImageStatus, NameRecord, OtherName, PullAttempt, PullState, Usable,
 };
