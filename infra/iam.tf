@@ -202,7 +202,7 @@ locals {
   run_commands = {
     for stage, commands in {
       wait-for-ssm    = { documents = ["await-ready"], follow = "ssm:GetCommandInvocation" }
-      pull-images     = { documents = ["pull-images", "image-status"], follow = "ssm:GetCommandInvocation" }
+      pull-images     = { documents = ["pull-images"], follow = "ssm:GetCommandInvocation" }
       create-snapshot = { documents = ["fingerprint", "power-off"], follow = "ssm:ListCommandInvocations" }
       verify-snapshot = { documents = ["await-ready", "verify"], follow = "ssm:GetCommandInvocation" }
       } : stage => [

@@ -26,10 +26,11 @@ PARAMETERS = [
 # A valid value of each parameter. A new parameter needs one.
 SAMPLES = {
     ("fingerprint", "Level"): "records",
-    ("image-status", "Names"): (
+    ("pull-images", "Images"): (
         "registry.example.com:5000/api@sha256:0:v1 docker.io/library/a@sha256:0"
     ),
-    ("pull-images", "Changes"): "pull-pinned,1,docker.io/team/api@sha256:0 unpin,docker.io/b:1",
+    ("pull-images", "Changes"): "none pull-pinned,1-1,0-1 remove,docker.io/b:1",
+    ("pull-images", "WaitSeconds"): "15",
     ("verify", "Images"): "registry.example.com:5000/api@sha256:0:v1 docker.io/library/a@sha256:0",
     ("verify", "Level"): "full",
     ("verify", "Trees"): "0123456789abcdef" * 4,
@@ -40,9 +41,10 @@ METACHARACTERS = [c for c in map(chr, range(128)) if not re.match(r"[A-Za-z0-9 ,
 
 
 def accepts(document: str, name: str, value: str) -> bool:
+    declared = DOCUMENTS[document]["parameters"]
+    given = {other: [SAMPLES[document, other]] for other in declared} | {name: [value]}
     try:
-        others = {n: [SAMPLES[d, n]] for d, n in SAMPLES if d == document}
-        check_parameters(DOCUMENTS[document]["parameters"], others | {name: [value]})
+        check_parameters(declared, given)
     except SsmError:
         return False
     return True
@@ -50,7 +52,7 @@ def accepts(document: str, name: str, value: str) -> bool:
 
 def test_every_document_is_checked() -> None:
     assert {document for document, _, _ in PARAMETERS} == {document for document, _ in SAMPLES}
-    assert len(DOCUMENTS) == 6
+    assert len(DOCUMENTS) == 5
 
 
 @pytest.mark.parametrize(("document", "name", "rule"), PARAMETERS)
@@ -106,19 +108,27 @@ SHELTIE = """#!/bin/bash
 case "$*" in
   *" images ls") cat listed ;;
   *" images check") cat checked ;;
-  systemctl*) cat units ;;
+  "systemctl show"*) cat units ;;
+  systemctl* | systemd-run* | *" images "*) printf '%s\n' "$*" >>changes ;;
   journalctl*) printf 'level=fatal msg="%01500d"\n' 0 ;;
   df*) printf 'size used\n1000 300\n' ;;
 esac
 """
 
 
-def image_status(directory: Path, names: list[str]) -> list[str]:
-    """Returns the output of `image-status` for the lists in the directory."""
+def pull_images(directory: Path, names: list[str], changes: str = "none") -> list[str]:
+    """Returns the output of `pull-images` for the lists in the directory.
+
+    The commands that change something are in the file `changes` there.
+    """
+    for file in ("units", "listed", "checked", "changes"):
+        (directory / file).touch()
     for name, script in (("apiclient", APICLIENT), ("sheltie", SHELTIE)):
         (directory / name).write_text(script)
         (directory / name).chmod(0o755)
-    script, _ = shell_script(DOCUMENTS["image-status"], {"Names": [" ".join(names)]})
+    parameters = {"Images": [" ".join(names)], "Changes": [changes], "WaitSeconds": ["9"]}
+    check_parameters(DOCUMENTS["pull-images"]["parameters"], parameters)
+    script, _ = shell_script(DOCUMENTS["pull-images"], parameters)
     environment = os.environ | {"PATH": f"{directory}:{os.environ['PATH']}"}
     run = subprocess.run(
         ["bash", "-c", script], cwd=directory, env=environment, capture_output=True, check=True
@@ -126,10 +136,9 @@ def image_status(directory: Path, names: list[str]) -> list[str]:
     return run.stdout.decode().splitlines()
 
 
-def test_image_status_tells_the_states_of_names_apart(tmp_path: Path) -> None:
+def test_pull_images_tells_the_states_of_names_apart(tmp_path: Path) -> None:
     a, b = (f"sha256:{digit * 64}" for digit in "ab")
     pinned = "io.cri-containerd.pinned=pinned"
-    (tmp_path / "units").touch()
     (tmp_path / "listed").write_text(
         "REF TYPE DIGEST SIZE PLATFORMS LABELS\n"
         f"r/a@{a} t {a} 1 p {pinned}\nr/a:1 t {a} 1 p {pinned}\n"
@@ -141,10 +150,10 @@ def test_image_status_tells_the_states_of_names_apart(tmp_path: Path) -> None:
         f"r/c@{b} t {b} incomplete (1/2) 1/1 true\n"
     )
     names = [f"r/a@{a}:1", f"r/b@{b}:1", f"r/c@{b}:1", f"r/a@{a}"]
-    assert "NAMES UUpmi-U" in image_status(tmp_path, names)
+    assert "NAMES UUpmi-U" in pull_images(tmp_path, names)
 
 
-def test_image_status_of_200_images_fits_into_the_output(tmp_path: Path) -> None:
+def test_status_of_200_images_fits_into_the_output(tmp_path: Path) -> None:
     digests = [f"sha256:{number:064x}" for number in range(400)]
     repository = "registry.example.com/" + "p" * 97
     wanted = [(f"{repository}/{n:03}", digests[n]) for n in range(200)]
@@ -165,9 +174,94 @@ def test_image_status_of_200_images_fits_into_the_output(tmp_path: Path) -> None
         for attempt in (1, 2)
     ]
     (tmp_path / "units").write_text("".join(units))
-    output = image_status(tmp_path, [f"{name}@{digest}:v1" for name, digest in wanted])
+    output = pull_images(tmp_path, [f"{name}@{digest}:v1" for name, digest in wanted])
     assert "NAMES " + "u" * 400 in output
     assert output[-1] == "END"
     # Run Command keeps 24,000 characters.
     assert len("\n".join(output)) < 24_000
     assert any(line.startswith("MORE ") for line in output)
+
+
+A, B = (f"sha256:{digit * 64}" for digit in "ab")
+IMAGES = [f"r/a@{A}:1", f"r/b@{B}", f"r/a@{A}:2"]
+
+
+def unit(name: str, active: str, sub: str, job: str = "") -> str:
+    return f"Id=prepull-pull-{name}.service\nActiveState={active}\nSubState={sub}\nJob={job}\n\n"
+
+
+def changed(directory: Path) -> list[str]:
+    return (directory / "changes").read_text().splitlines()
+
+
+def test_pull_follows_others_and_sets_every_tag(tmp_path: Path) -> None:
+    (tmp_path / "units").write_text(unit("1-1", "active", "exited"))
+    output = pull_images(tmp_path, IMAGES, "pull,1-1 pull-pinned,0-2,1-1,4-1")
+    assert output[:2] == ["FINISHED 1", "UNIT 1 1 active exited"]
+    # The second image has a unit.
+    (started,) = changed(tmp_path)
+    assert started.startswith("systemd-run --quiet --no-block --unit=prepull-pull-0-2.service ")
+    for word in (
+        "--property=Type=oneshot",
+        "--property=RemainAfterExit=yes",
+        "--property=After=prepull-pull-1-1.service prepull-pull-4-1.service",
+        f"images tag --force r/a@{A} r/a:1",
+        f"images tag --force r/a@{A} r/a:2",
+        "images label r/a:1 io.cri-containerd.pinned=pinned",
+        f"--source=r/a@{A}",
+        "--label=io.cri-containerd.pinned=pinned",
+    ):
+        assert word in started, started
+
+
+def test_retry_of_a_pull_starts_once(tmp_path: Path) -> None:
+    first = unit("0-1", "failed", "failed")
+    (tmp_path / "units").write_text(first)
+    pull_images(tmp_path, IMAGES, "pull,0-2")
+    assert "--unit=prepull-pull-0-2.service" in changed(tmp_path)[0]
+    (tmp_path / "changes").unlink()
+    (tmp_path / "units").write_text(unit("0-2", "active", "exited") + first)
+    assert "UNIT 0 2 active exited" in pull_images(tmp_path, IMAGES, "pull,0-1 pull,0-2")
+    assert changed(tmp_path) == []
+
+
+def test_waiting_pull_is_queued_and_waited_for(tmp_path: Path) -> None:
+    units = unit("0-1", "activating", "start-post", "7") + unit("1-1", "inactive", "dead", "9")
+    (tmp_path / "units").write_text(units)
+    output = pull_images(tmp_path, IMAGES)
+    assert {"FINISHED 0", "UNIT 0 1 activating start-post", "UNIT 1 1 queued dead"} <= set(output)
+    (waited,) = changed(tmp_path)
+    assert waited.startswith("systemd-run --quiet --wait --collect --unit=prepull-wait-")
+    assert "prepull-pull-0-1.service" in waited and "prepull-pull-1-1.service" in waited
+
+
+@pytest.mark.parametrize(
+    ("units", "removes"),
+    [
+        ("", True),
+        (unit("0-1", "active", "exited"), True),
+        (unit("0-1", "failed", "failed") + unit("0-2", "active", "exited"), True),
+        (unit("0-1", "failed", "failed"), False),
+        (unit("0-1", "activating", "start", "7"), False),
+        (unit("0-1", "active", "exited") + unit("1-1", "inactive", "dead", "9"), False),
+    ],
+)
+def test_removal_needs_successful_pulls(tmp_path: Path, units: str, removes: bool) -> None:
+    (tmp_path / "units").write_text(units)
+    pull_images(tmp_path, IMAGES, "remove,r/old:1 remove,r/old:2")
+    removals = [line for line in changed(tmp_path) if "images rm" in line]
+    assert [line.endswith("images rm --sync r/old:1 r/old:2") for line in removals] == (
+        [True] if removes else []
+    )
+
+
+def test_changes_refer_to_positions(tmp_path: Path) -> None:
+    pull_images(tmp_path, IMAGES, "tag,2 pin,0 unpin,1 unpin-name,ecr.aws/arn:x")
+    words = [line.partition(" images ")[2] for line in changed(tmp_path)]
+    assert words == [
+        f"tag --force r/a@{A} r/a:2",
+        f"label r/a@{A} io.cri-containerd.pinned=pinned",
+        "label r/a:1 io.cri-containerd.pinned=pinned",
+        f"label r/b@{B} io.cri-containerd.pinned=",
+        "label ecr.aws/arn:x io.cri-containerd.pinned=",
+    ]

@@ -189,3 +189,76 @@ def test_volume_has_its_nominal_size(machines: Machines, instance: str) -> None:
     )
     assert int(size) == 2 << 30
     assert 0 < int(used) < 1 << 20
+
+
+QUEUE = (
+    f"{HOST} systemd-run --quiet --no-block --property=Type=oneshot --property=RemainAfterExit=yes"
+)
+
+
+def states(machines: Machines, instance: str, *units: str) -> list[list[str]]:
+    """Returns ActiveState, SubState and whether there is a job."""
+    show = f"{HOST} systemctl show --property=ActiveState,SubState,Job"
+    shown = machines.succeed(instance, f"{show} {' '.join(units)}")
+    lines = [line.partition("=") for line in shown.split("\n") if line]
+    values = ["job" if name == "Job" and value else value for name, _, value in lines]
+    return [values[at : at + 3] for at in range(0, len(values), 3)]
+
+
+def test_queued_unit_starts_after_failure_of_another(machines: Machines, instance: str) -> None:
+    machines.succeed(
+        instance,
+        f"{QUEUE} --unit=first sleep 1\n"
+        # Without an argument, it fails.
+        f"{QUEUE} --unit=second --property=After=first.service rm\n"
+        f"{QUEUE} --unit=third '--property=After=second.service absent.service' true\n",
+    )
+    assert states(machines, instance, "first", "second", "third") == [
+        ["activating", "start", "job"],
+        ["inactive", "dead", "job"],
+        ["inactive", "dead", "job"],
+    ]
+    # A unit after the others starts at their end.
+    machines.succeed(
+        instance,
+        f"{HOST} systemd-run --wait --collect --property=Type=oneshot --unit=waiter"
+        " --property=After=third.service true",
+    )
+    assert states(machines, instance, "first", "second", "third", "waiter") == [
+        ["active", "exited", ""],
+        ["failed", "failed", ""],
+        ["active", "exited", ""],
+        ["inactive", "dead", ""],
+    ]
+
+
+def test_stop_cancels_a_queued_unit(machines: Machines, instance: str) -> None:
+    said = machines.succeed(
+        instance,
+        f"{QUEUE} --unit=slow sleep 30\n"
+        f"timeout 1 {HOST} systemd-run --quiet --wait --collect --property=Type=oneshot"
+        " --property=After=slow.service --unit=waiter touch /local/late; echo code=$?\n"
+        f"{HOST} systemctl stop waiter slow\n",
+    )
+    assert "code=124" in said
+    assert states(machines, instance, "waiter") == [["inactive", "dead", ""]]
+    assert machines.run(instance, f"{HOST} ls /local/late")[0] == "Failed"
+
+
+def test_start_post_runs_after_success_only(machines: Machines, instance: str) -> None:
+    post = "--property=ExecStartPost"
+    machines.succeed(
+        instance,
+        f"{QUEUE} --unit=good '{post}=-/usr/bin/false' '{post}=/usr/bin/touch /local/good' true\n"
+        f"{QUEUE} --unit=bad '{post}=/usr/bin/touch /local/bad' false\n"
+        f"{QUEUE} --unit=strict '{post}=/usr/bin/false' true\n"
+        f"{HOST} systemd-run --wait --collect --property=Type=oneshot"
+        " '--property=After=good.service bad.service strict.service' true",
+    )
+    assert states(machines, instance, "good", "bad", "strict") == [
+        ["active", "exited", ""],
+        ["failed", "failed", ""],
+        ["failed", "failed", ""],
+    ]
+    assert machines.run(instance, f"{HOST} ls /local/good")[0] == "Success"
+    assert machines.run(instance, f"{HOST} ls /local/bad")[0] == "Failed"

@@ -18,7 +18,9 @@ use prepull_aws::ssm::types::{InstanceInformationStringFilter, PingStatus};
 use prepull_aws::{
     AwsError as _, Deadline, StageResult as _, instances, parameters, run_command, tag,
 };
-use prepull_domain::node::{Document, ImageStatus, ReadyNode, Usable};
+use prepull_domain::node::{
+    Document, ImageStatus, NO_CHANGES, ReadyNode, Usable, pull_images_parameters,
+};
 use prepull_domain::{CacheConfig, InstanceId, Manifest, SnapshotId, names};
 
 use crate::{NAME, NODE_TAG, Suite, questions};
@@ -98,7 +100,7 @@ pub async fn start_all(suite: &mut Suite) -> Result<()> {
                 "Does a node of the variant {variant} use a snapshot of {}?",
                 suite.options.variant
             ),
-            "`RunInstances`, Run Command with the document `image-status`",
+            "`RunInstances`, Run Command with the document `pull-images`",
             result.map(|()| ("Yes.".to_owned(), Vec::new())),
         );
     }
@@ -178,7 +180,7 @@ impl Nodes {
         if node.purpose == Purpose::Questions {
             suite.sheet.answer(
                 "Does a node from the snapshot have every image by tag and by digest, without a pull?",
-                "Run Command with the document `image-status`, on a node without a cluster",
+                "Run Command with the document `pull-images`, on a node without a cluster",
                 "Yes.",
                 images,
             );
@@ -367,8 +369,8 @@ impl Nodes {
         let output = run_command::run_document(
             &suite.clients,
             &node.id,
-            &Document::ImageStatus.name(NAME),
-            &[("Names", names.join(" "))],
+            &Document::PullImages.name(NAME),
+            &pull_images_parameters(names.join(" "), NO_CHANGES, Duration::ZERO),
             Deadline::after(COMMAND_LIMIT),
         )
         .await?;

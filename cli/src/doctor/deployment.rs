@@ -147,7 +147,6 @@ fn content(document: Document) -> &'static str {
     match document {
         Document::AwaitReady => include_str!("../../../infra/documents/await-ready.yaml"),
         Document::PullImages => include_str!("../../../infra/documents/pull-images.yaml"),
-        Document::ImageStatus => include_str!("../../../infra/documents/image-status.yaml"),
         Document::Fingerprint => include_str!("../../../infra/documents/fingerprint.yaml"),
         Document::PowerOff => include_str!("../../../infra/documents/power-off.yaml"),
         Document::Verify => include_str!("../../../infra/documents/verify.yaml"),

@@ -493,7 +493,7 @@ fn of_builder(account: &Account, caches: &Caches) -> Vec<Need> {
 fn documents(stage: Stage) -> &'static [Document] {
     match stage {
         Stage::WaitForSsm => &[Document::AwaitReady],
-        Stage::PullImages => &[Document::PullImages, Document::ImageStatus],
+        Stage::PullImages => &[Document::PullImages],
         Stage::CreateSnapshot => &[Document::Fingerprint, Document::PowerOff],
         Stage::VerifySnapshot => &[Document::AwaitReady, Document::Verify],
         _ => &[],

@@ -30,4 +30,4 @@ pub use error::{AwsError, StageResult};
 pub use events::emit as emit_event;
 pub use lambda::{required_variable, run};
 pub use tags::{MAX_FILTER_VALUES, tag, tag_filter, tag_specification, tag_value, target_filters};
-pub use wait::{Deadline, timestamp};
+pub use wait::{Deadline, Pace, timestamp};

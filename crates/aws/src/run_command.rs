@@ -10,10 +10,13 @@ use prepull_domain::{InstanceId, StageError, excerpt};
 use tokio::time::Instant;
 
 use crate::instances::ensure_running;
-use crate::{AwsError, Clients, Deadline, StageResult, timestamp};
+use crate::{AwsError, Clients, Deadline, Pace, StageResult, timestamp};
+
+/// Pause before the first poll for a command. No command ends sooner.
+const FIRST: Duration = Duration::from_millis(500);
 
 /// Poll interval for a command.
-const POLL: Duration = Duration::from_millis(500);
+const POLL: Pace = Pace::up_to(Duration::from_secs(2));
 
 /// Interval between checks that the builder still runs. The command of a terminated builder stays `InProgress` until its
 /// own timeout.
@@ -135,18 +138,16 @@ async fn follow(
     deadline: Deadline,
 ) -> Result<Ended, StageError> {
     let mut looked = Instant::now();
+    let waiting_for = format!("waiting for `{document}` to end");
+    deadline.pause(FIRST, &waiting_for).await?;
     deadline
-        .poll(
-            POLL,
-            &format!("waiting for `{document}` to end"),
-            async || {
-                if looked.elapsed() >= BUILDER_CHECK {
-                    looked = Instant::now();
-                    ensure_running(clients, instance).await?;
-                }
-                ended(clients, instance, command_id).await
-            },
-        )
+        .poll(POLL, &waiting_for, async || {
+            if looked.elapsed() >= BUILDER_CHECK {
+                looked = Instant::now();
+                ensure_running(clients, instance).await?;
+            }
+            ended(clients, instance, command_id).await
+        })
         .await
 }
 

@@ -9,6 +9,39 @@ use tokio::time::Instant;
 /// Time before the function's timeout at which a stage stops waiting, so that its answer still arrives.
 const MARGIN: Duration = Duration::from_secs(5);
 
+/// The interval between two polls. It grows with the time already waited, so that short waits end promptly and long ones
+/// need few calls.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    shortest: Duration,
+    longest: Duration,
+}
+
+impl Pace {
+    /// Returns an interval of an eighth of the time already waited, from half a second to `longest`.
+    #[must_use]
+    pub const fn up_to(longest: Duration) -> Self {
+        Self {
+            shortest: Duration::from_millis(500),
+            longest,
+        }
+    }
+
+    fn after(self, waited: Duration) -> Duration {
+        (waited / 8).max(self.shortest).min(self.longest)
+    }
+}
+
+impl From<Duration> for Pace {
+    /// Returns a constant interval.
+    fn from(interval: Duration) -> Self {
+        Self {
+            shortest: interval,
+            longest: interval,
+        }
+    }
+}
+
 /// The time by which a stage must answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
@@ -35,23 +68,24 @@ impl Deadline {
         self.min(Self::after(left))
     }
 
-    /// Calls `question` every `interval` until it has an answer. An error ends the wait at once. It calls `question` at least
+    /// Calls `question` at every `pace` until it has an answer. An error ends the wait at once. It calls `question` at least
     /// once, and fails with [`StageError::StillRunning`] if the deadline comes before the next call.
     ///
     /// # Errors
     /// The error of `question`, or [`StageError::StillRunning`] with `waiting_for`.
     pub async fn poll<T>(
         self,
-        interval: Duration,
+        pace: impl Into<Pace>,
         waiting_for: &str,
         mut question: impl AsyncFnMut() -> Result<Option<T>, StageError>,
     ) -> Result<T, StageError> {
+        let (pace, start) = (pace.into(), Instant::now());
         loop {
             // Boxed, because the SDK's futures are nested so deeply that a few more levels exceed the compiler's limit.
             if let Some(answer) = Box::pin(question()).await? {
                 return Ok(answer);
             }
-            self.pause(interval, waiting_for).await?;
+            self.pause(pace.after(start.elapsed()), waiting_for).await?;
         }
     }
 
@@ -122,6 +156,21 @@ mod tests {
             Err(StageError::StillRunning("the instance to stop".into()))
         );
         assert!(start.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn pace_grows_with_the_time_waited() {
+        let pace = Pace::up_to(Duration::from_secs(2));
+        let after = [0, 4, 8, 16, 60].map(|seconds| pace.after(Duration::from_secs(seconds)));
+        assert_eq!(
+            after.map(|interval| interval.as_millis()),
+            [500, 500, 1_000, 2_000, 2_000]
+        );
+        let constant = Pace::from(Duration::from_secs(3));
+        assert_eq!(
+            constant.after(Duration::from_secs(60)),
+            Duration::from_secs(3)
+        );
     }
 
     #[tokio::test(start_paused = true)]

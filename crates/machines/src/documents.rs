@@ -42,7 +42,6 @@ fn script(document: Document, parameters: &[(&'static str, String)]) -> String {
     let yaml = match document {
         Document::AwaitReady => include_str!("../../../infra/documents/await-ready.yaml"),
         Document::Fingerprint => include_str!("../../../infra/documents/fingerprint.yaml"),
-        Document::ImageStatus => include_str!("../../../infra/documents/image-status.yaml"),
         Document::PowerOff => include_str!("../../../infra/documents/power-off.yaml"),
         Document::PullImages => include_str!("../../../infra/documents/pull-images.yaml"),
         Document::Verify => include_str!("../../../infra/documents/verify.yaml"),

@@ -7,14 +7,14 @@ use jiff::Timestamp;
 use prepull_aws::ec2::error::ProvideErrorMetadata;
 use prepull_aws::ec2::types::{Filter, InstanceStateName};
 use prepull_aws::instances::{self, InstanceRecord, not_known};
-use prepull_aws::{AwsError, Clients, Deadline, tag_filter, target_filters};
+use prepull_aws::{AwsError, Clients, Deadline, Pace, tag_filter, target_filters};
 use prepull_domain::build::payload::{Ami, Base, Builder, Target};
 use prepull_domain::{InstanceId, InvalidConfig, SnapshotId, StageError, SubnetId, names};
 
 use crate::request;
 
 /// Poll interval for the instance state. A launch takes about 16 s.
-const POLL: Duration = Duration::from_secs(1);
+const POLL: Pace = Pace::up_to(Duration::from_secs(1));
 
 /// Time during which EC2 may not list an instance that it has launched.
 const LISTED_WITHIN: Duration = Duration::from_secs(30);

@@ -7,15 +7,19 @@ use jiff::{SignedDuration, Timestamp};
 use prepull_aws::instances::ensure_running;
 use prepull_aws::run_command::run_document;
 use prepull_aws::ssm::types::{InstanceInformationStringFilter, PingStatus};
-use prepull_aws::{Clients, Deadline, StageResult};
+use prepull_aws::{Clients, Deadline, Pace, StageResult};
 use prepull_domain::StageError;
 use prepull_domain::build::payload::Builder;
 use prepull_domain::node::{Document, ReadyNode};
+use tokio::time::Instant;
 
 use crate::Documents;
 
 /// Poll interval for the SSM agent.
-const POLL: Duration = Duration::from_secs(1);
+const POLL: Pace = Pace::up_to(Duration::from_secs(1));
+
+/// Interval between checks that the instance still runs.
+const RUNNING_CHECK: Duration = Duration::from_secs(5);
 
 /// Maximum time from the launch until an instance is ready.
 ///
@@ -42,8 +46,13 @@ pub async fn await_ready(
 ) -> Result<ReadyNode, StageError> {
     // The last completed check, for the error message.
     let waiting_for = RefCell::new("its SSM agent to register".to_owned());
+    let mut looked = None;
     deadline
         .poll(POLL, "waiting for the instance to be ready", async || {
+            if looked.is_none_or(|looked: Instant| looked.elapsed() >= RUNNING_CHECK) {
+                looked = Some(Instant::now());
+                ensure_running(clients, &instance.instance_id).await?;
+            }
             match check(clients, documents, instance, deadline).await? {
                 Ready::Yes(node) => return Ok(Some(node)),
                 Ready::NotYet(what) => {
@@ -70,7 +79,6 @@ async fn check(
     deadline: Deadline,
 ) -> Result<Ready, StageError> {
     let id = &instance.instance_id;
-    ensure_running(clients, id).await?;
     let mut known = clients
         .ssm
         .describe_instance_information()

@@ -11,7 +11,7 @@ use prepull_aws::sfn::operation::describe_execution::DescribeExecutionOutput;
 use prepull_aws::sfn::types::ExecutionStatus;
 use prepull_aws::ssm::operation::get_command_invocation::GetCommandInvocationOutput;
 use prepull_aws::ssm::types::CommandInvocationStatus;
-use prepull_domain::build::payload::{Builder, Target};
+use prepull_domain::build::payload::{Builder, ReadyBuilder, Target};
 use serde_json::{Value, json};
 
 use crate::execution_arn;
@@ -129,6 +129,23 @@ pub fn manifest(snapshot: &str) -> Value {
 #[must_use]
 pub fn planned_at() -> Timestamp {
     "2026-01-02T03:04:05Z".parse().expect("this is a timestamp")
+}
+
+/// Returns the output of wait-for-ssm for [`builder`].
+///
+/// # Panics
+/// Never: these are versions.
+#[must_use]
+pub fn ready_builder() -> ReadyBuilder {
+    serde_json::from_value(json!({
+        "bottlerocket_version": "1.57.0",
+        "containerd_version": "2.1.9",
+        "kernel_version": "6.12.40",
+        "snapshotter": "overlayfs",
+        "ready_at": "2026-01-02T03:05:00Z",
+        "vcpus": 8
+    }))
+    .expect("this is a ready builder")
 }
 
 /// Returns the builder of [`target`].

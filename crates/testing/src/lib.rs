@@ -7,5 +7,5 @@ mod fixtures;
 pub use fake_aws::{FakeAws, execution_arn};
 pub use fixtures::{
     STATE_MACHINE_ARN, builder, command_output, configuration, described, ec2_instance, execution,
-    manifest, planned_at, target, target_tags,
+    manifest, planned_at, ready_builder, target, target_tags,
 };

@@ -27,13 +27,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use prepull_aws::ec2::types::{ResourceType, SnapshotState as EbsState};
 use prepull_aws::snapshots::{self, SnapshotRecord};
-use prepull_aws::{Clients, Deadline, StageResult, tag, tag_specification, target_filters};
+use prepull_aws::{Clients, Deadline, Pace, StageResult, tag, tag_specification, target_filters};
 use prepull_domain::build::payload::{BuilderInput, Snapshot, SnapshotState, Target};
 use prepull_domain::node::Trees;
 use prepull_domain::{StageError, VerificationLevel, VolumeId, names};
 
 /// Poll interval for the power-off and for the snapshot.
-const POLL: Duration = Duration::from_secs(1);
+const POLL: Pace = Pace::up_to(Duration::from_secs(1));
 
 /// The settings of the function.
 #[derive(Debug, Clone)]

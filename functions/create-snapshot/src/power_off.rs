@@ -1,6 +1,7 @@
 //! Turns a running builder into a stopped one with a scrubbed data volume.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::ec2::types::InstanceStateName;
@@ -10,12 +11,16 @@ use prepull_aws::{Clients, Deadline};
 use prepull_domain::build::payload::BuilderInput;
 use prepull_domain::node::Document;
 use prepull_domain::{InstanceId, StageError, VolumeId, excerpt};
+use tokio::time::Instant;
 
 use crate::{POLL, Settings, failed, fingerprint};
 
 /// Maximum time for a builder to power off after the request. The scrub waits at most 60 s for each of two host containers
 /// (their `TimeoutStopSec`) and 90 s for any other unit (systemd's default), and the shutdown waits as long again.
 const OFF_WITHIN: SignedDuration = SignedDuration::from_mins(8);
+
+/// Minimum interval between two looks at the commands of a builder.
+const COMMANDS_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Interval between two looks at the console of a builder that does not power off.
 const CONSOLE_INTERVAL: SignedDuration = SignedDuration::from_secs(15);
@@ -39,6 +44,8 @@ pub(crate) async fn scrubbed_volume(
     let id = &input.builder.instance_id;
     let document = Document::PowerOff.name(&settings.name);
     let console_read_at = Cell::new(Timestamp::MIN);
+    let commands_read_at = Cell::new(None);
+    let is_requested = Cell::new(false);
     deadline
         .poll(POLL, "waiting for the builder to power off", async || {
             let Some(builder) = instances::get(clients, id).await? else {
@@ -58,8 +65,13 @@ pub(crate) async fn scrubbed_volume(
                     ))
                 }
                 InstanceStateName::Running => {
-                    let sent = run_command::sent(clients, id, &document).await?;
+                    let is_recent = |read_at: Instant| read_at.elapsed() < COMMANDS_INTERVAL;
+                    if commands_read_at.get().is_some_and(is_recent) {
+                        return Ok(None);
+                    }
+                    commands_read_at.set(Some(Instant::now()));
                     let now = Timestamp::now();
+                    let sent = run_command::sent(clients, id, &document).await?;
                     let waits_since = sent
                         .first()
                         .map(|last| last.requested_at.max(console_read_at.get()));
@@ -76,12 +88,14 @@ pub(crate) async fn scrubbed_volume(
                     if must_send(input, &sent, now)? {
                         run_command::send(clients, id, &document, &[]).await?;
                     }
+                    is_requested.set(true);
                     Ok(None)
                 }
                 InstanceStateName::Stopping => Ok(None),
                 InstanceStateName::Stopped => {
-                    let sent = run_command::sent(clients, id, &document).await?;
-                    if !builder.powered_itself_off() || sent.is_empty() {
+                    let is_requested = is_requested.get()
+                        || !run_command::sent(clients, id, &document).await?.is_empty();
+                    if !(builder.powered_itself_off() && is_requested) {
                         return Err(failed(
                             input,
                             format!(

@@ -1,7 +1,7 @@
 //! Checks whether the images fit on the volume, into commands and into the plan.
 
 use prepull_domain::build::payload::{PlannedImage, Target};
-use prepull_domain::node::{FILL_LIMIT, MAX_PARAMETER_BYTES};
+use prepull_domain::node::{FILL_LIMIT, MAX_NAMES_BYTES};
 use prepull_domain::{Bytes, GiB, pages};
 
 /// Minimum space of a layer on the volume, in multiples of its compressed size. containerd keeps the compressed layer and
@@ -46,12 +46,12 @@ pub(crate) fn in_commands(images: &[PlannedImage]) -> Result<(), String> {
         .iter()
         .map(|image| image.reference.status_request(&image.digest).len() + " ".len());
     let bytes: usize = requests.sum();
-    if bytes <= MAX_PARAMETER_BYTES {
+    if bytes <= MAX_NAMES_BYTES {
         return Ok(());
     }
     Err(format!(
         "the names of its {} images have {bytes} bytes, and a command for the builder has room for \
-         {MAX_PARAMETER_BYTES}. Split the cache, or shorten the names",
+         {MAX_NAMES_BYTES}. Split the cache, or shorten the names",
         images.len()
     ))
 }

@@ -4,9 +4,11 @@
 //! **After:** the builder holds every planned image by digest and by tag, complete and unpacked. It holds no
 //! other images, except those of the node itself. The data volume is below its usage limit.
 //! **Called again:** inspects the builder and does the missing steps. Each pull is a systemd unit, which outlives the calls
-//! of the stage and starts once.
+//! of the stage and starts once. An empty volume needs no inspection before the first pulls: the builder skips those that
+//! exist.
 //! **Errors:** `PullFailed`, `DiskFull`, `VerifyFailed`, `BuilderLost`.
 
+mod lanes;
 mod reconcile;
 
 use std::collections::BTreeSet;
@@ -15,15 +17,19 @@ use std::time::Duration;
 use jiff::Timestamp;
 use prepull_aws::run_command::{CommandOutput, run_document};
 use prepull_aws::{Clients, Deadline};
-use prepull_domain::build::payload::{BuilderInput, Pulled};
-use prepull_domain::node::{Document, ImageStatus};
+use prepull_domain::build::payload::{Base, PullInput, Pulled};
+use prepull_domain::node::{Document, ImageStatus, NO_CHANGES, pull_images_parameters};
 use prepull_domain::{StageError, excerpt};
 
-use reconcile::Next;
+use reconcile::{Change, Next};
 use tokio::time::Instant;
 
-/// Interval between two requests for the builder's status.
-const POLL: Duration = Duration::from_millis(500);
+/// Maximum time for which a command waits for the pulls. A longer wait needs fewer calls, and a shorter one shows the
+/// progress sooner.
+const WAIT: Duration = Duration::from_secs(15);
+
+/// Pause before an incomplete status is requested again.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Minimum time between two reports of progress. A report is a `StillRunning`, because Step Functions shows nothing else of a
 /// stage that runs. The state machine then calls the stage again. There is at most one report for each image.
@@ -46,7 +52,7 @@ pub struct Settings {
 pub async fn handle(
     clients: &Clients,
     settings: &Settings,
-    input: BuilderInput,
+    input: PullInput,
     deadline: Deadline,
 ) -> Result<Pulled, StageError> {
     let target = &input.target;
@@ -61,59 +67,58 @@ pub async fn handle(
     let start = Instant::now();
     let mut pulled_at_start = None;
     let mut last = Repetition::default();
+    let is_empty = matches!(target.base, Base::Empty { .. });
+    let mut status = if is_empty && Timestamp::now() < target.give_up_at {
+        // The builder skips the pulls that an earlier call has started.
+        ImageStatus::empty_volume()
+    } else {
+        let (status, _) = builder.apply(&[], &progress).await?;
+        pulled_at_start = Some(reconcile::pulled_before(target, &status));
+        progress = reconcile::progress(target, &status).to_string();
+        status
+    };
     loop {
-        let status = builder.status().await.map_err(|error| match error {
-            // The progress of the pulls explains more than a timeout of the status.
-            StageError::StillRunning(_) => StageError::StillRunning(progress.clone()),
-            error => error,
-        })?;
-        let decision = reconcile::next(target, &status)?;
-        let pulls = reconcile::progress(target, &status);
-        progress = pulls.to_string();
-        if decision != Next::Done && Timestamp::now() >= target.give_up_at {
+        let decision = reconcile::next(target, input.node.vcpus, &status)?;
+        let Next::Continue(changes) = decision else {
+            let pulled = Pulled {
+                used: status.disk.used,
+                pulled_images: count(status.pulls.len()),
+                removed_images: count(removed.len()),
+                verified_at: Timestamp::now(),
+            };
+            let images = status.pulls.keys().filter_map(|at| target.images.get(*at));
+            let pulled_bytes: u64 = images.map(|image| image.size.0).sum();
+            // The dashboard of the Terraform module reads these fields.
+            tracing::info!(
+                pulled_images = pulled.pulled_images,
+                removed_images = pulled.removed_images,
+                pulled_bytes,
+                "images verified"
+            );
+            return Ok(pulled);
+        };
+        if Timestamp::now() >= target.give_up_at {
             return Err(reconcile::out_of_time(target, &status));
         }
-        match decision {
-            Next::Done => {
-                let pulled = Pulled {
-                    used: status.disk.used,
-                    pulled_images: count(status.pulls.len()),
-                    removed_images: count(removed.len()),
-                    verified_at: Timestamp::now(),
-                };
-                let images = status.pulls.keys().filter_map(|at| target.images.get(*at));
-                let pulled_bytes: u64 = images.map(|image| image.size.0).sum();
-                // The dashboard of the Terraform module reads these fields.
-                tracing::info!(
-                    pulled_images = pulled.pulled_images,
-                    removed_images = pulled.removed_images,
-                    pulled_bytes,
-                    "images verified"
-                );
-                return Ok(pulled);
-            }
-            Next::Change(changes) => {
-                let changes = reconcile::fitting(changes);
-                removed.extend(
-                    changes
-                        .iter()
-                        .filter_map(reconcile::Change::removes)
-                        .cloned(),
-                );
-                let changes: Vec<_> = changes.iter().map(ToString::to_string).collect();
-                let changes = changes.join(" ");
-                let output = builder
-                    .run(Document::PullImages, &[("Changes", changes.clone())])
-                    .await?;
-                last.of(changes, &output)?;
-            }
-            Next::Wait => {
-                let pulled_at_start = *pulled_at_start.get_or_insert(pulls.pulled);
-                if pulls.pulled > pulled_at_start && start.elapsed() >= REPORT_INTERVAL {
-                    return Err(StageError::StillRunning(progress));
-                }
-                deadline.pause(POLL, &progress).await?;
-            }
+        let is_waiting = reconcile::is_pulling(&status) && changes.iter().all(Change::is_removal);
+        let pulled = reconcile::progress(target, &status).pulled;
+        if is_waiting
+            && pulled_at_start.is_some_and(|at_start| pulled > at_start)
+            && start.elapsed() >= REPORT_INTERVAL
+        {
+            return Err(StageError::StillRunning(progress));
+        }
+
+        let output;
+        let changes = reconcile::fitting(changes, &builder.images());
+        (status, output) = builder.apply(&changes, &progress).await?;
+        pulled_at_start.get_or_insert_with(|| reconcile::pulled_before(target, &status));
+        progress = reconcile::progress(target, &status).to_string();
+        removed.extend(changes.iter().filter_map(Change::removes).cloned());
+        if reconcile::is_pulling(&status) {
+            last = Repetition::default();
+        } else {
+            last.of(parameter(&changes), &output)?;
         }
         deadline.check(&progress)?;
     }
@@ -123,48 +128,62 @@ pub async fn handle(
 struct Node<'a> {
     clients: &'a Clients,
     settings: &'a Settings,
-    input: &'a BuilderInput,
+    input: &'a PullInput,
     deadline: Deadline,
 }
 
 impl Node<'_> {
-    async fn run(
-        &self,
-        document: Document,
-        parameters: &[(&str, String)],
-    ) -> Result<CommandOutput, StageError> {
-        let document = document.name(&self.settings.name);
-        let id = &self.input.builder.instance_id;
-        run_document(self.clients, id, &document, parameters, self.deadline).await
-    }
-
-    /// Returns the builder's status. A busy host sometimes drops the connection of `apiclient`, so an incomplete answer is
-    /// requested again.
-    async fn status(&self) -> Result<ImageStatus, StageError> {
+    /// Returns the parameter `Images`.
+    fn images(&self) -> String {
         let images = self.input.target.images.iter();
-        let names: Vec<_> = images
+        let requests: Vec<_> = images
             .map(|image| image.reference.status_request(&image.digest))
             .collect();
-        let names = names.join(" ");
+        requests.join(" ")
+    }
+
+    /// Makes `changes`, waits for the pulls, and returns the builder's status. At the deadline it fails with `progress`.
+    ///
+    /// A busy host sometimes drops the connection of `apiclient`, so an incomplete answer is requested again. The pulls are
+    /// units of their own, which go on.
+    async fn apply(
+        &self,
+        changes: &[Change],
+        progress: &str,
+    ) -> Result<(ImageStatus, CommandOutput), StageError> {
+        let document = Document::PullImages.name(&self.settings.name);
+        let parameters = pull_images_parameters(self.images(), &parameter(changes), WAIT);
+        let id = &self.input.builder.instance_id;
         let mut problem = String::new();
         for _ in 0..MAX_ATTEMPTS {
-            let output = self
-                .run(Document::ImageStatus, &[("Names", names.clone())])
-                .await?;
+            let output = run_document(self.clients, id, &document, &parameters, self.deadline)
+                .await
+                .map_err(|error| match error {
+                    // The progress of the pulls explains more than a timeout of the command.
+                    StageError::StillRunning(_) => StageError::StillRunning(progress.to_owned()),
+                    error => error,
+                })?;
             match output.stdout.parse() {
-                Ok(status) => return Ok(status),
+                Ok(status) => return Ok((status, output)),
                 Err(error) => problem = format!("{error}: {}", output.last_words()),
             }
             tracing::warn!(problem, "incomplete status from the builder");
-            self.deadline
-                .pause(POLL, "waiting for the builder's status")
-                .await?;
+            self.deadline.pause(PAUSE, progress).await?;
         }
         Err(StageError::BuilderLost {
-            instance: self.input.builder.instance_id.clone(),
+            instance: id.clone(),
             problem: format!("it returned no status of its images: {problem}"),
         })
     }
+}
+
+/// Returns the parameter `Changes`.
+fn parameter(changes: &[Change]) -> String {
+    if changes.is_empty() {
+        return NO_CHANGES.to_owned();
+    }
+    let changes: Vec<_> = changes.iter().map(ToString::to_string).collect();
+    changes.join(" ")
 }
 
 /// Limits the attempts at a change that has no effect.

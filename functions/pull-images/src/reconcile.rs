@@ -1,6 +1,6 @@
 //! Decides the next step on a builder from the builder's status alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use prepull_domain::build::payload::{Base, Pinning, PlannedImage, Target};
@@ -8,6 +8,8 @@ use prepull_domain::node::{
     Disk, ImageName, ImageStatus, MAX_PARAMETER_BYTES, NameRecord, PullAttempt, PullState, Usable,
 };
 use prepull_domain::{Bytes, Digest, PullProgress, StageError};
+
+use crate::lanes::{self, Pull, Unit};
 
 /// Text in the error of a full disk. Every layer of software passes it on.
 const NO_SPACE: &str = "no space left on device";
@@ -25,37 +27,40 @@ const MAX_PULLS: u32 = 2;
 pub(crate) enum Next {
     /// The builder matches the plan.
     Done,
-    /// Make these changes.
-    Change(Vec<Change>),
-    /// Wait for the running pulls.
-    Wait,
+    /// Make these changes and wait for the pulls. Without changes, only wait.
+    Continue(Vec<Change>),
 }
 
 /// One change, as the document `pull-images` expects it.
+///
+/// Most refer to an image by its position in the plan, so that the changes of 200 images fit into the command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
+    /// Pulls an image by digest, because the tag may have moved since the plan, and tags it.
     Pull {
-        /// The image's position in the plan.
-        position: usize,
-        /// Number of the attempt, from 1.
-        attempt: u32,
-        /// The image's name by digest. The tag may have moved since the plan.
-        by_digest: String,
+        unit: Unit,
+        /// Pulls that end before it starts.
+        after: Vec<Unit>,
         pinning: Pinning,
     },
-    Tag {
-        by_digest: String,
-        name: String,
-    },
-    Pin(String),
-    Unpin(String),
-    Remove {
-        name: ImageName,
-        digest: Digest,
-    },
+    /// Sets the tag of an image.
+    Tag(usize),
+    /// Pins all names of an image.
+    Pin(usize),
+    /// Unpins all names of an image.
+    Unpin(usize),
+    /// Unpins a name that is not planned.
+    UnpinName(ImageName),
+    /// Removes a name after the pulls, if all of them succeeded.
+    Remove { name: ImageName, digest: Digest },
 }
 
 impl Change {
+    /// Returns whether the change waits for all pulls.
+    pub(crate) fn is_removal(&self) -> bool {
+        self.removes().is_some()
+    }
+
     /// Returns the image that loses a name through this change.
     pub(crate) fn removes(&self) -> Option<&Digest> {
         match self {
@@ -69,30 +74,30 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pull {
-                position,
-                attempt,
-                by_digest,
+                unit,
+                after,
                 pinning,
             } => {
                 let verb = match pinning {
                     Pinning::Pinned => "pull-pinned",
                     Pinning::Unpinned => "pull",
                 };
-                write!(f, "{verb},{position}-{attempt},{by_digest}")
+                write!(f, "{verb},{unit}")?;
+                after.iter().try_for_each(|unit| write!(f, ",{unit}"))
             }
-            Self::Tag { by_digest, name } => write!(f, "tag,{by_digest},{name}"),
-            Self::Pin(name) => write!(f, "pin,{name}"),
-            Self::Unpin(name) => write!(f, "unpin,{name}"),
+            Self::Tag(position) => write!(f, "tag,{position}"),
+            Self::Pin(position) => write!(f, "pin,{position}"),
+            Self::Unpin(position) => write!(f, "unpin,{position}"),
+            Self::UnpinName(name) => write!(f, "unpin-name,{name}"),
             Self::Remove { name, .. } => write!(f, "remove,{name}"),
         }
     }
 }
 
-/// Returns as many of `changes` as fit into the parameter, in the same order. The next status shows the others again.
-///
-/// A build on a base may have to tag or pin all its images at once.
-pub(crate) fn fitting(mut changes: Vec<Change>) -> Vec<Change> {
-    let mut bytes = 0;
+/// Returns as many of `changes` as fit into a command beside `images`, in the same order. The next status shows the others
+/// again.
+pub(crate) fn fitting(mut changes: Vec<Change>, images: &str) -> Vec<Change> {
+    let mut bytes = images.len() + "300".len();
     let fits = changes
         .iter()
         .take_while(|change| {
@@ -139,7 +144,8 @@ impl<'a> Planned<'a> {
         &self.names[0].0
     }
 
-    /// Returns the number of the next attempt to pull the image. `None` if a pull runs, or no further attempt can help.
+    /// Returns the number of the next attempt to pull the image. `None` if a pull runs or waits, or no further attempt can
+    /// help.
     fn next_attempt(&self) -> Option<u32> {
         match self.pull {
             None => Some(1),
@@ -151,15 +157,29 @@ impl<'a> Planned<'a> {
         }
     }
 
-    fn is_running(&self) -> bool {
-        self.pull
-            .is_some_and(|pull| pull.state == PullState::Running)
+    /// Returns whether a pull of the image runs or waits.
+    fn is_started(&self) -> bool {
+        self.pull.is_some_and(is_started)
+    }
+
+    /// Returns whether the status contains the log of a failed pull of the image.
+    fn has_log(&self) -> bool {
+        self.pull.is_some_and(|pull| !pull.log.is_empty())
     }
 
     /// Returns whether the image is complete and unpacked.
     fn is_present(&self) -> bool {
         is_right(self.names[0].1)
     }
+}
+
+fn is_started(pull: &PullAttempt) -> bool {
+    matches!(pull.state, PullState::Queued | PullState::Running)
+}
+
+/// Returns whether a pull runs or waits.
+pub(crate) fn is_pulling(status: &ImageStatus) -> bool {
+    status.pulls.values().any(is_started)
 }
 
 fn is_right(record: Option<&NameRecord>) -> bool {
@@ -175,11 +195,19 @@ pub(crate) fn progress(target: &Target, status: &ImageStatus) -> PullProgress {
     }
 }
 
+/// Returns the number of images that were complete and unpacked when the command of `status` started.
+pub(crate) fn pulled_before(target: &Target, status: &ImageStatus) -> usize {
+    let is_finished = |pull: &&PullAttempt| pull.state == PullState::Succeeded;
+    let finished = status.pulls.values().filter(is_finished).count();
+    let during = finished.saturating_sub(status.finished_before);
+    progress(target, status).pulled.saturating_sub(during)
+}
+
 /// Decides the next step.
 ///
 /// # Errors
 /// `PullFailed`, `DiskFull` or `VerifyFailed` if no further step can help.
-pub(crate) fn next(target: &Target, status: &ImageStatus) -> Result<Next, StageError> {
+pub(crate) fn next(target: &Target, vcpus: u16, status: &ImageStatus) -> Result<Next, StageError> {
     let planned = Planned::all(target, status);
     let missing: Vec<_> = planned.iter().filter(|image| !image.is_present()).collect();
     for image in &missing {
@@ -187,7 +215,7 @@ pub(crate) fn next(target: &Target, status: &ImageStatus) -> Result<Next, StageE
         check_pull(image, status, &missing)?;
     }
 
-    let mut changes = pulls(target, status.cpus, &missing);
+    let mut changes = pulls(target, vcpus, &missing);
     for image in planned.iter().filter(|image| image.is_present()) {
         changes.extend(names_and_pins(image, target.pinning));
     }
@@ -195,19 +223,12 @@ pub(crate) fn next(target: &Target, status: &ImageStatus) -> Result<Next, StageE
     // its names is.
     if target.pinning == Pinning::Unpinned {
         let aliases = status.pinned_aliases.iter();
-        changes.extend(aliases.map(|name| Change::Unpin(name.to_string())));
+        changes.extend(aliases.cloned().map(Change::UnpinName));
     }
-    if !changes.is_empty() {
-        return Ok(Next::Change(changes));
-    }
-    if !missing.is_empty() {
-        return Ok(Next::Wait);
-    }
-
     // Stale images go last. An image that goes earlier takes layers with it that missing images share.
-    let stale = stale(status);
-    if !stale.is_empty() {
-        return Ok(Next::Change(stale));
+    changes.extend(stale(status));
+    if !(changes.is_empty() && missing.is_empty()) {
+        return Ok(Next::Continue(changes));
     }
     if status.omitted_others > 0 {
         return Err(StageError::VerifyFailed(format!(
@@ -221,40 +242,49 @@ pub(crate) fn next(target: &Target, status: &ImageStatus) -> Result<Next, StageE
     Ok(Next::Done)
 }
 
-/// Returns the pulls to start, up to the limit. The largest image comes first, so that no large pull runs alone at the
-/// end. An image waits for the image that brings the layers both begin with.
+/// Returns the pulls to start.
 ///
-/// A pull unpacks one layer after the other on one vCPU. By default, one more pull runs than there are vCPUs. Otherwise, a
-/// vCPU would idle between the end of a pull and the next status.
-fn pulls(target: &Target, cpus: usize, missing: &[&Planned<'_>]) -> Vec<Change> {
-    let width = target
+/// A pull unpacks one layer after the other on one vCPU. By default, there is one more lane than vCPUs, because a pull also
+/// waits for the registry.
+fn pulls(target: &Target, vcpus: u16, missing: &[&Planned<'_>]) -> Vec<Change> {
+    let lanes = target
         .parallel_pulls
-        .map_or(cpus.saturating_add(1), usize::from)
-        .max(1);
-    let running = missing.iter().filter(|image| image.is_running()).count();
-    let free = width.saturating_sub(running);
-    let is_missing = |position| missing.iter().any(|image| image.position == position);
-    let mut waiting: Vec<_> = missing
-        .iter()
-        .filter(|image| !image.image.after.is_some_and(is_missing))
-        .filter_map(|image| Some((image, image.next_attempt()?)))
-        .collect();
-    // Of two references to one image, the one with a failed attempt comes first.
-    waiting.sort_by_key(|(image, attempt)| std::cmp::Reverse((image.image.size, *attempt)));
-    // Two references to one image need one pull. The second exists as soon as the first does.
-    let mut started: BTreeSet<_> = missing
-        .iter()
-        .filter(|image| image.is_running())
-        .map(|image| image.by_digest())
-        .collect();
-    waiting
+        .map_or(usize::from(vcpus) + 1, usize::from);
+    // Two references to one image need one pull, because both tags are set after it. An image that is being pulled comes
+    // first, then the one with a failed attempt.
+    let mut pulled: BTreeMap<&str, &Planned<'_>> = BTreeMap::new();
+    let rank = |image: &Planned<'_>| (image.is_started(), image.pull.map(|pull| pull.number));
+    for image in missing {
+        let known = pulled.entry(image.by_digest()).or_insert(image);
+        if rank(image) > rank(known) {
+            *known = image;
+        }
+    }
+    let (mut started, mut waiting) = (Vec::new(), Vec::new());
+    for image in pulled.values() {
+        let base = image.image.after.and_then(|base| {
+            let base = missing.iter().find(|image| image.position == base)?;
+            let pulled = pulled.get(base.by_digest())?.position;
+            (pulled != image.position).then_some(pulled)
+        });
+        let pull = |attempt| Pull {
+            unit: Unit {
+                position: image.position,
+                attempt,
+            },
+            size: image.image.size,
+            base,
+        };
+        match image.pull {
+            Some(attempt) if is_started(attempt) => started.push(pull(attempt.number)),
+            _ => waiting.extend(image.next_attempt().map(pull)),
+        }
+    }
+    lanes::assign(lanes, &started, waiting)
         .into_iter()
-        .filter(|(image, _)| started.insert(image.by_digest()))
-        .take(free)
-        .map(|(image, attempt)| Change::Pull {
-            position: image.position,
-            attempt,
-            by_digest: image.by_digest().to_owned(),
+        .map(|(unit, after)| Change::Pull {
+            unit,
+            after,
             pinning: target.pinning,
         })
         .collect()
@@ -263,19 +293,22 @@ fn pulls(target: &Target, cpus: usize, missing: &[&Planned<'_>]) -> Vec<Change> 
 /// Returns the changes that a pulled image still needs: its tag and its pin.
 fn names_and_pins(image: &Planned<'_>, pinning: Pinning) -> Vec<Change> {
     let mut changes = Vec::new();
-    for (name, record) in &image.names {
-        match record {
-            Some(found) if is_right(*record) => match (pinning, found.pinned) {
-                (Pinning::Pinned, false) => changes.push(Change::Pin(name.clone())),
-                (Pinning::Unpinned, true) => changes.push(Change::Unpin(name.clone())),
-                _ => {}
-            },
-            // The tag is missing, or it still refers to the image of the base.
-            _ => changes.push(Change::Tag {
-                by_digest: image.by_digest().to_owned(),
-                name: name.clone(),
-            }),
+    // The tag is missing, or it still refers to the image of the base.
+    let is_wrong = |(_, record): &(String, Option<&NameRecord>)| !is_right(*record);
+    let is_untagged = image.names.iter().any(is_wrong);
+    if is_untagged {
+        changes.push(Change::Tag(image.position));
+    }
+    let is_pinned = |expected| {
+        let mut records = image.names.iter().filter_map(|(_, record)| *record);
+        records.any(|record| record.pinned == expected)
+    };
+    match pinning {
+        Pinning::Pinned if is_untagged || is_pinned(false) => {
+            changes.push(Change::Pin(image.position));
         }
+        Pinning::Unpinned if is_pinned(true) => changes.push(Change::Unpin(image.position)),
+        _ => {}
     }
     changes
 }
@@ -349,12 +382,16 @@ fn check_pull(
         return Ok(());
     }
     match pull.state {
-        PullState::Running => Ok(()),
+        PullState::Queued | PullState::Running => Ok(()),
         PullState::Succeeded => Err(StageError::VerifyFailed(format!(
             "the pull of `{}` succeeded, but the image is {}",
             image.image.reference,
             lack(image.names[0].1.map(|found| found.usable))
         ))),
+        // The status contains the logs of a few failures. The others have their turn when these are pulled again.
+        PullState::Failed if pull.log.is_empty() && missing.iter().any(|other| other.has_log()) => {
+            Ok(())
+        }
         PullState::Failed => {
             if says(pull, NO_SPACE) {
                 let missing = missing.iter().map(|image| image.image.size).sum();
@@ -439,10 +476,11 @@ pub(crate) fn out_of_time(target: &Target, status: &ImageStatus) -> StageError {
     let planned = Planned::all(target, status);
     let missing: Vec<_> = planned.iter().filter(|image| !image.is_present()).collect();
     // A running pull explains more than one that is queued.
-    let named = missing
-        .iter()
-        .find(|image| image.pull.is_some())
-        .or(missing.first());
+    let is_running = |image: &&&Planned<'_>| {
+        let pull = image.pull;
+        pull.is_some_and(|pull| pull.state != PullState::Queued)
+    };
+    let named = missing.iter().find(is_running).or(missing.first());
     match named {
         Some(image) => StageError::PullFailed {
             image: image.image.reference.clone(),
@@ -465,47 +503,45 @@ mod tests {
 
     /// Returns a status of the builder of [`target`]. Names 0 and 1 belong to nginx, 2 and 3 to api.
     fn status(lines: &str) -> ImageStatus {
-        format!("{lines}\nDISK 1000 300\nCPUS 8\nEND")
+        format!("FINISHED 0\n{lines}\nDISK 1000 300\nEND")
             .parse()
             .unwrap()
     }
+
+    const VCPUS: u16 = 8;
 
     /// Status line of a builder with all images, by digest and by tag.
     const COMPLETE: &str = "NAMES uuuu\n";
 
     /// Returns the next step in the form that the document expects.
     fn does(target: &Target, lines: &str) -> String {
-        match next(target, &status(lines)).unwrap() {
+        match next(target, VCPUS, &status(lines)).unwrap() {
             Next::Done => "done".to_owned(),
-            Next::Wait => "wait".to_owned(),
-            Next::Change(changes) => {
+            Next::Continue(changes) if changes.is_empty() => "wait".to_owned(),
+            Next::Continue(changes) => {
                 let changes: Vec<_> = changes.iter().map(ToString::to_string).collect();
                 changes.join(" ")
             }
         }
     }
 
-    fn pull(position: usize) -> String {
-        let planned = &target().images[position];
-        format!(
-            "pull,{position}-1,{}",
-            planned.reference.by_digest(&planned.digest)
-        )
-    }
-
     #[test]
     fn empty_builder_pulls_all_images_largest_first() {
-        assert_eq!(does(&target(), ""), format!("{} {}", pull(1), pull(0)));
+        assert_eq!(does(&target(), ""), "pull,1-1 pull,0-1");
     }
 
     #[test]
     fn parallel_pulls_stay_within_the_limit() {
         let mut one = target();
         one.parallel_pulls = Some(1);
-        assert_eq!(does(&one, ""), pull(1));
-        assert_eq!(does(&one, "UNIT 1 1 active running"), "wait");
+        assert_eq!(does(&one, ""), "pull,1-1 pull,0-1,1-1");
+        assert_eq!(does(&one, "UNIT 1 1 activating start"), "pull,0-1,1-1");
+        assert_eq!(
+            does(&one, "UNIT 1 1 activating start\nUNIT 0 1 queued dead"),
+            "wait"
+        );
         let pulled = "UNIT 1 1 active exited\nNAMES --uu";
-        assert_eq!(does(&one, pulled), pull(0));
+        assert_eq!(does(&one, pulled), "pull,0-1");
     }
 
     #[test]
@@ -517,25 +553,24 @@ mod tests {
             another.digest = format!("sha256:{}", digit.repeat(64)).parse().unwrap();
             unlimited.images.push(another);
         }
-        let of = |cpus: usize| {
-            let lines = format!("DISK 1000 300\nCPUS {cpus}\nEND");
-            next(&unlimited, &lines.parse().unwrap()).unwrap()
+        let at_once = |vcpus: u16| match next(&unlimited, vcpus, &status("")) {
+            Ok(Next::Continue(changes)) => changes
+                .iter()
+                .filter(|change| !change.to_string()[5..].contains(','))
+                .count(),
+            other => panic!("{other:?}"),
         };
-        let changes = |next| match next {
-            Next::Change(changes) => changes.len(),
-            _ => 0,
-        };
-        assert_eq!([1, 2, 8].map(|cpus| changes(of(cpus))), [2, 3, 5]);
+        assert_eq!([1, 2, 8].map(at_once), [2, 3, 5]);
     }
 
     #[test]
     fn image_waits_for_the_one_with_its_shared_layers() {
         let mut shared = target();
         shared.images[1].after = Some(0);
-        assert_eq!(does(&shared, ""), pull(0));
-        assert_eq!(does(&shared, "UNIT 0 1 active running"), "wait");
+        assert_eq!(does(&shared, ""), "pull,0-1 pull,1-1,0-1");
+        assert_eq!(does(&shared, "UNIT 0 1 activating start"), "pull,1-1,0-1");
         let there = "UNIT 0 1 active exited\nNAMES uu--";
-        assert_eq!(does(&shared, there), pull(1));
+        assert_eq!(does(&shared, there), "pull,1-1");
     }
 
     #[test]
@@ -549,28 +584,30 @@ mod tests {
             .parse()
             .unwrap();
         twice.images.push(again);
-        assert_eq!(does(&twice, ""), format!("{} {}", pull(1), pull(0)));
-        assert_eq!(
-            does(&twice, "UNIT 0 1 active running\nUNIT 1 1 active running"),
-            "wait"
-        );
+        assert_eq!(does(&twice, ""), "pull,1-1 pull,0-1");
+        for started in ["1", "2"] {
+            let lines = format!("UNIT 0 1 activating start\nUNIT {started} 1 queued dead");
+            assert_eq!(does(&twice, &lines), "wait");
+        }
+        // An image whose layers come with the second reference waits for the pull of the first.
+        twice.images[0].after = Some(2);
+        assert_eq!(does(&twice, ""), "pull,1-1 pull,0-1,1-1");
     }
 
     #[test]
     fn pulled_image_gets_its_missing_or_moved_tag() {
-        let by_digest = format!("docker.io/library/nginx@sha256:{}", "a".repeat(64));
         for lines in ["NAMES umuu", "NAMES u-uu"] {
-            assert_eq!(
-                does(&target(), lines),
-                format!("tag,{by_digest},docker.io/library/nginx:1.27")
-            );
+            assert_eq!(does(&target(), lines), "tag,0");
         }
+        let mut pinned = target();
+        pinned.pinning = Pinning::Pinned;
+        assert_eq!(does(&pinned, "NAMES U-UU"), "tag,0 pin,0");
     }
 
     #[test]
     fn incomplete_image_is_pulled() {
         for lines in ["NAMES iuuu", "NAMES puuu"] {
-            assert_eq!(does(&target(), lines), pull(0));
+            assert_eq!(does(&target(), lines), "pull,0-1");
         }
     }
 
@@ -582,7 +619,7 @@ mod tests {
             fresh: DiskUsage::default(),
         };
         let broken = "NAMES i---\n";
-        let error = next(&refresh, &status(broken)).unwrap_err();
+        let error = next(&refresh, VCPUS, &status(broken)).unwrap_err();
         assert_eq!(error.name(), "VerifyFailed");
         assert!(
             error.to_string().contains(
@@ -591,7 +628,7 @@ mod tests {
             "{error}"
         );
         // containerd lists an image during its pull, before it is complete.
-        let pulled = format!("{broken}UNIT 0 1 active running\nUNIT 1 1 active running");
+        let pulled = format!("{broken}UNIT 0 1 activating start\nUNIT 1 1 activating start");
         assert_eq!(does(&refresh, &pulled), "wait");
     }
 
@@ -601,11 +638,8 @@ mod tests {
         let lines = format!("{COMPLETE}{stale}");
         assert_eq!(does(&target(), &lines), "remove,docker.io/library/old:1");
         assert_eq!(
-            does(
-                &target(),
-                &format!("UNIT 0 1 active running\nUNIT 1 1 active running\n{stale}")
-            ),
-            "wait"
+            does(&target(), &stale),
+            "pull,1-1 pull,0-1 remove,docker.io/library/old:1"
         );
     }
 
@@ -623,20 +657,35 @@ mod tests {
                 }
             })
             .collect();
-        let lines = format!("NAMES {}", "u-".repeat(200));
-        let Next::Change(changes) = next(&large, &status(&lines)).unwrap() else {
-            panic!("the images have no tags");
-        };
-        assert_eq!(changes.len(), 200);
-        let sent = fitting(changes.clone());
-        assert_eq!(sent[..], changes[..sent.len()]);
-        let bytes: usize = sent.iter().map(|change| change.to_string().len() + 1).sum();
-        assert!((50_000..=MAX_PARAMETER_BYTES).contains(&bytes), "{bytes}");
-        let requests = large
-            .images
-            .iter()
-            .map(|image| image.reference.status_request(&image.digest).len() + 1);
-        assert!(requests.sum::<usize>() <= MAX_PARAMETER_BYTES);
+        for (position, image) in large.images.iter_mut().enumerate() {
+            image.digest = format!("sha256:{position:064}").parse().unwrap();
+            image.after = position.checked_sub(1);
+        }
+        large.pinning = Pinning::Pinned;
+        let requests = large.images.iter();
+        let requests: Vec<_> = requests
+            .map(|image| image.reference.status_request(&image.digest))
+            .collect();
+        let requests = requests.join(" ");
+        let stale = format!("registry.example.com/{}:v1", "s".repeat(100));
+        let stale = format!("OTHER {stale} sha256:{}\n", "9".repeat(64)).repeat(23);
+        for names in ["--", "u-"] {
+            let lines = format!("{stale}NAMES {}", names.repeat(200));
+            let Next::Continue(changes) = next(&large, VCPUS, &status(&lines)).unwrap() else {
+                panic!("the images are not pulled or have no tags");
+            };
+            let sent = fitting(changes.clone(), &requests);
+            assert_eq!(sent, changes);
+        }
+    }
+
+    #[test]
+    fn changes_beyond_the_parameter_wait() {
+        let changes = vec![Change::Pin(0); 10_000];
+        let sent = fitting(changes, &"i".repeat(50_000));
+        let bytes = sent.len() * "pin,0 ".len();
+        let limit = MAX_PARAMETER_BYTES - 50_000;
+        assert!((limit - 10..limit).contains(&bytes), "{bytes}");
     }
 
     #[test]
@@ -654,10 +703,10 @@ mod tests {
         let mut pinned = target();
         pinned.pinning = Pinning::Pinned;
         assert_eq!(does(&pinned, "").matches("pull-pinned,").count(), 2);
-        assert_eq!(does(&pinned, COMPLETE).matches("pin,").count(), 4);
+        assert_eq!(does(&pinned, COMPLETE), "pin,0 pin,1");
         let all = COMPLETE.replace("uuuu", "UUUU");
         assert_eq!(does(&pinned, &all), "done");
-        assert_eq!(does(&target(), &all).matches("unpin,").count(), 4);
+        assert_eq!(does(&target(), &all), "unpin,0 unpin,1");
     }
 
     #[test]
@@ -666,6 +715,7 @@ mod tests {
             r#"LOG 1 1 time="now" level=fatal msg="retries exhausted: \"v1\": 401 Unauthorized""#;
         let error = next(
             &target(),
+            VCPUS,
             &status(&format!("UNIT 1 1 failed failed\n{said}")),
         )
         .unwrap_err();
@@ -681,25 +731,34 @@ mod tests {
     fn failed_unpack_is_tried_once_more() {
         let said = |attempt| {
             format!(
-                "UNIT 0 1 active running\nUNIT 1 {attempt} failed failed\n\
+                "UNIT 0 1 activating start\nUNIT 1 {attempt} failed failed\n\
                  LOG 1 {attempt} level=fatal msg=\"failed to unpack image: parent snapshot does not exist\""
             )
         };
-        assert_eq!(does(&target(), &said(1)), pull(1).replace("1-1", "1-2"));
-        let error = next(&target(), &status(&said(2))).unwrap_err();
+        assert_eq!(does(&target(), &said(1)), "pull,1-2");
+        let error = next(&target(), VCPUS, &status(&said(2))).unwrap_err();
         assert_eq!(error.name(), "PullFailed");
         let full = said(1).replace("parent snapshot does not exist", NO_SPACE);
         assert_eq!(
-            next(&target(), &status(&full)).unwrap_err().name(),
+            next(&target(), VCPUS, &status(&full)).unwrap_err().name(),
             "DiskFull"
         );
+    }
+
+    #[test]
+    fn failure_without_log_waits_for_those_with_one() {
+        let failed = "UNIT 0 1 failed failed\nUNIT 1 1 failed failed\n";
+        let said = format!("{failed}LOG 1 1 level=fatal msg=\"failed to unpack image: again\"");
+        assert_eq!(does(&target(), &said), "pull,1-2");
+        let error = next(&target(), VCPUS, &status(failed)).unwrap_err();
+        assert!(error.to_string().contains("without output"), "{error}");
     }
 
     #[test]
     fn pinned_aliases_follow_the_configuration() {
         let alias = "ecr.aws/arn:aws:ecr:eu-west-1:123456789012:repository/team/api:v1";
         let lines = format!("{COMPLETE}PINNED {alias}\n");
-        assert_eq!(does(&target(), &lines), format!("unpin,{alias}"));
+        assert_eq!(does(&target(), &lines), format!("unpin-name,{alias}"));
         let mut pinned = target();
         pinned.pinning = Pinning::Pinned;
         assert_eq!(does(&pinned, &lines.replace("uuuu", "UUUU")), "done");
@@ -709,7 +768,7 @@ mod tests {
     fn full_disk_fails_with_a_sufficient_size() {
         let lines =
             "UNIT 0 1 failed failed\nLOG 0 1 level=fatal msg=\"write: no space left on device\"";
-        let error = next(&target(), &status(lines)).unwrap_err();
+        let error = next(&target(), VCPUS, &status(lines)).unwrap_err();
         assert!(
             matches!(error, StageError::DiskFull { wanted: GiB(1), .. }),
             "{error}"
@@ -718,23 +777,24 @@ mod tests {
 
     #[test]
     fn successful_pull_without_image_fails() {
-        let error = next(&target(), &status("UNIT 0 1 active exited")).unwrap_err();
+        let error = next(&target(), VCPUS, &status("UNIT 0 1 active exited")).unwrap_err();
         assert_eq!(error.name(), "VerifyFailed");
         assert!(error.to_string().contains("not listed"), "{error}");
     }
 
     #[test]
     fn too_full_volume_fails() {
-        let full = format!("{COMPLETE}DISK 1000 800\nCPUS 8\nEND")
+        let full = format!("FINISHED 0\n{COMPLETE}DISK 1000 800\nEND")
             .parse()
             .unwrap();
-        let error = next(&target(), &full).unwrap_err();
+        let error = next(&target(), VCPUS, &full).unwrap_err();
         assert_eq!(error.name(), "DiskFull");
     }
 
     #[test]
     fn timeout_reports_the_image_being_pulled() {
-        let error = out_of_time(&target(), &status("UNIT 1 1 active running"));
+        let lines = "UNIT 0 1 queued dead\nUNIT 1 1 activating start";
+        let error = out_of_time(&target(), &status(lines));
         assert!(error.to_string().contains("team/api:v1"), "{error}");
     }
 }

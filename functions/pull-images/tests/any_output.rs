@@ -11,11 +11,11 @@ use std::time::Duration;
 use prepull_aws::Deadline;
 use prepull_aws::ec2::types::InstanceStateName;
 use prepull_aws::ssm::types::CommandInvocationStatus;
-use prepull_domain::build::payload::{BuilderInput, Pinning, PlannedImage, Target};
+use prepull_domain::build::payload::{Base, DiskUsage, Pinning, PlannedImage, PullInput, Target};
 use prepull_domain::node::{Document, MAX_PARAMETER_BYTES};
 use prepull_domain::{Bytes, ImageReference};
 use prepull_fuzzing::{IMAGE_REFERENCES, NODE_OUTPUTS, mutated};
-use prepull_testing::{FakeAws, builder, command_output, ec2_instance, target};
+use prepull_testing::{FakeAws, builder, command_output, ec2_instance, ready_builder, target};
 use proptest::prelude::*;
 use pull_images::{Settings, handle};
 use regex::Regex;
@@ -50,7 +50,7 @@ fn patterns(document: &str) -> BTreeMap<String, Regex> {
 
 /// The patterns of the documents that this stage sends, by the document's name.
 static PATTERNS: LazyLock<BTreeMap<String, BTreeMap<String, Regex>>> = LazyLock::new(|| {
-    ["prepull-image-status", "prepull-pull-images"]
+    ["prepull-pull-images"]
         .into_iter()
         .map(|document| (document.to_owned(), patterns(document)))
         .collect()
@@ -84,8 +84,16 @@ fn any_target() -> impl Strategy<Value = Target> {
     let pinning = prop_oneof![Just(Pinning::Pinned), Just(Pinning::Unpinned)];
     let others = prop::collection::vec(image, 0..4);
     let width = prop::option::of(1..4u8);
-    (others, pinning, width).prop_map(|(others, pinning, parallel_pulls)| {
+    let base = prop_oneof![
+        Just(target().base),
+        Just(Base::Snapshot {
+            snapshot_id: "snap-0123456789abcdef0".parse().unwrap(),
+            fresh: DiskUsage::default(),
+        })
+    ];
+    (others, pinning, width, base).prop_map(|(others, pinning, parallel_pulls, base)| {
         let mut target = target();
+        target.base = base;
         target.images.extend(others);
         target.pinning = pinning;
         target.parallel_pulls = parallel_pulls;
@@ -95,8 +103,10 @@ fn any_target() -> impl Strategy<Value = Target> {
 
 #[test]
 fn document_parameters_have_patterns() {
-    assert!(PATTERNS["prepull-image-status"].contains_key("Names"));
-    assert!(PATTERNS["prepull-pull-images"].contains_key("Changes"));
+    let patterns = &PATTERNS["prepull-pull-images"];
+    for parameter in ["Images", "Changes", "WaitSeconds"] {
+        assert!(patterns.contains_key(parameter), "{parameter}");
+    }
 }
 
 #[test]
@@ -118,7 +128,7 @@ proptest! {
         outputs in prop::collection::vec(mutated(NODE_OUTPUTS.split("\n\n")), 1..5),
     ) {
         let aws = node(outputs);
-        let input = BuilderInput { target, builder: builder() };
+        let input = PullInput { target, builder: builder(), node: ready_builder() };
         let settings = Settings { name: "prepull".into() };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -5,29 +5,43 @@ use std::time::Duration;
 use prepull_aws::Deadline;
 use prepull_aws::ec2::types::InstanceStateName;
 use prepull_aws::ssm::types::CommandInvocationStatus;
-use prepull_domain::build::payload::{BuilderInput, Pulled, Target};
+use prepull_domain::build::payload::{Base, DiskUsage, PullInput, Pulled, Target};
 use prepull_domain::{PullProgress, StageError};
-use prepull_testing::{FakeAws, builder, command_output, ec2_instance, target};
+use prepull_testing::{FakeAws, builder, command_output, ec2_instance, ready_builder, target};
 use pull_images::{Settings, handle};
 use tokio::time::Instant;
 
 /// Status line of a builder with all images of [`target`].
 const COMPLETE: &str = "NAMES uuuu\n";
 
-/// Returns AWS with a builder that answers each `image-status` with the next of `statuses` and then repeats the last one.
+/// Returns AWS with a builder that answers each command with the next of `statuses` and then repeats the last one.
 fn node(statuses: Vec<String>) -> FakeAws {
     let mut next = 0;
     FakeAws::new()
         .with_instances([ec2_instance(InstanceStateName::Running)])
-        .with_agent(move |document| {
-            let done = |stdout: &str| command_output(CommandInvocationStatus::Success, 0, stdout);
-            if document == "prepull-pull-images" {
-                return done("");
-            }
+        .with_agent(move |_| {
             let status = &statuses[next.min(statuses.len() - 1)];
             next += 1;
-            done(&format!("{status}\nDISK 1000 300\nCPUS 8\nEND\n"))
+            let status = match status.strip_suffix(CUT) {
+                Some(cut) => cut.to_owned(),
+                None => format!("FINISHED 0\n{status}\nDISK 1000 300\nEND\n"),
+            };
+            command_output(CommandInvocationStatus::Success, 0, &status)
         })
+}
+
+/// Marks a status whose end is missing.
+const CUT: &str = "<cut>";
+
+/// Returns the target on a base.
+fn refresh() -> Target {
+    Target {
+        base: Base::Snapshot {
+            snapshot_id: "snap-0123456789abcdef0".parse().unwrap(),
+            fresh: DiskUsage::default(),
+        },
+        ..target()
+    }
 }
 
 /// Returns the changes that the builder was told to make.
@@ -42,9 +56,10 @@ async fn pull(aws: &FakeAws) -> Result<Pulled, StageError> {
 }
 
 async fn pull_of(target: Target, aws: &FakeAws) -> Result<Pulled, StageError> {
-    let input = BuilderInput {
+    let input = PullInput {
         target,
         builder: builder(),
+        node: ready_builder(),
     };
     let settings = Settings {
         name: "prepull".into(),
@@ -54,47 +69,77 @@ async fn pull_of(target: Target, aws: &FakeAws) -> Result<Pulled, StageError> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn builder_pulls_tags_and_removes_stale_images() {
-    let old = format!("OTHER docker.io/library/old:1 sha256:{}\n", "9".repeat(64));
+async fn empty_builder_is_complete_after_one_command() {
     let units = "UNIT 0 1 active exited\nUNIT 1 1 active exited\n";
-    let aws = node(vec![
-        old.clone(),
-        format!("UNIT 0 1 active running\nUNIT 1 1 active running\n{old}"),
-        format!("{units}NAMES uuu-\n{old}"),
-        format!("{units}{COMPLETE}{old}"),
-        format!("{units}{COMPLETE}"),
-    ]);
+    let aws = node(vec![format!("{units}{COMPLETE}")]);
     let pulled = pull(&aws).await.unwrap();
-    assert_eq!((pulled.pulled_images, pulled.removed_images), (2, 1));
-
-    let verbs: Vec<_> = changes(&aws)
-        .iter()
-        .map(|changes| changes.split(',').next().unwrap().to_owned())
-        .collect();
-    assert_eq!(verbs, ["pull", "tag", "remove"]);
+    assert_eq!((pulled.pulled_images, pulled.removed_images), (2, 0));
+    assert_eq!(changes(&aws), ["pull,1-1 pull,0-1"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn complete_builder_changes_nothing() {
+async fn refresh_pulls_and_removes_in_one_command() {
+    let old = format!("OTHER docker.io/library/old:1 sha256:{}\n", "9".repeat(64));
+    let aws = node(vec![
+        format!("NAMES --uu\n{old}"),
+        format!("UNIT 0 1 active exited\n{COMPLETE}"),
+    ]);
+    let pulled = pull_of(refresh(), &aws).await.unwrap();
+    assert_eq!((pulled.pulled_images, pulled.removed_images), (1, 1));
+    assert_eq!(
+        changes(&aws),
+        ["none", "pull,0-1 remove,docker.io/library/old:1"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_tag_is_repeated() {
+    let units = "UNIT 0 1 active exited\nUNIT 1 1 active exited\n";
+    let aws = node(vec![
+        format!("{units}NAMES u-uu"),
+        format!("{units}{COMPLETE}"),
+    ]);
+    assert_eq!(pull(&aws).await.unwrap().pulled_images, 2);
+    assert_eq!(changes(&aws), ["pull,1-1 pull,0-1", "tag,0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn complete_base_changes_nothing() {
     let aws = node(vec![COMPLETE.into()]);
-    let pulled = pull(&aws).await.unwrap();
+    let pulled = pull_of(refresh(), &aws).await.unwrap();
     assert_eq!(pulled.pulled_images, 0);
-    assert!(changes(&aws).is_empty());
+    assert_eq!(changes(&aws), ["none"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn long_pulls_continue_after_the_call() {
     let aws = node(vec![
-        "UNIT 0 1 active running\nUNIT 1 1 active running".into(),
+        "UNIT 0 1 activating start\nUNIT 1 1 queued dead".into(),
     ]);
     let error = pull(&aws).await.unwrap_err();
     assert_eq!(error.name(), "StillRunning");
     assert!(error.to_string().contains("0 of 2"), "{error}");
+    // Only the first command starts pulls. The others wait.
+    let changes = changes(&aws);
+    assert_eq!(changes[0], "pull,1-1 pull,0-1");
+    assert!(changes[1..].iter().all(|changes| changes == "none"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn removal_of_stale_images_waits_for_long_pulls() {
+    let old = format!("OTHER docker.io/library/old:1 sha256:{}\n", "9".repeat(64));
+    let running = format!("UNIT 0 1 activating start\nNAMES --uu\n{old}");
+    let mut statuses = vec![running; 6];
+    statuses.push(format!("UNIT 0 1 active exited\n{COMPLETE}"));
+    let aws = node(statuses);
+    // The repeated removal does not count as a change without effect.
+    assert!(pull_of(refresh(), &aws).await.is_ok());
+    assert_eq!(changes(&aws).len(), 7);
 }
 
 #[tokio::test(start_paused = true)]
 async fn still_running_contains_the_pull_progress() {
-    let half = "UNIT 0 1 active exited\nUNIT 1 1 active running\nNAMES uu--".to_owned();
+    let half = "UNIT 0 1 active exited\nUNIT 1 1 activating start\nNAMES uu--".to_owned();
     let aws = node(vec![half]);
     let StageError::StillRunning(text) = pull(&aws).await.unwrap_err() else {
         panic!("the pulls are still running");
@@ -108,8 +153,8 @@ async fn still_running_contains_the_pull_progress() {
 
 #[tokio::test(start_paused = true)]
 async fn pulled_image_is_reported_before_the_deadline() {
-    let both = "UNIT 0 1 active running\nUNIT 1 1 active running".to_owned();
-    let one = "UNIT 0 1 active exited\nUNIT 1 1 active running\nNAMES uu--".to_owned();
+    let both = "UNIT 0 1 activating start\nUNIT 1 1 activating start".to_owned();
+    let one = "UNIT 0 1 active exited\nUNIT 1 1 activating start\nNAMES uu--".to_owned();
     let start = Instant::now();
     let error = pull(&node(vec![both, one])).await.unwrap_err();
     assert_eq!(
@@ -132,11 +177,11 @@ async fn change_without_effect_fails_after_four_attempts() {
 async fn no_change_starts_after_the_build_deadline() {
     let mut late = target();
     late.give_up_at = late.planned_at;
-    for status in ["", "UNIT 0 1 active running\nUNIT 1 1 active running"] {
+    for status in ["", "UNIT 0 1 activating start\nUNIT 1 1 activating start"] {
         let aws = node(vec![status.into()]);
         let error = pull_of(late.clone(), &aws).await.unwrap_err();
         assert_eq!(error.name(), "PullFailed");
-        assert!(changes(&aws).is_empty());
+        assert_eq!(changes(&aws), ["none"]);
     }
     let aws = node(vec![COMPLETE.into()]);
     assert!(pull_of(late, &aws).await.is_ok());
@@ -144,10 +189,10 @@ async fn no_change_starts_after_the_build_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn truncated_status_is_requested_again() {
-    let cut = "NAMES ux";
-    let aws = node(vec![cut.into(), COMPLETE.into()]);
+    let cut = format!("FINISHED 0\nNAMES ux{CUT}");
+    let aws = node(vec![cut.clone(), COMPLETE.into()]);
     assert!(pull(&aws).await.is_ok());
 
-    let aws = node(vec![cut.into()]);
+    let aws = node(vec![cut]);
     assert_eq!(pull(&aws).await.unwrap_err().name(), "BuilderLost");
 }

@@ -11,11 +11,11 @@ use prepull_aws::ssm::operation::describe_instance_information::DescribeInstance
 use prepull_aws::ssm::operation::get_command_invocation::GetCommandInvocationOutput;
 use prepull_aws::ssm::types::{CommandInvocationStatus, InstanceInformation, PingStatus};
 use prepull_domain::StageError;
-use prepull_domain::build::payload::{BuilderInput, NodeInfo};
+use prepull_domain::build::payload::{BuilderInput, ReadyBuilder};
 use prepull_testing::{FakeAws, builder, command_output, ec2_instance, target};
 use wait_for_ssm::{Settings, handle};
 
-const READY: &str = "OS {\"os\": {\"version_id\": \"1.57.0\"}}\nCONTAINERD 2.1.4\nKERNEL 6.12.40\nSNAPSHOTTER ACTIVE_SNAPSHOTTER=\"overlayfs\"\nEND\n";
+const READY: &str = "OS {\"os\": {\"version_id\": \"1.57.0\"}}\nCONTAINERD 2.1.4\nKERNEL 6.12.40\nSNAPSHOTTER ACTIVE_SNAPSHOTTER=\"overlayfs\"\nCPUS 8\nEND\n";
 
 const LATE: &str = "WAITING the admin container\n";
 
@@ -43,7 +43,7 @@ fn agent_is(status: Option<PingStatus>) -> Rule {
 }
 
 /// Runs wait-for-ssm for a builder with launch time `age` ago.
-async fn wait(aws: &FakeAws, age: SignedDuration) -> Result<NodeInfo, StageError> {
+async fn wait(aws: &FakeAws, age: SignedDuration) -> Result<ReadyBuilder, StageError> {
     let mut builder = builder();
     builder.launched_at = Timestamp::now() - age;
     let input = BuilderInput {
@@ -61,9 +61,10 @@ const YOUNG: SignedDuration = SignedDuration::from_secs(30);
 const OLD: SignedDuration = SignedDuration::from_mins(11);
 
 #[tokio::test]
-async fn ready_builder_reports_its_versions() {
+async fn ready_builder_reports_its_versions_and_vcpus() {
     let aws = with_agent(|_| command_output(CommandInvocationStatus::Success, 0, READY));
-    let node = wait(&aws, YOUNG).await.unwrap();
+    let ReadyBuilder { node, vcpus } = wait(&aws, YOUNG).await.unwrap();
+    assert_eq!(vcpus, 8);
     assert_eq!(node.containerd_version, "2.1.4");
     assert_eq!(node.bottlerocket_version.to_string(), "1.57.0");
     assert_eq!(aws.calls("ssm:SendCommand"), ["prepull-await-ready"]);

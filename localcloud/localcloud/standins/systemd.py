@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,12 @@ class Unit:
     transient: bool = False
     pre: list[Command] = field(default_factory=list)
     main: Command | None = None
+    start_post: list[Command] = field(default_factory=list)
     post: list[Command] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+    """Units whose jobs end before this unit starts."""
+    job: int = 0
+    """ID of the start job that waits or runs, or 0."""
     environment: dict[str, str] = field(default_factory=dict)
     environment_files: list[str] = field(default_factory=list)
     directory: str = "/"
@@ -126,6 +132,7 @@ class Unit:
             "LoadState": self.load,
             "ActiveState": self.active,
             "SubState": self.sub,
+            "Job": str(self.job or ""),
             "UnitFileState": "masked-runtime" if self.load == "masked" else "",
             "Transient": "yes" if self.transient else "no",
         }
@@ -162,6 +169,8 @@ class Systemd:
         self.environment = environment
         self.commands = commands
         self.units: dict[str, Unit] = {}
+        self.jobs = 0
+        """ID of the last job."""
         self.poweroff: Callable[[], None] = lambda: None
 
     def add(self, unit: Unit) -> Unit:
@@ -184,14 +193,32 @@ class Systemd:
     # Starting and stopping
 
     def start(self, unit: Unit, done: Done) -> None:
+        """Adds a job that starts the unit, and calls `done` at its end.
+
+        The job of a unit waits while a unit in its `After=` has a job, and goes on after
+        its failure too: `job_is_runnable` in src/core/job.c of systemd. A second job joins
+        the first. The behaviour was compared with systemd 252.
+        """
         if unit.load == "masked":
             raise Refused(f"Failed to start {unit.name}: Unit {unit.name} is masked.")
+        if unit.job:
+            unit.waiting.append(done)
+            return
         if not unit.ended:
             done()
             return
+        self.jobs += 1
+        unit.job = self.jobs
+        unit.waiting.append(done)
+        if not self._is_held_back(unit):
+            self._run_job(unit)
+
+    def _is_held_back(self, unit: Unit) -> bool:
+        return any(name in self.units and self.units[name].job for name in unit.after)
+
+    def _run_job(self, unit: Unit) -> None:
         unit.generation += 1
         unit.result, unit.main_status, unit.main_code, unit.exited = "success", 0, 0, 0.0
-        unit.waiting.append(done)
         if unit.on_start is not None:
             unit.started = time.time()
             unit.active, unit.sub = "active", "running"
@@ -204,6 +231,10 @@ class Systemd:
         self._run_pre(unit, 0)
 
     def stop(self, unit: Unit, done: Done) -> None:
+        """Stops a unit. A start job that still waits is canceled."""
+        if unit.job and unit.ended:
+            unit.result = "canceled"
+            self._job_ended(unit)
         if unit.ended or unit.sub == "auto-restart":
             unit.active, unit.sub = "inactive", "dead"
             self._unload(unit)
@@ -273,7 +304,10 @@ class Systemd:
             unit.main_code = 1 if code >= 0 else 2
             unit.main_status = abs(code)
             stopping = unit.sub == "stop-sigterm"
-            if code == 0 or (stopping and code in (-signal.SIGTERM, -signal.SIGINT)):
+            if code == 0 and not stopping and unit.start_post:
+                unit.sub = "start-post"
+                self._run_start_post(unit, 0)
+            elif code == 0 or (stopping and code in (-signal.SIGTERM, -signal.SIGINT)):
                 self._finish(unit, stopping)
             else:
                 self._fail(unit, code)
@@ -283,6 +317,24 @@ class Systemd:
             self._limit(unit, unit.runtime_seconds, lambda: unit.sub == "running")
         if not oneshot:
             self._job_ended(unit)
+
+    def _run_start_post(self, unit: Unit, index: int) -> None:
+        """Runs the `ExecStartPost` commands of a oneshot unit, which is active after them."""
+        if index == len(unit.start_post):
+            self._finish(unit)
+            return
+        command = unit.start_post[index]
+
+        def exited(code: int) -> None:
+            unit.pid = 0
+            if unit.sub == "stop-sigterm":
+                self._finish(unit)
+            elif code and not command.may_fail:
+                self._fail(unit, code)
+            else:
+                self._run_start_post(unit, index + 1)
+
+        self._exec(unit, command, exited)
 
     def _exec(self, unit: Unit, command: Command, exited: Callable[[int], None]) -> int:
         environment = self.environment | self._read_environment(unit) | unit.environment
@@ -387,9 +439,18 @@ class Systemd:
             self._unload(unit)
 
     def _job_ended(self, unit: Unit) -> None:
+        unit.job = 0
         waiting, unit.waiting = unit.waiting, []
         for done in waiting:
             done()
+        for other in list(self.units.values()):
+            if unit.name in other.after and other.job and other.ended:
+                # It runs in its own turn, because the caller may still change the unit.
+                self.loop.after(0, partial(self._run_if_due, other))
+
+    def _run_if_due(self, unit: Unit) -> None:
+        if unit.job and unit.ended and not self._is_held_back(unit):
+            self._run_job(unit)
 
     def _unload(self, unit: Unit) -> None:
         """Removes a transient unit without references."""
@@ -543,6 +604,8 @@ class Systemd:
             unit.waiting.append(report)
         elif unit.type == "oneshot" and unit.active == "failed":
             answer({"unit": unit.name, "error": f"Job for {unit.name} failed.", "code": 1})
+        elif unit.result == "canceled":
+            answer({"unit": unit.name, "error": f"Job for {unit.name} canceled.", "code": 1})
         else:
             report()
 
@@ -561,6 +624,8 @@ class Systemd:
             if not sign:
                 raise Refused(f"Not an assignment: {text}")
             self._assign(unit, name, value)
+        if unit.start_post and unit.type != "oneshot":
+            raise Refused("ExecStartPost= is only modelled for Type=oneshot")
         program = unit.main.argv[0] if unit.main else ""
         if not program.startswith("/") and self.resolve(program) is None:
             raise Refused(f"Failed to find executable {program}: No such file or directory")
@@ -571,6 +636,10 @@ class Systemd:
             unit.type = value
         elif name == "ExecStartPre":
             unit.pre.append(Command.parse(value))
+        elif name == "ExecStartPost":
+            unit.start_post.append(Command.parse(value))
+        elif name == "After":
+            unit.after += value.split()
         elif name == "ExecStopPost":
             unit.post.append(Command.parse(value))
         elif name == "Environment":

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use jiff::Timestamp;
 use prepull_aws::{Deadline, StageResult as _, instances, run_command, tag_filter};
 use prepull_domain::names;
-use prepull_domain::node::{Document, ImageStatus};
+use prepull_domain::node::{Document, ImageStatus, NO_CHANGES, pull_images_parameters};
 
 use crate::node::{Node, Nodes, Purpose};
 use crate::{NAME, NODE_TAG, Suite};
@@ -318,8 +318,8 @@ pub async fn about_parameter_sizes(suite: &mut Suite, node: &Node) {
         let output = run_command::run_document(
             &suite.clients,
             &node.id,
-            &Document::ImageStatus.name(NAME),
-            &[("Names", "a".repeat(size))],
+            &Document::PullImages.name(NAME),
+            &pull_images_parameters("a".repeat(size), NO_CHANGES, Duration::ZERO),
             Deadline::after(Duration::from_secs(120)),
         )
         .await;

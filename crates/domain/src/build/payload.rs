@@ -223,7 +223,7 @@ pub struct LaunchInput {
     pub target: Target,
 }
 
-/// Input of wait-for-ssm, pull-images and create-snapshot. Their outputs are [`NodeInfo`], [`Pulled`] and [`Snapshot`].
+/// Input of wait-for-ssm and create-snapshot. Their outputs are [`ReadyBuilder`] and [`Snapshot`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuilderInput {
     /// Target of the builder.
@@ -245,6 +245,27 @@ pub struct NodeInfo {
     pub snapshotter: String,
     /// Time at which the builder was ready.
     pub ready_at: Timestamp,
+}
+
+/// Output of wait-for-ssm.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadyBuilder {
+    /// Software on the builder.
+    #[serde(flatten)]
+    pub node: NodeInfo,
+    /// Number of vCPUs. It determines the number of parallel pulls.
+    pub vcpus: u16,
+}
+
+/// Input of pull-images. Its output is [`Pulled`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullInput {
+    /// Target of the builder.
+    pub target: Target,
+    /// Builder of the target.
+    pub builder: Builder,
+    /// Output of wait-for-ssm.
+    pub node: ReadyBuilder,
 }
 
 /// Output of pull-images.

@@ -15,7 +15,7 @@ use crate::size::GiB;
 
 /// Maximum number of images in a cache.
 ///
-/// The plan and the commands for builders have limits in bytes, which plan-build checks. With names of 125 characters, 280
+/// The plan and the commands for builders have limits in bytes, which plan-build checks. With names of 125 characters, 228
 /// images would fit into a command. The rest is room for longer names.
 pub const MAX_IMAGES: usize = 200;
 

@@ -119,7 +119,7 @@ impl ImageReference {
         }
     }
 
-    /// Returns the word that asks the document `image-status` for [`Self::names_on_node`], in the same order: the name by
+    /// Returns the word that asks the document `pull-images` for [`Self::names_on_node`], in the same order: the name by
     /// digest, and after it the tag if the reference has one. It repeats no repository, because the words of all images
     /// must fit into one parameter.
     #[must_use]

@@ -1,4 +1,4 @@
-//! The output of the document `image-status`.
+//! The output of the document `pull-images`.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -33,10 +33,12 @@ impl ImageName {
     }
 }
 
-/// The output of the document `image-status`.
+/// The output of the document `pull-images`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageStatus {
-    /// Last attempt at each started pull, by the image's position in the plan.
+    /// Number of pulls that had succeeded when the command started.
+    pub finished_before: usize,
+    /// Last attempt at each requested pull, by the image's position in the plan.
     pub pulls: BTreeMap<usize, PullAttempt>,
     /// Requested names that exist, by their position in the request.
     pub names: BTreeMap<usize, NameRecord>,
@@ -48,8 +50,6 @@ pub struct ImageStatus {
     pub omitted_others: u32,
     /// Data volume.
     pub disk: Disk,
-    /// Number of the builder's vCPUs.
-    pub cpus: usize,
 }
 
 /// An attempt to pull an image.
@@ -59,13 +59,15 @@ pub struct PullAttempt {
     pub number: u32,
     /// State of the attempt.
     pub state: PullState,
-    /// Last log lines, if the attempt failed.
+    /// Last log lines, if the attempt failed. Empty if other failures filled the space for logs.
     pub log: Vec<String>,
 }
 
 /// The state of a pull.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PullState {
+    /// The pull waits for other pulls.
+    Queued,
     /// The pull is running.
     Running,
     /// The pull succeeded.
@@ -133,6 +135,25 @@ pub struct OtherName {
     pub digest: Digest,
 }
 
+impl ImageStatus {
+    /// Returns the status of a builder with an empty volume and without pulls. The size of the volume is unknown.
+    #[must_use]
+    pub fn empty_volume() -> Self {
+        Self {
+            finished_before: 0,
+            pulls: BTreeMap::new(),
+            names: BTreeMap::new(),
+            pinned_aliases: Vec::new(),
+            others: Vec::new(),
+            omitted_others: 0,
+            disk: Disk {
+                size: Bytes(0),
+                used: Bytes(0),
+            },
+        }
+    }
+}
+
 impl FromStr for ImageStatus {
     type Err = MalformedOutput;
 
@@ -142,12 +163,15 @@ impl FromStr for ImageStatus {
         let mut pinned_aliases = Vec::new();
         let mut others = Vec::new();
         let mut omitted_others = 0;
+        let mut finished_before = None;
         let mut disk = None;
-        let mut cpus = None;
         for (keyword, rest) in lines(output)? {
             let malformed = || MalformedOutput::Line(shorten(&format!("{keyword} {rest}")));
             let fields: Vec<_> = rest.split_whitespace().collect();
             match (keyword, fields.as_slice()) {
+                ("FINISHED", [count]) => {
+                    finished_before = Some(count.parse().map_err(|_| malformed())?);
+                }
                 ("UNIT", [position, number, active, sub_state]) => {
                     let position = position.parse().map_err(|_| malformed())?;
                     let attempt = PullAttempt {
@@ -186,29 +210,31 @@ impl FromStr for ImageStatus {
                         used: Bytes(used.parse().map_err(|_| malformed())?),
                     });
                 }
-                ("CPUS", [count]) => cpus = Some(count.parse().map_err(|_| malformed())?),
-                ("UNIT" | "LOG" | "NAMES" | "PINNED" | "OTHER" | "MORE" | "DISK" | "CPUS", _) => {
-                    return Err(malformed());
-                }
+                (
+                    "FINISHED" | "UNIT" | "LOG" | "NAMES" | "PINNED" | "OTHER" | "MORE" | "DISK",
+                    _,
+                ) => return Err(malformed()),
                 _ => {}
             }
         }
         Ok(Self {
+            finished_before: finished_before.ok_or(MalformedOutput::Missing("FINISHED"))?,
             pulls,
             names,
             pinned_aliases,
             others,
             omitted_others,
             disk: disk.ok_or(MalformedOutput::Missing("DISK"))?,
-            cpus: cpus.ok_or(MalformedOutput::Missing("CPUS"))?,
         })
     }
 }
 
 impl PullState {
-    /// Returns the state of a pull from its systemd unit. A unit stays `active (exited)` after success.
+    /// Returns the state of a pull from its systemd unit. A unit stays `active (exited)` after success. The document prints
+    /// `queued` for an inactive unit whose job waits.
     fn of_unit(active: &str, sub_state: &str) -> Self {
         match (active, sub_state) {
+            ("queued", _) => Self::Queued,
             ("active", "exited") => Self::Succeeded,
             ("failed" | "inactive", _) => Self::Failed,
             _ => Self::Running,
@@ -233,19 +259,25 @@ mod tests {
     #[test]
     fn status_output_yields_pulls_images_and_disk() {
         let output = format!(
-            "UNIT 0 1 active exited\nUNIT 1 1 active running\nUNIT 2 2 failed failed\nUNIT 2 1 failed failed\n\
+            "FINISHED 1\nUNIT 0 1 active exited\nUNIT 1 1 activating start\nUNIT 2 2 failed failed\n\
+             UNIT 2 1 failed failed\nUNIT 3 1 queued dead\n\
              LOG 2 2 level=fatal msg=\"no  such image\"\nLOG 2 1 earlier\n\
              NAMES uP-im\n\
              PINNED ecr.aws/arn:aws:ecr:eu-west-1:123456789012:repository/team/api:v1\n\
              OTHER docker.io/library/old:1 {b}\n\
-             MORE 7\nsome warning\nDISK 1000 300\nCPUS 8\nEND\n",
+             MORE 7\nsome warning\nDISK 1000 300\nEND\n",
             b = digest('b'),
         );
         let status: ImageStatus = output.parse().unwrap();
         let pulls: Vec<_> = status.pulls.values().map(|pull| pull.state).collect();
         assert_eq!(
             pulls,
-            [PullState::Succeeded, PullState::Running, PullState::Failed]
+            [
+                PullState::Succeeded,
+                PullState::Running,
+                PullState::Failed,
+                PullState::Queued
+            ]
         );
         let failed = &status.pulls[&2];
         assert_eq!(failed.number, 2);
@@ -267,22 +299,23 @@ mod tests {
             (status.disk.size, status.disk.used),
             (Bytes(1000), Bytes(300))
         );
-        assert_eq!(status.cpus, 8);
+        assert_eq!(status.finished_before, 1);
     }
 
     #[test]
     fn truncated_or_garbled_status_does_not_parse() {
         for output in [
             "",
-            "DISK 1000 300",
+            "FINISHED 0\nDISK 1000 300",
             "END",
-            "UNIT 0 1 active\nDISK 1000 300\nCPUS 8\nEND",
-            "NAMES ux\nDISK 1000 300\nCPUS 8\nEND",
-            "OTHER $(reboot) sha256:12\nDISK 1000 300\nCPUS 8\nEND",
-            "UNIT 0 active exited\nDISK 1000 300\nCPUS 8\nEND",
-            "LOG 0 1 no unit\nDISK 1000 300\nCPUS 8\nEND",
-            "UNIT 0 1 active exited\nCPUS 8\nEND",
+            "FINISHED 0\nUNIT 0 1 active\nDISK 1000 300\nEND",
+            "FINISHED 0\nNAMES ux\nDISK 1000 300\nEND",
+            "FINISHED 0\nOTHER $(reboot) sha256:12\nDISK 1000 300\nEND",
+            "FINISHED 0\nUNIT 0 active exited\nDISK 1000 300\nEND",
+            "FINISHED 0\nLOG 0 1 no unit\nDISK 1000 300\nEND",
+            "FINISHED 0\nUNIT 0 1 active exited\nEND",
             "UNIT 0 1 active exited\nDISK 1000 300\nEND",
+            "FINISHED many\nDISK 1000 300\nEND",
         ] {
             assert!(output.parse::<ImageStatus>().is_err(), "{output:?}");
         }

@@ -9,7 +9,9 @@ mod ready_node;
 mod verification;
 
 pub use disk::{Disk, FILL_LIMIT};
-pub use document::{Document, MAX_PARAMETER_BYTES};
+pub use document::{
+    Document, MAX_NAMES_BYTES, MAX_PARAMETER_BYTES, NO_CHANGES, pull_images_parameters,
+};
 pub use fingerprint::{FingerprintOutput, Progress, Trees, TreesDigest};
 pub use image_status::{
     ImageName, ImageStatus, NameRecord, OtherName, PullAttempt, PullState, Usable,

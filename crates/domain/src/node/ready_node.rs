@@ -20,6 +20,8 @@ pub struct ReadyNode {
     pub kernel_version: String,
     /// Snapshotter that unpacks images.
     pub snapshotter: String,
+    /// Number of vCPUs.
+    pub vcpus: u16,
 }
 
 impl ReadyNode {
@@ -63,6 +65,10 @@ impl FromStr for ReadyNode {
                     .map(ToOwned::to_owned)
                     .ok_or_else(|| MalformedOutput::Line(shorten(line)))
             })?,
+            vcpus: line("CPUS").and_then(|line| {
+                line.parse()
+                    .map_err(|_| MalformedOutput::Line(shorten(line)))
+            })?,
         })
     }
 }
@@ -90,7 +96,7 @@ mod tests {
     #[test]
     fn ready_output_yields_all_versions() {
         let output = "OS {\"os\": {\"version_id\": \"1.57.0\", \"arch\": \"x86_64\"}}\n\
-                      CONTAINERD 2.1.4+bottlerocket\nKERNEL 6.12.40\nSNAPSHOTTER ACTIVE_SNAPSHOTTER=\"overlayfs\"\nEND\n";
+                      CONTAINERD 2.1.4+bottlerocket\nKERNEL 6.12.40\nSNAPSHOTTER ACTIVE_SNAPSHOTTER=\"overlayfs\"\nCPUS 8\nEND\n";
         let node: ReadyNode = output.parse().unwrap();
         assert_eq!(
             node,
@@ -99,6 +105,7 @@ mod tests {
                 containerd_version: "2.1.4+bottlerocket".into(),
                 kernel_version: "6.12.40".into(),
                 snapshotter: "overlayfs".into(),
+                vcpus: 8,
             }
         );
     }
@@ -143,6 +150,11 @@ mod tests {
             (
                 "OS {\"os\": {\"version_id\": \"1.57.0\"}}\nCONTAINERD 2\nKERNEL 6\nSNAPSHOTTER overlayfs\nEND",
                 MalformedOutput::Line("overlayfs".into()),
+            ),
+            (
+                "OS {\"os\": {\"version_id\": \"1.57.0\"}}\nCONTAINERD 2\nKERNEL 6\n\
+                 SNAPSHOTTER ACTIVE_SNAPSHOTTER=\"overlayfs\"\nCPUS -1\nEND",
+                MalformedOutput::Line("-1".into()),
             ),
             ("KERNEL 6", MalformedOutput::Incomplete("KERNEL 6".into())),
         ] {
