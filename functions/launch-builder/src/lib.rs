@@ -6,6 +6,8 @@
 //! **Called again:** it finds the instance by its tags and launches none. If an answer of EC2 was lost, or tags are not
 //! visible yet, the client token prevents a second launch. The token depends only on the plan. Concurrent calls may launch
 //! in different capacity pools. All of them continue with the oldest builder, and the younger ones are terminated.
+//! **Called early:** before the debounce, with an early plan. The call after the debounce finds that builder, if both plans
+//! launch the same. Otherwise it launches another, and clean-up removes the early one.
 //! **Errors:** `CapacityUnavailable` if no instance type has capacity in any subnet; `QuotaExceeded`; `AccountRestricted` if
 //! AWS has not verified the account, or its plan excludes every type; `InvalidConfig` if EC2 rejects the request or
 //! credentials cannot be read; `KeyUnusable` if the instance ends because of its KMS key; `BuilderLost` if it ends for
@@ -21,7 +23,7 @@ use prepull_aws::ec2::types::InstanceStateName;
 use prepull_aws::instances::{self, InstanceRecord, not_known};
 use prepull_aws::{AwsError, Clients, Deadline, StageResult};
 use prepull_domain::build::payload::{Base, Builder, LaunchInput, Target};
-use prepull_domain::{InstanceId, InvalidConfig, StageError, SubnetId};
+use prepull_domain::{InstanceId, InvalidConfig, StageError, SubnetId, names};
 
 /// Poll interval for the instance state. A launch takes about 16 s.
 const POLL: Duration = Duration::from_secs(1);
@@ -70,11 +72,16 @@ pub async fn handle(
     }
 }
 
-/// Returns the oldest builder of `target` that is pending or running.
+/// Returns the oldest builder of `target` that is pending or running, and that started with the planned settings. A builder
+/// of an early plan can have others.
 async fn oldest(clients: &Clients, target: &Target) -> Result<Option<InstanceId>, StageError> {
     let alive = [InstanceStateName::Pending, InstanceStateName::Running];
     let found = instances::builders_of(clients, target, &alive).await?;
-    Ok(found.into_iter().next().map(|found| found.id))
+    let key = target.launch_key();
+    Ok(found
+        .into_iter()
+        .find(|found| found.tag(names::TAG_LAUNCH_KEY) == Some(&key))
+        .map(|found| found.id))
 }
 
 /// Terminates a duplicate builder. A capacity pool may have capacity for one concurrent call and not for another, and their

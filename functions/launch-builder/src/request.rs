@@ -6,10 +6,10 @@ use prepull_aws::ec2::operation::run_instances::{RunInstancesError, RunInstances
 use prepull_aws::ec2::types::{
     BlockDeviceMapping, EbsBlockDevice, HttpTokensState, IamInstanceProfileSpecification,
     InstanceMetadataEndpointState, InstanceMetadataOptionsRequest, InstanceType, ResourceType,
-    ShutdownBehavior, VolumeType,
+    ShutdownBehavior, TagSpecification, VolumeType,
 };
 use prepull_aws::ec2::{Config, types::builders::EbsBlockDeviceBuilder};
-use prepull_aws::{Clients, tag_specification};
+use prepull_aws::{Clients, tag, tag_specification};
 use prepull_domain::build::payload::{Base, Target};
 use prepull_domain::names;
 use sha2::{Digest, Sha256};
@@ -62,7 +62,7 @@ pub(crate) async fn send(
         // No size: the AMI has its own, which differs between releases.
         .block_device_mappings(mapping(SYSTEM_DEVICE, volume(target)))
         .block_device_mappings(mapping(names::DATA_DEVICE, data_volume(target)))
-        .tag_specifications(tag_specification(ResourceType::Instance, target))
+        .tag_specifications(instance_tags(target))
         .tag_specifications(tag_specification(ResourceType::Volume, target))
         .tag_specifications(tag_specification(ResourceType::NetworkInterface, target))
         .customize()
@@ -70,6 +70,15 @@ pub(crate) async fn send(
         .config_override(Config::builder().retry_config(RetryConfig::disabled()))
         .send()
         .await
+}
+
+/// Returns the tags of the instance. They show the settings with which it starts.
+fn instance_tags(target: &Target) -> TagSpecification {
+    let mut tags = tag_specification(ResourceType::Instance, target);
+    tags.tags
+        .get_or_insert_default()
+        .push(tag(names::TAG_LAUNCH_KEY, &target.launch_key()));
+    tags
 }
 
 fn mapping(device: &str, volume: EbsBlockDeviceBuilder) -> BlockDeviceMapping {
@@ -100,17 +109,13 @@ fn data_volume(target: &Target) -> EbsBlockDeviceBuilder {
 }
 
 /// Returns the client token of an attempt. It is the same for every call for one instance, and differs for another capacity
-/// pool or base, because EC2 rejects a token with changed parameters.
+/// pool or other settings, because EC2 rejects a token with changed parameters.
 fn client_token(target: &Target, pool: CapacityPool<'_>) -> String {
-    let base = match &target.base {
-        Base::Empty { .. } => "",
-        Base::Snapshot { snapshot_id, .. } => snapshot_id.as_str(),
-    };
+    let launch_key = target.launch_key();
     let attempt = [
         target.execution.as_str(),
         target.architecture.as_str(),
-        target.ami.id.as_str(),
-        base,
+        &launch_key,
         pool.instance_type,
         pool.subnet.as_str(),
     ];
