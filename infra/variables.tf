@@ -407,7 +407,7 @@ variable "builder_settings" {
 }
 
 variable "debounce_seconds" {
-  description = "Seconds that a build waits before it plans, so that a burst of pushes becomes one build."
+  description = "Seconds that a build waits before it plans, so that a burst of pushes becomes one build. From 20 to 120 seconds, the builder boots during the wait."
   type        = number
   default     = 60
 

@@ -61,6 +61,7 @@ pub fn lines(update: &Update) -> Vec<String> {
         BuildEvent::Debouncing => line("waiting for other triggers".to_owned()),
         BuildEvent::Planned(Plan::UpToDate { .. }) => line("everything is up to date".to_owned()),
         BuildEvent::Planned(Plan::Superseded { by }) => line(format!("superseded by {by}")),
+        BuildEvent::Planned(Plan::Queued { behind }) => line(format!("waiting for {behind}")),
         BuildEvent::Planned(Plan::Build { targets }) => targets
             .iter()
             .flat_map(|target| planned(&head, target))

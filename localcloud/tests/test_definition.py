@@ -174,3 +174,86 @@ def test_only_a_defect_on_a_base_starts_again(
         "TargetDone": {"Type": "Succeed", "Output": "TargetDone"},
     }
     assert json.loads(run(cloud, states)["output"]) == name
+
+
+PUSH = {"source": "push", "image": "a:1", "at": "2026-01-02T03:04:05Z"}
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"trigger": PUSH, "debounce_seconds": 60}, "plan-build (early)"),
+        ({"trigger": PUSH, "debounce_seconds": 20}, "plan-build (early)"),
+        ({"trigger": PUSH, "debounce_seconds": 19}, "Debounce"),
+        ({"trigger": PUSH, "debounce_seconds": 121}, "Debounce"),
+        ({"trigger": PUSH, "debounce_seconds": "60"}, "Debounce"),
+        ({"trigger": PUSH}, "Debounce"),
+        ({"trigger": {"source": "schedule"}, "debounce_seconds": 60}, "Debounce"),
+        ({"trigger": "me", "debounce_seconds": 60}, "Debounce"),
+        ({"cache": "web"}, "Debounce"),
+        ({}, "Debounce"),
+    ],
+)
+def test_only_a_push_with_a_suitable_debounce_launches_early(
+    cloud: RunningCloud, given: dict[str, Any], name: str
+) -> None:
+    choice = STATES["EarlyLaunch?"]
+    states = {"EarlyLaunch?": choice} | {
+        rule["Next"]: {
+            "Type": "Succeed",
+            "Output": {"next": rule["Next"], "input": "{% $input %}", "early": "{% $early %}"},
+        }
+        for rule in choice["Choices"]
+    }
+    output = json.loads(run(cloud, states, **given)["output"])
+    assert output == {"next": name, "input": given, "early": []}
+
+
+def test_debounce_counts_from_the_start_of_the_execution(cloud: RunningCloud) -> None:
+    waited = "{% $millis() - $toMillis($states.context.Execution.StartTime) %}"
+    states = {
+        "Input": {"Type": "Pass", "Assign": {"input": {"debounce_seconds": 3}}, "Next": "Early"},
+        "Early": {"Type": "Wait", "Seconds": 2, "Next": "Debounce"},
+        "Debounce": STATES["Debounce"] | {"Next": "Done"},
+        "Done": {"Type": "Succeed", "Output": waited},
+    }
+    waited = json.loads(run(cloud, states)["output"])
+    assert 2900 < waited < 4500
+
+
+@pytest.mark.parametrize(
+    ("early", "plan", "removed"),
+    [
+        ([], {"decision": "build", "targets": [{"architecture": "arm64"}]}, []),
+        (["arm64"], {"decision": "build", "targets": [{"architecture": "arm64"}]}, []),
+        (["arm64", "x86_64"], {"decision": "build", "targets": [{"architecture": "arm64"}]}, ["x86_64"]),
+        (["arm64", "x86_64"], {"decision": "up-to-date", "snapshots": {}}, ["arm64", "x86_64"]),
+        (["arm64"], {"decision": "superseded", "by": "web-2"}, ["arm64"]),
+    ],
+)
+def test_early_builders_without_a_target_are_removed(
+    cloud: RunningCloud, early: list[str], plan: dict[str, Any], removed: list[str]
+) -> None:
+    note = {"Type": "Pass", "Output": "{% $states.input.architecture %}", "End": True}
+    unneeded = STATES["UnneededBuilders"] | {
+        "Assign": {"removed": "{% $states.result %}"},
+        "Next": "Done",
+    }
+    unneeded["ItemProcessor"] = unneeded["ItemProcessor"] | {
+        "StartAt": "Note",
+        "States": {"Note": note},
+    }
+    states = {
+        "Early": {
+            "Type": "Pass",
+            "Assign": {"early": [{"architecture": one} for one in early]},
+            "Next": "UnneededBuilders",
+        },
+        "UnneededBuilders": unneeded,
+        "Done": {
+            "Type": "Succeed",
+            "Output": {"removed": "{% $removed %}", "plan": "{% $states.input %}"},
+        },
+    }
+    output = json.loads(run(cloud, states, **plan)["output"])
+    assert output == {"removed": removed, "plan": plan}

@@ -70,7 +70,7 @@ pub async fn measure(world: &World, cache: &Cache) -> Result<Build> {
         None => None,
     };
     let measurement = Measurement {
-        seconds: seconds(history.started_at, history.ended_at),
+        seconds: seconds(history.started_at, history.done_at()),
         stages: history.stages(manifest.as_ref()),
         pulled: Bytes(traffic.bytes),
         registry_requests: traffic.requests,
@@ -156,6 +156,12 @@ impl History {
             }
         }
         Ok(history)
+    }
+
+    /// Returns the time at which the work was done. Nothing waits for the clean-up after it.
+    fn done_at(&self) -> Timestamp {
+        let cleaned_up = self.states.get("clean-up");
+        cleaned_up.map_or(self.ended_at, |(entered_at, _)| *entered_at)
     }
 
     fn stages(&self, manifest: Option<&Manifest>) -> BTreeMap<Stage, f64> {

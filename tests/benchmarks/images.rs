@@ -1,5 +1,7 @@
 //! The images, which are the same in every run. Their layers compress like real ones.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use prepull_domain::Bytes;
 use prepull_tests::{Image, Layer, World};
@@ -100,6 +102,22 @@ impl Images {
             .iter()
             .map(|(name, _)| reference(host, &service(name)));
         services.collect()
+    }
+
+    /// Returns the same images in two lists: one of each base, and the others.
+    pub fn by_base(world: &World) -> [Vec<String>; 2] {
+        let mut bases = BTreeSet::new();
+        let (first, others): (Vec<_>, Vec<_>) = SERVICES
+            .into_iter()
+            .zip(Self::for_builds(world))
+            .partition(|((_, base), _)| bases.insert(*base));
+        [first, others].map(|list| list.into_iter().map(|(_, image)| image).collect())
+    }
+
+    /// Returns the image that [`Self::push_change`] changes, by reference.
+    pub fn changing(world: &World) -> String {
+        let host = &world.cloud.ready.registries.ecr.host;
+        reference(host, &service(SERVICES[CHANGING].0))
     }
 
     /// Returns the images for nodes, by reference, with their sizes.

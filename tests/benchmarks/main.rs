@@ -1,13 +1,15 @@
-//! Measures snapshots by hand, by a cold build, by a refresh and without changes, and the gain of nodes.
+//! Measures snapshots by a script, by hand, and by builds of prepull beside their floor, and the gain of nodes.
 //!
 //! One local cloud with one deployment serves all measurements. Every run measures all ways in sequence, so that noise
 //! affects all of them. `cargo xtask bench` starts it.
 
 mod builds;
 mod by_hand;
+mod floor;
 mod images;
 mod lambda;
 mod nodes;
+mod operator;
 mod options;
 
 use std::collections::BTreeMap;
@@ -149,10 +151,18 @@ async fn run(
         measured.insert(way, measurement);
     };
 
-    let (by_hand, made_by_hand) =
-        by_hand::measure(world, &references, &cache.volume, options.poll).await?;
+    let (script, made) = by_hand::script(world, &references, &cache.volume).await?;
+    note(Way::Script, script);
+    discard(world, &made).await?;
+
+    let (by_hand, made) = by_hand::without_waits(world, &references, &cache.volume).await?;
     note(Way::ByHand, by_hand);
-    discard(world, &made_by_hand).await?;
+    discard(world, &made).await?;
+
+    let lists = Images::by_base(world);
+    let (cold_floor, made) = floor::measure(world, None, &lists, &cache.volume).await?;
+    note(Way::ColdFloor, cold_floor);
+    discard(world, &made).await?;
 
     let cold = builds::measure(world, &cache).await?;
     let (first, base) = cold
@@ -165,6 +175,12 @@ async fn run(
     note(Way::Cold, cold.measurement);
 
     images.push_change(world, number).await?;
+    let changed = [vec![Images::changing(world)]];
+    let (refresh_floor, made) =
+        floor::measure(world, Some(&first), &changed, &cache.volume).await?;
+    note(Way::RefreshFloor, refresh_floor);
+    discard(world, &made).await?;
+
     let refresh = builds::measure(world, &cache).await?;
     let (second, base) = refresh.published.context("the refresh published nothing")?;
     ensure!(
@@ -231,9 +247,15 @@ async fn setting(world: &World, images: &Images) -> Result<Vec<String>> {
             seconds("agent_seconds"),
             seconds("snapshot_seconds")
         ),
-        "By hand is the usual recipe: one command for each image, one after the other. The comparison favours it: it polls \
-         every second instead of every five, and the 3 min 10 s that its CloudFormation stack takes on AWS are not counted. \
-         It pulls with host-ctr, like prepull."
+        "The script does what aws-samples' snapshot.sh does: it pulls each image for two platforms, one after the other, \
+         looks at the agent and at each command every 5 s, and at the instance and the snapshot every 15 s. The 3 min 10 s \
+         of its CloudFormation stack are not counted. By hand, one host-ctr command pulls each image, and the person \
+         notices every end at once."
+            .to_owned(),
+        "The floor launches the same instance, pulls with plain ctr in as many lanes as prepull, powers off and snapshots. It \
+         plans, checks and scrubs nothing, and polls every 50 ms."
+            .to_owned(),
+        "The time ends when the snapshot is complete and, with prepull, published. The removal of the instance comes after it."
             .to_owned(),
         "A node's clock starts when EC2 accepts its launch. The local cloud copies the whole volume before that. EBS loads \
          the blocks of a snapshot in the background instead, and only [the model](costs.md#nodes) includes this."

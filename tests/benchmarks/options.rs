@@ -1,7 +1,6 @@
 //! The options of `cargo xtask bench`, which has validated them.
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use prepull_domain::{Bytes, GiB};
@@ -13,8 +12,6 @@ pub struct Options {
     pub quick: bool,
     /// Also an image of 3 GB.
     pub large: bool,
-    /// Poll interval of the procedure by hand.
-    pub poll: Duration,
     /// The data volumes.
     pub volume: GiB,
 }
@@ -25,7 +22,6 @@ impl Options {
             runs: 5,
             quick: false,
             large: false,
-            poll: Duration::from_secs(1),
             volume: GiB(10),
         };
         while let Some(argument) = arguments.next() {
@@ -37,7 +33,6 @@ impl Options {
             };
             match argument.as_str() {
                 "--runs" => options.runs = number()?,
-                "--poll-seconds" => options.poll = Duration::from_secs(number()?.into()),
                 "--quick" => options.quick = true,
                 "--large" => options.large = true,
                 // Cargo's own.
@@ -64,9 +59,6 @@ impl Options {
         }
         if self.large {
             command.push_str(" --large");
-        }
-        if self.poll != Duration::from_secs(1) {
-            let _ = write!(command, " --poll-seconds {}", self.poll.as_secs());
         }
         command
     }

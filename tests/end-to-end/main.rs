@@ -65,6 +65,8 @@ fn tests() -> Vec<(&'static str, Run)> {
         terraform::functions_read_every_field_terraform_stores,
         triggers::push_to_ecr_starts_a_build,
         triggers::burst_of_pushes_starts_one_build,
+        triggers::builder_boots_during_the_debounce_of_a_push,
+        triggers::early_builder_without_a_build_is_removed,
         triggers::schedule_starts_a_build,
         triggers::image_of_a_pull_through_cache_is_imported_and_rebuilt,
         triggers::dual_stack_host_of_ecr_builds_like_the_other,

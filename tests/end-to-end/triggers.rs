@@ -4,14 +4,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use jiff::Timestamp;
 use prepull_aws::ecr::types::ImageIdentifier;
-use prepull_domain::{Digest, GiB};
+use prepull_domain::{Digest, ExecutionArn, GiB, InstanceId};
 use serde_json::{Value, json};
 
 use crate::fixture::{DEBOUNCE_SECONDS, Fixture, X86, ensure_succeeded};
 
 /// Wait after a push until the build that it triggers must have started.
 const DEBOUNCED: Duration = Duration::from_secs(2 * DEBOUNCE_SECONDS as u64 + 1);
+
+/// Debounce in seconds from which the state machine launches builders early.
+const LONG_DEBOUNCE: u64 = 20;
 
 pub async fn push_to_ecr_starts_a_build(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
@@ -63,6 +67,74 @@ pub async fn burst_of_pushes_starts_one_build(fixture: Arc<Fixture>) -> Result<(
             .last()
             .is_some_and(|last| image.digest == last.digest())),
         "the published snapshot does not contain the last push: {manifest:?}"
+    );
+    Ok(())
+}
+
+/// Starts an execution as start-build does after a push, with a debounce that is long enough for an early launch.
+async fn start_after_push(fixture: &Fixture, cache: &str, image: &str) -> Result<ExecutionArn> {
+    let trigger = json!({"source": "push", "image": image, "at": Timestamp::now()});
+    let input = json!({"cache": cache, "debounce_seconds": LONG_DEBOUNCE, "trigger": trigger});
+    fixture.world.start_execution(&input).await
+}
+
+/// Waits for the builder of an execution in its debounce.
+async fn early_builder(fixture: &Fixture, cache: &str) -> Result<InstanceId> {
+    let start = Instant::now();
+    loop {
+        if let Some(builder) = fixture.world.builders(cache, X86).await?.pop() {
+            return Ok(builder);
+        }
+        ensure!(
+            start.elapsed() < Duration::from_secs(LONG_DEBOUNCE),
+            "no builder was launched during the debounce"
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+pub async fn builder_boots_during_the_debounce_of_a_push(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    let config = fixture.config(&[&fixture.api]).await?;
+    let cache = fixture.cache(&config).await?;
+    let execution = start_after_push(&fixture, &cache, &fixture.api).await?;
+    let builder = early_builder(&fixture, &cache).await?;
+    ensure_succeeded(&world.await_end(&execution).await?)?;
+    let published = world.published(&cache, X86).await?;
+    let published = published.context("no snapshot is published")?;
+    let manifest = world.manifest(&cache, X86, &published).await?;
+    ensure!(
+        manifest.launched_at < manifest.planned_at,
+        "the build did not use {builder}, which was launched before the plan: {manifest:?}"
+    );
+    // The next push changes nothing.
+    let execution = start_after_push(&fixture, &cache, &fixture.api).await?;
+    let outcome = world.await_end(&execution).await?;
+    ensure!(outcome.output["status"] == "up-to-date", "{outcome:?}");
+    Ok(())
+}
+
+pub async fn early_builder_without_a_build_is_removed(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    let mut config = fixture.config(&[&fixture.api]).await?;
+    let cache = fixture.cache(&config).await?;
+    let published = fixture.published(&cache).await?;
+    let unchanged = config.clone();
+    config["images"] = json!([fixture.api, fixture.multi]);
+    world.store_config(&cache, &config).await?;
+    let execution = start_after_push(&fixture, &cache, &fixture.multi).await?;
+    early_builder(&fixture, &cache).await?;
+    // The change is taken back before the debounce ends.
+    world.store_config(&cache, &unchanged).await?;
+    let outcome = world.await_end(&execution).await?;
+    ensure!(outcome.output["status"] == "up-to-date", "{outcome:?}");
+    ensure!(
+        world.builders(&cache, X86).await?.is_empty(),
+        "the early builder still runs"
+    );
+    ensure!(
+        world.published(&cache, X86).await? == Some(published),
+        "the published snapshot changed"
     );
     Ok(())
 }

@@ -197,14 +197,21 @@ impl World {
     /// # Errors
     /// Fails if Step Functions refuses.
     pub async fn start_build(&self, cache: &str) -> Result<ExecutionArn> {
+        self.start_execution(&json!({ "cache": cache })).await
+    }
+
+    /// Starts an execution of the state machine with `input`.
+    ///
+    /// # Errors
+    /// Fails if Step Functions refuses.
+    pub async fn start_execution(&self, input: &Value) -> Result<ExecutionArn> {
         let machine = self.deployment.state_machine_arn()?;
-        let input = json!({ "cache": cache }).to_string();
         let started = self
             .clients
             .sfn
             .start_execution()
             .state_machine_arn(machine)
-            .input(input)
+            .input(input.to_string())
             .send()
             .await?;
         Ok(started.execution_arn().parse()?)

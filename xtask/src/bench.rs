@@ -22,9 +22,6 @@ pub struct Options {
     /// Also start an image of 3 GB on nodes; needs 40 GB of disk.
     #[arg(long)]
     large: bool,
-    /// Poll interval of the procedure by hand; `aws-samples` uses 5 s.
-    #[arg(long, default_value_t = 1)]
-    poll_seconds: u32,
     /// Write the results into docs/benchmarks.md.
     #[arg(long)]
     write: bool,
@@ -38,12 +35,7 @@ pub fn run(options: &Options) -> Result<()> {
     } else {
         (functions::build_optimized(&tools)?, options.runs)
     };
-    let mut arguments = vec![
-        "--runs".to_owned(),
-        runs.to_string(),
-        "--poll-seconds".to_owned(),
-        options.poll_seconds.to_string(),
-    ];
+    let mut arguments = vec!["--runs".to_owned(), runs.to_string()];
     for (is_given, option) in [(options.quick, "--quick"), (options.large, "--large")] {
         if is_given {
             arguments.push(option.to_owned());

@@ -11,6 +11,8 @@ pub const TAG_CACHE: &str = "prepull:cache";
 pub const TAG_ARCHITECTURE: &str = "prepull:architecture";
 /// Tag with the name of the execution that created a resource.
 pub const TAG_EXECUTION: &str = "prepull:execution";
+/// Tag with a hash of the settings with which a builder started.
+pub const TAG_LAUNCH_KEY: &str = "prepull:launch-key";
 /// Tag with the content key of a snapshot.
 pub const TAG_CONTENT_KEY: &str = "prepull:content-key";
 /// Tag with the state of a snapshot, see [`crate::build::payload::SnapshotState`]. A snapshot without this tag is unfinished.

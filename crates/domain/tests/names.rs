@@ -79,9 +79,11 @@ fn collect_tasks(machine: &Value, tasks: &mut BTreeSet<String>) {
             collect_tasks(iteration, tasks);
         }
         if state["Type"] == "Task" {
-            let function = format!("${{{}_arn}}", name.replace('-', "_"));
+            // A stage that the state machine also calls before the debounce has a second state.
+            let stage = name.strip_suffix(" (early)").unwrap_or(name);
+            let function = format!("${{{}_arn}}", stage.replace('-', "_"));
             assert_eq!(state["Arguments"]["FunctionName"], function);
-            tasks.insert(name.clone());
+            tasks.insert(stage.to_owned());
         }
     }
 }

@@ -77,13 +77,25 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Returns the value of the tag `prepull:verifies`. `None` for a builder.
-    pub(crate) fn verifies(&self) -> Option<String> {
+    /// Returns the tag that tells instances of a target apart: the settings of a builder, or the subject of a verifier.
+    pub(crate) fn purpose(&self) -> Purpose {
         match self.role {
-            Role::Builder => None,
-            Role::Verifier { snapshot, .. } => Some(format!("{snapshot} on {}", self.ami.version)),
+            Role::Builder => Purpose {
+                tag: names::TAG_LAUNCH_KEY,
+                value: self.target.launch_key(),
+            },
+            Role::Verifier { snapshot, .. } => Purpose {
+                tag: names::TAG_VERIFIES,
+                value: format!("{snapshot} on {}", self.ami.version),
+            },
         }
     }
+}
+
+/// The purpose of an instance, as a tag.
+pub(crate) struct Purpose {
+    pub(crate) tag: &'static str,
+    pub(crate) value: String,
 }
 
 /// A capacity pool: an instance type in a subnet.
@@ -147,15 +159,10 @@ async fn find(
         .build();
     let mut filters = target_filters(machine.target);
     filters.push(states);
-    let verifies = machine.verifies();
-    if let Some(verifies) = &verifies {
-        filters.push(tag_filter(names::TAG_VERIFIES, verifies));
-    }
+    // A builder of an early plan can have other settings than the plan.
+    let purpose = machine.purpose();
+    filters.push(tag_filter(purpose.tag, purpose.value));
     let mut found = instances::find(clients, filters).await?;
-    // EC2 has no filter for instances without a tag.
-    if verifies.is_none() {
-        found.retain(|found| found.tag(names::TAG_VERIFIES).is_none());
-    }
     // An instance without a launch time counts as just launched.
     let age = |found: &InstanceRecord| {
         let launched_at = found.launched_at.unwrap_or(Timestamp::MAX);

@@ -28,10 +28,9 @@ pub(crate) async fn send(
 ) -> Result<RunInstancesOutput, SdkError<RunInstancesError>> {
     let target = machine.target;
     let mut instance_tags = tag_specification(ResourceType::Instance, target);
-    if let Some(verifies) = machine.verifies() {
-        let tags = instance_tags.tags.get_or_insert_default();
-        tags.push(tag(names::TAG_VERIFIES, &verifies));
-    }
+    let purpose = machine.purpose();
+    let tags = instance_tags.tags.get_or_insert_default();
+    tags.push(tag(purpose.tag, &purpose.value));
     clients
         .ec2
         .run_instances()
@@ -123,23 +122,18 @@ fn data_volume(machine: &Machine<'_>) -> EbsBlockDeviceBuilder {
 }
 
 /// Returns the client token of an attempt. It is the same for every call for one instance, and differs for another capacity
-/// pool, base or purpose, because EC2 rejects a token with changed parameters.
+/// pool, other settings or another purpose, because EC2 rejects a token with changed parameters.
 fn client_token(machine: &Machine<'_>, pool: CapacityPool<'_>) -> String {
     let target = machine.target;
-    let (base, role) = match (machine.role, &target.base) {
-        (Role::Builder, Base::Empty { .. }) => ("", None),
-        (Role::Builder, Base::Snapshot { snapshot_id, .. }) => (snapshot_id.as_str(), None),
-        (Role::Verifier { snapshot, .. }, _) => (snapshot.as_str(), Some("verifier")),
-    };
+    let purpose = machine.purpose();
     let attempt = [
         target.execution.as_str(),
         target.architecture.as_str(),
         machine.ami.id.as_str(),
-        base,
+        &purpose.value,
         pool.instance_type,
         pool.subnet.as_str(),
     ];
-    let attempt: Vec<_> = attempt.into_iter().chain(role).collect();
     // 64 hexadecimal digits, the maximum length in EC2.
     format!("{:x}", Sha256::digest(attempt.join("/")))
 }

@@ -182,6 +182,10 @@ pub fn ec2_instance(state: InstanceStateName) -> Instance {
         .launch_time(DateTime::from_secs(builder.launched_at.as_second()))
         .state(InstanceState::builder().name(state).build())
         .set_tags(Some(target_tags()))
+        .tags(prepull_aws::tag(
+            prepull_domain::names::TAG_LAUNCH_KEY,
+            &target().launch_key(),
+        ))
         .block_device_mappings(
             InstanceBlockDeviceMapping::builder()
                 .device_name(prepull_domain::names::DATA_DEVICE)

@@ -406,3 +406,15 @@ async fn request_sets_tags_encryption_and_stop_on_power_off() {
     );
     assert_eq!(request.key_name(), None);
 }
+
+#[tokio::test]
+async fn builder_of_an_early_plan_with_other_settings_is_not_used() {
+    let aws = FakeAws::new().with_instances([older()]).with_capacity();
+    let mut planned = target();
+    planned.ami.id = "ami-00000000000000009".parse().unwrap();
+    let launched = launch(&aws, planned.clone()).await.unwrap();
+    assert_eq!(aws.launches().len(), 1);
+    // A repeated call finds the new one.
+    assert_eq!(launch(&aws, planned).await, Ok(launched));
+    assert_eq!(aws.launches().len(), 1);
+}

@@ -9,7 +9,7 @@ use prepull_domain::{
     Architecture, Bytes, CacheConfig, CacheName, Digest, ImageReference, InvalidConfig, RegionName,
     StageError,
 };
-use prepull_registry::{Located, PlatformManifest, Registries, read_credentials};
+use prepull_registry::{Layer, Located, PlatformManifest, Registries, read_credentials};
 
 use crate::pull_order;
 
@@ -28,7 +28,16 @@ pub(crate) struct Images(Vec<Image>);
 struct Image {
     reference: ImageReference,
     digest: Digest,
+    /// Empty if the manifests were not read.
     platforms: BTreeMap<Architecture, PlatformManifest>,
+}
+
+impl Image {
+    fn layers(&self, architecture: Architecture) -> &[Layer] {
+        self.platforms
+            .get(&architecture)
+            .map_or(&[], |platform| &platform.layers)
+    }
 }
 
 /// Finds the current digest of every image of a cache.
@@ -85,6 +94,16 @@ impl References<'_> {
             .map(|(reference, located)| (*reference, &located.digest))
     }
 
+    /// Returns the images without their manifests.
+    pub(crate) fn unread(&self) -> Images {
+        let images = self.digests().map(|(reference, digest)| Image {
+            reference: reference.clone(),
+            digest: digest.clone(),
+            platforms: BTreeMap::new(),
+        });
+        Images(images.collect())
+    }
+
     /// Reads the manifests for all `architectures`.
     pub(crate) async fn images(
         &self,
@@ -135,19 +154,21 @@ impl Images {
         let layers: Vec<_> = self
             .0
             .iter()
-            .map(|image| image.platforms[&architecture].layers.as_slice())
+            .map(|image| image.layers(architecture))
             .collect();
         self.0
             .iter()
             .zip(pull_order::predecessors(&layers))
             .map(|(image, after)| {
-                let platform = &image.platforms[&architecture];
-                PlannedImage {
-                    reference: image.reference.clone(),
-                    digest: image.digest.clone(),
-                    platform_digest: platform.digest.clone(),
-                    size: pull_order::size(&platform.layers),
-                    after,
+                let unread = PlannedImage::unread(image.reference.clone(), image.digest.clone());
+                match image.platforms.get(&architecture) {
+                    Some(platform) => PlannedImage {
+                        platform_digest: platform.digest.clone(),
+                        size: pull_order::size(&platform.layers),
+                        after,
+                        ..unread
+                    },
+                    None => unread,
                 }
             })
             .collect()
@@ -158,7 +179,7 @@ impl Images {
         let layers: BTreeSet<_> = self
             .0
             .iter()
-            .flat_map(|image| &image.platforms[&architecture].layers)
+            .flat_map(|image| image.layers(architecture))
             .collect();
         layers.into_iter().map(|layer| layer.size).sum()
     }

@@ -7,6 +7,9 @@
 //!
 //! **Called again:** it makes a new plan from the current references.
 //!
+//! **Called early:** before the debounce, it makes a plan without waiting and without reading manifests. The state machine
+//! launches builders by it, and plans again after the debounce.
+//!
 //! **Errors:** `InvalidConfig` if the cache does not exist, is misconfigured, wants an unknown Bottlerocket release, has too
 //! small a volume, or has images in ECR that the builder cannot log in to. `ImageNotFound`, `RegistryDenied` and
 //! `RegistryUnavailable` for its images, one message for all of the same kind.
@@ -24,7 +27,7 @@ use futures::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::{Clients, Deadline, ami, parameters};
 use prepull_domain::build::payload::{
-    Base, Pinning, Plan, PlanInput, PlannedImage, Target, VerificationPlan,
+    Base, Pinning, Plan, PlanInput, PlanTime, PlannedImage, Target, VerificationPlan,
 };
 use prepull_domain::build::queue::Position;
 use prepull_domain::{
@@ -47,11 +50,17 @@ pub async fn handle(
 ) -> Result<Plan, StageError> {
     // Checks before the wait, so that a configuration error is reported at once.
     parameters::cache(clients, &input.cache).await?;
-    if let Position::Superseded { by } =
-        queue::wait(clients, state_machine_arn, &input, deadline).await?
-    {
-        tracing::info!(%by, "superseded by a newer build");
-        return Ok(Plan::Superseded { by });
+    let position = match input.time {
+        PlanTime::AfterDebounce => queue::wait(clients, state_machine_arn, &input, deadline).await?,
+        PlanTime::Early => queue::position_now(clients, state_machine_arn, &input).await?,
+    };
+    match position {
+        Position::First => {}
+        Position::Superseded { by } => {
+            tracing::info!(%by, "superseded by a newer build");
+            return Ok(Plan::Superseded { by });
+        }
+        Position::Waiting { behind } => return Ok(Plan::Queued { behind }),
     }
     // Reads again, because the configuration may have changed during the wait.
     let (cache, config) = parameters::cache(clients, &input.cache).await?;
@@ -62,6 +71,7 @@ pub async fn handle(
         execution: input.execution.name(),
         // The plan may miss pushes from here on.
         planned_at: Timestamp::now(),
+        time: input.time,
     };
     planner.plan().await
 }
@@ -73,6 +83,7 @@ struct Planner<'a> {
     config: CacheConfig,
     execution: ExecutionName,
     planned_at: Timestamp,
+    time: PlanTime,
 }
 
 /// The newest published snapshot of one architecture.
@@ -111,7 +122,10 @@ impl Planner<'_> {
         }
         // Only a build needs the manifests. Reading them counts as a pull on Docker Hub.
         let architectures = outdated.iter().map(|target| target.architecture).collect();
-        let images = references.images(self.clients, &architectures).await?;
+        let images = match self.time {
+            PlanTime::Early => references.unread(),
+            PlanTime::AfterDebounce => references.images(self.clients, &architectures).await?,
+        };
         let targets = outdated
             .into_iter()
             .map(|target| self.target(target, &images));

@@ -36,13 +36,7 @@ pub(crate) async fn wait(
     input: &PlanInput,
     deadline: Deadline,
 ) -> Result<Position, StageError> {
-    let mut queue = Queue {
-        clients,
-        state_machine_arn,
-        cache: &input.cache,
-        // Its own description is already known.
-        seen: HashMap::from([(input.execution.to_string(), true)]),
-    };
+    let mut queue = Queue::new(clients, state_machine_arn, input);
     let own = queue.own(&input.execution).await?;
     loop {
         // Boxed for the same reason as in `Deadline::poll`.
@@ -58,6 +52,17 @@ pub(crate) async fn wait(
             position => return Ok(position),
         }
     }
+}
+
+/// Returns the current position of the execution.
+pub(crate) async fn position_now(
+    clients: &Clients,
+    state_machine_arn: &str,
+    input: &PlanInput,
+) -> Result<Position, StageError> {
+    let mut queue = Queue::new(clients, state_machine_arn, input);
+    let own = queue.own(&input.execution).await?;
+    Ok(queue::position(&own, &queue.running().await?))
 }
 
 /// Returns the poll interval of an execution that has waited for `waited`. The jitter comes from the name, so every call
@@ -84,7 +89,17 @@ struct Queue<'a> {
     seen: HashMap<String, bool>,
 }
 
-impl Queue<'_> {
+impl<'a> Queue<'a> {
+    fn new(clients: &'a Clients, state_machine_arn: &'a str, input: &'a PlanInput) -> Self {
+        Self {
+            clients,
+            state_machine_arn,
+            cache: &input.cache,
+            // Its own description is already known.
+            seen: HashMap::from([(input.execution.to_string(), true)]),
+        }
+    }
+
     async fn own(&self, arn: &ExecutionArn) -> Result<Queued, StageError> {
         let execution = self
             .clients

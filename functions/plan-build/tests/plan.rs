@@ -11,7 +11,7 @@ use prepull_aws::ecr::operation::batch_get_image::{BatchGetImageError, BatchGetI
 use prepull_aws::ecr::types::{Image, ImageFailure, ImageFailureCode, ImageIdentifier};
 use prepull_aws::sfn::types::ExecutionStatus;
 use prepull_aws::{Deadline, ecr, tag};
-use prepull_domain::build::payload::{Base, DiskUsage, Plan, PlanInput, Target, VerificationPlan};
+use prepull_domain::build::payload::{Base, DiskUsage, Plan, PlanInput, PlanTime, Target, VerificationPlan};
 use prepull_domain::{
     Architecture, Bytes, Pointer, PublishedSnapshot, StageError, VerificationLevel,
 };
@@ -76,11 +76,20 @@ impl World {
     }
 
     async fn plan_of(&self, cache: &str) -> Result<Plan, StageError> {
+        self.plan_at(PlanTime::AfterDebounce, cache).await
+    }
+
+    async fn early_plan(&self) -> Result<Plan, StageError> {
+        self.plan_at(PlanTime::Early, "web").await
+    }
+
+    async fn plan_at(&self, time: PlanTime, cache: &str) -> Result<Plan, StageError> {
         let config = self.config.to_string();
         self.aws.set_parameter("/prepull/config/web", &config);
         let input = PlanInput {
             cache: cache.to_owned(),
             execution: execution_arn("own").parse().unwrap(),
+            time,
         };
         let deadline = Deadline::after(Duration::ZERO);
         handle(&self.aws.clients(), STATE_MACHINE_ARN, input, deadline).await
@@ -603,4 +612,40 @@ async fn queued_executions_yield_to_the_newest() {
             by: "newest".parse().unwrap()
         })
     );
+}
+
+#[tokio::test]
+async fn early_plan_reads_no_manifests_and_launches_the_same() {
+    let rule = has_image(1_000);
+    let world = World::default().ecr(rule.clone());
+    let Ok(Plan::Build { targets: early }) = world.early_plan().await else {
+        panic!("a cache without a snapshot needs a build");
+    };
+    assert_eq!(rule.num_calls(), 1);
+    let target = world.target().await;
+    assert_eq!(early.len(), 1);
+    assert_eq!(early[0].launch_key(), target.launch_key());
+    assert_eq!(early[0].content_key, target.content_key);
+}
+
+#[tokio::test]
+async fn early_plan_does_not_wait_for_older_builds() {
+    let world = World::with_executions(&[("older", 50, "web"), OWN]);
+    assert_eq!(
+        world.early_plan().await,
+        Ok(Plan::Queued {
+            behind: "older".parse().unwrap()
+        })
+    );
+}
+
+#[tokio::test]
+async fn early_plan_of_an_unchanged_cache_needs_no_build() {
+    let mut world = World::default();
+    let target = world.target().await;
+    world.publish(&target, "1.57.0");
+    assert!(matches!(
+        world.early_plan().await,
+        Ok(Plan::UpToDate { .. })
+    ));
 }

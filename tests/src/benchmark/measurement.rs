@@ -10,10 +10,16 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Way {
-    /// A person's procedure, one step after the other.
+    /// The script of aws-samples, with its waits.
+    Script,
+    /// A person's procedure, one step after the other, without any wait.
     ByHand,
+    /// What the cloud, the node and plain `ctr` need for a cold build.
+    ColdFloor,
     /// prepull, without a published snapshot.
     Cold,
+    /// What they need if one image has changed.
+    RefreshFloor,
     /// prepull, after one image has changed.
     Refresh,
     /// prepull, without a change.
@@ -22,21 +28,32 @@ pub enum Way {
 
 impl Way {
     /// All ways, in the order of a run.
-    pub const ALL: [Self; 4] = [Self::ByHand, Self::Cold, Self::Refresh, Self::Unchanged];
+    pub const ALL: [Self; 7] = [
+        Self::Script,
+        Self::ByHand,
+        Self::ColdFloor,
+        Self::Cold,
+        Self::RefreshFloor,
+        Self::Refresh,
+        Self::Unchanged,
+    ];
 
     /// Returns its label in tables.
     #[must_use]
     pub fn title(self) -> &'static str {
         match self {
-            Self::ByHand => "by hand",
+            Self::Script => "script",
+            Self::ByHand => "by hand, no waits",
+            Self::ColdFloor => "floor, first build",
             Self::Cold => "prepull, first build",
+            Self::RefreshFloor => "floor, 1 of 8 changed",
             Self::Refresh => "prepull, 1 of 8 changed",
             Self::Unchanged => "prepull, unchanged",
         }
     }
 }
 
-/// The parts of a way's time. By hand has no debounce and no publication.
+/// The parts of a way's time. Only prepull has a debounce, a plan and a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
@@ -94,9 +111,9 @@ impl Stage {
 /// One measurement of one way.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Measurement {
-    /// Seconds from the start until clean-up has ended.
+    /// Seconds from the start until the snapshot is complete and, with prepull, published.
     pub seconds: f64,
-    /// The same, by stage.
+    /// Seconds of each stage. Clean-up comes after `seconds`.
     pub stages: BTreeMap<Stage, f64>,
     /// Bytes that the registries sent.
     pub pulled: Bytes,
@@ -105,7 +122,8 @@ pub struct Measurement {
     /// Number of 512 KiB blocks that EBS stores for the snapshot: blocks that differ from the base, or are not zero if there
     /// is no base. `None` without a snapshot, or with simulated nodes.
     pub blocks: Option<u64>,
-    /// Number of calls by `service:Action`, from prepull's functions or from the person's tools.
+    /// Number of calls by `service:Action`, from prepull's functions or from the script. Empty for a way that polls all the
+    /// time.
     pub calls: BTreeMap<String, u64>,
     /// State transitions, retries included.
     pub transitions: u64,
@@ -122,10 +140,10 @@ pub struct Measurement {
 }
 
 impl Measurement {
-    /// Returns the number of calls of all actions.
+    /// Returns the number of calls of all actions. `None` if they are not counted.
     #[must_use]
-    pub fn all_calls(&self) -> u64 {
-        self.calls.values().sum()
+    pub fn all_calls(&self) -> Option<u64> {
+        (!self.calls.is_empty()).then(|| self.calls.values().sum())
     }
 }
 

@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use strum::{EnumString, IntoStaticStr};
 
 use crate::architecture::Architecture;
@@ -108,6 +109,50 @@ pub struct PlannedImage {
     pub after: Option<usize>,
 }
 
+impl PlannedImage {
+    /// Returns an image of an early plan, which reads no manifests. Docker Hub counts each read as a pull.
+    #[must_use]
+    pub fn unread(reference: ImageReference, digest: Digest) -> Self {
+        Self {
+            reference,
+            platform_digest: digest.clone(),
+            digest,
+            size: Bytes(0),
+            after: None,
+        }
+    }
+}
+
+impl Target {
+    /// Returns a hash of the settings with which the builder of this target starts. A builder that an early plan launched
+    /// fits the final plan if both have the same hash.
+    ///
+    /// # Panics
+    /// Never. Settings are strings and numbers.
+    #[must_use]
+    pub fn launch_key(&self) -> String {
+        let base = match &self.base {
+            Base::Empty { .. } => None,
+            Base::Snapshot { snapshot_id, .. } => Some(snapshot_id),
+        };
+        let hosts = self.images.iter().map(|image| image.reference.registry());
+        let credentials: BTreeMap<_, _> = hosts
+            .filter_map(|host| self.registry_credentials.get_key_value(host))
+            .collect();
+        let settings = (
+            &self.ami.id,
+            base,
+            &self.volume,
+            &self.security_group_ids,
+            &self.builder_settings,
+            &self.tags,
+            credentials,
+        );
+        let json = serde_json::to_vec(&settings).expect("strings and numbers always serialize");
+        format!("{:x}", Sha256::digest(json))
+    }
+}
+
 /// Whether the kubelet may remove an image to free space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -182,6 +227,20 @@ pub struct PlanInput {
     pub cache: String,
     /// ARN of the execution.
     pub execution: ExecutionArn,
+    /// Time of the plan.
+    #[serde(default)]
+    pub time: PlanTime,
+}
+
+/// The time of a plan within its execution.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PlanTime {
+    /// After the debounce, when all triggers of the execution have happened.
+    #[default]
+    AfterDebounce,
+    /// Before the debounce. The plan only shows which builders the execution will most likely need.
+    Early,
 }
 
 /// Output of plan-build.
@@ -202,6 +261,11 @@ pub enum Plan {
     Superseded {
         /// Name of the newer execution.
         by: ExecutionName,
+    },
+    /// An older execution of the cache builds. Only an early plan returns it, because it does not wait.
+    Queued {
+        /// Name of the older execution.
+        behind: ExecutionName,
     },
 }
 

@@ -54,7 +54,7 @@ pub struct Manifest {
     pub instance_type: String,
     /// Time of the plan.
     pub planned_at: Timestamp,
-    /// Time of the builder's launch.
+    /// Time of the builder's launch. It is before the plan if the builder booted during the debounce.
     pub launched_at: Timestamp,
     /// Time at which pull-images verified every image.
     pub verified_at: Timestamp,
@@ -223,11 +223,15 @@ impl Manifest {
         );
         let mut started_at = self.planned_at;
         let steps = steps.into_iter().chain(verified).chain([published]);
-        let step = |(stage, waited_for, ended_at)| Step {
-            stage,
-            waited_for,
-            started_at: std::mem::replace(&mut started_at, ended_at),
-            ended_at,
+        let step = |(stage, waited_for, ended_at): (_, _, Timestamp)| {
+            // A builder that was launched early booted during the debounce. The steps begin with the plan.
+            let ended_at = ended_at.max(started_at);
+            Step {
+                stage,
+                waited_for,
+                started_at: std::mem::replace(&mut started_at, ended_at),
+                ended_at,
+            }
         };
         steps.map(step).collect()
     }
@@ -338,5 +342,17 @@ mod tests {
             ..earlier.clone()
         };
         assert_eq!(earlier.to_pages()[1..], later.to_pages()[1..]);
+    }
+
+    #[test]
+    fn timeline_of_an_early_builder_begins_with_the_plan() {
+        let mut early = manifest(1);
+        let second = |second| Timestamp::from_second(second).unwrap();
+        early.planned_at = second(60);
+        early.launched_at = second(5);
+        early.node.ready_at = second(62);
+        let [launch, ready, ..] = early.timeline();
+        assert_eq!((launch.started_at, launch.ended_at), (second(60), second(60)));
+        assert_eq!((ready.started_at, ready.ended_at), (second(60), second(62)));
     }
 }
