@@ -25,7 +25,8 @@ pub use cache::config::{CacheConfig, CacheName, InvalidConfig, Promotion};
 pub use cache::image::{Digest, ImageReference};
 pub use cache::variant::{BottlerocketVersion, Variant};
 pub use ids::{
-    AccountId, AmiId, InstanceId, RegionName, SecurityGroupId, SnapshotId, SubnetId, VolumeId,
+    AccountId, AmiId, InstanceId, LaunchTemplateId, RegionName, SecurityGroupId, SnapshotId,
+    SubnetId, VolumeId,
 };
 pub use size::{Bytes, GiB};
 pub use snapshot::content_key::ContentKey;
