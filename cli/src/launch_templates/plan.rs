@@ -11,8 +11,8 @@ use prepull_aws::ec2::types::{
 };
 use prepull_domain::names::DATA_DEVICE;
 use prepull_domain::{
-    Architecture, BottlerocketVersion, CacheName, GiB, LaunchTemplateId, Pointer,
-    PublishedSnapshot, SnapshotId,
+    Architecture, BottlerocketVersion, CacheName, LaunchTemplateId, Pointer, PublishedSnapshot,
+    SnapshotId,
 };
 use prepull_kubernetes::{FieldChange, OptIn};
 
@@ -407,13 +407,6 @@ fn changes(from: &ResponseLaunchTemplateData, to: &ResponseLaunchTemplateData) -
 pub(super) fn loads_lazily(data: &ResponseLaunchTemplateData) -> bool {
     let volume = data_volume(data);
     volume.is_some_and(|volume| volume.volume_initialization_rate().is_none())
-}
-
-/// Returns the size of the data volume.
-#[cfg(test)]
-fn size_of(data: &ResponseLaunchTemplateData) -> Option<GiB> {
-    let size = data_volume(data)?.volume_size()?;
-    size.try_into().ok().map(GiB)
 }
 
 #[cfg(test)]
