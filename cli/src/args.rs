@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::check::CheckArgs;
+use crate::launch_templates::LaunchTemplatesArgs;
 use crate::nodeclass::NodeclassArgs;
 use crate::nodes::NodesArgs;
 use crate::snapshots::Details;
@@ -121,6 +122,23 @@ Exit codes:
        delay, would change, or is being deleted
     1  a node class was left alone, reverted, not ready or not
        registered, the ring has none, or a call failed
+    2  usage error";
+
+const LAUNCH_TEMPLATES_HELP: &str = "\
+It changes only launch templates with the tags `prepull/cache` and
+`prepull/architecture`. The default version gets the stable snapshot,
+and the newest version the candidate. It deletes old versions of its
+own, and never one that a person created.
+
+Examples:
+  prepull launch-templates
+  prepull launch-templates --apply
+  prepull launch-templates web --apply --update-node-groups
+
+Exit codes:
+    0  every template has its versions, would change, or was deleted
+    1  a template was left alone, a node group was not updated, the
+       ring has none, or a call failed
     2  usage error";
 
 const NODES_HELP: &str = "\
@@ -254,6 +272,9 @@ pub enum Command {
     /// Give node classes of a cluster their snapshots.
     #[command(after_help = SYNC_HELP)]
     Sync(SyncArgs),
+    /// Give EC2 launch templates their snapshots.
+    #[command(after_help = LAUNCH_TEMPLATES_HELP)]
+    LaunchTemplates(LaunchTemplatesArgs),
     /// Show how often pods found their image on the nodes.
     #[command(after_help = NODES_HELP)]
     Nodes(NodesArgs),

@@ -1,5 +1,5 @@
 //! The operator's command-line tool. It checks the account, starts and follows builds, shows snapshots, decides which one
-//! nodes use, estimates costs, prints node classes, checks them, and gives them new snapshots.
+//! nodes use, estimates costs, prints node classes, checks them, and gives them and launch templates new snapshots.
 //!
 //! Each command is a module with its name. The commands for decisions are in [`decide`]. Each returns a report, printed as
 //! text or as JSON. Nothing here reads the clock or the environment, so tests can run all of it.
@@ -13,6 +13,7 @@ mod error;
 pub mod estimate;
 mod executions;
 pub mod history;
+pub mod launch_templates;
 pub mod nodeclass;
 pub mod nodes;
 pub mod progress;
@@ -227,6 +228,10 @@ pub async fn run(
         }
         Command::Sync(args) => {
             let report = Box::pin(sync::run(clients, args, now, interrupted)).await?;
+            Ok(Answer::new(&report, output, report.exit()))
+        }
+        Command::LaunchTemplates(args) => {
+            let report = Box::pin(launch_templates::run(clients, args, now)).await?;
             Ok(Answer::new(&report, output, report.exit()))
         }
         Command::Nodes(args) => {

@@ -35,6 +35,7 @@ MODULES = (
     "ecr",
     "vpc",
     "ec2",
+    "launch_templates",
     "ssm",
 )
 

@@ -380,6 +380,7 @@ def _replace_run_instances(machines: Machines) -> None:
     def run_instances(self: InstanceResponse) -> ActionResult:
         token = self._get_param("ClientToken")
         request = {k: v for k, v in self.data.items() if k != "ClientToken"}
+        _apply_template(self)
         # If two equal calls run at once, the second waits for the first one's answer.
         with machines.lock:
             if token and (known := tokens.recall(self.region, token, request)):
@@ -401,7 +402,7 @@ def _replace_run_instances(machines: Machines) -> None:
         InstanceResponse,
         "run_instances",
         run_instances,
-        reason="Honours client tokens, checks image and type, completes volumes and groups.",
+        reason="Honours tokens and templates, checks image and type, completes volumes.",
         link=api("ec2", "RunInstances"),
     )
     patch(
@@ -411,6 +412,16 @@ def _replace_run_instances(machines: Machines) -> None:
         reason="Merges the image's block devices with the request's.",
         link=api("ec2", "BlockDeviceMapping"),
     )
+
+
+def _apply_template(self: InstanceResponse) -> None:
+    """Sets the parameters that the request leaves to its launch template."""
+    if not (template := self._get_param("LaunchTemplate")):
+        return
+    data = self.ec2_backend._get_template_from_args(template).data
+    for name in ("ImageId", "InstanceType", "IamInstanceProfile", "BlockDeviceMappings"):
+        if name in data and self._get_param(name) is None:
+            self.params[name] = copy.deepcopy(data[name])
 
 
 def _check_launch(self: InstanceResponse, mappings: list[dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ mod dashboard;
 mod doctor;
 mod fixture;
 mod hand_over;
+mod launch_templates;
 mod permissions;
 mod refreshes;
 mod sync;
@@ -104,6 +105,7 @@ fn tests() -> Vec<(&'static str, Run)> {
         hand_over::rolled_back_snapshot_does_not_return,
         hand_over::pin_holds_and_the_sweep_completes_decisions,
         sync::node_class_follows_promotions_and_roll_backs,
+        launch_templates::default_version_follows_promotions_and_roll_backs,
         clean_up::aborted_build_leaves_nothing_and_emits_an_event,
         clean_up::sweep_removes_only_orphans,
         doctor::sound_account_has_no_finding,

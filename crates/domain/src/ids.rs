@@ -92,6 +92,10 @@ identifier!(
     SubnetId, "a subnet ID", "`subnet-` and hexadecimal digits", |s| is_resource_id(s, "subnet-")
 );
 identifier!(
+    /// An EC2 launch template.
+    LaunchTemplateId, "a launch template ID", "`lt-` and hexadecimal digits", |s| is_resource_id(s, "lt-")
+);
+identifier!(
     /// A security group of a VPC.
     SecurityGroupId, "a security group ID", "`sg-` and hexadecimal digits", |s| is_resource_id(s, "sg-")
 );

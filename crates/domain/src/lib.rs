@@ -26,7 +26,8 @@ pub use cache::image::{Digest, ImageReference};
 pub use cache::variant::{BottlerocketVersion, Variant};
 pub use cache::verification::{VerificationConfig, VerificationLevel};
 pub use ids::{
-    AccountId, AmiId, InstanceId, RegionName, SecurityGroupId, SnapshotId, SubnetId, VolumeId,
+    AccountId, AmiId, InstanceId, LaunchTemplateId, RegionName, SecurityGroupId, SnapshotId,
+    SubnetId, VolumeId,
 };
 pub use size::{Bytes, GiB};
 pub use snapshot::content_key::ContentKey;

@@ -42,13 +42,43 @@ locals {
   parameters    = [for cache in var.caches : "arn:${local.partition}:ssm:${local.region}:${local.account}:parameter/prepull/${cache}/*"]
   consumer_name = var.consumer_name != null ? var.consumer_name : local.cluster_name
 
-  pod_statements = local.is_in_same_account ? [
+  # EC2 has no resource-level permissions for its Describe actions. The other actions allow the condition on the tag.
+  # Creating a version launches nothing, so it needs neither `ec2:RunInstances` nor `iam:PassRole`.
+  #
+  # Source: EC2 user guide, "IAM permissions required for Amazon EC2 launch templates".
+  template_statements = var.launch_templates ? [
+    {
+      Sid      = "ReadLaunchTemplates"
+      Effect   = "Allow"
+      Action   = ["ec2:DescribeImages", "ec2:DescribeLaunchTemplateVersions", "ec2:DescribeLaunchTemplates"]
+      Resource = ["*"]
+    },
+    {
+      Sid       = "UpdateLaunchTemplates"
+      Effect    = "Allow"
+      Action    = ["ec2:CreateLaunchTemplateVersion", "ec2:DeleteLaunchTemplateVersions", "ec2:ModifyLaunchTemplate"]
+      Resource  = ["arn:${local.partition}:ec2:${local.region}:${local.account}:launch-template/*"]
+      Condition = { StringEquals = { "aws:ResourceTag/prepull/cache" = var.caches } }
+    },
+    # A template without a data volume gets one with the settings of the cache.
+    {
+      Sid      = "ReadConfigurations"
+      Effect   = "Allow"
+      Action   = ["ssm:GetParameter"]
+      Resource = [for cache in var.caches : "arn:${local.partition}:ssm:${local.region}:${local.account}:parameter/prepull/config/${cache}"]
+    },
+  ] : []
+
+  sync_statements = local.is_in_same_account ? [
     { Sid = "ReadPointers", Effect = "Allow", Action = ["ssm:GetParameter"], Resource = [for path in local.parameters : "${path}/pointer"] },
     # Retention keeps registered snapshots. A cluster cannot replace the registration of another cluster.
     { Sid = "RegisterSnapshots", Effect = "Allow", Action = ["ssm:PutParameter"], Resource = [for path in local.parameters : "${path}/consumers/${local.consumer_name}.*"] },
     ] : [
     { Sid = "UseTargetRole", Effect = "Allow", Action = local.assume, Resource = [var.target_role_arn] },
   ]
+
+  # A target role is in the account of prepull, and launch templates are in the account of the cluster.
+  pod_statements = concat(local.sync_statements, local.is_in_same_account ? local.template_statements : [])
 }
 
 resource "aws_iam_role" "pods" {

@@ -15,6 +15,13 @@ variable "caches" {
   }
 }
 
+variable "launch_templates" {
+  description = "Lets the pods also run `prepull launch-templates --apply`: they may change launch templates whose tag `prepull/cache` is one of `caches`."
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
 variable "name" {
   description = "Prefix of the names of the roles. Use the same one in the accounts of the clusters and in the account of prepull."
   type        = string

@@ -54,6 +54,27 @@ run "only_the_service_account_of_the_cluster_gets_the_role" {
   }
 }
 
+run "role_changes_only_launch_templates_of_its_caches" {
+  command = plan
+
+  variables {
+    caches           = ["web"]
+    cluster_name     = "production"
+    launch_templates = true
+  }
+
+  assert {
+    condition = [for statement in jsondecode(aws_iam_role_policy.pods[0].policy).Statement : statement if try(statement.Sid, "") == "UpdateLaunchTemplates"] == [jsondecode(jsonencode({
+      Sid       = "UpdateLaunchTemplates"
+      Effect    = "Allow"
+      Action    = ["ec2:CreateLaunchTemplateVersion", "ec2:DeleteLaunchTemplateVersions", "ec2:ModifyLaunchTemplate"]
+      Resource  = ["arn:aws:ec2:eu-west-1:123456789012:launch-template/*"]
+      Condition = { StringEquals = { "aws:ResourceTag/prepull/cache" = ["web"] } }
+    }))]
+    error_message = aws_iam_role_policy.pods[0].policy
+  }
+}
+
 run "role_reads_pointers_and_writes_its_own_registrations" {
   command = plan
 
