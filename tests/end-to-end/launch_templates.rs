@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use prepull_aws::ec2::types::{
     IamInstanceProfileSpecification, InstanceType, LaunchTemplateBlockDeviceMappingRequest,
     LaunchTemplateEbsBlockDeviceRequest, LaunchTemplateSpecification, RequestLaunchTemplateData,
@@ -13,6 +15,9 @@ use prepull_domain::{InstanceId, SnapshotId, names};
 use serde_json::json;
 
 use crate::fixture::{Fixture, X86, ensure_succeeded};
+
+/// Settings of the node.
+const USER_DATA: &str = "[settings.kubernetes]\nhostname-override = \"node\"\n";
 
 /// A launch template of a test.
 struct Template<'a> {
@@ -99,7 +104,10 @@ impl<'a> Template<'a> {
                 volume.volume_initialization_rate() == Some(200),
                 "{volume:?}"
             );
-            let snapshot = volume.snapshot_id().map(str::parse).transpose()?;
+            let snapshot = volume
+                .snapshot_id()
+                .map(str::parse::<SnapshotId>)
+                .transpose()?;
             versions.push((number, snapshot));
             if version.default_version() == Some(true) {
                 default = number;
@@ -120,6 +128,7 @@ impl<'a> Template<'a> {
         let run = world.clients.ec2.run_instances();
         let run = run
             .launch_template(template.build())
+            .user_data(BASE64_STANDARD.encode(USER_DATA))
             .set_iam_instance_profile(
                 profile.map(|arn| IamInstanceProfileSpecification::builder().arn(arn).build()),
             )

@@ -362,7 +362,7 @@ impl Update<'_> {
         let pointer = store::shown_pointer(self.clients, cache, architecture).await?;
         let default = template.default_version().map_err(Problem::refused)?;
         let image = ec2::image(self.clients, default.data.image_id()).await?;
-        let new_volume = self.new_volume(&template, opt_in).await?;
+        let new_volume = self.new_volume(&template, opt_in).await;
         let plan = template
             .plan(opt_in, pointer.as_ref(), &image, &new_volume)
             .map_err(Problem::refused)?;
@@ -388,23 +388,20 @@ impl Update<'_> {
         })
     }
 
-    /// Returns the settings of a missing data volume. Only the Region of the installation has the configuration of the cache.
-    async fn new_volume(
-        &self,
-        template: &Template,
-        opt_in: &OptIn,
-    ) -> Result<Result<NewVolume, String>, Problem> {
+    /// Returns the settings of a missing data volume, or the reason why they are unknown. Only the Region of the installation
+    /// has the configuration of the cache.
+    async fn new_volume(&self, template: &Template, opt_in: &OptIn) -> Result<NewVolume, String> {
         if template.has_data_volume() {
-            return Ok(Err("it has one".to_owned()));
+            return Err("it has one".to_owned());
         }
         let config = parameters::cache(self.clients, opt_in.cache.as_str()).await;
-        Ok(config
+        config
             .map(|(_, config)| NewVolume {
                 iops: config.volume.iops,
                 throughput_mibps: config.volume.throughput_mibps,
                 rate: MAX_INITIALIZATION_RATE,
             })
-            .map_err(|error| error.to_string().trim_end_matches('.').to_owned()))
+            .map_err(|error| error.to_string().trim_end_matches('.').to_owned())
     }
 
     /// Makes the changes of a plan, and returns the default version.

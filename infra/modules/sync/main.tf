@@ -46,7 +46,7 @@ locals {
   # Creating a version launches nothing, so it needs neither `ec2:RunInstances` nor `iam:PassRole`.
   #
   # Source: EC2 user guide, "IAM permissions required for Amazon EC2 launch templates".
-  template_statements = var.launch_templates ? [
+  template_statements = [for statement in [
     {
       Sid      = "ReadLaunchTemplates"
       Effect   = "Allow"
@@ -67,7 +67,8 @@ locals {
       Action   = ["ssm:GetParameter"]
       Resource = [for cache in var.caches : "arn:${local.partition}:ssm:${local.region}:${local.account}:parameter/prepull/config/${cache}"]
     },
-  ] : []
+    # A target role is in the account of prepull, and launch templates are in the account of the cluster.
+  ] : statement if var.launch_templates && local.is_in_same_account]
 
   sync_statements = local.is_in_same_account ? [
     { Sid = "ReadPointers", Effect = "Allow", Action = ["ssm:GetParameter"], Resource = [for path in local.parameters : "${path}/pointer"] },
@@ -77,8 +78,7 @@ locals {
     { Sid = "UseTargetRole", Effect = "Allow", Action = local.assume, Resource = [var.target_role_arn] },
   ]
 
-  # A target role is in the account of prepull, and launch templates are in the account of the cluster.
-  pod_statements = concat(local.sync_statements, local.is_in_same_account ? local.template_statements : [])
+  pod_statements = concat(local.sync_statements, local.template_statements)
 }
 
 resource "aws_iam_role" "pods" {
