@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from localcloud.ssm import shell_script
 from localcloud.standins.boot import SECRET
 
 from .clouds import RunningCloud, trust, unique, until
@@ -31,8 +32,10 @@ QUICK = {
     "snapshot_seconds": 0.1,
     "pull_retry_seconds": 0.01,
 }
-_POWER_OFF = Path(__file__).parents[2] / "infra/documents/power-off.yaml"
-SCRUB = yaml.safe_load(_POWER_OFF.read_text())["mainSteps"][0]["inputs"]["runCommand"][0]
+_DOCUMENTS = Path(__file__).parents[2] / "infra/documents"
+_POWER_OFF = yaml.safe_load((_DOCUMENTS / "power-off.yaml").read_text())
+SCRUB = _POWER_OFF["mainSteps"][0]["inputs"]["runCommand"][0]
+_PULL_IMAGES = yaml.safe_load((_DOCUMENTS / "pull-images.yaml").read_text())
 SECRETS = (
     "/local/host-containers/",
     "/local/bootstrap-containers/",
@@ -164,6 +167,12 @@ class Machines:
         shown = until(ended, 60)
         log = self.succeed(instance_id, f"{HOST} journalctl --no-pager -o cat -u {unit}")
         return shown + log
+
+    def pull_images(self, instance_id: str, images: list[str], changes: str) -> list[str]:
+        """Runs prepull's document and returns the lines of its output."""
+        given = {"Images": [" ".join(images)], "Changes": [changes], "WaitSeconds": ["60"]}
+        script, _ = shell_script(_PULL_IMAGES, given)
+        return self.succeed(instance_id, script).splitlines()
 
     def data_volume(self, instance_id: str) -> str:
         devices = self.describe(instance_id)["BlockDeviceMappings"]

@@ -275,3 +275,44 @@ def test_missing_host_name_in_user_data_delays_agent(machines: Machines) -> None
     until(lambda: machines.cloud.control("GET", "leftovers")["processes"], 20)
     assert not machines.is_online(instance)
     machines.terminate(instance)
+
+
+def test_document_pulls_tags_and_removes_in_one_command(machines: Machines, instance: str) -> None:
+    name = unique("queue")
+    pusher = Pusher(machines.cloud)
+    base = random_layer(name)
+    host = pusher.place["host"]
+    old = pusher.push(f"team/{name}-old:1", [base, random_layer("old")])
+    machines.pull(instance, old)
+    images = [
+        f"{host}/team/{name}-{n}@{pusher.image(f'team/{name}-{n}', [base, random_layer(str(n))])}:1"
+        for n in range(3)
+    ]
+    before = machines.pull_images(instance, images, "none")
+    assert "NAMES ------" in before
+    assert any(line.startswith(f"OTHER {old} ") for line in before)
+    changes = f"pull,0-1 pull,1-1,0-1 pull-pinned,2-1,1-1,0-1 remove,{old}"
+    after = machines.pull_images(instance, images, changes)
+    units = [line for line in after if line.startswith("UNIT ")]
+    assert sorted(units) == [f"UNIT {n} 1 active exited" for n in range(3)], after
+    assert "FINISHED 0" in after
+    assert "NAMES uuuuUU" in after
+    assert not any(line.startswith(f"OTHER {old} ") for line in after)
+    assert after[-1] == "END"
+    # A repeated request starts no pull.
+    assert "FINISHED 3" in machines.pull_images(instance, images, changes)
+
+
+def test_document_keeps_old_images_if_a_pull_fails(machines: Machines, instance: str) -> None:
+    name = unique("failed")
+    pusher = Pusher(machines.cloud)
+    old = pusher.push(f"team/{name}-old:1", [random_layer(name)])
+    machines.pull(instance, old)
+    good = pusher.image(f"team/{name}", [random_layer("good")])
+    place = f"{pusher.place['host']}/team/{name}"
+    images = [f"{place}@sha256:{'0' * 64}:0", f"{place}@{good}:1"]
+    after = machines.pull_images(instance, images, f"pull,0-1 pull,1-1,0-1 remove,{old}")
+    assert "UNIT 0 1 failed failed" in after
+    assert "UNIT 1 1 active exited" in after
+    assert any(line.startswith("LOG 0 1 ") and "level=fatal" in line for line in after)
+    assert any(line.startswith(f"OTHER {old} ") for line in after)
