@@ -101,8 +101,8 @@ resource "aws_ssm_parameter" "configuration" {
 
     # EC2 allows 50 tags. prepull sets six of its own.
     precondition {
-      condition     = length(jsondecode(each.value).tags) <= 44
-      error_message = "The cache ${each.key} has ${length(jsondecode(each.value).tags)} tags, and at most 44 are possible besides those of prepull. They come from tags, from the cache's tags and from default_tags of the provider. Remove some."
+      condition     = length(jsondecode(each.value).tags) <= 42
+      error_message = "The cache ${each.key} has ${length(jsondecode(each.value).tags)} tags, and at most 42 are possible besides those of prepull. They come from tags, from the cache's tags and from default_tags of the provider. Remove some."
     }
 
     precondition {

@@ -206,7 +206,7 @@ run "too_many_tags_in_total_are_refused" {
   command = plan
 
   variables {
-    tags   = { for n in range(44) : "team-${n}" => "platform" }
+    tags   = { for n in range(42) : "team-${n}" => "platform" }
     caches = { web = { images = ["docker.io/library/nginx:1.27"], variant = "aws-k8s-1.33" } }
   }
 
