@@ -131,9 +131,9 @@ and the newest version the candidate. It deletes old versions of its
 own, and never one that a person created.
 
 Examples:
-  prepull launch-templates
-  prepull launch-templates --apply
-  prepull launch-templates web --apply --update-node-groups
+  prepull templates
+  prepull templates --apply
+  prepull templates web --apply --update-node-groups
 
 Exit codes:
     0  every template has its versions, would change, or was deleted
@@ -274,6 +274,7 @@ pub enum Command {
     Sync(SyncArgs),
     /// Give EC2 launch templates their snapshots.
     #[command(after_help = LAUNCH_TEMPLATES_HELP)]
+    #[command(name = "templates")]
     LaunchTemplates(LaunchTemplatesArgs),
     /// Show how often pods found their image on the nodes.
     #[command(after_help = NODES_HELP)]

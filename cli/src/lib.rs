@@ -171,27 +171,15 @@ pub async fn run(
             let build = if *no_follow {
                 history::Build::new(cache.clone(), execution)
             } else {
-                follow(
-                    clients,
-                    cache,
-                    execution,
-                    Progress::on_stderr(output),
-                    interrupted,
-                )
-                .await?
+                let progress = Progress::on_stderr(output);
+                follow(clients, cache, execution, progress, interrupted).await?
             };
             Ok(build::answer(build, output, *no_follow))
         }
         Command::Follow { cache } => {
             let execution = build::newest(clients, &machine, cache).await?;
-            let build = follow(
-                clients,
-                cache,
-                execution,
-                Progress::on_stderr(output),
-                interrupted,
-            )
-            .await?;
+            let progress = Progress::on_stderr(output);
+            let build = follow(clients, cache, execution, progress, interrupted).await?;
             Ok(build::answer(build, output, false))
         }
         Command::Status { cache } => {
@@ -222,8 +210,8 @@ pub async fn run(
             Ok(Answer::new(&report, output, done))
         }
         Command::Verify(verify) => {
-            let report =
-                Box::pin(verify::run(clients, verify, &args.name, now, interrupted)).await?;
+            let report = verify::run(clients, verify, &args.name, now, interrupted);
+            let report = Box::pin(report).await?;
             Ok(Answer::new(&report, output, report.exit()))
         }
         Command::Sync(args) => {

@@ -1,4 +1,4 @@
-//! `prepull launch-templates` against fakes of EC2 and EKS.
+//! `prepull templates` against fakes of EC2 and EKS.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -155,9 +155,9 @@ impl Template {
                         let volume = LaunchTemplateEbsBlockDevice::builder()
                             .set_snapshot_id(ebs.snapshot_id.clone())
                             .set_volume_size(state.stored_size.or(ebs.volume_size));
-                        let last = state.versions.last().unwrap().version_number().unwrap();
+                        let number = state.versions.last().unwrap().version_number().unwrap();
                         let created =
-                            version(last + 1, request.version_description(), volume.build());
+                            version(number + 1, request.version_description(), volume.build());
                         state.versions.push(created.clone());
                         state
                             .tokens
@@ -231,10 +231,10 @@ fn client(rules: &[&Rule]) -> aws_sdk_eks::Client {
 }
 
 async fn update(aws: &FakeAws, eks: &[&Rule], options: &str) -> LaunchTemplatesReport {
-    let command = format!("prepull launch-templates {options}");
+    let command = format!("prepull templates {options}");
     let args = Args::try_parse_from(command.split_whitespace()).unwrap();
     let Command::LaunchTemplates(args) = args.command else {
-        panic!("this is not `launch-templates`");
+        panic!("this is not `templates`");
     };
     run_with(&aws.clients(), &client(eks), &args, now())
         .await

@@ -154,7 +154,7 @@ def _add_delete_versions() -> None:
         LaunchTemplates,
         "delete_launch_template_versions",
         delete_launch_template_versions,
-        reason="Adds an action that `prepull launch-templates` calls.",
+        reason="Adds an action that `prepull templates` calls.",
         link=api("ec2", "DeleteLaunchTemplateVersions"),
         adds=True,
     )

@@ -13,7 +13,7 @@ use crate::operator::{CTR, HOST, Operator, Waits};
 /// The intervals of aws-samples' `snapshot.sh` (commit eaadb77): it sleeps 5 s between two looks at the agent, and the
 /// waiters of the AWS CLI look at a command every 5 s and at an instance or a snapshot every 15 s.
 ///
-/// Source of the latter: the waiters `CommandExecuted`, `InstanceStopped` and `SnapshotCompleted` in botocore's data.
+/// Source of the latter: the waiters `CommandExecuted`, `InstanceStopped` and `SnapshotCompleted` in `botocore`.
 const SCRIPT: Waits = Waits {
     command: Duration::from_secs(5),
     resource: Duration::from_secs(15),
@@ -22,7 +22,7 @@ const SCRIPT: Waits = Waits {
 /// The platforms that the script pulls of each image, one after the other.
 const PLATFORMS: [&str; 2] = ["amd64", "arm64"];
 
-/// Creates a snapshot as the script does, except for its CloudFormation stack: it launches an instance, waits for the
+/// Creates a snapshot as the script does, except for its stack: it launches an instance, waits for the
 /// agent, pulls each image for two platforms with `ctr`, stops the instance and snapshots it.
 pub async fn script(
     world: &World,

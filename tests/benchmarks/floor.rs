@@ -40,5 +40,7 @@ fn pull(images: &[Vec<String>], user: &str) -> Result<String> {
         )
     });
     let script = lists.collect::<Vec<_>>().join(" && ");
-    Ok(format!("apiclient exec -T admin bash -c \"{script}\" </dev/null"))
+    Ok(format!(
+        "apiclient exec -T admin bash -c \"{script}\" </dev/null"
+    ))
 }

@@ -1,4 +1,4 @@
-//! `prepull launch-templates`: launch templates follow the pointer, and their nodes start with the images.
+//! `prepull templates`: launch templates follow the pointer, and their nodes start with the images.
 
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ impl<'a> Template<'a> {
     /// Runs the CLI for the template, and asserts its exit code and words of its output.
     fn run(&self, options: &[&str], words: &[&str]) -> Result<()> {
         let mut command = self.fixture.world.cli();
-        command.args(["launch-templates", &self.id]).args(options);
+        command.args(["templates", &self.id]).args(options);
         let output = tokio::task::block_in_place(|| command.output())?;
         let (out, err) = (
             String::from_utf8_lossy(&output.stdout),

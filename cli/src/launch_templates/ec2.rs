@@ -16,7 +16,7 @@ use super::plan::{Image, NewVersion, Template, Version, description};
 
 /// Maximum number of versions in one `DeleteLaunchTemplateVersions`.
 ///
-/// Source: Amazon EC2 API reference, "DeleteLaunchTemplateVersions".
+/// Source: Amazon EC2 API reference, `DeleteLaunchTemplateVersions`.
 const MAX_DELETED: usize = 200;
 
 /// EC2's error codes for a launch template and for a version that do not exist.
@@ -254,9 +254,7 @@ pub(super) async fn delete(
         // Source: EC2 API reference, "DeleteLaunchTemplateVersionsResponseErrorItem".
         for item in answer.unsuccessfully_deleted_launch_template_versions() {
             let error = item.response_error();
-            let code = error
-                .and_then(|error| error.code())
-                .map(|code| code.as_str());
+            let code = error.and_then(|error| Some(error.code()?.as_str()));
             if code == Some("launchTemplateVersionDoesNotExist") {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! `prepull launch-templates`: gives the snapshots of caches to EC2 launch templates.
+//! `prepull templates`: gives the snapshots of caches to EC2 launch templates.
 //!
 //! A template opts in with tags whose keys are the [annotations](prepull_kubernetes::annotations) of node classes. It gets a
 //! version with the stable snapshot, which becomes the default version, and one with the candidate, which never does.
@@ -34,7 +34,7 @@ use ec2::CallError;
 pub use node_groups::{GroupReport, GroupResult, Groups};
 use plan::{NewVolume, Plan, Target, TargetVersion, Template};
 
-/// The arguments of `prepull launch-templates`.
+/// The arguments of `prepull templates`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct LaunchTemplatesArgs {
     /// Update only these launch templates, by name or ID.
@@ -360,12 +360,14 @@ impl Update<'_> {
         let (cache, architecture) = (&opt_in.cache, opt_in.architecture);
         let template = ec2::template(self.clients, id).await?;
         let pointer = store::shown_pointer(self.clients, cache, architecture).await?;
-        let default = template.default_version().map_err(Problem::refused)?;
+        let default = template
+            .default_version()
+            .map_err(|refusal| Problem::refused(&refusal))?;
         let image = ec2::image(self.clients, default.data.image_id()).await?;
         let new_volume = self.new_volume(&template, opt_in).await;
         let plan = template
             .plan(opt_in, pointer.as_ref(), &image, &new_volume)
-            .map_err(Problem::refused)?;
+            .map_err(|refusal| Problem::refused(&refusal))?;
         if template.has_data_volume() && plan::loads_lazily(&default.data) {
             *note = Some(
                 "the data volume has no `VolumeInitializationRate`, so a large image can start later than after a pull",
@@ -481,7 +483,7 @@ enum Problem {
 }
 
 impl Problem {
-    fn refused(refusal: plan::Refusal) -> Self {
+    fn refused(refusal: &plan::Refusal) -> Self {
         Self::Refused(refusal.to_string())
     }
 }

@@ -3,7 +3,7 @@
 //! A group copies the version of its template, so it does not follow the default version. An update keeps the Bottlerocket
 //! release of the group: without `releaseVersion`, EKS also takes the newest AMI.
 //!
-//! Source: Amazon EKS API reference, "UpdateNodegroupVersion".
+//! Source: Amazon EKS API reference, `UpdateNodegroupVersion`.
 
 use std::collections::BTreeMap;
 use std::fmt;

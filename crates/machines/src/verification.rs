@@ -162,7 +162,7 @@ impl Verification<'_> {
                     .expect("the grammar of references allows only the characters of image names")
             })
             .collect();
-        let verified = output.check(&names, self.trees).map_err(|defects| {
+        let checked = output.check(&names, self.trees).map_err(|defects| {
             let more = defects.len().saturating_sub(DEFECTS);
             let mut texts: Vec<_> = defects.iter().map(ToString::to_string).collect();
             texts.truncate(DEFECTS);
@@ -174,7 +174,7 @@ impl Verification<'_> {
         Ok(OnVerifier {
             launched_at: verifier.launched_at,
             release: ami.version.clone(),
-            verified,
+            verified: checked,
         })
     }
 

@@ -78,9 +78,10 @@ async fn existing_builder_is_reused() {
 #[tokio::test]
 async fn verifier_is_never_taken_for_a_builder() {
     let mut verifier = older();
-    let verifies = "snap-0123456789abcdef0 on 1.57.0";
+    let subject = "snap-0123456789abcdef0 on 1.57.0";
     let tags = verifier.tags.get_or_insert_default();
-    tags.push(tag("prepull:verifies", verifies));
+    tags.retain(|tag| tag.key() != Some("prepull:launch-key"));
+    tags.push(tag("prepull:verifies", subject));
     let aws = FakeAws::new().with_capacity().with_instances([verifier]);
     assert_eq!(launch(&aws, target()).await, Ok(builder()));
     assert_eq!(aws.launches().len(), 1);

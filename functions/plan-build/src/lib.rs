@@ -51,7 +51,9 @@ pub async fn handle(
     // Checks before the wait, so that a configuration error is reported at once.
     parameters::cache(clients, &input.cache).await?;
     let position = match input.time {
-        PlanTime::AfterDebounce => queue::wait(clients, state_machine_arn, &input, deadline).await?,
+        PlanTime::AfterDebounce => {
+            queue::wait(clients, state_machine_arn, &input, deadline).await?
+        }
         PlanTime::Early => queue::position_now(clients, state_machine_arn, &input).await?,
     };
     match position {

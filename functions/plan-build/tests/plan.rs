@@ -11,7 +11,9 @@ use prepull_aws::ecr::operation::batch_get_image::{BatchGetImageError, BatchGetI
 use prepull_aws::ecr::types::{Image, ImageFailure, ImageFailureCode, ImageIdentifier};
 use prepull_aws::sfn::types::ExecutionStatus;
 use prepull_aws::{Deadline, ecr, tag};
-use prepull_domain::build::payload::{Base, DiskUsage, Plan, PlanInput, PlanTime, Target, VerificationPlan};
+use prepull_domain::build::payload::{
+    Base, DiskUsage, Plan, PlanInput, PlanTime, Target, VerificationPlan,
+};
 use prepull_domain::{
     Architecture, Bytes, Pointer, PublishedSnapshot, StageError, VerificationLevel,
 };

@@ -79,10 +79,15 @@ fn manifest_of(id: &str) -> String {
     format!("/prepull/web/x86_64/snapshots/{id}")
 }
 
-async fn publish(aws: &FakeAws, input: PublishInput) -> Result<Published, StageError> {
-    let home = "eu-west-1".parse().unwrap();
-    let deadline = Deadline::after(Duration::ZERO);
-    handle(&aws.clients(), &home, input, deadline).await
+fn publish(
+    aws: &FakeAws,
+    input: PublishInput,
+) -> impl Future<Output = Result<Published, StageError>> {
+    Box::pin(async move {
+        let home = "eu-west-1".parse().unwrap();
+        let deadline = Deadline::after(Duration::ZERO);
+        handle(&aws.clients(), &home, input, deadline).await
+    })
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use verify_snapshot::{Settings, handle};
 const SNAPSHOT: &str = "snap-00000000000000001";
 const VERIFIER: &str = "i-0123456789abcdef0";
 
-const READY: &str = "OS {\"os\": {\"version_id\": \"1.57.0\"}}\nCONTAINERD 2.1.4\nKERNEL 6.12.40\nSNAPSHOTTER ACTIVE_SNAPSHOTTER=\"overlayfs\"\nEND\n";
+const READY: &str = "OS {\"os\": {\"version_id\": \"1.57.0\"}}\nCONTAINERD 2.1.4\nKERNEL 6.12.40\nSNAPSHOTTER ACTIVE_SNAPSHOTTER=\"overlayfs\"\nCPUS 2\nEND\n";
 
 fn trees() -> Trees {
     Trees {

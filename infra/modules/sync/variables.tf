@@ -16,7 +16,7 @@ variable "caches" {
 }
 
 variable "launch_templates" {
-  description = "Lets the pods also run `prepull launch-templates --apply`: they may change launch templates whose tag `prepull/cache` is one of `caches`."
+  description = "Lets the pods also run `prepull templates --apply`: they may change launch templates whose tag `prepull/cache` is one of `caches`."
   type        = bool
   default     = false
   nullable    = false

@@ -90,7 +90,11 @@ impl Goal {
             return "not measured: nodes are simulated".to_owned();
         };
         if self.wanted == Limit::AtMost(0.0) {
-            let verdict = if measured.max > 0.0 { "**missed**" } else { "met" };
+            let verdict = if measured.max > 0.0 {
+                "**missed**"
+            } else {
+                "met"
+            };
             return verdict.to_owned();
         }
         let percent = self.wanted.margin(measured.median) * 100.0;

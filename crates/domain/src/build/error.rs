@@ -246,11 +246,7 @@ impl ErrorName {
             Self::KeyUnusable => {
                 "Enable the KMS key of the builder's volumes, and allow launch-builder's role to use it in the key policy"
             }
-            Self::BuilderLost => {
-                "Start the build again; if it happens often, find the caller of `TerminateInstances` or \
-                 `StopInstances` in CloudTrail"
-            }
-            Self::VerifierLost => {
+            Self::BuilderLost | Self::VerifierLost => {
                 "Start the build again; if it happens often, find the caller of `TerminateInstances` or \
                  `StopInstances` in CloudTrail"
             }
