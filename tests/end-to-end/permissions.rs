@@ -133,7 +133,7 @@ pub async fn roles_cannot_touch_foreign_resources(fixture: Arc<Fixture>) -> Resu
     let roles: BTreeSet<String> = ours(world.cloud.grants().await?)
         .map(|grant| grant.role)
         .collect();
-    ensure!(roles.len() == 11, "expected 11 roles: {roles:?}");
+    ensure!(roles.len() == 12, "expected 12 roles: {roles:?}");
     let mut carried_out = Vec::new();
     for role in &roles {
         for (attempt, answer) in attempts(world, role, &foreign).await? {

@@ -48,8 +48,7 @@ pub struct LaunchTemplatesArgs {
     pub ring: Option<Ring>,
     /// Update managed node groups of these templates, too.
     ///
-    /// EKS replaces all nodes of a group. The Bottlerocket release of
-    /// the group stays.
+    /// EKS replaces all nodes and keeps their Bottlerocket release.
     #[arg(long)]
     pub update_node_groups: bool,
     /// Wait up to this time for the updates of node groups.
