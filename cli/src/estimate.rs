@@ -10,12 +10,16 @@ use prepull_domain::{
 };
 use prepull_estimate::{
     Estimate, FastSnapshotRestore, Initialization, InstanceType, Loading, MAX_INITIALIZATION_RATE,
-    MIN_INITIALIZATION_RATE, Verification, Work, build, initialization, unchanged, verification,
+    MIN_INITIALIZATION_RATE, Verification, Work, build, debounce_delay, initialization,
+    refresh_pays_from, unchanged, verification,
 };
 use serde::Serialize;
 
 use crate::render::{clock, count, table};
 use crate::{Error, store};
+
+/// Default of the Terraform module's `debounce_seconds`.
+const DEFAULT_DEBOUNCE: u32 = 60;
 
 /// The estimate of a cache.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -49,6 +53,8 @@ pub struct TargetEstimate {
     pub unknown_instance_types: Vec<String>,
     /// The cheapest builder among those within a tenth of the fastest cold build.
     pub recommended_instance_type: Option<String>,
+    /// Used bytes from which on a refresh of a twentieth takes at most half the time of a cold build, on the first builder.
+    pub refresh_pays_from: Option<Bytes>,
     /// Time and cost of verifying a new snapshot. `None` if no instance type of the cache is known.
     pub verification: Option<Verification>,
     /// Time and cost of loading the snapshot on nodes.
@@ -191,6 +197,10 @@ fn target(
             instances.push((instance, false));
         }
     }
+    let first = instances.first();
+    let refresh_pays_from = first.and_then(|(instance, _)| {
+        refresh_pays_from(instance, &config.volume, config.parallel_pulls)
+    });
     let builders: Vec<_> = instances
         .into_iter()
         .map(|(instance, configured)| {
@@ -217,6 +227,7 @@ fn target(
     });
 
     TargetEstimate {
+        refresh_pays_from,
         verification,
         architecture,
         snapshot_id: manifest.snapshot_id.clone(),
@@ -251,8 +262,10 @@ impl fmt::Display for EstimateReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "Modelled with list prices of us-east-1, not measured on AWS. See docs/costs.md.\nUnchanged build: {}, without a builder.",
-            time_and_cost(&self.unchanged)
+            "Modelled with list prices of us-east-1, not measured on AWS. See docs/costs.md.\nUnchanged build: {}, without a \
+             builder. After a push, the default debounce of {DEFAULT_DEBOUNCE} s adds {} s.",
+            time_and_cost(&self.unchanged),
+            debounce_delay(DEFAULT_DEBOUNCE)
         )?;
         for target in &self.targets {
             writeln!(f)?;
@@ -340,6 +353,12 @@ impl TargetEstimate {
                 first.instance_type,
                 steps.join(", "),
                 dollars(first.cold.dollars.snapshot_month)
+            )?;
+        }
+        if let Some(used) = self.refresh_pays_from {
+            writeln!(
+                f,
+                "  A refresh of a twentieth takes at most half the time of a cold build from {used} used on"
             )?;
         }
         self.write_verification(f)?;

@@ -174,6 +174,7 @@ impl History {
                 "wait-for-ssm" => Stage::Ready,
                 "pull-images" => Stage::Pull,
                 "create-snapshot" => Stage::Snapshot,
+                "verify-snapshot" => Stage::Verify,
                 "publish-snapshot" => Stage::Publish,
                 "clean-up" => Stage::CleanUp,
                 _ => continue,

@@ -138,7 +138,8 @@ async fn run(
     options: &Options,
 ) -> Result<BTreeMap<Way, Measurement>> {
     let references = Images::for_builds(world);
-    let cache = declare(world, &format!("{PATTERN}-{number}"), &references).await?;
+    let name = format!("{PATTERN}-{number}");
+    let cache = declare(world, &name, &references, "off").await?;
     let mut measured = BTreeMap::new();
     let mut note = |way: Way, measurement: Measurement| {
         eprintln!(
@@ -198,6 +199,17 @@ async fn run(
 
     discard(world, &first).await?;
     discard(world, &second).await?;
+
+    let cache = declare(world, &format!("{name}-verified"), &references, "full").await?;
+    let cold = builds::measure(world, &cache).await?;
+    note(Way::VerifiedCold, cold.measurement);
+    images.push_change(world, options.runs + number).await?;
+    let refresh = builds::measure(world, &cache).await?;
+    note(Way::VerifiedRefresh, refresh.measurement);
+    for build in [cold.published, refresh.published] {
+        let (snapshot, _) = build.context("a verified build published nothing")?;
+        discard(world, &snapshot).await?;
+    }
     Ok(measured)
 }
 
@@ -207,10 +219,16 @@ pub struct Cache {
     volume: VolumeConfig,
 }
 
-/// Declares a cache without builds.
-async fn declare(world: &World, name: &str, references: &[String]) -> Result<Cache> {
+/// Declares a cache without builds, with the level of its verification.
+async fn declare(
+    world: &World,
+    name: &str,
+    references: &[String],
+    verification: &str,
+) -> Result<Cache> {
     let mut config = world.stored_config(PATTERN).await?;
     config["images"] = json!(references);
+    config["verification"] = json!({"level": verification});
     world.store_config(name, &config).await?;
     let parsed = CacheConfig::parse(&name.parse()?, &config.to_string())?;
     Ok(Cache {

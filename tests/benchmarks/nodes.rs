@@ -18,7 +18,7 @@ pub async fn measure(
 ) -> Result<Vec<ContainerStarts>> {
     let images = images.for_nodes(world);
     let references: Vec<_> = images.iter().map(|(name, _)| name.clone()).collect();
-    let cache = declare(world, &format!("{PATTERN}-nodes"), &references).await?;
+    let cache = declare(world, &format!("{PATTERN}-nodes"), &references, "off").await?;
     let build = builds::measure(world, &cache).await?;
     let (snapshot, _) = build.published.context("the build published nothing")?;
     let mut measured: Vec<_> = images

@@ -26,6 +26,7 @@ fn colour(stage: Stage) -> &'static str {
         Stage::Pull => "#e69f00",
         Stage::Stop => "#a0694b",
         Stage::Snapshot => "#009e73",
+        Stage::Verify => "#f0e442",
         Stage::Publish => "#d55e00",
         Stage::CleanUp => "#8f7fd6",
     }

@@ -24,11 +24,15 @@ pub enum Way {
     Refresh,
     /// prepull, without a change.
     Unchanged,
+    /// prepull, without a published snapshot, with full verification.
+    VerifiedCold,
+    /// prepull, after one image has changed, with full verification.
+    VerifiedRefresh,
 }
 
 impl Way {
     /// All ways, in the order of a run.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Script,
         Self::ByHand,
         Self::ColdFloor,
@@ -36,6 +40,8 @@ impl Way {
         Self::RefreshFloor,
         Self::Refresh,
         Self::Unchanged,
+        Self::VerifiedCold,
+        Self::VerifiedRefresh,
     ];
 
     /// Returns its label in tables.
@@ -49,6 +55,8 @@ impl Way {
             Self::RefreshFloor => "floor, 1 of 8 changed",
             Self::Refresh => "prepull, 1 of 8 changed",
             Self::Unchanged => "prepull, unchanged",
+            Self::VerifiedCold => "verified, first build",
+            Self::VerifiedRefresh => "verified, 1 of 8 changed",
         }
     }
 }
@@ -71,6 +79,8 @@ pub enum Stage {
     Stop,
     /// Until EBS has completed the snapshot.
     Snapshot,
+    /// Until a second machine has checked the snapshot.
+    Verify,
     /// Until the pointer is written.
     Publish,
     /// Until the instance has terminated.
@@ -79,7 +89,7 @@ pub enum Stage {
 
 impl Stage {
     /// All stages, in order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Debounce,
         Self::Plan,
         Self::Launch,
@@ -87,6 +97,7 @@ impl Stage {
         Self::Pull,
         Self::Stop,
         Self::Snapshot,
+        Self::Verify,
         Self::Publish,
         Self::CleanUp,
     ];
@@ -102,6 +113,7 @@ impl Stage {
             Self::Pull => "pull",
             Self::Stop => "power off",
             Self::Snapshot => "snapshot",
+            Self::Verify => "verify",
             Self::Publish => "publish",
             Self::CleanUp => "clean up",
         }
