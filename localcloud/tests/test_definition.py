@@ -226,7 +226,11 @@ def test_debounce_counts_from_the_start_of_the_execution(cloud: RunningCloud) ->
     [
         ([], {"decision": "build", "targets": [{"architecture": "arm64"}]}, []),
         (["arm64"], {"decision": "build", "targets": [{"architecture": "arm64"}]}, []),
-        (["arm64", "x86_64"], {"decision": "build", "targets": [{"architecture": "arm64"}]}, ["x86_64"]),
+        (
+            ["arm64", "x86_64"],
+            {"decision": "build", "targets": [{"architecture": "arm64"}]},
+            ["x86_64"],
+        ),
         (["arm64", "x86_64"], {"decision": "up-to-date", "snapshots": {}}, ["arm64", "x86_64"]),
         (["arm64"], {"decision": "superseded", "by": "web-2"}, ["arm64"]),
     ],
