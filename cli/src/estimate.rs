@@ -358,7 +358,7 @@ impl TargetEstimate {
         if let Some(used) = self.refresh_pays_from {
             writeln!(
                 f,
-                "  A refresh of a twentieth takes at most half the time of a cold build from {used} used on"
+                "  From {used} of used data, a refresh of a twentieth takes at most half the time of a cold build"
             )?;
         }
         self.write_verification(f)?;
