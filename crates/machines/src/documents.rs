@@ -1,4 +1,4 @@
-//! The SSM documents of an installation, or their scripts where there is no installation.
+//! The SSM documents of an installation, or their scripts without one.
 
 use prepull_domain::node::Document;
 

@@ -14,11 +14,11 @@ pub enum Way {
     Script,
     /// A person's procedure, one step after the other, without any wait.
     ByHand,
-    /// What the cloud, the node and plain `ctr` need for a cold build.
+    /// The cloud, the node and plain `ctr` alone, for a cold build.
     ColdFloor,
     /// prepull, without a published snapshot.
     Cold,
-    /// What they need if one image has changed.
+    /// The same, after one image has changed.
     RefreshFloor,
     /// prepull, after one image has changed.
     Refresh,
