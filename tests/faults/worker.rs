@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::ec2::types::{Instance, Reservation};
 use prepull_aws::sfn::types::ExecutionStatus;
-use prepull_aws::{AwsError as _, Clients, parameters, pointers, snapshots, tag_filter};
+use prepull_aws::{AwsError as _, Clients, parameters, pointers, snapshots, tag_filter, tag_value};
 use prepull_domain::{
     Architecture, CacheName, Digest, ExecutionArn, ExecutionName, InstanceId, Pointer, RegionName,
     SnapshotId, names,
@@ -524,10 +524,14 @@ impl Worker {
         self.configure(|_| ()).await
     }
 
-    /// Returns the instances of an execution in any state. EC2 lists terminated instances for a while.
+    /// Returns the builders of an execution in any state. EC2 lists terminated instances for a while. Verifiers do not count.
     pub async fn builders(&self, execution: &ExecutionArn) -> Result<Vec<Instance>> {
-        self.instances(names::TAG_EXECUTION, execution.name().as_str())
-            .await
+        let execution = execution.name();
+        let mut instances = self
+            .instances(names::TAG_EXECUTION, execution.as_str())
+            .await?;
+        instances.retain(|instance| tag_value(instance.tags(), names::TAG_LAUNCH_KEY).is_some());
+        Ok(instances)
     }
 
     /// Waits for the builder of an execution.
