@@ -134,6 +134,17 @@ impl Fault {
         cases
     }
 
+    /// Returns whether the case is about the verification or about all stages.
+    pub fn needs_verification(self) -> bool {
+        matches!(
+            self,
+            Self::StagesRunTwiceInSequence
+                | Self::StagesRunTwiceConcurrently
+                | Self::Stopped("verify-snapshot")
+                | Self::CommandLost(Document::Fingerprint | Document::Verify, _)
+        )
+    }
+
     /// Returns whether the case takes the whole time limit of a builder: ten minutes.
     pub fn takes_minutes(self) -> bool {
         matches!(

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
+use prepull_domain::VerificationLevel;
 use prepull_tests::Environment;
 use prepull_tests::suite::report_as_ignored;
 use tokio::runtime::Runtime;
@@ -36,7 +37,22 @@ enum CaseRun {
 }
 
 impl CaseRun {
+    /// Returns whether the builds of the case verify their snapshots. A verification on a simulated node takes as long as
+    /// the rest of the build, so only the cases that need one have it.
+    fn verifies(&self) -> bool {
+        match self {
+            Self::Call(fault) => fault.needs_verification(),
+            Self::Domain(fault) => fault.needs_verification(),
+        }
+    }
+
     async fn run(&self, worker: &mut Worker) -> Result<()> {
+        worker.verification = if self.verifies() {
+            VerificationLevel::Records
+        } else {
+            VerificationLevel::Off
+        };
+        worker.configure(|_| ()).await?;
         let after = match self {
             Self::Call(fault) => fault.run(worker).await?,
             Self::Domain(fault) => fault.run(worker).await?,

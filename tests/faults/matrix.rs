@@ -209,6 +209,11 @@ impl CallFault {
         outcome.map(|()| true)
     }
 
+    /// Returns whether the call belongs to a stage that differs with verification.
+    pub fn needs_verification(&self) -> bool {
+        self.stage_is("create-snapshot") || self.stage_is("verify-snapshot")
+    }
+
     fn stage_is(&self, stage: &str) -> bool {
         self.site.stage == stage
     }

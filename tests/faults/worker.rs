@@ -12,7 +12,7 @@ use prepull_aws::sfn::types::ExecutionStatus;
 use prepull_aws::{AwsError as _, Clients, parameters, pointers, snapshots, tag_filter, tag_value};
 use prepull_domain::{
     Architecture, CacheName, Digest, ExecutionArn, ExecutionName, InstanceId, Pointer, RegionName,
-    SnapshotId, names,
+    SnapshotId, VerificationLevel, names,
 };
 use prepull_tests::localcloud::Call;
 use prepull_tests::world::Outcome;
@@ -212,6 +212,8 @@ pub struct Worker {
     version: u32,
     pushed: Option<Digest>,
     faults: Vec<String>,
+    /// Level at which its builds verify their snapshots.
+    pub verification: VerificationLevel,
 }
 
 impl Worker {
@@ -222,6 +224,7 @@ impl Worker {
             version: 0,
             pushed: None,
             faults: Vec::new(),
+            verification: VerificationLevel::Records,
         }
     }
 
@@ -246,6 +249,7 @@ impl Worker {
         let images: Vec<_> = images.chain(self.aliases()).collect();
         config["images"] = json!(images);
         config["rebuild_on_push"] = json!(true);
+        config["verification"] = json!({"level": self.verification.to_string()});
         change(&mut config);
         self.world.store_config(&self.cache, &config).await
     }
