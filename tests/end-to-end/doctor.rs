@@ -678,7 +678,7 @@ pub async fn sound_account_has_no_finding(fixture: Arc<Fixture>) -> Result<()> {
     ensure!(checks == expected, "{checks:?}");
     let of_roles = diagnosis.findings.iter();
     let of_roles = of_roles.filter(|one| one.check == "permissions").count();
-    ensure!(of_roles == 11, "expected 11 roles, not {of_roles}");
+    ensure!(of_roles == 12, "expected 12 roles, not {of_roles}");
     Ok(())
 }
 
