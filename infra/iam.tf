@@ -54,6 +54,8 @@ locals {
   # Statements that several functions have
   see_builders  = { sid = "SeeBuilders", actions = ["ec2:DescribeInstances"], resources = ["*"] }
   see_snapshots = { sid = "SeeSnapshots", actions = ["ec2:DescribeSnapshots"], resources = ["*"] }
+  see_agents    = { sid = "SeeAgents", actions = ["ssm:DescribeInstanceInformation"], resources = ["*"] }
+  read_consoles = { sid = "ReadConsoles", actions = ["ec2:GetConsoleOutput"], resources = [local.instances], conditions = [local.is_ours] }
 
   # Decisions about pointers. A promotion or a roll-back changes the pointer in all Regions, and the tags of snapshots.
   read_decisions = { sid = "ReadDecisions", actions = ["ssm:GetParametersByPath"], resources = [local.decisions_path, local.decisions] }
@@ -289,7 +291,7 @@ locals {
     ])
 
     wait-for-ssm = concat(local.run_commands["wait-for-ssm"], [
-      { sid = "SeeAgents", actions = ["ssm:DescribeInstanceInformation"], resources = ["*"] },
+      local.see_agents,
     ])
 
     pull-images = local.run_commands["pull-images"]
@@ -297,12 +299,7 @@ locals {
     create-snapshot = concat(local.run_commands["create-snapshot"], [
       local.see_snapshots,
       # The console shows why a scrub failed.
-      {
-        sid        = "ReadConsoles"
-        actions    = ["ec2:GetConsoleOutput"]
-        resources  = [local.instances]
-        conditions = [local.is_ours]
-      },
+      local.read_consoles,
       {
         sid        = "SnapshotBuildersVolumes"
         actions    = ["ec2:CreateSnapshot"]
@@ -330,15 +327,10 @@ locals {
     ])
 
     verify-snapshot = concat(local.run_commands["verify-snapshot"], local.use_keys["verify-snapshot"], local.launch_instances, [
-      { sid = "SeeAgents", actions = ["ssm:DescribeInstanceInformation"], resources = ["*"] },
+      local.see_agents,
       local.see_snapshots,
       # The console shows why a volume does not mount.
-      {
-        sid        = "ReadConsoles"
-        actions    = ["ec2:GetConsoleOutput"]
-        resources  = [local.instances]
-        conditions = [local.is_ours]
-      },
+      local.read_consoles,
       {
         sid        = "MarkSnapshots"
         actions    = ["ec2:CreateTags"]

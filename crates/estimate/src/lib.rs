@@ -148,52 +148,20 @@ const fn family(
     }
 }
 
+/// EBS bandwidth of most families, in Mbit/s.
+const USUAL_EBS: Option<(f64, f64)> = Some((1_250.0, 10_000.0));
+
 const FAMILIES: [Family; 10] = [
-    family(
-        "c7i",
-        Architecture::X86_64,
-        0.1785,
-        Some((1_250.0, 10_000.0)),
-    ),
-    family(
-        "m7i",
-        Architecture::X86_64,
-        0.2016,
-        Some((1_250.0, 10_000.0)),
-    ),
+    family("c7i", Architecture::X86_64, 0.1785, USUAL_EBS),
+    family("m7i", Architecture::X86_64, 0.2016, USUAL_EBS),
     family("m7i-flex", Architecture::X86_64, 0.191_52, None),
-    family(
-        "m7a",
-        Architecture::X86_64,
-        0.23184,
-        Some((1_250.0, 10_000.0)),
-    ),
-    family(
-        "m6i",
-        Architecture::X86_64,
-        0.192,
-        Some((1_250.0, 10_000.0)),
-    ),
-    family(
-        "m6a",
-        Architecture::X86_64,
-        0.1728,
-        Some((1_250.0, 10_000.0)),
-    ),
-    family("c7g", Architecture::Arm64, 0.145, Some((1_250.0, 10_000.0))),
-    family(
-        "m7g",
-        Architecture::Arm64,
-        0.1632,
-        Some((1_250.0, 10_000.0)),
-    ),
+    family("m7a", Architecture::X86_64, 0.23184, USUAL_EBS),
+    family("m6i", Architecture::X86_64, 0.192, USUAL_EBS),
+    family("m6a", Architecture::X86_64, 0.1728, USUAL_EBS),
+    family("c7g", Architecture::Arm64, 0.145, USUAL_EBS),
+    family("m7g", Architecture::Arm64, 0.1632, USUAL_EBS),
     family("m6g", Architecture::Arm64, 0.154, Some((1_187.5, 4_750.0))),
-    family(
-        "m8g",
-        Architecture::Arm64,
-        0.17952,
-        Some((1_250.0, 10_000.0)),
-    ),
+    family("m8g", Architecture::Arm64, 0.17952, USUAL_EBS),
 ];
 
 /// The properties of an instance type that the model uses.

@@ -228,7 +228,7 @@ class Systemd:
         unit.active, unit.sub = "activating", "start-pre"
         if unit.start_seconds:
             self._limit(unit, unit.start_seconds, lambda: unit.active == "activating")
-        self._run_pre(unit, 0)
+        self._run_each(unit, unit.pre, lambda: self._run_main(unit))
 
     def stop(self, unit: Unit, done: Done) -> None:
         """Stops a unit. A start job that still waits is canceled."""
@@ -274,11 +274,12 @@ class Systemd:
 
         self.loop.after(limit, expired)
 
-    def _run_pre(self, unit: Unit, index: int) -> None:
-        if index == len(unit.pre):
-            self._run_main(unit)
+    def _run_each(self, unit: Unit, commands: list[Command], then: Callable[[], None]) -> None:
+        """Runs `ExecStartPre` or `ExecStartPost` commands one after the other, and then `then`."""
+        if not commands:
+            then()
             return
-        command = unit.pre[index]
+        command, *others = commands
 
         def exited(code: int) -> None:
             unit.pid = 0
@@ -287,7 +288,7 @@ class Systemd:
             elif code and not command.may_fail:
                 self._fail(unit, code)
             else:
-                self._run_pre(unit, index + 1)
+                self._run_each(unit, others, then)
 
         self._exec(unit, command, exited)
 
@@ -306,7 +307,8 @@ class Systemd:
             stopping = unit.sub == "stop-sigterm"
             if code == 0 and not stopping and unit.start_post:
                 unit.sub = "start-post"
-                self._run_start_post(unit, 0)
+                # The unit is active after them.
+                self._run_each(unit, unit.start_post, lambda: self._finish(unit))
             elif code == 0 or (stopping and code in (-signal.SIGTERM, -signal.SIGINT)):
                 self._finish(unit, stopping)
             else:
@@ -317,24 +319,6 @@ class Systemd:
             self._limit(unit, unit.runtime_seconds, lambda: unit.sub == "running")
         if not oneshot:
             self._job_ended(unit)
-
-    def _run_start_post(self, unit: Unit, index: int) -> None:
-        """Runs the `ExecStartPost` commands of a oneshot unit, which is active after them."""
-        if index == len(unit.start_post):
-            self._finish(unit)
-            return
-        command = unit.start_post[index]
-
-        def exited(code: int) -> None:
-            unit.pid = 0
-            if unit.sub == "stop-sigterm":
-                self._finish(unit)
-            elif code and not command.may_fail:
-                self._fail(unit, code)
-            else:
-                self._run_start_post(unit, index + 1)
-
-        self._exec(unit, command, exited)
 
     def _exec(self, unit: Unit, command: Command, exited: Callable[[int], None]) -> int:
         environment = self.environment | self._read_environment(unit) | unit.environment
