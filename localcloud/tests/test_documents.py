@@ -109,7 +109,10 @@ case "$*" in
   *" images ls") cat listed ;;
   *" images check") cat checked ;;
   "systemctl show"*) cat units ;;
-  systemctl* | systemd-run* | *" images "*) printf '%s\n' "$*" >>changes ;;
+  systemctl* | systemd-run* | *" images "*)
+    printf '%s\n' "$*" >>changes
+    [ ! -e broken ] || { printf '%01000d\n' 1 2 >&2; exit 1; }
+    ;;
   journalctl*) printf 'level=fatal msg="%01500d"\n' 0 ;;
   df*) printf 'size used\n1000 300\n' ;;
 esac
@@ -253,6 +256,17 @@ def test_removal_needs_successful_pulls(tmp_path: Path, units: str, removes: boo
     assert [line.endswith("images rm --sync r/old:1 r/old:2") for line in removals] == (
         [True] if removes else []
     )
+
+
+def test_first_failed_changes_are_named_within_the_output(tmp_path: Path) -> None:
+    (tmp_path / "broken").touch()
+    images = [f"r/{n:03}@{A}:1" for n in range(200)]
+    changes = [f"tag,{n}" for n in range(200)]
+    output = pull_images(tmp_path, images, " ".join([*changes, "remove,r/old:1"]))
+    failed = [line for line in output if line.startswith("FAILED ")]
+    assert failed == [f"FAILED tag,{n} {'0' * 500}" for n in range(3)]
+    assert output[-1] == "END"
+    assert not any("images rm" in line for line in changed(tmp_path))
 
 
 def test_changes_refer_to_positions(tmp_path: Path) -> None:

@@ -34,22 +34,21 @@ pub(crate) struct Pull {
 }
 
 /// Returns the pulls of `waiting` in the order in which systemd must get them, each with the units it follows: the previous
-/// pull of its lane and the pull of its base. `started` are the pulls that already run or wait. They occupy lanes too.
+/// pull of its lane and the pull of its base.
+///
+/// `started` are the pulls that already run or wait. Their lanes are not known, so the first pull of a lane follows all of
+/// them.
 ///
 /// Of the pulls that can start first, the one with the longest chain of pulls behind it goes first, so that no large pull
 /// runs alone at the end.
 pub(crate) fn assign(
     lanes: usize,
-    started: &[Pull],
+    started: &[Unit],
     mut waiting: Vec<Pull>,
 ) -> Vec<(Unit, Vec<Unit>)> {
     let chains = chains(&waiting);
     let mut lanes = vec![Lane::default(); lanes.max(1)];
     let mut ends = BTreeMap::new();
-    for pull in started {
-        let end = first_free(&mut lanes).append(pull, 0);
-        ends.insert(pull.unit.position, (end, pull.unit));
-    }
     let mut assigned = Vec::new();
     while !waiting.is_empty() {
         let lane = first_free(&mut lanes);
@@ -72,7 +71,7 @@ pub(crate) fn assign(
         let Some(next) = next else { break };
         let pull = waiting.remove(next);
         let base = pull.base.and_then(|base| ends.get(&base)).copied();
-        let mut after: Vec<_> = lane.last.into_iter().collect();
+        let mut after = lane.last.map_or(started.to_vec(), |last| vec![last]);
         after.extend(base.map(|(_, unit)| unit));
         after.dedup();
         assigned.push((pull.unit, after));
@@ -132,25 +131,24 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn unit(position: usize) -> Unit {
+        Unit {
+            position,
+            attempt: 1,
+        }
+    }
+
     fn pull((position, (size, base)): (usize, (u64, Option<usize>))) -> Pull {
         Pull {
-            unit: Unit {
-                position,
-                attempt: 1,
-            },
+            unit: unit(position),
             size: Bytes(size),
             base,
         }
     }
 
     /// Returns the assignment of pulls with sizes and bases, as `POSITION after POSITIONS`.
-    fn of(lanes: usize, started: &[Pull], pulls: &[(u64, Option<usize>)]) -> Vec<String> {
-        let first = started.len();
-        let pulls = pulls
-            .iter()
-            .copied()
-            .enumerate()
-            .map(|(index, pull)| (index + first, pull));
+    fn of(lanes: usize, started: &[Unit], pulls: &[(u64, Option<usize>)]) -> Vec<String> {
+        let pulls = pulls.iter().copied().enumerate();
         assign(lanes, started, pulls.map(pull).collect())
             .into_iter()
             .map(|(unit, after)| {
@@ -189,27 +187,30 @@ mod tests {
     }
 
     #[test]
-    fn started_pulls_occupy_lanes() {
-        let started = [pull((0, (100, None))), pull((1, (50, None)))];
+    fn first_pull_of_each_lane_follows_all_started_pulls() {
+        let started = [8, 9].map(unit);
+        let pulls = [(30, None), (20, None), (10, None)];
         assert_eq!(
-            of(2, &started, &[(10, None), (5, Some(0))]),
-            ["2 after 1", "3 after 2 0"]
+            of(2, &started, &pulls),
+            ["0 after 8 9", "1 after 8 9", "2 after 1"]
         );
-        assert_eq!(of(3, &started, &[(10, None)]), ["2 after "]);
     }
 
     proptest! {
         #[test]
         fn units_follow_earlier_units_within_the_lanes(
             lanes in 1..6_usize,
+            started in 0..6_usize,
             given in prop::collection::vec((any::<u64>(), prop::option::of(0..20_usize)), 0..20),
-            seconds in prop::collection::vec(1..100_u32, 20),
+            seconds in prop::collection::vec(1..100_u32, 26),
         ) {
             let pulls: Vec<_> = given.into_iter().enumerate().map(pull).collect();
-            let assigned = assign(lanes, &[], pulls.clone());
+            let started: Vec<_> = (20..20 + started.min(lanes)).map(unit).collect();
+            let assigned = assign(lanes, &started, pulls.clone());
             prop_assert_eq!(assigned.len(), pulls.len());
             // The pulls run as systemd runs them, with durations that do not follow the sizes.
-            let mut runs = BTreeMap::new();
+            let now = started.iter().map(|unit| (unit.position, (0, seconds[unit.position])));
+            let mut runs: BTreeMap<_, _> = now.collect();
             for (unit, after) in assigned {
                 let ends = after.iter().map(|unit| runs.get(&unit.position).map(|(_, end)| *end));
                 let ends: Option<Vec<_>> = ends.collect();

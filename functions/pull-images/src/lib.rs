@@ -118,7 +118,7 @@ pub async fn handle(
         if reconcile::is_pulling(&status) {
             last = Repetition::default();
         } else {
-            last.of(parameter(&changes), &output)?;
+            last.of(parameter(&changes), &status, &output)?;
         }
         deadline.check(&progress)?;
     }
@@ -144,18 +144,19 @@ impl Node<'_> {
 
     /// Makes `changes`, waits for the pulls, and returns the builder's status. At the deadline it fails with `progress`.
     ///
-    /// A busy host sometimes drops the connection of `apiclient`, so an incomplete answer is requested again. The pulls are
-    /// units of their own, which go on.
+    /// A busy host sometimes drops the connection of `apiclient`, so an incomplete answer is requested again, without
+    /// another wait. The pulls are units of their own, which go on.
     async fn apply(
         &self,
         changes: &[Change],
         progress: &str,
     ) -> Result<(ImageStatus, CommandOutput), StageError> {
         let document = Document::PullImages.name(&self.settings.name);
-        let parameters = pull_images_parameters(self.images(), &parameter(changes), WAIT);
+        let mut wait = WAIT;
         let id = &self.input.builder.instance_id;
         let mut problem = String::new();
         for _ in 0..MAX_ATTEMPTS {
+            let parameters = pull_images_parameters(self.images(), &parameter(changes), wait);
             let output = run_document(self.clients, id, &document, &parameters, self.deadline)
                 .await
                 .map_err(|error| match error {
@@ -168,6 +169,7 @@ impl Node<'_> {
                 Err(error) => problem = format!("{error}: {}", output.last_words()),
             }
             tracing::warn!(problem, "incomplete status from the builder");
+            wait = Duration::ZERO;
             self.deadline.pause(PAUSE, progress).await?;
         }
         Err(StageError::BuilderLost {
@@ -194,7 +196,12 @@ struct Repetition {
 }
 
 impl Repetition {
-    fn of(&mut self, changes: String, output: &CommandOutput) -> Result<(), StageError> {
+    fn of(
+        &mut self,
+        changes: String,
+        status: &ImageStatus,
+        output: &CommandOutput,
+    ) -> Result<(), StageError> {
         if self.changes == changes {
             self.times += 1;
         } else {
@@ -203,10 +210,13 @@ impl Repetition {
         if self.times < MAX_ATTEMPTS {
             return Ok(());
         }
+        let said = match status.failures[..] {
+            [] => output.last_words(),
+            _ => status.failures.join("; "),
+        };
         Err(StageError::VerifyFailed(format!(
-            "the changes `{}` had no effect: {}",
+            "the changes `{}` had no effect: {said}",
             excerpt(&self.changes, 300),
-            output.last_words()
         )))
     }
 }

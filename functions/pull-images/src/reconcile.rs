@@ -276,7 +276,7 @@ fn pulls(target: &Target, vcpus: u16, missing: &[&Planned<'_>]) -> Vec<Change> {
             base,
         };
         match image.pull {
-            Some(attempt) if is_started(attempt) => started.push(pull(attempt.number)),
+            Some(attempt) if is_started(attempt) => started.push(pull(attempt.number).unit),
             _ => waiting.extend(image.next_attempt().map(pull)),
         }
     }
@@ -735,7 +735,7 @@ mod tests {
                  LOG 1 {attempt} level=fatal msg=\"failed to unpack image: parent snapshot does not exist\""
             )
         };
-        assert_eq!(does(&target(), &said(1)), "pull,1-2");
+        assert_eq!(does(&target(), &said(1)), "pull,1-2,0-1");
         let error = next(&target(), VCPUS, &status(&said(2))).unwrap_err();
         assert_eq!(error.name(), "PullFailed");
         let full = said(1).replace("parent snapshot does not exist", NO_SPACE);

@@ -46,9 +46,14 @@ fn refresh() -> Target {
 
 /// Returns the changes that the builder was told to make.
 fn changes(aws: &FakeAws) -> Vec<String> {
+    sent(aws, "Changes")
+}
+
+/// Returns the values of a parameter of all commands.
+fn sent(aws: &FakeAws, parameter: &str) -> Vec<String> {
     let commands = aws.commands().into_iter();
-    let changes = commands.filter_map(|command| command.parameters?.remove("Changes"));
-    changes.map(|changes| changes.join(",")).collect()
+    let values = commands.filter_map(|command| command.parameters?.remove(parameter));
+    values.map(|values| values.join(",")).collect()
 }
 
 async fn pull(aws: &FakeAws) -> Result<Pulled, StageError> {
@@ -171,6 +176,12 @@ async fn change_without_effect_fails_after_four_attempts() {
     let error = pull(&aws).await.unwrap_err();
     assert_eq!(error.name(), "VerifyFailed");
     assert_eq!(changes(&aws).len(), 4);
+    let aws = node(vec!["FAILED tag,0 ctr: no space".into()]);
+    let error = pull(&aws).await.unwrap_err().to_string();
+    assert!(
+        error.ends_with("had no effect: tag,0 ctr: no space"),
+        "{error}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -188,10 +199,11 @@ async fn no_change_starts_after_the_build_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn truncated_status_is_requested_again() {
+async fn truncated_status_is_requested_again_without_another_wait() {
     let cut = format!("FINISHED 0\nNAMES ux{CUT}");
     let aws = node(vec![cut.clone(), COMPLETE.into()]);
     assert!(pull(&aws).await.is_ok());
+    assert_eq!(sent(&aws, "WaitSeconds"), ["15", "0"]);
 
     let aws = node(vec![cut]);
     assert_eq!(pull(&aws).await.unwrap_err().name(), "BuilderLost");

@@ -38,6 +38,8 @@ impl ImageName {
 pub struct ImageStatus {
     /// Number of pulls that had succeeded when the command started.
     pub finished_before: usize,
+    /// The first changes that failed, each with the last line of its output.
+    pub failures: Vec<String>,
     /// Last attempt at each requested pull, by the image's position in the plan.
     pub pulls: BTreeMap<usize, PullAttempt>,
     /// Requested names that exist, by their position in the request.
@@ -141,6 +143,7 @@ impl ImageStatus {
     pub fn empty_volume() -> Self {
         Self {
             finished_before: 0,
+            failures: Vec::new(),
             pulls: BTreeMap::new(),
             names: BTreeMap::new(),
             pinned_aliases: Vec::new(),
@@ -164,6 +167,7 @@ impl FromStr for ImageStatus {
         let mut others = Vec::new();
         let mut omitted_others = 0;
         let mut finished_before = None;
+        let mut failures = Vec::new();
         let mut disk = None;
         for (keyword, rest) in lines(output)? {
             let malformed = || MalformedOutput::Line(shorten(&format!("{keyword} {rest}")));
@@ -172,6 +176,7 @@ impl FromStr for ImageStatus {
                 ("FINISHED", [count]) => {
                     finished_before = Some(count.parse().map_err(|_| malformed())?);
                 }
+                ("FAILED", [_, ..]) => failures.push(rest.trim().to_owned()),
                 ("UNIT", [position, number, active, sub_state]) => {
                     let position = position.parse().map_err(|_| malformed())?;
                     let attempt = PullAttempt {
@@ -211,7 +216,8 @@ impl FromStr for ImageStatus {
                     });
                 }
                 (
-                    "FINISHED" | "UNIT" | "LOG" | "NAMES" | "PINNED" | "OTHER" | "MORE" | "DISK",
+                    "FINISHED" | "FAILED" | "UNIT" | "LOG" | "NAMES" | "PINNED" | "OTHER" | "MORE"
+                    | "DISK",
                     _,
                 ) => return Err(malformed()),
                 _ => {}
@@ -219,6 +225,7 @@ impl FromStr for ImageStatus {
         }
         Ok(Self {
             finished_before: finished_before.ok_or(MalformedOutput::Missing("FINISHED"))?,
+            failures,
             pulls,
             names,
             pinned_aliases,
@@ -259,7 +266,7 @@ mod tests {
     #[test]
     fn status_output_yields_pulls_images_and_disk() {
         let output = format!(
-            "FINISHED 1\nUNIT 0 1 active exited\nUNIT 1 1 activating start\nUNIT 2 2 failed failed\n\
+            "FINISHED 1\nFAILED tag,4 ctr: no  lease\nUNIT 0 1 active exited\nUNIT 1 1 activating start\nUNIT 2 2 failed failed\n\
              UNIT 2 1 failed failed\nUNIT 3 1 queued dead\n\
              LOG 2 2 level=fatal msg=\"no  such image\"\nLOG 2 1 earlier\n\
              NAMES uP-im\n\
@@ -300,6 +307,7 @@ mod tests {
             (Bytes(1000), Bytes(300))
         );
         assert_eq!(status.finished_before, 1);
+        assert_eq!(status.failures, ["tag,4 ctr: no  lease"]);
     }
 
     #[test]
