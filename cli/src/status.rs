@@ -8,7 +8,7 @@ use prepull_aws::ec2::types::Filter;
 use prepull_aws::instances::{self, InstanceRecord};
 use prepull_aws::sfn::operation::describe_execution::DescribeExecutionOutput;
 use prepull_aws::sfn::types::ExecutionStatus;
-use prepull_aws::{Clients, snapshots, timestamp};
+use prepull_aws::{Clients, snapshots, tag_key_filter, timestamp};
 use prepull_domain::snapshot::pointer::Change;
 use prepull_domain::{
     Architecture, Bytes, CacheConfig, CacheName, ExecutionName, Failure, GiB, Manifest, Pointer,
@@ -217,10 +217,7 @@ fn content(manifest: &Manifest, config: &CacheConfig) -> Content {
 }
 
 async fn builders(clients: &Clients) -> Result<Vec<InstanceRecord>, Error> {
-    let ours = Filter::builder()
-        .name("tag-key")
-        .values(names::TAG_CACHE)
-        .build();
+    let ours = tag_key_filter(names::TAG_CACHE);
     let alive = Filter::builder()
         .name("instance-state-name")
         .set_values(Some(ALIVE.map(String::from).to_vec()))

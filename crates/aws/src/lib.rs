@@ -29,5 +29,8 @@ pub use clients::{Clients, SDK_ATTEMPTS};
 pub use error::{AwsError, StageResult};
 pub use events::emit as emit_event;
 pub use lambda::{required_variable, run};
-pub use tags::{MAX_FILTER_VALUES, tag, tag_filter, tag_specification, tag_value, target_filters};
+pub use tags::{
+    MAX_FILTER_VALUES, tag, tag_filter, tag_key_filter, tag_specification, tag_value,
+    target_filters,
+};
 pub use wait::{Deadline, Pace, timestamp};

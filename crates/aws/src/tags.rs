@@ -59,6 +59,12 @@ pub fn tag_filter(key: &str, value: impl Into<String>) -> Filter {
         .build()
 }
 
+/// Returns a filter for resources with the tag `key`.
+#[must_use]
+pub fn tag_key_filter(key: &str) -> Filter {
+    Filter::builder().name("tag-key").values(key).build()
+}
+
 /// Returns the value of the tag `key` in `tags`.
 #[must_use]
 pub fn tag_value<'a>(tags: &'a [Tag], key: &str) -> Option<&'a str> {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use prepull_aws::ec2::error::ProvideErrorMetadata;
 use prepull_aws::ec2::types::{Filter, InstanceStateName};
 use prepull_aws::instances::{self, InstanceRecord, not_known};
-use prepull_aws::{AwsError, Clients, Deadline, Pace, tag_filter, target_filters};
+use prepull_aws::{AwsError, Clients, Deadline, Pace, tag_key_filter, target_filters};
 use prepull_domain::build::payload::{Ami, Base, Builder, Target};
 use prepull_domain::{InstanceId, InvalidConfig, SnapshotId, StageError, SubnetId, names};
 
@@ -78,13 +78,13 @@ impl<'a> Machine<'a> {
     }
 
     /// Returns the tag that tells instances of a target apart: the settings of a builder, or the subject of a verifier.
-    pub(crate) fn purpose(&self) -> Purpose {
+    pub(crate) fn purpose(&self) -> PurposeTag {
         match self.role {
-            Role::Builder => Purpose {
+            Role::Builder => PurposeTag {
                 tag: names::TAG_LAUNCH_KEY,
                 value: self.target.launch_key(),
             },
-            Role::Verifier { snapshot, .. } => Purpose {
+            Role::Verifier { snapshot, .. } => PurposeTag {
                 tag: names::TAG_VERIFIES,
                 value: format!("{snapshot} on {}", self.ami.version),
             },
@@ -92,8 +92,8 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// The purpose of an instance, as a tag.
-pub(crate) struct Purpose {
+/// The tag that tells instances of a target apart.
+pub(crate) struct PurposeTag {
     pub(crate) tag: &'static str,
     pub(crate) value: String,
 }
@@ -107,7 +107,7 @@ pub(crate) struct CapacityPool<'a> {
 
 /// Launches `machine`, unless it exists, and waits until it runs. `user_data` returns its boot settings in base64.
 ///
-/// Exactly one instance runs after it. Concurrent calls may launch in different capacity pools. All of them continue with
+/// Exactly one instance runs after it. A builder of an early plan with other settings is terminated first. Concurrent calls may launch in different capacity pools. All of them continue with
 /// the oldest instance, and the younger ones are terminated.
 ///
 /// # Errors
@@ -119,8 +119,15 @@ pub async fn ensure(
     user_data: impl AsyncFnOnce() -> Result<String, StageError>,
     deadline: Deadline,
 ) -> Result<Builder, StageError> {
-    let mut id = match oldest(clients, machine).await? {
-        Some(id) => id,
+    let found = find(clients, machine, &ALIVE).await?;
+    if let Role::Builder = machine.role {
+        for other in &found.others {
+            tracing::info!(id = %other.id, "terminating a builder with the settings of an early plan");
+            instances::terminate(clients, &other.id).await?;
+        }
+    }
+    let mut id = match found.wanted.into_iter().next() {
+        Some(found) => found.id,
         None => launch(clients, machine, &user_data().await?, deadline).await?,
     };
     loop {
@@ -143,25 +150,32 @@ pub async fn alive(
     clients: &Clients,
     machine: &Machine<'_>,
 ) -> Result<Vec<InstanceRecord>, StageError> {
-    let alive = [InstanceStateName::Pending, InstanceStateName::Running];
-    find(clients, machine, &alive).await
+    Ok(find(clients, machine, &ALIVE).await?.wanted)
 }
 
-/// Returns the instances of `machine` in one of `states`, oldest first, so that all callers choose the same one.
+const ALIVE: [InstanceStateName; 2] = [InstanceStateName::Pending, InstanceStateName::Running];
+
+/// The instances of a target with one role.
+struct Found {
+    /// Those with the wanted purpose, oldest first, so that all callers choose the same one.
+    wanted: Vec<InstanceRecord>,
+    /// Those with another one.
+    others: Vec<InstanceRecord>,
+}
+
+/// Returns the instances of `machine`'s target and role in one of `states`.
 async fn find(
     clients: &Clients,
     machine: &Machine<'_>,
     states: &[InstanceStateName],
-) -> Result<Vec<InstanceRecord>, StageError> {
+) -> Result<Found, StageError> {
     let states = Filter::builder()
         .name("instance-state-name")
         .set_values(Some(states.iter().map(ToString::to_string).collect()))
         .build();
     let mut filters = target_filters(machine.target);
-    filters.push(states);
-    // A builder of an early plan can have other settings than the plan.
     let purpose = machine.purpose();
-    filters.push(tag_filter(purpose.tag, purpose.value));
+    filters.extend([states, tag_key_filter(purpose.tag)]);
     let mut found = instances::find(clients, filters).await?;
     // An instance without a launch time counts as just launched.
     let age = |found: &InstanceRecord| {
@@ -169,7 +183,10 @@ async fn find(
         (launched_at, found.id.clone())
     };
     found.sort_by_key(age);
-    Ok(found)
+    let (wanted, others) = found
+        .into_iter()
+        .partition(|found| found.tag(purpose.tag) == Some(&purpose.value));
+    Ok(Found { wanted, others })
 }
 
 /// Returns the oldest instance of `machine` that is pending or running.
@@ -380,7 +397,7 @@ async fn earlier_launch(
             async || {
                 let found = find(clients, machine, &states).await?;
                 // The youngest, because an older one may belong to an attempt on a defective base.
-                Ok(found.into_iter().next_back().map(|found| found.id))
+                Ok(found.wanted.into_iter().next_back().map(|found| found.id))
             },
         )
         .await

@@ -8,7 +8,9 @@ use prepull_aws::ec2::types::{
 };
 use prepull_aws::instances::{self, InstanceRecord};
 use prepull_aws::snapshots::{self, SnapshotRecord};
-use prepull_aws::{Clients, Deadline, StageResult, parameters, tag_filter, tag_value, timestamp};
+use prepull_aws::{
+    Clients, Deadline, StageResult, parameters, tag_filter, tag_key_filter, tag_value, timestamp,
+};
 use prepull_domain::build::payload::SnapshotState;
 use prepull_domain::snapshot::retention::FoundSnapshot;
 use prepull_domain::{Architecture, CacheName, ExecutionName, StageError, VolumeId, names};
@@ -47,10 +49,7 @@ impl Owner {
 
 /// Returns the filter for all resources of prepull.
 pub(crate) fn ours() -> Filter {
-    Filter::builder()
-        .name("tag-key")
-        .values(names::TAG_CACHE)
-        .build()
+    tag_key_filter(names::TAG_CACHE)
 }
 
 /// Removes the resources of `owner` and waits until its instances have terminated. Until then, the instances cost money

@@ -7,7 +7,7 @@
 //! visible yet, the client token prevents a second launch. The token depends only on the plan. Concurrent calls may launch
 //! in different capacity pools. All of them continue with the oldest builder, and the younger ones are terminated.
 //! **Called early:** before the debounce, with an early plan. The call after the debounce finds that builder, if both plans
-//! launch the same. Otherwise it launches another, and clean-up removes the early one.
+//! launch the same. Otherwise it terminates that builder and launches another.
 //! **Errors:** `CapacityUnavailable` if no instance type has capacity in any subnet; `QuotaExceeded`; `AccountRestricted` if
 //! AWS has not verified the account, or its plan excludes every type; `InvalidConfig` if EC2 rejects the request or
 //! credentials cannot be read; `KeyUnusable` if the instance ends because of its KMS key; `BuilderLost` if it ends for

@@ -76,6 +76,25 @@ async fn existing_builder_is_reused() {
 }
 
 #[tokio::test]
+async fn builder_with_other_settings_is_replaced() {
+    let mut outdated = older();
+    for tag in outdated.tags.get_or_insert_default() {
+        if tag.key() == Some("prepull:launch-key") {
+            tag.value = Some("another".to_owned());
+        }
+    }
+    let aws = FakeAws::new().with_capacity().with_instances([outdated]);
+    assert_eq!(launch(&aws, target()).await, Ok(builder()));
+    assert_eq!(
+        aws.writes(),
+        [
+            "ec2:TerminateInstances i-00000000000000001",
+            "ec2:RunInstances m7i.2xlarge subnet-0123456789abcdef0"
+        ]
+    );
+}
+
+#[tokio::test]
 async fn verifier_is_never_taken_for_a_builder() {
     let mut verifier = older();
     let subject = "snap-0123456789abcdef0 on 1.57.0";
