@@ -117,7 +117,9 @@ fn text(value: &Value) -> Result<String> {
         .context("a reference to a state is a string")
 }
 
-/// Returns `name` as a Mermaid identifier. Mermaid allows neither `-` nor `?` in one.
+/// Returns `name` as a Mermaid identifier: its letters and digits, with `_` between words.
 fn id(name: &str) -> String {
-    name.replace('-', "_").replace('?', "")
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric());
+    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+    words.join("_")
 }
