@@ -41,10 +41,11 @@ const STARTS: usize = 20;
 /// # Errors
 /// Fails if a function does not start.
 pub async fn section(world: &World, options: &Options) -> Result<Section> {
-    let (profile, starts) = if options.quick {
-        ("dev", 1)
+    let starts = if options.quick { 1 } else { STARTS };
+    let profile = if options.quick || options.unoptimized {
+        "dev"
     } else {
-        ("release", STARTS)
+        "release"
     };
     let report = measure(world, profile, starts).await?;
     Ok(Section {

@@ -10,6 +10,8 @@ pub struct Options {
     pub runs: u32,
     /// Small images and unoptimized functions, on simulated nodes if necessary. It checks the benchmark, not prepull.
     pub quick: bool,
+    /// The functions of the tests, instead of those of a deployment.
+    pub unoptimized: bool,
     /// Also an image of 3 GB.
     pub large: bool,
     /// The data volumes.
@@ -21,6 +23,7 @@ impl Options {
         let mut options = Self {
             runs: 5,
             quick: false,
+            unoptimized: false,
             large: false,
             volume: GiB(10),
         };
@@ -34,6 +37,7 @@ impl Options {
             match argument.as_str() {
                 "--runs" => options.runs = number()?,
                 "--quick" => options.quick = true,
+                "--unoptimized" => options.unoptimized = true,
                 "--large" => options.large = true,
                 // Cargo's own.
                 "--bench" => {}
@@ -56,6 +60,9 @@ impl Options {
             command.push_str(" --quick");
         } else {
             let _ = write!(command, " --runs {}", self.runs);
+        }
+        if self.unoptimized {
+            command.push_str(" --unoptimized");
         }
         if self.large {
             command.push_str(" --large");

@@ -19,6 +19,9 @@ pub struct Options {
     /// Only check that the benchmark works: one run, small images.
     #[arg(long, conflicts_with_all = ["runs", "large", "write"])]
     quick: bool,
+    /// Use the functions of the tests. Their first compilation takes half an hour less.
+    #[arg(long, conflicts_with = "quick")]
+    unoptimized: bool,
     /// Also start an image of 3 GB on nodes; needs 40 GB of disk.
     #[arg(long)]
     large: bool,
@@ -30,13 +33,18 @@ pub struct Options {
 /// Runs the benchmarks.
 pub fn run(options: &Options) -> Result<()> {
     let tools = setup::local_cloud()?;
-    let (built, runs) = if options.quick {
-        (functions::build(&tools)?, 1)
+    let runs = if options.quick { 1 } else { options.runs };
+    let built = if options.quick || options.unoptimized {
+        functions::build(&tools)?
     } else {
-        (functions::build_optimized(&tools)?, options.runs)
+        functions::build_optimized(&tools)?
     };
     let mut arguments = vec!["--runs".to_owned(), runs.to_string()];
-    for (is_given, option) in [(options.quick, "--quick"), (options.large, "--large")] {
+    for (is_given, option) in [
+        (options.quick, "--quick"),
+        (options.unoptimized, "--unoptimized"),
+        (options.large, "--large"),
+    ] {
         if is_given {
             arguments.push(option.to_owned());
         }
