@@ -40,7 +40,7 @@ const TIME_OUT: Duration = Duration::from_secs(600);
 
 /// Version of containerd on nodes by default, if it could be downloaded.
 pub const NEWEST_CONTAINERD: &str = "2.1";
-/// The oldest version that Bottlerocket still has, up to Kubernetes 1.32. Builds and refreshes run on it, too.
+/// The oldest version that Bottlerocket still has, up to Kubernetes 1.32.
 pub const OLDER_CONTAINERD: &str = "1.7";
 
 /// The body of a test.
@@ -119,6 +119,24 @@ fn tests() -> Vec<(&'static str, Run)> {
     ])
 }
 
+/// Returns the tests that depend on the version of containerd. They also run on the older one.
+fn of_containerd() -> Vec<(&'static str, Run)> {
+    Vec::from(tests![
+        builds::containers_start_from_the_snapshot_without_pulling,
+        builds::images_come_from_a_mirror,
+        builds::snapshot_contains_the_images_and_no_secret,
+        builds::failed_scrub_reports_its_reason,
+        builds::references_to_one_image_are_all_present,
+        builds::images_with_long_names_fill_several_pages,
+        builds::refresh_starts_from_last_snapshot_and_pulls_changes,
+        builds::removed_image_leaves_the_snapshot,
+        refreshes::chain_of_refreshes_matches_a_cold_build,
+        refreshes::unpinned_images_lose_their_pins,
+        refreshes::damaged_base_is_replaced_by_an_empty_volume,
+        verification::small_cache_is_fully_verified_by_default,
+    ])
+}
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
@@ -145,10 +163,10 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     for (name, test) in tests {
         trials.push(trial(name, test, &[], &runtime, &world));
-        if name.starts_with("builds::") || name.starts_with("refreshes::") {
-            let older = format!("{name} on containerd {OLDER_CONTAINERD}");
-            trials.push(trial(&older, test, &[OLDER_CONTAINERD], &runtime, &world));
-        }
+    }
+    for (name, test) in of_containerd() {
+        let name = format!("{name} on containerd {OLDER_CONTAINERD}");
+        trials.push(trial(&name, test, &[OLDER_CONTAINERD], &runtime, &world));
     }
     for (name, test) in crossing {
         let versions = &[OLDER_CONTAINERD, NEWEST_CONTAINERD];
