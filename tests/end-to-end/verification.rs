@@ -68,7 +68,7 @@ async fn verified(fixture: &Fixture, images: &[&str], level: &str) -> Result<Val
 
 pub async fn damaged_snapshots_are_never_published(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
-    // On other snapshotters and databases, containerd has no image.
+    // With another snapshotter or without its database, containerd has no image.
     for (kind, level, words) in [
         ("missing-blob", "records", "is missing"),
         ("short-blob", "records", "another size"),
@@ -80,7 +80,7 @@ pub async fn damaged_snapshots_are_never_published(fixture: Arc<Fixture>) -> Res
             "other files than on the builder",
         ),
         ("missing-tree", "records", "tree"),
-        ("other-database", "records", "is missing"),
+        ("missing-database", "records", "is missing"),
         ("other-snapshotter", "records", "is missing"),
         ("dirty-log", "records", "replayed its log"),
         ("unmountable", "records", "does not mount"),
