@@ -6,7 +6,8 @@
 //! every layer match its digest. The snapshot has the state `verified` and a record of the verification. The verifiers are
 //! terminated.
 //! **Called again:** it finds the verifiers by their tags and continues. It returns the record of a verified snapshot at
-//! once, because an earlier answer was lost, or a concurrent call has finished first.
+//! once, because an earlier answer was lost, or a concurrent call has finished first. It reads the state again before it
+//! sets it, so a rejection by a person stays.
 //! **Errors:** `VerifyFailed` with the defects, after which the snapshot is rejected; `VerifierLost` and `NeverReady`, after
 //! which it stays without a state, so no build uses it as a base and clean-up deletes it; the errors of launch-builder.
 
