@@ -44,6 +44,7 @@ locals {
 
   # Conditions
   is_ours      = { test = "StringLike", variable = "aws:ResourceTag/prepull:cache", values = ["*"] }
+  is_verifier  = { test = "StringLike", variable = "aws:ResourceTag/prepull:verifies", values = ["*"] }
   becomes_ours = { test = "StringLike", variable = "aws:RequestTag/prepull:cache", values = ["*"] }
   # `ForAllValues` also matches a call without the key, so each use has a `Null` beside it.
   only_state   = { test = "ForAllValues:StringEquals", variable = "aws:TagKeys", values = ["prepull:state"] }
@@ -330,7 +331,7 @@ locals {
       local.see_agents,
       local.see_snapshots,
       # The console shows why a volume does not mount.
-      local.read_consoles,
+      merge(local.read_consoles, { conditions = [local.is_ours, local.is_verifier] }),
       {
         sid        = "MarkSnapshots"
         actions    = ["ec2:CreateTags"]
@@ -341,7 +342,7 @@ locals {
         sid        = "TerminateVerifiers"
         actions    = ["ec2:TerminateInstances"]
         resources  = [local.instances]
-        conditions = [local.is_ours]
+        conditions = [local.is_ours, local.is_verifier]
       },
     ])
 

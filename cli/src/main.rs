@@ -34,8 +34,8 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Resolves at the first Ctrl-C. It installs the signal handler when it is first polled, so that Ctrl-C still ends every
-/// command that does not wait for it.
+/// Resolves at the first Ctrl-C, SIGTERM or SIGHUP. It installs the signal handler when it is first polled, so that a signal
+/// still ends every command that does not wait for it.
 async fn interrupt() {
     let (sender, mut receiver) = mpsc::unbounded();
     let taken = ctrlc::set_handler(move || {

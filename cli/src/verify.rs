@@ -80,7 +80,7 @@ pub struct VerifyReport {
     pub defects: Option<String>,
     /// Whether `--reject` has made the snapshot unusable.
     pub rejected: bool,
-    /// Whether Ctrl-C ended the verification.
+    /// Whether Ctrl-C or SIGTERM ended the verification.
     pub interrupted: bool,
 }
 
@@ -125,7 +125,8 @@ impl fmt::Display for VerifyReport {
     }
 }
 
-/// Verifies a snapshot. It always terminates its verifier. If the process is killed, the next sweep of an installation does.
+/// Verifies a snapshot. It terminates its verifiers at the end and if `interrupted` resolves. If the process is killed, or
+/// if EC2 refuses, the sweep of an installation terminates them after [`TIME_LIMIT`].
 ///
 /// # Errors
 /// If the snapshot, its manifest or a network is unknown, or AWS refuses a call. A defect is part of the report.
@@ -139,9 +140,7 @@ pub async fn run(
     let (cache, architecture) = whose(clients, args).await?;
     let manifest = manifest(clients, args, &cache, architecture).await?;
     let config = config(clients, &cache).await?;
-    let level = args
-        .level
-        .unwrap_or_else(|| VerificationLevel::default_for(manifest.packed));
+    let level = level_of(args, &manifest)?;
     let target = target(clients, args, &manifest, config.as_ref(), level, now).await?;
     let region = clients.region();
     let region = region.as_ref().map_or("", |region| region.as_str());
@@ -154,6 +153,7 @@ pub async fn run(
         snapshot: &args.snapshot,
         level,
         trees: manifest.trees.as_ref(),
+        expires_at: Some(target.give_up_at),
         profile: InstanceProfile::Name(&profile),
         documents: match config {
             Some(_) => Documents::Installed(name),
@@ -166,7 +166,12 @@ pub async fn run(
         Either::Left((result, _)) => Some(result),
         Either::Right(_) => None,
     };
-    verification.terminate(clients).await?;
+    if let Err(error) = verification.terminate(clients).await {
+        eprintln!(
+            "a verifier may still run, and the next sweep after {} terminates it: {error}",
+            target.give_up_at
+        );
+    }
     let mut report = VerifyReport {
         snapshot_id: args.snapshot.clone(),
         verification: None,
@@ -187,6 +192,25 @@ pub async fn run(
         Some(Err(error)) => return Err(error.into()),
     }
     Ok(report)
+}
+
+/// Returns the level of the verification: that of the build if it verified the snapshot, or else the default.
+///
+/// # Errors
+/// If the level is `full`, and the builder recorded no content of files.
+fn level_of(args: &VerifyArgs, manifest: &Manifest) -> Result<VerificationLevel, Error> {
+    let recorded = manifest.verification.as_ref().map(|record| record.level);
+    let default = || recorded.unwrap_or_else(|| VerificationLevel::default_for(manifest.packed));
+    let level = args.level.unwrap_or_else(default);
+    let records = Some(VerificationLevel::Records);
+    if level == VerificationLevel::Full && recorded == records && manifest.trees.is_some() {
+        return Err(Error::Usage(format!(
+            "cannot verify {} at level `full`: its build verified it at level `records`, so its builder recorded no \
+             content of files. Use `--level records`, or set the cache's `verification.level` to `full` and build again",
+            args.snapshot
+        )));
+    }
+    Ok(level)
 }
 
 /// Makes the snapshot unusable, like `prepull reject`.
@@ -375,4 +399,47 @@ async fn target(
         retain_days: 0,
         publication: Publication::default(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> VerifyReport {
+        VerifyReport {
+            snapshot_id: "snap-0123456789abcdef0".parse().unwrap(),
+            verification: None,
+            defects: None,
+            rejected: false,
+            interrupted: false,
+        }
+    }
+
+    #[test]
+    fn report_of_a_healthy_snapshot_has_its_record() {
+        let record = "level=records releases=1.44.0/1.57.0 seconds=80 bytes=3000 trees=7 at=2026-01-02T03:04:05Z";
+        let report = VerifyReport {
+            verification: Some(record.parse().unwrap()),
+            ..report()
+        };
+        assert_eq!(
+            report.to_string(),
+            "snap-0123456789abcdef0 has no defect: level records on Bottlerocket 1.44.0 and 1.57.0, 3.0 kB in layers, 80 s"
+        );
+        assert_eq!(report.exit(), Exit::Done);
+    }
+
+    #[test]
+    fn report_of_a_rejected_snapshot_has_its_defects() {
+        let report = VerifyReport {
+            defects: Some("a layer is missing".to_owned()),
+            rejected: true,
+            ..report()
+        };
+        assert_eq!(
+            report.to_string(),
+            "a layer is missing\nsnap-0123456789abcdef0 is rejected now"
+        );
+        assert_eq!(report.exit(), Exit::Unsound);
+    }
 }

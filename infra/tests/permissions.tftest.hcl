@@ -86,6 +86,21 @@ run "function_may_make_only_its_own_calls" {
   }
 }
 
+run "verify_snapshot_touches_only_verifiers" {
+  command = plan
+
+  assert {
+    condition = {
+      for statement in jsondecode(data.aws_iam_policy_document.permissions["verify-snapshot"].json).Statement :
+      statement.Action => statement.Condition if contains(["ReadConsoles", "TerminateVerifiers"], statement.Sid)
+      } == {
+      for action in ["ec2:GetConsoleOutput", "ec2:TerminateInstances"] :
+      action => { StringLike = { "aws:ResourceTag/prepull:cache" = "*", "aws:ResourceTag/prepull:verifies" = "*" } }
+    }
+    error_message = data.aws_iam_policy_document.permissions["verify-snapshot"].json
+  }
+}
+
 run "unused_option_grants_nothing" {
   command = plan
 

@@ -279,3 +279,144 @@ def test_changes_refer_to_positions(tmp_path: Path) -> None:
         f"label r/b@{B} io.cri-containerd.pinned=",
         "label ecr.aws/arn:x io.cri-containerd.pinned=",
     ]
+
+
+# A host whose units are in the file `units`, with an empty volume.
+UNITS_SHELTIE = """#!/bin/bash
+case "$*" in
+  "systemctl show --property=LoadState "*) echo LoadState=loaded ;;
+  "systemctl show"*) cat units ;;
+  "systemctl "* | "rm "*) printf '%s\n' "$*" >>changes ;;
+  "journalctl "*"-u "*) echo "the journal of ${*: -1}" ;;
+  "cat /run/prepull/"*list) cat host-list ;;
+  "cat /run/prepull/"*) ;;
+  "find /run/prepull "*) cat host-sums ;;
+  "find "*"-printf .") cat host-blobs ;;
+  "tee "*) cat >written ;;
+  "sha256sum "*) sha256sum written ;;
+esac
+"""
+
+
+def on_units(
+    directory: Path, document: str, level: str, units: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs a document on two vCPUs, where `units` have been started."""
+    scripts = {
+        "apiclient": APICLIENT,
+        "sheltie": UNITS_SHELTIE,
+        "nproc": "#!/bin/bash\necho 2\n",
+        "sleep": "#!/bin/bash\n",
+    }
+    for name, script in scripts.items():
+        (directory / name).write_text(script)
+        (directory / name).chmod(0o755)
+    (directory / "units").write_text(units)
+    for file in ("host-list", "host-sums", "host-blobs", "changes"):
+        (directory / file).touch()
+    values = {name: SAMPLES[document, name] for name in DOCUMENTS[document]["parameters"]}
+    parameters = {name: [value] for name, value in (values | {"Level": level}).items()}
+    script, _ = shell_script(DOCUMENTS[document], parameters)
+    # The script changes to a directory of its own.
+    script = script.replace('cd "$(mktemp -d)"', "true")
+    environment = os.environ | {"PATH": f"{directory}:{os.environ['PATH']}"}
+    return subprocess.run(
+        ["bash", "-c", script], cwd=directory, env=environment, capture_output=True, text=True
+    )
+
+
+def ended(name: str, sub: str = "exited", result: str = "success", status: int = 0) -> str:
+    """Returns a unit in the order of systemd, which is not that of the request."""
+    identity = f"Id=prepull-{name}.service\nSubState={sub}\n"
+    return f"Result={result}\nExecMainStatus={status}\n{identity}\n"
+
+
+ALL_ENDED = ended("list") + ended("sums-0") + ended("sums-1")
+PARTIAL = [
+    pytest.param(ended("sums-1", "failed", "signal", 9), id="killed"),
+    # A process that ends by SIGTERM is a success for systemd.
+    pytest.param(ended("sums-1", "exited", "success", 15), id="terminated"),
+    pytest.param(ended("sums-1", "failed", "oom-kill", 9), id="out of memory"),
+    pytest.param(ended("sums-1", "failed", "exit-code", 203), id="no program"),
+    pytest.param(ended("sums-1", "dead", "success", 0), id="never started"),
+]
+
+
+@pytest.mark.parametrize("document", ["fingerprint", "verify"])
+@pytest.mark.parametrize("unit", PARTIAL)
+def test_unit_that_did_not_end_fails_the_command(tmp_path: Path, document: str, unit: str) -> None:
+    run = on_units(tmp_path, document, "full", ended("list") + ended("sums-0") + unit)
+    assert run.returncode == 1
+    assert "END" not in run.stdout
+    last = run.stderr.splitlines()[-1]
+    assert last.startswith("not all of 3 units ended their work: prepull-sums-1.service "), last
+    assert "the journal of prepull-sums-1.service" in run.stderr
+    # A repeated command starts it again.
+    changes = changed(tmp_path)
+    assert changes[0] == "rm -f /run/prepull/sums-1"
+    assert changes[-1] == "systemctl reset-failed prepull-sums-1.service"
+    assert not any("sums-0" in line or "list" in line for line in changes)
+
+
+@pytest.mark.parametrize("document", ["fingerprint", "verify"])
+def test_missing_unit_fails_the_command(tmp_path: Path, document: str) -> None:
+    run = on_units(tmp_path, document, "full", ended("list") + ended("sums-0"))
+    assert run.returncode == 1
+    assert "not all of 3 units ended their work" in run.stderr
+
+
+def test_fingerprint_needs_units_without_an_error(tmp_path: Path) -> None:
+    run = on_units(tmp_path, "fingerprint", "full", ALL_ENDED)
+    assert run.returncode == 0, run.stderr
+    assert [line.split()[0] for line in run.stdout.splitlines()] == ["TREES", "END"]
+    unreadable = ended("list") + ended("sums-0") + ended("sums-1", "failed", "exit-code", 1)
+    assert on_units(tmp_path, "fingerprint", "full", unreadable).returncode == 1
+
+
+def test_verify_reports_files_that_cannot_be_read(tmp_path: Path) -> None:
+    unreadable = ended("list") + ended("sums-0") + ended("sums-1", "failed", "exit-code", 1)
+    for units in (ALL_ENDED, unreadable):
+        run = on_units(tmp_path, "verify", "full", units)
+        assert run.returncode == 0, run.stderr
+        keywords = {line.split()[0] for line in run.stdout.splitlines()}
+        assert keywords >= {"SNAPSHOTTER", "NAMES", "BLOBS", "TREES", "END"}, run.stdout
+
+
+def test_progress_counts_blobs_in_both_numbers(tmp_path: Path) -> None:
+    file, folder = b"5 f 644 0 0 1 ./1/fs/a -> \0", b"0 d 755 0 0 2 ./1/fs/b -> \0"
+    (tmp_path / "host-list").write_bytes(file + folder)
+    (tmp_path / "host-sums").write_bytes(b"0  ./1/fs/a\0" + b"1  /blobs/00\0" + b"2  /blobs/01\0")
+    (tmp_path / "host-blobs").write_text("..")
+    units = ended("list") + ended("sums-0", "running") + ended("sums-1")
+    run = on_units(tmp_path, "verify", "full", units)
+    assert run.stdout.splitlines() == ["RUNNING 3 3", "END"], run.stderr
+
+
+@pytest.mark.parametrize("vcpus", [1, 2, 3, 8, 192])
+def test_each_blob_has_one_unit(tmp_path: Path, vcpus: int) -> None:
+    (script,) = DOCUMENTS["verify"]["mainSteps"][0]["inputs"]["runCommand"]
+    lines = script[script.index("shards=0\n") : script.index("if ! await_units")]
+    record = "start() { shift; printf '%s\\0' \"$@\" >>calls; printf '\\1' >>calls; }"
+    nproc = f"nproc() {{ echo {vcpus}; }}"
+    setting = "level=full blobs=/x/blobs/sha256"
+    run = ["bash", "-euc", "\n".join([record, nproc, setting, lines])]
+    subprocess.run(run, cwd=tmp_path, check=True)
+    calls = (tmp_path / "calls").read_text().split("\1")[:-1]
+    assert len(calls) == min(vcpus, 64)
+    blobs, trees = tmp_path / "blobs/sha256", tmp_path / "snapshots"
+    # An image can hold images.
+    for folder in (blobs, trees / "7/fs/blobs/sha256"):
+        folder.mkdir(parents=True)
+        for n in range(256):
+            (folder / f"{n:02x}{n:062x}").touch()
+    for n in range(100):
+        (trees / f"7/fs/{'f' * (n + 1)}").touch()
+    found: list[str] = []
+    for call in calls:
+        words = [word.replace("/x/blobs", str(tmp_path / "blobs")) for word in call.split("\0")]
+        command = [*words[: words.index("-exec")], "-print"]
+        here = subprocess.run(command, cwd=trees, capture_output=True, text=True, check=True)
+        paths = here.stdout.splitlines()
+        assert sum(path.startswith("/") for path in paths) >= 256 // len(calls)
+        found += paths
+    assert len(found) == len(set(found)) == 256 + 256 + 100

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+
+from localcloud.ssm import shell_script
 
 from .clouds import unique
 from .images import Pusher, busybox_layer, random_layer
 from .machines import CTR, HOST, Machines
-from .test_verification import Built, damage, planned, run_document, verify
+from .test_verification import DOCUMENTS, Built, damage, planned, run_document, verify
 
 
 @pytest.fixture
@@ -63,6 +67,26 @@ def test_verification_finds_damaged_blobs(machines: Machines, instance: str) -> 
         assert set(expected) < set(short), kind
         assert "MOUNT unknown" in short
         machines.terminate(node)
+
+
+def test_killed_unit_fails_once_and_is_repeated(machines: Machines, instance: str) -> None:
+    # The list of an empty directory has this name.
+    state = f"trees-{hashlib.sha256().hexdigest()[:16]}-list"
+    machines.succeed(instance, f"{HOST} mkdir -p /run/prepull")
+    unit, output = (
+        f"prepull-{state}.service",
+        f"--property=StandardOutput=file:/run/prepull/{state}",
+    )
+    machines.succeed(instance, f"{HOST} systemd-run --unit={unit} {output} sleep 60")
+    machines.succeed(instance, f"{HOST} systemctl kill --signal=KILL {unit}")
+    script, _ = shell_script(
+        yaml.safe_load((DOCUMENTS / "fingerprint.yaml").read_text()), {"Level": ["records"]}
+    )
+    status, said = machines.run(instance, script)
+    assert status == "Failed"
+    assert f"not all of 1 units ended their work: {unit} failed signal 9" in said
+    (line,) = run_document(machines, instance, "fingerprint", Level="records")
+    assert line.startswith("TREES 0 0 ")
 
 
 def test_snapshot_loses_a_deleted_file(machines: Machines, instance: str) -> None:

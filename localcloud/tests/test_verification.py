@@ -49,7 +49,7 @@ FAULTS: dict[tuple[str, ...], tuple[list[str], list[str]]] = {
         [],
     ),
     ("missing-tree",): (["BAD-TREE TREE missing"], []),
-    ("other-database",): (NO_IMAGES, []),
+    ("missing-database",): (NO_IMAGES, []),
     ("other-snapshotter",): (NO_IMAGES, []),
 }
 
@@ -243,7 +243,7 @@ def test_node_with_unmountable_volume_never_answers(machines: Machines, built: B
     def console() -> str:
         return machines.ec2.get_console_output(InstanceId=node, Latest=True).get("Output", "")
 
-    until(lambda: "Failed to mount /local: " in console(), 30)
+    until(lambda: "Failed to mount Local Directory (/local)." in console(), 30)
     assert machines.state(node) == "running"
     assert not machines.is_online(node)
     machines.terminate(node)

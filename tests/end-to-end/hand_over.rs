@@ -26,7 +26,7 @@ fn run(fixture: &Fixture, arguments: &[&str]) -> Result<(Option<i32>, String)> {
 }
 
 /// Runs the CLI and asserts its exit code and words of its output.
-fn ensure_run(fixture: &Fixture, arguments: &[&str], code: i32, words: &[&str]) -> Result<()> {
+pub fn ensure_run(fixture: &Fixture, arguments: &[&str], code: i32, words: &[&str]) -> Result<()> {
     let (actual, output) = run(fixture, arguments)?;
     ensure!(
         actual == Some(code) && words.iter().all(|word| output.contains(word)),

@@ -97,6 +97,7 @@ fn tests() -> Vec<(&'static str, Run)> {
         verification::records_are_verified_on_two_releases,
         verification::damaged_snapshots_are_never_published,
         verification::damaged_refresh_is_rebuilt_from_an_empty_volume,
+        verification::command_verifies_and_rejects_snapshots,
         bad_input::invalid_configuration_is_refused_before_launch,
         bad_input::unavailable_image_is_refused_before_launch,
         bad_input::failed_pull_publishes_nothing,

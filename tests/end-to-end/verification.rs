@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
-use prepull_aws::parameters;
-use prepull_domain::build::payload::Base;
+use prepull_aws::{parameters, snapshots};
+use prepull_domain::build::payload::{Base, SnapshotState};
 use prepull_domain::{VerificationLevel, names};
 use prepull_tests::invariants;
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, X86, ensure_failed};
+use crate::fixture::{Fixture, X86, ensure_failed, ensure_succeeded};
+use crate::hand_over::ensure_run;
 
 pub async fn small_cache_is_fully_verified_by_default(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
@@ -68,7 +69,7 @@ async fn verified(fixture: &Fixture, images: &[&str], level: &str) -> Result<Val
 
 pub async fn damaged_snapshots_are_never_published(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
-    // On other snapshotters and databases, containerd has no image.
+    // With another snapshotter or without its database, containerd has no image.
     for (kind, level, words) in [
         ("missing-blob", "records", "is missing"),
         ("short-blob", "records", "another size"),
@@ -80,7 +81,7 @@ pub async fn damaged_snapshots_are_never_published(fixture: Arc<Fixture>) -> Res
             "other files than on the builder",
         ),
         ("missing-tree", "records", "tree"),
-        ("other-database", "records", "is missing"),
+        ("missing-database", "records", "is missing"),
         ("other-snapshotter", "records", "is missing"),
         ("dirty-log", "records", "replayed its log"),
         ("unmountable", "records", "does not mount"),
@@ -126,5 +127,48 @@ pub async fn damaged_refresh_is_rebuilt_from_an_empty_volume(fixture: Arc<Fixtur
         "the manifest gives another reason: {reason}"
     );
     ensure!(manifest.verification.is_some());
+    world.nothing_is_left().await
+}
+
+pub async fn command_verifies_and_rejects_snapshots(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    let config = verified(&fixture, &[&fixture.api], "full").await?;
+    let cache = fixture.cache(&config).await?;
+    let healthy = fixture.published(&cache).await?;
+    world.cloud.forget_calls().await?;
+    let words = [healthy.as_str(), "has no defect: level full"];
+    ensure_run(
+        &fixture,
+        &["verify", healthy.as_str(), "--reject"],
+        0,
+        &words,
+    )?;
+    ensure!(world.count_calls("RunInstances").await? == 1);
+    ensure!(world.published(&cache, X86).await? == Some(healthy));
+    ensure!(world.builders(&cache, X86).await?.is_empty());
+
+    // Without a verification in the build, the damaged snapshot becomes a candidate.
+    let mut config = fixture.config(&[&fixture.api]).await?;
+    config["publication"]["promotion"] = json!({"mode": "manual"});
+    let cache = fixture.cache(&config).await?;
+    damage(&fixture, "missing-blob").await?;
+    ensure_succeeded(&world.build(&cache).await?)?;
+    let candidate = world.pointer(&cache, X86).await?.candidate;
+    let damaged = candidate.context("the build has no candidate")?.snapshot_id;
+    let state = async || -> Result<_> {
+        let found = snapshots::get(&world.clients, &damaged).await?;
+        Ok(found.and_then(|found| found.state()))
+    };
+    let verify = ["verify", damaged.as_str(), "--level", "records"];
+    ensure_run(&fixture, &verify, 3, &[damaged.as_str(), "is missing"])?;
+    ensure!(state().await? != Some(SnapshotState::Rejected));
+    let reject = [&verify[..], &["--reject"]].concat();
+    let words = ["is missing", &format!("{damaged} is rejected now")];
+    ensure_run(&fixture, &reject, 3, &words)?;
+    ensure!(state().await? == Some(SnapshotState::Rejected));
+    ensure!(world.pointer(&cache, X86).await?.candidate.is_none());
+    let words = ["rejected: prepull verify"];
+    ensure_run(&fixture, &["snapshots", &cache], 0, &words)?;
+    ensure!(world.builders(&cache, X86).await?.is_empty());
     world.nothing_is_left().await
 }

@@ -10,6 +10,7 @@ use prepull_aws::ssm::types::DocumentFormat;
 use prepull_aws::{AwsError as _, StageResult as _, parameters, snapshots};
 use prepull_domain::node::Document;
 use prepull_domain::{CacheConfig, CacheName, ImageReference, Stage, StageError, names};
+use prepull_machines::documents::content;
 use serde_json::Value;
 
 use super::account::Account;
@@ -140,17 +141,6 @@ async fn documents(account: &Account) -> Result<Finding, StageError> {
             SAME_VERSION,
         )
     })
-}
-
-/// Returns the content of a document. Terraform stores it unchanged.
-fn content(document: Document) -> &'static str {
-    match document {
-        Document::AwaitReady => include_str!("../../../infra/documents/await-ready.yaml"),
-        Document::PullImages => include_str!("../../../infra/documents/pull-images.yaml"),
-        Document::Fingerprint => include_str!("../../../infra/documents/fingerprint.yaml"),
-        Document::PowerOff => include_str!("../../../infra/documents/power-off.yaml"),
-        Document::Verify => include_str!("../../../infra/documents/verify.yaml"),
-    }
 }
 
 async fn rules(account: &Account, caches: &Caches) -> Result<Finding, StageError> {

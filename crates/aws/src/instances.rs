@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use prepull_domain::build::payload::Builder;
-use prepull_domain::{InstanceId, StageError, VolumeId, names};
+use prepull_domain::{InstanceId, Launched, StageError, VolumeId, names};
 
 use crate::{AwsError, Clients, StageResult, tag_value, timestamp};
 
@@ -19,6 +19,9 @@ const POWERED_ITSELF_OFF: &str = "Client.InstanceInitiatedShutdown";
 ///
 /// Source: AWS re:Post knowledge center, "kms-iam-ec2-permission". The role that launches needs `kms:CreateGrant`.
 const CLIENT_ERROR_ON_LAUNCH: &str = "Client.InternalError";
+
+/// EC2's error code for an instance that does not exist.
+const NOT_FOUND: &str = "InvalidInstanceID.NotFound";
 
 /// An instance as EC2 describes it.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,24 +84,22 @@ pub async fn get(clients: &Clients, id: &InstanceId) -> Result<Option<InstanceRe
             .iter()
             .flat_map(Reservation::instances)
             .find_map(InstanceRecord::parse)),
-        Err(error) if error.aws_code() == Some("InvalidInstanceID.NotFound") => Ok(None),
+        Err(error) if error.aws_code() == Some(NOT_FOUND) => Ok(None),
         Err(error) => Err(error.into_stage_error("ec2:DescribeInstances")),
     }
 }
 
-/// Terminates the instance `id`.
+/// Terminates the instance `id`. EC2 deletes its volumes when it has terminated. Returns whether the instance exists.
 ///
 /// # Errors
 /// If EC2 rejects the call.
-pub async fn terminate(clients: &Clients, id: &InstanceId) -> Result<(), StageError> {
-    clients
-        .ec2
-        .terminate_instances()
-        .instance_ids(id.as_str())
-        .send()
-        .await
-        .or_stage_error("ec2:TerminateInstances")?;
-    Ok(())
+pub async fn terminate(clients: &Clients, id: &InstanceId) -> Result<bool, StageError> {
+    let request = clients.ec2.terminate_instances().instance_ids(id.as_str());
+    match request.send().await {
+        Ok(_) => Ok(true),
+        Err(error) if error.aws_code() == Some(NOT_FOUND) => Ok(false),
+        Err(error) => Err(error.into_stage_error("ec2:TerminateInstances")),
+    }
 }
 
 /// Checks that the builder `id` runs.
@@ -197,7 +198,8 @@ impl InstanceRecord {
         self.reason_code.as_deref() == Some(POWERED_ITSELF_OFF)
     }
 
-    /// Returns the error of a stage that needs the builder in another state.
+    /// Returns the error of a stage that needs the instance in another state. It is for a builder. Callers with a verifier
+    /// convert it.
     #[must_use]
     pub fn lost(&self) -> StageError {
         let reason = self
@@ -207,7 +209,11 @@ impl InstanceRecord {
             .unwrap_or_default();
         let (instance, problem) = (self.id.clone(), format!("it is {}{reason}", self.state));
         if self.reason_code.as_deref() == Some(CLIENT_ERROR_ON_LAUNCH) {
-            StageError::KeyUnusable { instance, problem }
+            StageError::KeyUnusable {
+                launched: Launched::Builder,
+                instance,
+                problem,
+            }
         } else {
             StageError::BuilderLost { instance, problem }
         }

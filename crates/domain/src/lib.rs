@@ -15,7 +15,7 @@ pub mod snapshot;
 mod text;
 
 pub use architecture::Architecture;
-pub use build::error::{ErrorName, StageError};
+pub use build::error::{ErrorName, Launched, StageError};
 pub use build::execution::{ExecutionArn, ExecutionName};
 pub use build::failure::Failure;
 pub use build::pull_progress::PullProgress;

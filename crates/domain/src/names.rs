@@ -21,7 +21,9 @@ pub const TAG_STATE: &str = "prepull:state";
 pub const TAG_VERIFICATION: &str = "prepull:verification";
 /// Tag of a verifier with the snapshot and the release that it verifies. A builder has no such tag.
 pub const TAG_VERIFIES: &str = "prepull:verifies";
-/// Tag with the time at which retention deletes a snapshot. It is empty if the snapshot came into use again.
+/// Tag of a snapshot with the time at which retention deletes it. It is empty if the snapshot came into use again.
+///
+/// Tag of a verifier of `prepull verify` with the time up to which the sweep keeps it, because no execution owns it.
 pub const TAG_EXPIRES_AT: &str = "prepull:expires-at";
 
 /// Parameter path of the configurations of all caches.

@@ -39,14 +39,7 @@ impl Documents<'_> {
 /// The agent inserts the values as text, too. The documents' patterns allow no character with a meaning inside quotes, and
 /// the types of the values are as strict.
 fn script(document: Document, parameters: &[(&'static str, String)]) -> String {
-    let yaml = match document {
-        Document::AwaitReady => include_str!("../../../infra/documents/await-ready.yaml"),
-        Document::Fingerprint => include_str!("../../../infra/documents/fingerprint.yaml"),
-        Document::PowerOff => include_str!("../../../infra/documents/power-off.yaml"),
-        Document::PullImages => include_str!("../../../infra/documents/pull-images.yaml"),
-        Document::Verify => include_str!("../../../infra/documents/verify.yaml"),
-    };
-    let (_, block) = yaml
+    let (_, block) = content(document)
         .split_once("\n        - |\n")
         .expect("a document has one script, as a block of YAML");
     let mut script: String = block
@@ -57,6 +50,18 @@ fn script(document: Document, parameters: &[(&'static str, String)]) -> String {
         script = script.replace(&format!("{{{{ {name} }}}}"), value);
     }
     script
+}
+
+/// Returns the content of a document. Terraform stores it unchanged.
+#[must_use]
+pub fn content(document: Document) -> &'static str {
+    match document {
+        Document::AwaitReady => include_str!("../../../infra/documents/await-ready.yaml"),
+        Document::Fingerprint => include_str!("../../../infra/documents/fingerprint.yaml"),
+        Document::PowerOff => include_str!("../../../infra/documents/power-off.yaml"),
+        Document::PullImages => include_str!("../../../infra/documents/pull-images.yaml"),
+        Document::Verify => include_str!("../../../infra/documents/verify.yaml"),
+    }
 }
 
 /// Indentation of a script in a document.

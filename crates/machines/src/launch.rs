@@ -30,6 +30,8 @@ pub enum Role<'a> {
         snapshot: &'a SnapshotId,
         /// The rate in MiB/s at which EBS loads its volume. `None` if its blocks load when they are read.
         initialization_rate: Option<u32>,
+        /// The time up to which the sweep keeps it. `None` if an execution owns it.
+        expires_at: Option<Timestamp>,
     },
 }
 
@@ -206,7 +208,8 @@ async fn terminate_duplicate(
     id: &InstanceId,
 ) -> Result<(), StageError> {
     tracing::warn!(%id, role = %machine.role, "terminating duplicate");
-    instances::terminate(clients, id).await
+    instances::terminate(clients, id).await?;
+    Ok(())
 }
 
 /// Tries every instance type in every subnet, the preferred type first.

@@ -3,7 +3,7 @@
 //! launch-builder, wait-for-ssm, verify-snapshot and `prepull verify` share this code, because stages do not depend on each
 //! other.
 
-mod documents;
+pub mod documents;
 mod launch;
 pub mod readiness;
 mod request;

@@ -31,6 +31,13 @@ pub(crate) async fn send(
     let purpose = machine.purpose();
     let tags = instance_tags.tags.get_or_insert_default();
     tags.push(tag(purpose.tag, &purpose.value));
+    if let Role::Verifier {
+        expires_at: Some(expires_at),
+        ..
+    } = machine.role
+    {
+        tags.push(tag(names::TAG_EXPIRES_AT, &expires_at.to_string()));
+    }
     clients
         .ec2
         .run_instances()
@@ -113,6 +120,7 @@ fn data_volume(machine: &Machine<'_>) -> EbsBlockDeviceBuilder {
             Role::Verifier {
                 snapshot,
                 initialization_rate,
+                ..
             },
             _,
         ) => volume

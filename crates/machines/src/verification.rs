@@ -8,11 +8,9 @@ use prepull_aws::instances;
 use prepull_aws::run_command::run_document;
 use prepull_aws::{Clients, Deadline};
 use prepull_domain::build::payload::{Ami, Builder, Target, VerificationRecord};
-use prepull_domain::node::{
-    Document, ImageName, Progress, TreesDigest, VerificationOutput, Verified,
-};
+use prepull_domain::node::{Document, ImageName, TreesDigest, VerificationOutput, Verified};
 use prepull_domain::{
-    BottlerocketVersion, Bytes, InstanceId, SnapshotId, StageError, VerificationLevel, excerpt,
+    BottlerocketVersion, InstanceId, Launched, SnapshotId, StageError, VerificationLevel, excerpt,
 };
 
 use crate::readiness::await_ready;
@@ -41,6 +39,8 @@ pub struct Verification<'a> {
     pub level: VerificationLevel,
     /// Fingerprint of the unpacked images on the builder.
     pub trees: Option<&'a TreesDigest>,
+    /// The time up to which the sweep keeps the verifiers. `None` if an execution owns them.
+    pub expires_at: Option<Timestamp>,
     /// The instance profile of the verifiers.
     pub profile: InstanceProfile<'a>,
     /// The SSM documents.
@@ -58,7 +58,7 @@ impl Verification<'_> {
     /// Verifies the snapshot on all releases at the same time. It launches the missing verifiers, and leaves them running.
     ///
     /// # Errors
-    /// - `VerifyFailed` with the defects, also if Bottlerocket cannot mount the volume,
+    /// - `VerifyFailed` with the defects, also if Bottlerocket cannot mount the volume. It comes before the other errors,
     /// - `NeverReady` if a verifier does not become ready for another reason,
     /// - `VerifierLost` if a verifier ends, or has no result at the build's timeout,
     /// - the errors of [`ensure`].
@@ -69,21 +69,16 @@ impl Verification<'_> {
     ) -> Result<VerificationRecord, StageError> {
         let amis = self.amis().iter();
         let results = join_all(amis.map(|ami| Box::pin(self.on(clients, ami, deadline)))).await;
-        let results = results.into_iter().collect::<Result<Vec<_>, _>>();
-        let results = results.map_err(|error| match error {
-            StageError::BuilderLost { instance, problem } => {
-                StageError::VerifierLost { instance, problem }
-            }
-            error => error,
-        })?;
+        let results = all(results).map_err(|error| self.of_verifier(error))?;
         let verified_at = Timestamp::now();
         let first = results.iter().map(|result| result.launched_at).min();
         let took = verified_at.duration_since(first.unwrap_or(verified_at));
-        let sum = |part: fn(&Verified) -> u64| results.iter().map(|r| part(&r.verified)).sum();
+        // All verifiers check the same images and the same fingerprint.
+        let bytes = results.iter().map(|result| result.verified.blob_bytes);
         Ok(VerificationRecord {
             level: self.level,
             seconds: u32::try_from(took.as_secs()).unwrap_or_default(),
-            bytes: Bytes(sum(|verified| verified.blob_bytes.0)),
+            bytes: bytes.min().unwrap_or_default(),
             trees: results
                 .first()
                 .and_then(|result| result.verified.trees.as_ref())
@@ -93,18 +88,20 @@ impl Verification<'_> {
         })
     }
 
-    /// Terminates the verifiers.
+    /// Terminates the verifiers. A failure does not keep the others.
     ///
     /// # Errors
-    /// If EC2 rejects a call.
+    /// The first one, if EC2 rejects a call.
     pub async fn terminate(&self, clients: &Clients) -> Result<(), StageError> {
+        let mut result = Ok(());
         for ami in self.amis() {
             for verifier in alive(clients, &self.machine(ami)).await? {
                 tracing::info!(id = %verifier.id, "terminating verifier");
-                instances::terminate(clients, &verifier.id).await?;
+                let terminated = instances::terminate(clients, &verifier.id).await;
+                result = result.and(terminated.map(drop));
             }
         }
-        Ok(())
+        result
     }
 
     /// Returns the machine images that boot from the snapshot.
@@ -121,6 +118,7 @@ impl Verification<'_> {
             role: Role::Verifier {
                 snapshot: self.snapshot,
                 initialization_rate: self.level.initialization_rate(),
+                expires_at: self.expires_at,
             },
             ami,
             profile: self.profile,
@@ -162,15 +160,18 @@ impl Verification<'_> {
                     .expect("the grammar of references allows only the characters of image names")
             })
             .collect();
-        let checked = output.check(&names, self.trees).map_err(|defects| {
-            let more = defects.len().saturating_sub(DEFECTS);
-            let mut texts: Vec<_> = defects.iter().map(ToString::to_string).collect();
-            texts.truncate(DEFECTS);
-            if more > 0 {
-                texts.push(format!("and {more} more"));
-            }
-            self.failed(&verifier.instance_id, &ami.version, &texts.join("; "))
-        })?;
+        let packed = self.target.packed;
+        let checked = output
+            .check(&names, packed, self.trees)
+            .map_err(|defects| {
+                let more = defects.len().saturating_sub(DEFECTS);
+                let mut texts: Vec<_> = defects.iter().map(ToString::to_string).collect();
+                texts.truncate(DEFECTS);
+                if more > 0 {
+                    texts.push(format!("and {more} more"));
+                }
+                self.failed(&verifier.instance_id, &ami.version, &texts.join("; "))
+            })?;
         Ok(OnVerifier {
             launched_at: verifier.launched_at,
             release: ami.version.clone(),
@@ -203,10 +204,9 @@ impl Verification<'_> {
             let output = run_document(clients, id, &document, &parameters, deadline).await?;
             match output.stdout.parse() {
                 Ok(VerificationOutput::Finished(result)) => return Ok(result),
-                Ok(VerificationOutput::Running(Progress { done, total })) => {
+                Ok(VerificationOutput::Running(running)) => {
                     malformed = 0;
-                    let percent = done * 100 / total.max(1);
-                    progress = format!("verifying the snapshot: {percent} % done");
+                    progress = format!("verifying the snapshot: {} % done", running.percent());
                 }
                 Err(error) => {
                     malformed += 1;
@@ -277,6 +277,23 @@ impl Verification<'_> {
         }
     }
 
+    /// Converts an error about a builder. The launch and the boot are the same for both.
+    fn of_verifier(&self, error: StageError) -> StageError {
+        match error {
+            StageError::BuilderLost { instance, problem } => {
+                StageError::VerifierLost { instance, problem }
+            }
+            StageError::KeyUnusable {
+                instance, problem, ..
+            } => StageError::KeyUnusable {
+                launched: Launched::Verifier(self.snapshot.clone()),
+                instance,
+                problem,
+            },
+            error => error,
+        }
+    }
+
     fn failed(
         &self,
         verifier: &InstanceId,
@@ -290,24 +307,64 @@ impl Verification<'_> {
     }
 }
 
-/// Parts of the console's lines about a data volume that cannot be mounted.
+/// Returns the results of all verifiers. A defect comes before the other errors, because it is a result.
+fn all<T>(results: Vec<Result<T, StageError>>) -> Result<Vec<T>, StageError> {
+    let is_defect =
+        |result: &Result<T, StageError>| matches!(result, Err(StageError::VerifyFailed(_)));
+    let (defects, others): (Vec<_>, Vec<_>) = results.into_iter().partition(is_defect);
+    defects.into_iter().chain(others).collect()
+}
+
+/// Messages of the kernel about an XFS file system that it cannot mount or read. On a verifier, only the data volume has XFS.
 ///
-/// Sources: `xfs_fs_fill_super` and `xfs_alert_fsblock` in Linux, fs/xfs; util-linux, sys-utils/mount.c, and systemd,
-/// src/core/job.c, which report the failure of Bottlerocket's `local.mount`.
-const MOUNT_FAILURES: [&str; 6] = [
-    "Failed to mount",
-    "mount: ",
-    "Corruption detected",
+/// Source: `xfs_log_mount`, `xfs_readsb`, `xfs_validate_sb_common` and `xfs_corruption_error` in Linux, fs/xfs.
+const XFS_FAILURES: [&str; 5] = [
     "log mount/recovery failed",
     "SB validate failed",
-    "Metadata corruption",
+    "Invalid superblock magic number",
+    "Corruption detected",
+    "Metadata corruption detected",
 ];
 
-/// Returns the last line of the console about a failed mount.
+/// Parts of the console's lines about a failed mount of `/local`, the data volume.
+///
+/// Source: util-linux, sys-utils/mount.c; systemd, src/core/job.c, with the description of Bottlerocket's `local.mount`. By its
+/// setting `StatusUnitFormat`, systemd writes the name of the unit, the description, or both.
+const LOCAL_FAILURES: [&str; 3] = [
+    "Failed to mount Local Directory (/local)",
+    "Failed to mount local.mount",
+    "mount: /local: ",
+];
+
+/// Part of the console's line about a mount that took too long. It can be slow without a defect.
+///
+/// Source: systemd, src/core/mount.c.
+const LOCAL_TIMEOUT: &str = "local.mount: Mounting timed out";
+
+/// Returns the last line of the console about a failed mount of the data volume.
 fn mount_failure(console: &str) -> Option<String> {
-    let is_failure = |line: &&str| MOUNT_FAILURES.iter().any(|failure| line.contains(failure));
-    let line = console.lines().rev().find(is_failure)?;
+    if console.contains(LOCAL_TIMEOUT) {
+        return None;
+    }
+    let line = console.lines().rev().find(|line| is_mount_failure(line))?;
     Some(excerpt(line.trim(), 300))
+}
+
+fn is_mount_failure(line: &str) -> bool {
+    let xfs = line
+        .split_once("XFS (")
+        .and_then(|(_, rest)| rest.split_once("): "));
+    let is_xfs = xfs.is_some_and(|(_, message)| {
+        XFS_FAILURES
+            .iter()
+            .any(|failure| message.starts_with(failure))
+    });
+    let is_local = LOCAL_FAILURES.iter().any(|failure| {
+        // `umount: /local: ` is another message.
+        line.split_once(failure)
+            .is_some_and(|(before, _)| !before.ends_with(char::is_alphanumeric))
+    });
+    is_xfs || is_local
 }
 
 #[cfg(test)]
@@ -326,9 +383,62 @@ mod tests {
     }
 
     #[test]
-    fn console_of_a_network_problem_has_no_mount_failure() {
-        let console = "[    3.1] systemd[1]: Mounted Local Directory (/local).\n\
-             [    4.1] host-ctr: failed to pull: i/o timeout\n";
+    fn only_lines_about_the_data_volume_are_mount_failures() {
+        for line in [
+            "[    4.1] systemd[1]: Failed to mount Local Directory (/local).",
+            "[FAILED] Failed to mount local.mount - Local Directory (/local).",
+            "[    4.0] mount[1234]: mount: /local: wrong fs type, bad option, bad superblock on /dev/nvme1n1p1.",
+            "mount: /local: can't read superblock on /dev/nvme1n1p1.",
+            "[    3.9] XFS (nvme1n1p1): log mount/recovery failed: error -117",
+            "[    3.9] XFS (nvme1n1p1): SB validate failed with error -117.",
+            "[    3.9] XFS (nvme1n1p1): Metadata corruption detected at xfs_agi_verify+0x1b/0x110 [xfs], xfs_agi block 0x2",
+            "[   61.2] XFS (nvme1n1p1): Corruption detected. Unmount and run xfs_repair",
+        ] {
+            assert_eq!(mount_failure(line).as_deref(), Some(line));
+        }
+        for line in [
+            "[    3.1] systemd[1]: Mounted Local Directory (/local).",
+            "[    3.1] XFS (nvme1n1p1): Mounting V5 Filesystem 0f1e2d3c",
+            "[    3.1] XFS (nvme1n1p1): Starting recovery (logdev: internal)",
+            "[    3.1] XFS (nvme1n1p1): Ending clean mount",
+            "[   70.2] umount: /local: target is busy.",
+            "[   70.2] umount: /local/mnt: not mounted.",
+            "[    2.2] systemd[1]: Failed to mount Kernel Debug File System (/sys/kernel/debug).",
+            "[    2.2] mount[99]: mount: /sys/fs/bpf: bpf already mounted.",
+            "[   65.0] host-ctr: failed to mount: mount: /run/host-containerd: no such file",
+            "[   65.0] host-ctr[812]: Corruption detected in blob cache",
+            "[    4.1] EXT4-fs (nvme0n1p3): Metadata corruption detected",
+            "[    4.1] host-ctr: failed to pull: i/o timeout",
+        ] {
+            assert_eq!(mount_failure(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn slow_mount_is_no_mount_failure() {
+        let console = "[   94.0] systemd[1]: local.mount: Mounting timed out. Terminating.\n\
+             [   94.1] systemd[1]: Failed to mount Local Directory (/local).\n";
         assert_eq!(mount_failure(console), None);
+    }
+
+    #[test]
+    fn defect_of_one_verifier_comes_before_other_errors() {
+        let never_ready = || StageError::NeverReady {
+            instance: "i-0123456789abcdef0".parse().unwrap(),
+            waited: Duration::from_mins(10),
+            problem: String::new(),
+        };
+        let defect = || StageError::VerifyFailed("layer is missing".to_owned());
+        let running = || StageError::StillRunning(String::new());
+        assert_eq!(
+            all(vec![Err(never_ready()), Ok(1), Err(defect())]),
+            Err(defect())
+        );
+        assert_eq!(
+            all::<u8>(vec![Err(running()), Err(defect())]),
+            Err(defect())
+        );
+        assert_eq!(all(vec![Ok(1), Err(never_ready())]), Err(never_ready()));
+        assert_eq!(all(vec![Ok(1), Ok(2)]), Ok(vec![1, 2]));
     }
 }

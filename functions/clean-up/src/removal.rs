@@ -1,21 +1,18 @@
 //! Removes single resources. A resource that no longer exists is not an error and does not count.
 
-use prepull_aws::{AwsError, Clients, parameters};
+use prepull_aws::{AwsError, Clients, instances, parameters};
 use prepull_domain::{InstanceId, SnapshotId, StageError, VolumeId};
 
 use crate::Removed;
 
-/// Terminates an instance. EC2 deletes its volumes when it has terminated.
+/// Terminates an instance.
 pub(crate) async fn terminate(
     clients: &Clients,
     id: InstanceId,
     removed: &mut Removed,
 ) -> Result<(), StageError> {
-    let request = clients.ec2.terminate_instances().instance_ids(id.as_str());
-    match request.send().await {
-        Ok(_) => removed.terminated.push(id),
-        Err(error) if error.aws_code() == Some("InvalidInstanceID.NotFound") => {}
-        Err(error) => return Err(error.into_stage_error("ec2:TerminateInstances")),
+    if instances::terminate(clients, &id).await? {
+        removed.terminated.push(id);
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 use prepull_aws::ec2::types::{InstanceStateName, Tag};
+use prepull_aws::instances::InstanceRecord;
 use prepull_aws::sfn::types::ExecutionStatus;
 use prepull_aws::{AwsError, Clients, Deadline, StageResult, parameters, tag_value, timestamp};
 use prepull_domain::{
@@ -205,6 +206,7 @@ impl Sweep<'_> {
                 tracing::warn!(instance = %instance.id, "instance kept: EC2 returns no launch time");
             }
             if instance.state != InstanceStateName::ShuttingDown
+                && !self.is_awaited(&instance)
                 && self.is_orphan(&instance.tags, instance.launched_at).await?
             {
                 let result = removal::terminate(self.clients, instance.id, self.removed).await;
@@ -326,6 +328,13 @@ impl Sweep<'_> {
                 self.failure = Err(error);
             }
         }
+    }
+
+    /// Returns whether a running `prepull verify` still needs its verifier. No execution owns such an instance.
+    fn is_awaited(&self, instance: &InstanceRecord) -> bool {
+        let expires_at = instance.tag(names::TAG_EXPIRES_AT);
+        let expires_at = expires_at.and_then(|at| at.parse::<Timestamp>().ok());
+        expires_at.is_some_and(|at| self.now < at)
     }
 
     /// Returns whether a resource belongs to an execution that has ended. A resource without an execution tag was tagged by

@@ -467,6 +467,23 @@ async fn sweep_removes_only_orphans() {
 }
 
 #[tokio::test]
+async fn sweep_keeps_a_verifier_until_it_expires() {
+    let now = jiff::Timestamp::now();
+    let verifier = |id: &str, expires_at: jiff::Timestamp| {
+        let mut tags = tags("forgotten", "x86_64");
+        tags.push(tag("prepull:expires-at", &expires_at.to_string()));
+        instance(id, tags, LONG_AGO)
+    };
+    let minute = jiff::SignedDuration::from_mins(1);
+    let aws = empty_account().with_instances([
+        verifier("i-00000001", now + minute),
+        verifier("i-00000002", now - minute),
+    ]);
+    let removed = clean_up(&aws, json!({"source": "sweep"})).await.unwrap();
+    assert_eq!(ids(&removed.terminated), ["i-00000002"]);
+}
+
+#[tokio::test]
 async fn sweep_keeps_resources_of_unknown_age() {
     let orphan = || tags("aborted", "x86_64");
     let mut instance = instance("i-00000001", orphan(), LONG_AGO);

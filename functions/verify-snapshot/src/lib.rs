@@ -6,7 +6,8 @@
 //! every layer match its digest. The snapshot has the state `verified` and a record of the verification. The verifiers are
 //! terminated.
 //! **Called again:** it finds the verifiers by their tags and continues. It returns the record of a verified snapshot at
-//! once, because an earlier answer was lost, or a concurrent call has finished first.
+//! once, because an earlier answer was lost, or a concurrent call has finished first. It reads the state again before it
+//! sets it, so a rejection by a person stays.
 //! **Errors:** `VerifyFailed` with the defects, after which the snapshot is rejected; `VerifierLost` and `NeverReady`, after
 //! which it stays without a state, so no build uses it as a base and clean-up deletes it; the errors of launch-builder.
 
@@ -41,6 +42,7 @@ pub async fn handle(
         snapshot: &input.snapshot.snapshot_id,
         level: input.target.verification.level,
         trees: input.snapshot.trees.as_ref().map(|trees| &trees.digest),
+        expires_at: None,
         profile: InstanceProfile::Arn(&settings.instance_profile_arn),
         documents: Documents::Installed(&settings.name),
     };
@@ -64,7 +66,7 @@ async fn earlier_result(
     let Some(snapshot) = snapshots::get(clients, id).await? else {
         return Err(StageError::SnapshotFailed {
             instance: input.builder.instance_id.clone(),
-            problem: format!("{id} was deleted before its verification"),
+            problem: format!("{id} was deleted before the end of its verification"),
         });
     };
     match snapshot.state() {
@@ -77,25 +79,28 @@ async fn earlier_result(
     }
 }
 
-/// Marks a snapshot that has passed.
+/// Marks a snapshot that has passed, unless a person has rejected it in the meantime, or a concurrent call has marked it.
 async fn passed(
     clients: &Clients,
     input: &VerifyInput,
     record: VerificationRecord,
 ) -> Result<VerificationRecord, StageError> {
+    if let Some(earlier) = earlier_result(clients, input).await? {
+        return Ok(earlier);
+    }
     let id = &input.snapshot.snapshot_id;
     if !set_verified(clients, id, &record).await? {
         return Err(StageError::SnapshotFailed {
             instance: input.builder.instance_id.clone(),
-            problem: format!("{id} was deleted during its verification"),
+            problem: format!("{id} was deleted before the end of its verification"),
         });
     }
     tracing::info!(snapshot = %id, record = record.to_string(), "snapshot verified");
     Ok(record)
 }
 
-/// Rejects a snapshot with defects, and returns the error. A concurrent call may have verified the snapshot and terminated
-/// the verifier of this call.
+/// Rejects a snapshot with defects, unless it is rejected already, and returns the error. A concurrent call may have verified
+/// the snapshot and terminated the verifier of this call.
 async fn failed(
     clients: &Clients,
     input: &VerifyInput,
@@ -105,7 +110,10 @@ async fn failed(
     match error {
         StageError::VerifyFailed(_) => {
             tracing::error!(snapshot = %id, %error, "snapshot rejected");
-            set_state(clients, id, SnapshotState::Rejected).await?;
+            let found = snapshots::get(clients, id).await?;
+            if found.is_some_and(|found| found.state() != Some(SnapshotState::Rejected)) {
+                set_state(clients, id, SnapshotState::Rejected).await?;
+            }
         }
         StageError::VerifierLost { .. } => {
             if let Some(record) = earlier_result(clients, input).await? {

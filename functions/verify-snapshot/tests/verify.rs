@@ -6,16 +6,17 @@ use aws_smithy_mocks::{Rule, mock};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
+use prepull_aws::ec2::operation::describe_snapshots::DescribeSnapshotsOutput;
 use prepull_aws::ec2::operation::get_console_output::GetConsoleOutputOutput;
 use prepull_aws::ec2::types::{
     BlockDeviceMapping, Instance, InstanceStateName, InstanceType, ShutdownBehavior, Snapshot,
-    SnapshotState,
+    SnapshotState, StateReason,
 };
 use prepull_aws::ssm::operation::describe_instance_information::DescribeInstanceInformationOutput;
 use prepull_aws::ssm::operation::get_command_invocation::GetCommandInvocationOutput;
 use prepull_aws::ssm::types::{CommandInvocationStatus, InstanceInformation, PingStatus};
 use prepull_aws::{DateTime, Deadline, ec2, ssm, tag, tag_value};
-use prepull_domain::build::payload::{Ami, NodeInfo, Pulled, VerificationRecord, VerifyInput};
+use prepull_domain::build::payload::{Ami, VerificationRecord, VerifyInput};
 use prepull_domain::node::Trees;
 use prepull_domain::{Bytes, GiB, StageError, VerificationLevel, names};
 use prepull_testing::{
@@ -43,19 +44,6 @@ fn input(level: VerificationLevel) -> VerifyInput {
     VerifyInput {
         target,
         builder: builder(),
-        node: NodeInfo {
-            bottlerocket_version: "1.57.0".parse().unwrap(),
-            containerd_version: "2.1.4".into(),
-            kernel_version: "6.12.40".into(),
-            snapshotter: "overlayfs".into(),
-            ready_at: time,
-        },
-        pulled: Pulled {
-            used: Bytes(9_000),
-            pulled_images: 2,
-            removed_images: 0,
-            verified_at: time,
-        },
         snapshot: prepull_domain::build::payload::Snapshot {
             snapshot_id: SNAPSHOT.parse().unwrap(),
             volume_size: GiB(50),
@@ -214,6 +202,8 @@ async fn verifier_is_small_and_starts_from_the_snapshot() {
         let verifies = format!("{SNAPSHOT} on 1.57.0");
         assert_eq!(tag_value(tags, names::TAG_VERIFIES), Some(&*verifies));
         assert_eq!(tag_value(tags, names::TAG_EXECUTION), Some("web-10"));
+        // Its execution owns it.
+        assert_eq!(tag_value(tags, names::TAG_EXPIRES_AT), None);
         let user_data = BASE64.decode(request.user_data().unwrap()).unwrap();
         let user_data = String::from_utf8(user_data).unwrap();
         assert!(!user_data.contains("registry"), "{user_data}");
@@ -275,6 +265,10 @@ async fn defect_rejects_the_snapshot() {
             "tree 3".to_owned(),
         ),
         ("NAMES uu-u".to_owned(), "missing".to_owned()),
+        (
+            "BLOBS 0 0".to_owned(),
+            "layers alone have 3.0 kB".to_owned(),
+        ),
         ("MOUNT recovered".to_owned(), "replayed its log".to_owned()),
         (
             format!("TREES 7 4321 {other}"),
@@ -297,6 +291,32 @@ async fn defect_rejects_the_snapshot() {
         assert_eq!(marks(&aws), [rejected]);
         // clean-up follows.
         assert!(aws.calls("ec2:TerminateInstances").is_empty());
+    }
+}
+
+/// Lets the snapshot be in the state `after` from the second look at it, as if a person or a concurrent call had set it.
+fn changes_to(after: &'static str) -> Rule {
+    let listed = |state: Option<&str>| {
+        DescribeSnapshotsOutput::builder()
+            .snapshots(snapshot(state))
+            .build()
+    };
+    mock!(ec2::Client::describe_snapshots)
+        .sequence()
+        .output(move || listed(None))
+        .output(move || listed(Some(after)))
+        .build()
+}
+
+#[tokio::test(start_paused = true)]
+async fn rejection_during_the_verification_stays() {
+    for output in [result(""), result("NAMES uu-u")] {
+        let aws = aws(None, &[&output]).ec2([changes_to("rejected")]);
+        let error = verify(&aws, input(VerificationLevel::Full))
+            .await
+            .unwrap_err();
+        assert_eq!(error.name(), "VerifyFailed", "{error}");
+        assert_eq!(marks(&aws), [""; 0]);
     }
 }
 
@@ -379,7 +399,32 @@ async fn missing_capacity_rejects_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_release_has_its_verifier() {
+async fn failed_termination_keeps_the_result() {
+    let aws = aws(None, &[&result("")]).failing("ec2:TerminateInstances", "UnauthorizedOperation");
+    let record = verify(&aws, input(VerificationLevel::Full)).await.unwrap();
+    assert_eq!(record.trees, 7);
+    assert!(terminated(&aws));
+}
+
+#[tokio::test]
+async fn unusable_key_names_the_verifier_and_its_snapshot() {
+    let mut ended = verifier(InstanceStateName::Terminated);
+    let reason = StateReason::builder().code("Client.InternalError");
+    ended.state_reason = Some(reason.build());
+    let ended = mock!(ec2::Client::describe_instances)
+        .match_requests(|request| !request.instance_ids().is_empty())
+        .then_output(move || described([ended.clone()]));
+    let aws = aws(None, &[]).ec2([ended]);
+    let error = verify(&aws, input(VerificationLevel::Full))
+        .await
+        .unwrap_err();
+    assert_eq!(error.name(), "KeyUnusable", "{error}");
+    let subject = format!("verifier {VERIFIER} of {SNAPSHOT} ended");
+    assert!(error.to_string().starts_with(&subject), "{error}");
+    assert!(marks(&aws).is_empty());
+}
+
+fn on_two_releases() -> VerifyInput {
     let mut input = input(VerificationLevel::Records);
     input.target.verification.amis = ["1.44.0", "1.57.0"]
         .map(|version| Ami {
@@ -389,9 +434,16 @@ async fn each_release_has_its_verifier() {
             version: version.parse().unwrap(),
         })
         .to_vec();
+    input
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_release_has_its_verifier() {
     let healthy = result("");
     let aws = aws(None, &[&healthy, &healthy]);
-    let record = verify(&aws, input).await.unwrap();
+    let record = verify(&aws, on_two_releases()).await.unwrap();
+    // Both verifiers check the same blobs.
+    assert_eq!(record.bytes, Bytes(3000));
     let releases: Vec<_> = record.releases.iter().map(ToString::to_string).collect();
     assert_eq!(releases, ["1.44.0", "1.57.0"]);
     let images: Vec<_> = aws

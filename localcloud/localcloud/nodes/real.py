@@ -74,7 +74,7 @@ DAMAGES = {
     "empty-file": 'truncate -s 0 "$(largest $snapshots)"',
     "missing-directory": 'rm -r "$(dirname "$(largest $snapshots)")"',
     "missing-tree": 'rm -r $snapshots/"$(largest $snapshots | cut -d / -f 6)"',
-    "other-database": "rm var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db",
+    "missing-database": "rm var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db",
     "other-snapshotter": """
         echo 'ACTIVE_SNAPSHOTTER="soci"' >var/cache/containerd/active-snapshotter
     """,

@@ -475,7 +475,9 @@ def main() -> None:
     except rootfs.UnmountableError as error:
         # The instance keeps running, but no service starts: var.mount requires /local, and
         # containerd and the host containers require /var.
-        print(f"Failed to mount /local: {error}", file=sys.stderr, flush=True)
+        # The texts of mount(8) and of systemd.
+        print(f"mount: /local: {error}", file=sys.stderr)
+        print("Failed to mount Local Directory (/local).", file=sys.stderr, flush=True)
         node.halted = True
     except (OSError, subprocess.CalledProcessError) as error:
         details = getattr(error, "stderr", "") or ""

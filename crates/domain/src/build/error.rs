@@ -98,13 +98,15 @@ pub enum StageError {
          the Free plan"
     )]
     AccountRestricted(String),
-    /// The builder ended at its launch, because EC2 could not use the KMS key of its volumes.
+    /// An instance ended at its launch, because EC2 could not use the KMS key of its volumes.
     #[error(
-        "builder {instance} ended at its launch: {problem}. EC2 usually reports this if it cannot use the KMS key of the \
-         volumes: the cache's `volume.kms_key_id`, or else the account's default key for EBS. Enable the key, and allow \
-         launch-builder's role to use it in the key policy"
+        "{} ended at its launch: {problem}. EC2 usually reports this if it cannot use the KMS key of the volumes: {}",
+        launched.subject(instance),
+        launched.keys()
     )]
     KeyUnusable {
+        /// The purpose of the instance.
+        launched: Launched,
         /// The instance.
         instance: InstanceId,
         /// Its state and EC2's reason.
@@ -179,6 +181,37 @@ pub enum StageError {
     },
 }
 
+/// The purpose of an instance, in the message of a [`StageError::KeyUnusable`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Launched {
+    /// It pulls images.
+    Builder,
+    /// It verifies this snapshot.
+    Verifier(SnapshotId),
+}
+
+impl Launched {
+    fn subject(&self, instance: &InstanceId) -> String {
+        match self {
+            Self::Builder => format!("builder {instance}"),
+            Self::Verifier(snapshot) => format!("verifier {instance} of {snapshot}"),
+        }
+    }
+
+    /// Returns the keys of the instance's volumes, and a remedy.
+    fn keys(&self) -> String {
+        match self {
+            Self::Builder => "the cache's `volume.kms_key_id`, or else the account's default key for EBS. Enable the key, \
+                and allow launch-builder's role to use it in the key policy"
+                .to_owned(),
+            Self::Verifier(snapshot) => format!(
+                "that of {snapshot}, the cache's `volume.kms_key_id`, or else the account's default key for EBS. Enable the \
+                 key, and allow the role of verify-snapshot, or the caller of `prepull verify`, to use it in the key policy"
+            ),
+        }
+    }
+}
+
 /// Start of the message of [`StageError::StillRunning`].
 const NOT_DONE_YET: &str = "not done yet: ";
 
@@ -244,7 +277,8 @@ impl ErrorName {
                 "Complete the account's registration with AWS, or upgrade it from the Free plan"
             }
             Self::KeyUnusable => {
-                "Enable the KMS key of the builder's volumes, and allow launch-builder's role to use it in the key policy"
+                "Enable the KMS key of the volumes, and allow the role that launches the instance to use it in the key \
+                 policy"
             }
             Self::BuilderLost | Self::VerifierLost => {
                 "Start the build again; if it happens often, find the caller of `TerminateInstances` or \
@@ -283,6 +317,30 @@ mod tests {
         };
         assert_eq!(error.name(), "Throttled");
         assert_eq!("Throttled".parse(), Ok(ErrorName::Throttled));
+    }
+
+    #[test]
+    fn unusable_key_of_a_verifier_is_that_of_its_snapshot() {
+        let error = |launched| StageError::KeyUnusable {
+            launched,
+            instance: "i-0123456789abcdef0".parse().unwrap(),
+            problem: "it is terminated".to_owned(),
+        };
+        let builder = error(Launched::Builder).to_string();
+        assert!(
+            builder.starts_with("builder i-0123456789abcdef0 ended at its launch: "),
+            "{builder}"
+        );
+        assert!(builder.contains("launch-builder's role"), "{builder}");
+        let snapshot = "snap-0123456789abcdef0".parse().unwrap();
+        let verifier = error(Launched::Verifier(snapshot)).to_string();
+        for words in [
+            "verifier i-0123456789abcdef0 of snap-0123456789abcdef0 ended",
+            "verify-snapshot",
+        ] {
+            assert!(verifier.contains(words), "{verifier}");
+        }
+        assert!(!verifier.contains("builder"), "{verifier}");
     }
 
     #[test]

@@ -401,10 +401,6 @@ pub struct VerifyInput {
     pub target: Target,
     /// Builder of the target.
     pub builder: Builder,
-    /// Software on the builder.
-    pub node: NodeInfo,
-    /// Output of pull-images.
-    pub pulled: Pulled,
     /// Snapshot of the data volume.
     pub snapshot: Snapshot,
 }
@@ -418,9 +414,11 @@ pub struct VerificationRecord {
     pub releases: Vec<BottlerocketVersion>,
     /// Seconds from the first verifier's launch to the last result.
     pub seconds: u32,
-    /// Bytes of the layers that were checked.
+    /// Bytes of the planned images' blobs on one verifier: layers, configurations and manifests. At the level `records`,
+    /// only their sizes were checked.
     pub bytes: Bytes,
-    /// Number of unpacked trees that match the builder's fingerprint. Zero if there is no fingerprint.
+    /// Number of unpacked trees in the builder's fingerprint. Those of the planned images were compared with it. Zero if
+    /// there is no fingerprint.
     pub trees: u32,
     /// Time of the last result.
     pub verified_at: Timestamp,

@@ -139,7 +139,7 @@ impl FromStr for BottlerocketVersion {
         let wrong = || InvalidId {
             given: given.to_owned(),
             kind: "a Bottlerocket version",
-            expected: "`X.Y.Z` or `latest`",
+            expected: "`X.Y.Z`",
         };
         let release = given
             .split_once('-')
@@ -280,6 +280,14 @@ mod tests {
         let new: BottlerocketVersion = "1.57.0-ab12cd34".parse().unwrap();
         assert!(old < new);
         assert_eq!(new.to_string(), "1.57.0");
+    }
+
+    #[test]
+    fn error_of_a_release_does_not_expect_latest() {
+        let error = "latest".parse::<BottlerocketVersion>().unwrap_err();
+        assert_eq!(error.expected, "`X.Y.Z`");
+        let error = "newest".parse::<WantedVersion>().unwrap_err();
+        assert_eq!(error.expected, "`X.Y.Z` or `latest`");
     }
 
     #[test]

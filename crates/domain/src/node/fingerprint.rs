@@ -86,6 +86,12 @@ impl Trees {
 }
 
 impl Progress {
+    /// Returns the finished part in percent, at most 100. `total` can be too low while the node still counts.
+    #[must_use]
+    pub fn percent(self) -> u64 {
+        (self.done.saturating_mul(100) / self.total.max(1)).min(100)
+    }
+
     /// Parses the rest of a line `RUNNING`.
     pub(super) fn parse(rest: &str) -> Option<Self> {
         let (done, total) = rest.trim().split_once(' ')?;
@@ -116,6 +122,23 @@ mod tests {
             "RUNNING 3 9\nEND".parse(),
             Ok(FingerprintOutput::Running(Progress { done: 3, total: 9 }))
         );
+    }
+
+    #[test]
+    fn progress_never_exceeds_100_percent() {
+        for (done, total, percent) in [
+            (0, 0, 0),
+            (1, 3, 33),
+            (3, 3, 100),
+            (12, 3, 100),
+            (5, 0, 100),
+        ] {
+            assert_eq!(
+                Progress { done, total }.percent(),
+                percent,
+                "{done} of {total}"
+            );
+        }
     }
 
     #[test]

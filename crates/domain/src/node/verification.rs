@@ -34,7 +34,7 @@ pub struct Verification {
     pub mount: Mount,
     /// Requested names that exist, by their position in the request.
     pub names: BTreeMap<usize, NameRecord>,
-    /// Number of the planned images' blobs.
+    /// Number of the planned images' blobs: layers, configurations and manifests.
     pub blobs: u32,
     /// Bytes of these blobs.
     pub blob_bytes: Bytes,
@@ -134,6 +134,14 @@ pub enum Defect {
     /// A blob is damaged.
     #[error("{}", blob_text(.0, *.1))]
     Blob(Digest, BlobProblem),
+    /// The images have fewer bytes than their plan. A check that looked at too little must not pass.
+    #[error("the images have {found}, but their layers alone have {packed}")]
+    FewBytes {
+        /// Bytes of the blobs that were found.
+        found: Bytes,
+        /// Compressed size of the planned layers.
+        packed: Bytes,
+    },
     /// An unpacked tree is damaged.
     #[error("{}", tree_text(*.0, .1))]
     Tree(u64, TreeProblem),
@@ -188,13 +196,14 @@ fn tree_text(number: u64, problem: &TreeProblem) -> String {
 }
 
 impl Verification {
-    /// Checks the facts against the planned names, in the order of the request, and against the builder's fingerprint.
-    /// Returns all defects, the cause before its consequences.
+    /// Checks the facts against the planned names, in the order of the request, against the compressed size of their
+    /// layers, and against the builder's fingerprint. Returns all defects, the cause before its consequences.
     ///
     /// A builder of an older version took no fingerprint. Its trees are only checked for existence.
     pub fn check(
         &self,
         names: &[ImageName],
+        packed: Bytes,
         expected: Option<&TreesDigest>,
     ) -> Result<Verified, Vec<Defect>> {
         let mut defects = Vec::new();
@@ -217,6 +226,13 @@ impl Verification {
         }));
         let blobs = self.bad_blobs.iter().cloned();
         defects.extend(blobs.map(|(digest, problem)| Defect::Blob(digest, problem)));
+        // Missing images and layers explain the difference.
+        if defects.is_empty() && self.blob_bytes < packed {
+            defects.push(Defect::FewBytes {
+                found: self.blob_bytes,
+                packed,
+            });
+        }
         match (&self.trees, expected) {
             (None, Some(_)) => defects.push(Defect::NoTrees),
             (Some(found), Some(expected)) if found.digest != *expected => {
@@ -371,6 +387,9 @@ mod tests {
             .to_vec()
     }
 
+    /// Compressed size of the layers. The blobs of the healthy output have a little more.
+    const PACKED: Bytes = Bytes(1_234_000);
+
     fn trees_digest() -> TreesDigest {
         "ab".repeat(32).parse().unwrap()
     }
@@ -402,7 +421,7 @@ mod tests {
     }
 
     fn defects(replaced: &[&str]) -> Vec<String> {
-        let found = finished(&output(replaced)).check(&names(), Some(&trees_digest()));
+        let found = finished(&output(replaced)).check(&names(), PACKED, Some(&trees_digest()));
         let defects = found.err().unwrap_or_default();
         defects.iter().map(ToString::to_string).collect()
     }
@@ -410,7 +429,7 @@ mod tests {
     #[test]
     fn healthy_volume_is_verified() {
         let verification = finished(&output(&[]));
-        let verified = verification.check(&names(), Some(&trees_digest()));
+        let verified = verification.check(&names(), PACKED, Some(&trees_digest()));
         assert_eq!(
             verified.unwrap().to_string(),
             "9 blobs (1.2 MB) and 4 trees (321 files)"
@@ -420,10 +439,10 @@ mod tests {
     #[test]
     fn older_snapshot_is_verified_without_trees() {
         let verification = finished(&output(&["TREES none"]));
-        let verified = verification.check(&names(), None).unwrap();
+        let verified = verification.check(&names(), PACKED, None).unwrap();
         assert_eq!(verified.trees, None);
         assert_eq!(
-            verification.check(&names(), Some(&trees_digest())),
+            verification.check(&names(), PACKED, Some(&trees_digest())),
             Err(vec![Defect::NoTrees])
         );
     }
@@ -479,13 +498,17 @@ mod tests {
                 "BAD-TREE 7 content".to_owned(),
                 "a file in the unpacked tree 7 has other bytes than on the builder".to_owned(),
             ),
+            (
+                "BLOBS 0 0".to_owned(),
+                "the images have 0 B, but their layers alone have 1.2 MB".to_owned(),
+            ),
             ("MORE 3".to_owned(), "3 more blobs or trees are damaged".to_owned()),
         ] {
             assert_eq!(defects(&[&line]), [defect], "{line}");
         }
         let failed = "NOT-STARTED docker.io/a/b:1 no such  file";
         let output = output(&[failed]).replace("STARTED docker.io/library", "IGNORED docker.io");
-        let found = finished(&output).check(&names(), Some(&trees_digest()));
+        let found = finished(&output).check(&names(), PACKED, Some(&trees_digest()));
         assert_eq!(
             found.unwrap_err()[0].to_string(),
             "no container starts from image docker.io/a/b:1: no such file"
