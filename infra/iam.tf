@@ -44,6 +44,7 @@ locals {
 
   # Conditions
   is_ours      = { test = "StringLike", variable = "aws:ResourceTag/prepull:cache", values = ["*"] }
+  is_builder   = { test = "StringLike", variable = "aws:ResourceTag/prepull:launch-key", values = ["*"] }
   is_verifier  = { test = "StringLike", variable = "aws:ResourceTag/prepull:verifies", values = ["*"] }
   becomes_ours = { test = "StringLike", variable = "aws:RequestTag/prepull:cache", values = ["*"] }
   # `ForAllValues` also matches a call without the key, so each use has a `Null` beside it.
@@ -282,12 +283,12 @@ locals {
 
     launch-builder = concat(local.read_credentials, local.use_keys["launch-builder"], local.launch_instances, [
       { sid = "FindBuilders", actions = ["ec2:DescribeInstances"], resources = ["*"] },
-      # No end-to-end test uses it, because two concurrent calls would need capacity in different subnets.
+      # A concurrent call can launch a duplicate, and an early plan a builder with other settings.
       {
-        sid        = "TerminateDuplicate"
+        sid        = "TerminateOtherBuilders"
         actions    = ["ec2:TerminateInstances"]
         resources  = [local.instances]
-        conditions = [local.is_ours]
+        conditions = [local.is_ours, local.is_builder]
       },
     ])
 

@@ -67,6 +67,7 @@ fn tests() -> Vec<(&'static str, Run)> {
         triggers::push_to_ecr_starts_a_build,
         triggers::burst_of_pushes_starts_one_build,
         triggers::builder_boots_during_the_debounce_of_a_push,
+        triggers::early_builder_with_old_settings_is_replaced,
         triggers::early_builder_without_a_build_is_removed,
         triggers::schedule_starts_a_build,
         triggers::image_of_a_pull_through_cache_is_imported_and_rebuilt,

@@ -45,11 +45,6 @@ const JUSTIFIED: &[(&str, &str, &str)] = &[
         "the local cloud acts as the SSM agent",
     ),
     (
-        "launch-builder",
-        "TerminateDuplicate",
-        "only two concurrent calls that launch into different capacity pools need it",
-    ),
-    (
         "scheduler",
         "ReportFailures",
         "the scheduler reports only deliveries that Lambda rejects; the local cloud rejects none",

@@ -114,6 +114,26 @@ pub async fn builder_boots_during_the_debounce_of_a_push(fixture: Arc<Fixture>) 
     Ok(())
 }
 
+pub async fn early_builder_with_old_settings_is_replaced(fixture: Arc<Fixture>) -> Result<()> {
+    let world = &fixture.world;
+    let mut config = fixture.config(&[&fixture.api]).await?;
+    let cache = fixture.cache(&config).await?;
+    let execution = start_after_push(&fixture, &cache, &fixture.api).await?;
+    early_builder(&fixture, &cache).await?;
+    // The volume grows before the debounce ends.
+    config["volume"]["size_gib"] = json!(5);
+    world.store_config(&cache, &config).await?;
+    ensure_succeeded(&world.await_end(&execution).await?)?;
+    let published = world.published(&cache, X86).await?;
+    let published = published.context("no snapshot is published")?;
+    let manifest = world.manifest(&cache, X86, &published).await?;
+    ensure!(
+        manifest.launched_at > manifest.planned_at && manifest.volume_size == GiB(5),
+        "the build used the early builder: {manifest:?}"
+    );
+    Ok(())
+}
+
 pub async fn early_builder_without_a_build_is_removed(fixture: Arc<Fixture>) -> Result<()> {
     let world = &fixture.world;
     let mut config = fixture.config(&[&fixture.api]).await?;
