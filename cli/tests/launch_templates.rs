@@ -647,6 +647,8 @@ async fn footer_claims_only_what_was_checked() {
     assert!(!dry.to_string().contains(ALL), "{dry}");
     // The new version does not exist yet.
     assert!(dry.to_string().contains("1 -> new"), "{dry}");
+    let dry = update(&aws, &[&nothing], "--update-node-groups").await;
+    assert!(!dry.to_string().contains(ALL), "{dry}");
     template.with(|state| state.tags.push(("prepull/channel", "beta")));
     let refused = update(&aws, &[&nothing], "--update-node-groups").await;
     assert!(!refused.to_string().contains(ALL), "{refused}");

@@ -164,6 +164,15 @@ impl TemplateReport {
             TemplateResult::Refused { .. } | TemplateResult::Failed { .. } => true,
         }
     }
+
+    /// Returns whether a dry run would change the default version.
+    fn would_move(&self) -> bool {
+        let TemplateResult::WouldChange { changes } = &self.result else {
+            return false;
+        };
+        let moves = |change: &Change| matches!(change, Change::SetDefault { .. });
+        changes.iter().any(moves)
+    }
 }
 
 impl LaunchTemplatesReport {
@@ -697,10 +706,11 @@ impl fmt::Display for LaunchTemplatesReport {
             }
         }
         if let Some(groups) = &self.node_groups {
+            let moves = self.launch_templates.iter().any(TemplateReport::would_move);
             let has_problem = self.launch_templates.iter().any(TemplateReport::fails);
             if !groups.is_empty() {
                 write!(f, "\n{groups}")?;
-            } else if !has_problem {
+            } else if !has_problem && !moves {
                 writeln!(
                     f,
                     "\nEvery node group has the default version of its launch template."
