@@ -126,9 +126,10 @@ Exit codes:
 
 const LAUNCH_TEMPLATES_HELP: &str = "\
 It changes only launch templates with the tags `prepull/cache` and
-`prepull/architecture`. The default version gets the stable snapshot,
-and the newest version the candidate. It deletes old versions of its
-own, and never one that a person created.
+`prepull/architecture`. A new version with the snapshot becomes the
+default version. The tag `prepull/channel` selects candidates. A later
+run deletes old versions of its own that nothing uses, and never one
+that a person created.
 
 Examples:
   prepull templates
@@ -136,9 +137,9 @@ Examples:
   prepull templates web --apply --update-node-groups
 
 Exit codes:
-    0  every template has its versions, would change, or was deleted
-    1  a template was left alone, a node group was not updated, the
-       ring has none, or a call failed
+    0  every template has its snapshot, would change, or was deleted
+    1  a template or a node group was left alone, a node group was
+       not updated, the ring has none, or a call failed
     2  usage error";
 
 const NODES_HELP: &str = "\

@@ -16,6 +16,7 @@ pub mod history;
 pub mod launch_templates;
 pub mod nodeclass;
 pub mod nodes;
+mod opt_in;
 pub mod progress;
 mod render;
 pub mod snapshots;

@@ -19,8 +19,7 @@ use prepull_kubernetes::{
 };
 use serde::Serialize;
 
-use crate::render::table;
-use crate::{Error, Exit, store};
+use crate::{Error, Exit, opt_in, store};
 
 /// The arguments of `prepull sync`.
 #[derive(Debug, Clone, clap::Args)]
@@ -58,8 +57,7 @@ pub struct SyncArgs {
 const MIN_WAIT: Duration = Duration::from_secs(3);
 
 fn wait(given: &str) -> Result<Duration, String> {
-    let wait: SignedDuration = given.parse().map_err(|error| format!("{error}"))?;
-    let wait = Duration::try_from(wait).unwrap_or_default();
+    let wait = opt_in::wait(given)?;
     if wait < MIN_WAIT {
         return Err(format!(
             "expected at least {} s, such as `5m`",
@@ -185,12 +183,10 @@ impl SyncReport {
     /// Returns the exit code: an error if a node class could not be synced, or the ring has none.
     #[must_use]
     pub fn exit(&self) -> Exit {
-        let is_empty_ring = self.ring.is_some() && self.node_classes.is_empty();
-        if is_empty_ring || self.node_classes.iter().any(ClassReport::fails) {
-            Exit::Failed
-        } else {
-            Exit::Done
-        }
+        opt_in::exit(
+            self.ring.as_ref(),
+            self.node_classes.iter().map(ClassReport::fails),
+        )
     }
 }
 
@@ -415,18 +411,6 @@ impl ClassReport {
             not_registered: None,
         }
     }
-
-    fn row(&self) -> Vec<String> {
-        let opt_in = self.opt_in.as_ref();
-        let cell = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-        vec![
-            self.name.clone(),
-            cell(opt_in.map(|opt_in| opt_in.cache.to_string())),
-            cell(opt_in.map(|opt_in| opt_in.architecture.to_string())),
-            cell(opt_in.map(|opt_in| opt_in.channel.to_string())),
-            self.result.to_string(),
-        ]
-    }
 }
 
 impl fmt::Display for ClassResult {
@@ -440,8 +424,10 @@ impl fmt::Display for ClassResult {
                 snapshot_id,
                 readiness,
             } => write!(f, "has {snapshot_id}, but is {readiness}"),
-            Self::WouldChange { fields } => write!(f, "would change: {}", Fields(fields)),
-            Self::Applied { fields, outcome } => write!(f, "{outcome}: {}", Fields(fields)),
+            Self::WouldChange { fields } => write!(f, "would change: {}", opt_in::fields(fields)),
+            Self::Applied { fields, outcome } => {
+                write!(f, "{outcome}: {}", opt_in::fields(fields))
+            }
             Self::NotDue { snapshot_id, at } => write!(f, "gets {snapshot_id} at {at}"),
             Self::Deleting => f.write_str("is being deleted"),
             Self::Refused { why } => write!(f, "left alone: {why}"),
@@ -450,33 +436,20 @@ impl fmt::Display for ClassResult {
     }
 }
 
-struct Fields<'a>(&'a [FieldChange]);
-
-impl fmt::Display for Fields<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fields: Vec<_> = self.0.iter().map(FieldChange::to_string).collect();
-        f.write_str(&fields.join(", "))
-    }
-}
-
 impl fmt::Display for SyncReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let (Some(ring), []) = (&self.ring, &self.node_classes[..]) {
-            return writeln!(
-                f,
-                "No node class has the annotation `prepull/ring: {ring}`."
-            );
-        }
         if self.node_classes.is_empty() {
-            return writeln!(
-                f,
-                "No node class has the annotations `prepull/cache` and `prepull/architecture`."
-            );
+            return f.write_str(&opt_in::none(
+                "node class",
+                "annotation",
+                self.ring.as_ref(),
+            ));
         }
-        let heading = ["NODE CLASS", "CACHE", "ARCH", "CHANNEL", "RESULT"].map(str::to_owned);
-        let mut rows = vec![heading.to_vec()];
-        rows.extend(self.node_classes.iter().map(ClassReport::row));
-        f.write_str(&table("", &rows))?;
+        let results = self.node_classes.iter().map(|class| {
+            let opt_in = class.opt_in.as_ref();
+            (class.name.as_str(), opt_in, class.result.to_string())
+        });
+        f.write_str(&opt_in::table("NODE CLASS", results))?;
         for class in &self.node_classes {
             if let Some(cause) = &class.not_registered {
                 writeln!(
@@ -489,10 +462,7 @@ impl fmt::Display for SyncReport {
         let is_pending =
             |class: &ClassReport| matches!(class.result, ClassResult::WouldChange { .. });
         if self.node_classes.iter().any(is_pending) {
-            writeln!(
-                f,
-                "\nNothing was changed. Use `--apply` to make these changes."
-            )?;
+            f.write_str(opt_in::NOTHING_CHANGED)?;
         }
         Ok(())
     }

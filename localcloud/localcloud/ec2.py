@@ -11,7 +11,7 @@ import base64
 import copy
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from moto.core.responses import ActionResult
 from moto.core.utils import utcnow
@@ -224,13 +224,19 @@ def role_credentials(instance: Instance) -> dict[str, str]:
     return credentials(roles[0].name) if roles else {}
 
 
-class Tokens:
-    """Client tokens: a repeated call gets the first call's answer."""
+Stored = TypeVar("Stored")
+
+
+class Tokens(Generic[Stored]):
+    """Client tokens: a repeated call gets the first call's answer.
+
+    Callers hold the lock of `Machines` from `recall` to `remember`.
+    """
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str, str], tuple[dict[str, Any], Reservation]] = {}
+        self._seen: dict[tuple[str, str], tuple[dict[str, Any], Stored]] = {}
 
-    def recall(self, region: str, token: str, request: dict[str, Any]) -> Reservation | None:
+    def recall(self, region: str, token: str, request: dict[str, Any]) -> Stored | None:
         seen = self._seen.get((region, token))
         if seen is None:
             return None
@@ -241,10 +247,8 @@ class Tokens:
             raise EC2ClientError("IdempotentParameterMismatch", message)
         return seen[1]
 
-    def remember(
-        self, region: str, token: str, request: dict[str, Any], reservation: Reservation
-    ) -> None:
-        self._seen[(region, token)] = (request, reservation)
+    def remember(self, region: str, token: str, request: dict[str, Any], answer: Stored) -> None:
+        self._seen[(region, token)] = (request, answer)
 
 
 def install(cloud: Cloud) -> None:
@@ -370,7 +374,7 @@ def merge_devices(image: list[dict[str, Any]], asked: list[dict[str, Any]]) -> l
 
 def _replace_run_instances(machines: Machines) -> None:
     run = InstanceResponse.run_instances
-    tokens = Tokens()
+    tokens: Tokens[Reservation] = Tokens()
 
     def devices(self: InstanceResponse) -> list[dict[str, Any]]:
         image = self.ec2_backend.describe_images(ami_ids=[self._get_param("ImageId")])[0]
@@ -402,7 +406,8 @@ def _replace_run_instances(machines: Machines) -> None:
         InstanceResponse,
         "run_instances",
         run_instances,
-        reason="Honours tokens and templates, checks image and type, completes volumes.",
+        reason="Honours tokens, checks image and type, completes volumes. Takes only ImageId, "
+        "InstanceType, IamInstanceProfile and BlockDeviceMappings from a launch template.",
         link=api("ec2", "RunInstances"),
     )
     patch(
@@ -415,7 +420,11 @@ def _replace_run_instances(machines: Machines) -> None:
 
 
 def _apply_template(self: InstanceResponse) -> None:
-    """Sets the parameters that the request leaves to its launch template."""
+    """Sets the parameters that the request leaves to its launch template.
+
+    These are ImageId, InstanceType, IamInstanceProfile and BlockDeviceMappings. Others have no
+    effect, for example UserData.
+    """
     if not (template := self._get_param("LaunchTemplate")):
         return
     data = self.ec2_backend._get_template_from_args(template).data

@@ -1,7 +1,8 @@
 """Launch templates: versions inherit from their source and can be deleted, as on EC2.
 
 moto ignores the source version and client tokens, has no deletion of versions, and finds
-versions by their position.
+versions by their position. RunInstances takes only ImageId, InstanceType, IamInstanceProfile
+and BlockDeviceMappings from a version.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from typing import Any
 
 from moto.core.responses import ActionResult
 from moto.ec2.exceptions import (
-    EC2ClientError,
     InvalidLaunchTemplateIdNotFound,
     InvalidLaunchTemplateVersionNotFound,
 )
@@ -19,12 +19,13 @@ from moto.ec2.models.launch_templates import LaunchTemplate, LaunchTemplateVersi
 from moto.ec2.responses.launch_templates import LaunchTemplates
 
 from .cloud import Cloud
+from .ec2 import Machines, Tokens
 from .patching import api, patch
 
 
-def install(_cloud: Cloud) -> None:
+def install(cloud: Cloud) -> None:
     _replace_versions()
-    _replace_create_version()
+    _replace_create_version(cloud.machines)
     _add_delete_versions()
 
 
@@ -86,26 +87,25 @@ def inherited(source: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     return data | given
 
 
-def _replace_create_version() -> None:
+def _replace_create_version(machines: Machines) -> None:
     create = LaunchTemplates.create_launch_template_version
-    seen: dict[tuple[str, str], tuple[dict[str, Any], ActionResult]] = {}
+    tokens: Tokens[ActionResult] = Tokens()
 
     def create_launch_template_version(self: LaunchTemplates) -> ActionResult:
         token = self._get_param("ClientToken")
         request = copy.deepcopy({k: v for k, v in self.params.items() if k != "ClientToken"})
-        if token and (known := seen.get((self.region, token))):
-            if known[0] != request:
-                message = "The client token was used with other parameters."
-                raise EC2ClientError("IdempotentParameterMismatch", message)
-            return known[1]
-        if source := self._get_param("SourceVersion"):
-            template = _template(self)
-            given = self._get_param("LaunchTemplateData", {})
-            self.params["LaunchTemplateData"] = inherited(template.get_version(source).data, given)
-        answer = create(self)
-        if token:
-            seen[(self.region, token)] = (request, answer)
-        return answer
+        # If two equal calls run at once, the second waits for the first one's answer.
+        with machines.lock:
+            if token and (known := tokens.recall(self.region, token, request)):
+                return known
+            if source := self._get_param("SourceVersion"):
+                data = _template(self).get_version(source).data
+                given = self._get_param("LaunchTemplateData", {})
+                self.params["LaunchTemplateData"] = inherited(data, given)
+            answer = create(self)
+            if token:
+                tokens.remember(self.region, token, request, answer)
+            return answer
 
     patch(
         LaunchTemplates,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -61,6 +62,14 @@ def test_client_token_creates_one_version(machines: Machines, template: str) -> 
     assert numbers(machines, template) == [1, 2]
     with pytest.raises(ClientError, match="IdempotentParameterMismatch"):
         create(machines, template, ClientToken=token, SourceVersion="1")
+
+
+def test_calls_at_once_with_one_token_create_one_version(machines: Machines, template: str) -> None:
+    token = uuid.uuid4().hex
+    with ThreadPoolExecutor(8) as pool:
+        calls = [pool.submit(create, machines, template, ClientToken=token) for _ in range(8)]
+    assert {call.result()["VersionNumber"] for call in calls} == {2}
+    assert numbers(machines, template) == [1, 2]
 
 
 def test_deleted_number_is_not_used_again(machines: Machines, template: str) -> None:

@@ -161,16 +161,15 @@ pub async fn default_version_follows_promotions_and_roll_backs(
     )?;
     ensure!(template.versions().await? == (with_first.clone(), 2));
 
-    // A candidate gets a version, and the default version stays.
+    // A candidate does not reach a template of the channel `stable`.
     config["images"] = json!([&fixture.api]);
     config["publication"]["promotion"] = json!({"mode": "manual"});
     world.store_config(&cache, &config).await?;
     ensure_succeeded(&world.build(&cache).await?)?;
     let candidate = world.pointer(&cache, X86).await?.candidate;
     let second = candidate.context("nothing is a candidate")?.snapshot_id;
-    template.run(&["--apply"], &["+ version 3 (candidate)"])?;
-    let with_both = [with_first, vec![(3, Some(second.clone()))]].concat();
-    ensure!(template.versions().await? == (with_both.clone(), 2));
+    template.run(&["--apply"], &[&format!("has {first}")])?;
+    ensure!(template.versions().await? == (with_first.clone(), 2));
 
     // A person adds a version. EC2 does not copy the snapshot of its source.
     let by_hand = world.clients.ec2.create_launch_template_version();
@@ -181,24 +180,34 @@ pub async fn default_version_follows_promotions_and_roll_backs(
         .launch_template_data(data.build())
         .send()
         .await?;
-    let with_all = [with_both, vec![(4, None)]].concat();
 
     let promote = tokio::task::block_in_place(|| world.cli().args(["promote", &cache]).output())?;
     ensure!(promote.status.success(), "{promote:?}");
-    template.run(&["--apply"], &["~ default version: 2 -> 3"])?;
-    ensure!(template.versions().await? == (with_all, 3));
+    template.run(&["--apply"], &["+ version 4", "~ default version: 2 -> 4"])?;
+    let with_second = [with_first, vec![(3, None), (4, Some(second))]].concat();
+    ensure!(template.versions().await? == (with_second.clone(), 4));
     let node = template.start_node().await?;
     let run = world.run_container(&node, &fixture.api).await?;
     ensure!(run.present && run.requests == 0, "{run:?}");
     world.terminate_node(&node).await?;
 
-    // A roll-back uses the old version again, and removes the one of the bad snapshot. The version of the person stays.
+    // A roll-back makes a new version, because groups with `$Latest` use the newest one.
     let arguments = ["rollback", &cache, "--reason", "image multi is missing"];
     let roll_back = tokio::task::block_in_place(|| world.cli().args(arguments).output())?;
     ensure!(roll_back.status.success(), "{roll_back:?}");
-    template.run(&["--apply"], &["~ default version: 3 -> 2", "- version 3"])?;
-    let left = vec![(1, None), (2, Some(first)), (4, None)];
-    ensure!(template.versions().await? == (left, 2));
+    template.run(&["--apply"], &["+ version 5", "~ default version: 4 -> 5"])?;
+    let rolled_back = [with_second, vec![(5, Some(first.clone()))]].concat();
+    ensure!(template.versions().await? == (rolled_back, 5));
+
+    // The next run removes the version of the bad snapshot. The version of the person stays.
+    template.run(&["--apply"], &["- version 4"])?;
+    let left = vec![
+        (1, None),
+        (2, Some(first.clone())),
+        (3, None),
+        (5, Some(first)),
+    ];
+    ensure!(template.versions().await? == (left, 5));
     let delete = world.clients.ec2.delete_launch_template();
     delete.launch_template_id(&template.id).send().await?;
     Ok(())

@@ -1,82 +1,59 @@
 //! Compares the parameters of two versions of a launch template.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Debug};
+use std::fmt::Debug;
 
 use prepull_aws::ec2::types::{
     LaunchTemplateBlockDeviceMapping, LaunchTemplateEbsBlockDevice, ResponseLaunchTemplateData,
 };
+use prepull_kubernetes::FieldChange;
 
-/// A parameter with two values.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Difference {
-    /// Name of the parameter in EC2's API.
-    pub(super) field: &'static str,
-    /// Device, if the parameter belongs to a block device.
-    pub(super) device: Option<String>,
-    /// The expected value.
-    pub(super) expected: Option<String>,
-    /// The actual value.
-    pub(super) found: Option<String>,
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".to_owned());
-        write!(f, "{}", self.field)?;
-        // User data can contain credentials.
-        if self.field == "UserData" {
-            return f.write_str(" differs");
-        }
-        if let Some(device) = &self.device {
-            write!(f, " of {device}")?;
-        }
-        write!(
-            f,
-            " is {} instead of {}",
-            text(&self.found),
-            text(&self.expected)
-        )
-    }
-}
-
-/// Returns the first parameter that differs. The order of block devices has no meaning.
+/// Describes the first difference. `None` if all parameters are equal.
 pub(super) fn first(
     expected: &ResponseLaunchTemplateData,
     found: &ResponseLaunchTemplateData,
-) -> Option<Difference> {
-    of_mappings(expected, found).or_else(|| of_others(expected, found))
+) -> Option<String> {
+    let (expected, found) = (normal(expected), normal(found));
+    if expected == found {
+        return None;
+    }
+    let (expected, found) = (by_device(&expected), by_device(&found));
+    let mut devices = expected.keys().chain(found.keys());
+    let Some(device) = devices.find(|device| expected.get(*device) != found.get(*device)) else {
+        // The value can be user data, which can contain credentials.
+        return Some("a parameter outside `BlockDeviceMappings` differs".to_owned());
+    };
+    let volume = |mappings: &Mappings| mappings.get(device).and_then(|mapping| mapping.ebs.clone());
+    let changes = of_volumes(volume(&expected).as_ref(), volume(&found).as_ref());
+    Some(match changes.first() {
+        Some(FieldChange { field, from, to }) => {
+            let from = from.as_deref().unwrap_or("none");
+            format!("{field} of {device} is {to} instead of {from}")
+        }
+        None => format!("the mapping of {device} differs"),
+    })
 }
 
-fn of_mappings(
-    expected: &ResponseLaunchTemplateData,
-    found: &ResponseLaunchTemplateData,
-) -> Option<Difference> {
-    let (expected, found) = (by_device(expected), by_device(found));
-    let devices = expected.keys().chain(found.keys());
-    for device in devices {
-        let mapping = |mappings: &Mappings| mappings.get(device).copied().cloned();
-        let (expected, found) = (mapping(&expected), mapping(&found));
-        if expected == found {
-            continue;
-        }
-        let ebs = |mapping: &Option<LaunchTemplateBlockDeviceMapping>| {
-            mapping.as_ref().and_then(|mapping| mapping.ebs.clone())
-        };
-        let of_volume = of_volumes(ebs(&expected).as_ref(), ebs(&found).as_ref());
-        let first = of_volume.into_iter().next();
-        let difference = first.unwrap_or_else(|| Difference {
-            field: "BlockDeviceMappings",
-            device: None,
-            expected: text(expected.as_ref()),
-            found: text(found.as_ref()),
-        });
-        return Some(Difference {
-            device: Some((*device).to_owned()),
-            ..difference
-        });
+/// Returns equal parameters in one form. The order of block devices has no meaning, and a list without elements is the same as
+/// no list.
+fn normal(data: &ResponseLaunchTemplateData) -> ResponseLaunchTemplateData {
+    fn drop_empty<T>(list: &mut Option<Vec<T>>) {
+        list.take_if(|list| list.is_empty());
     }
-    None
+    let mut data = data.clone();
+    if let Some(mappings) = &mut data.block_device_mappings {
+        mappings.sort_by(|one, other| one.device_name.cmp(&other.device_name));
+    }
+    drop_empty(&mut data.block_device_mappings);
+    drop_empty(&mut data.network_interfaces);
+    drop_empty(&mut data.tag_specifications);
+    drop_empty(&mut data.elastic_gpu_specifications);
+    drop_empty(&mut data.elastic_inference_accelerators);
+    drop_empty(&mut data.security_group_ids);
+    drop_empty(&mut data.security_groups);
+    drop_empty(&mut data.license_specifications);
+    drop_empty(&mut data.secondary_interfaces);
+    data
 }
 
 type Mappings<'a> = BTreeMap<&'a str, &'a LaunchTemplateBlockDeviceMapping>;
@@ -93,32 +70,31 @@ fn text<T: Debug>(value: Option<&T>) -> Option<String> {
     value.map(|value| format!("{value:?}").trim_matches('"').to_owned())
 }
 
-/// Returns the [`Difference`]s of fields of two structures.
-macro_rules! differences {
-    ($expected:expr, $found:expr, $($field:ident $name:literal),* $(,)?) => {{
-        let mut differences = Vec::new();
+/// Returns the [`FieldChange`]s between two structures.
+macro_rules! changes {
+    ($from:expr, $to:expr, $($field:ident $name:literal),* $(,)?) => {{
+        let mut changes = Vec::new();
         $(
-            if $expected.$field != $found.$field {
-                differences.push(Difference {
+            if $from.$field != $to.$field {
+                changes.push(FieldChange {
                     field: $name,
-                    device: None,
-                    expected: text($expected.$field.as_ref()),
-                    found: text($found.$field.as_ref()),
+                    from: text($from.$field.as_ref()),
+                    to: text($to.$field.as_ref()).unwrap_or_else(|| "none".to_owned()),
                 });
             }
         )*
-        differences
+        changes
     }};
 }
 
-/// Returns the differences of two volumes. Without a volume, all its fields are absent.
+/// Returns the changes between two volumes. Without a volume, all its fields are absent.
 pub(super) fn of_volumes(
-    expected: Option<&LaunchTemplateEbsBlockDevice>,
-    found: Option<&LaunchTemplateEbsBlockDevice>,
-) -> Vec<Difference> {
+    from: Option<&LaunchTemplateEbsBlockDevice>,
+    to: Option<&LaunchTemplateEbsBlockDevice>,
+) -> Vec<FieldChange> {
     let none = LaunchTemplateEbsBlockDevice::builder().build();
-    let (expected, found) = (expected.unwrap_or(&none), found.unwrap_or(&none));
-    differences!(expected, found,
+    let (from, to) = (from.unwrap_or(&none), to.unwrap_or(&none));
+    changes!(from, to,
         snapshot_id "SnapshotId",
         volume_size "VolumeSize",
         volume_type "VolumeType",
@@ -130,51 +106,6 @@ pub(super) fn of_volumes(
         delete_on_termination "DeleteOnTermination",
         ebs_card_index "EbsCardIndex",
     )
-}
-
-/// Returns the first difference outside the block devices.
-fn of_others(
-    expected: &ResponseLaunchTemplateData,
-    found: &ResponseLaunchTemplateData,
-) -> Option<Difference> {
-    let differences = differences!(expected, found,
-        image_id "ImageId",
-        instance_type "InstanceType",
-        instance_requirements "InstanceRequirements",
-        user_data "UserData",
-        iam_instance_profile "IamInstanceProfile",
-        network_interfaces "NetworkInterfaces",
-        security_group_ids "SecurityGroupIds",
-        security_groups "SecurityGroups",
-        metadata_options "MetadataOptions",
-        tag_specifications "TagSpecifications",
-        key_name "KeyName",
-        kernel_id "KernelId",
-        ram_disk_id "RamDiskId",
-        ebs_optimized "EbsOptimized",
-        monitoring "Monitoring",
-        placement "Placement",
-        disable_api_termination "DisableApiTermination",
-        disable_api_stop "DisableApiStop",
-        instance_initiated_shutdown_behavior "InstanceInitiatedShutdownBehavior",
-        instance_market_options "InstanceMarketOptions",
-        credit_specification "CreditSpecification",
-        cpu_options "CpuOptions",
-        capacity_reservation_specification "CapacityReservationSpecification",
-        license_specifications "LicenseSpecifications",
-        hibernation_options "HibernationOptions",
-        enclave_options "EnclaveOptions",
-        private_dns_name_options "PrivateDnsNameOptions",
-        maintenance_options "MaintenanceOptions",
-        network_performance_options "NetworkPerformanceOptions",
-        secondary_interfaces "SecondaryInterfaces",
-    );
-    // A list without elements is the same as no list.
-    let is_real = |difference: &Difference| {
-        let value = |value: &Option<String>| value.clone().filter(|text| text != "[]");
-        value(&difference.expected) != value(&difference.found)
-    };
-    differences.into_iter().find(is_real)
 }
 
 #[cfg(test)]
@@ -203,32 +134,47 @@ mod tests {
     #[test]
     fn difference_names_field_and_device() {
         let expected = data(50, InstanceType::M7iXlarge);
-        let shown = |found: &ResponseLaunchTemplateData| {
-            first(&expected, found).map(|difference| difference.to_string())
-        };
-        assert_eq!(shown(&expected), None);
+        let shown = |found: &ResponseLaunchTemplateData| first(&expected, found);
         assert_eq!(
             shown(&data(20, InstanceType::M7iXlarge)).as_deref(),
             Some("VolumeSize of /dev/xvda is 20 instead of 50")
         );
         assert_eq!(
             shown(&data(50, InstanceType::M7iLarge)).as_deref(),
-            Some("InstanceType is M7iLarge instead of M7iXlarge")
+            Some("a parameter outside `BlockDeviceMappings` differs")
         );
-        let mut reversed = expected.clone();
-        let mappings = reversed.block_device_mappings.as_mut().expect("it has two");
-        mappings.reverse();
-        assert_eq!(shown(&reversed), None);
-        mappings_without_root(&mut reversed);
-        let missing = shown(&reversed).expect("a device is missing");
-        assert!(
-            missing.starts_with("VolumeSize of /dev/xvda is none"),
-            "{missing}"
+        let mut missing = expected.clone();
+        let mappings = missing.block_device_mappings.as_mut().expect("it has two");
+        mappings.remove(0);
+        assert_eq!(
+            shown(&missing).as_deref(),
+            Some("VolumeSize of /dev/xvda is none instead of 50")
+        );
+        let mut renamed = expected.clone();
+        let mappings = renamed.block_device_mappings.as_mut().expect("it has two");
+        mappings[0].virtual_name = Some("ephemeral0".to_owned());
+        assert_eq!(
+            shown(&renamed).as_deref(),
+            Some("the mapping of /dev/xvda differs")
         );
     }
 
-    fn mappings_without_root(data: &mut ResponseLaunchTemplateData) {
-        let mappings = data.block_device_mappings.as_mut().expect("it has two");
-        mappings.retain(|mapping| mapping.device_name() != Some("/dev/xvda"));
+    #[test]
+    fn order_of_devices_and_empty_lists_are_no_difference() {
+        let expected = data(50, InstanceType::M7iXlarge);
+        let mut found = expected.clone();
+        let mappings = found.block_device_mappings.as_mut().expect("it has two");
+        mappings.reverse();
+        found.security_group_ids = Some(Vec::new());
+        assert_eq!(first(&expected, &found), None);
+    }
+
+    #[test]
+    fn difference_does_not_show_user_data() {
+        let mut expected = data(50, InstanceType::M7iXlarge);
+        expected.user_data = Some("c2VjcmV0".to_owned());
+        let found = data(50, InstanceType::M7iXlarge);
+        let shown = first(&expected, &found).expect("the user data is missing");
+        assert!(!shown.contains("c2VjcmV0"), "{shown}");
     }
 }

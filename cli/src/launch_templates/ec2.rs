@@ -1,5 +1,6 @@
 //! The calls to EC2 for launch templates.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use prepull_aws::ec2::types::{
@@ -7,11 +8,12 @@ use prepull_aws::ec2::types::{
     LaunchTemplateBlockDeviceMappingRequest, LaunchTemplateEbsBlockDeviceRequest,
     LaunchTemplateVersion, RequestLaunchTemplateData,
 };
-use prepull_aws::{AwsError, Clients, Deadline, StageResult};
+use prepull_aws::instances::InstanceRecord;
+use prepull_aws::{AwsError, Clients, Deadline, StageResult, instances, tag_filter};
 use prepull_domain::{BottlerocketVersion, LaunchTemplateId, SnapshotId, StageError};
 use prepull_kubernetes::annotations;
 
-use super::difference::{self, Difference};
+use super::difference;
 use super::plan::{Image, NewVersion, Template, Version, description};
 
 /// Maximum number of versions in one `DeleteLaunchTemplateVersions`.
@@ -22,6 +24,12 @@ const MAX_DELETED: usize = 200;
 /// EC2's error codes for a launch template and for a version that do not exist.
 const GONE: &str = "InvalidLaunchTemplateId.NotFound";
 const NO_VERSION: &str = "InvalidLaunchTemplateId.VersionNotFound";
+
+/// Tags of EC2 on an instance from a launch template.
+///
+/// Source: Amazon EC2 user guide, "Launch EC2 instances using a launch template".
+const TEMPLATE_TAG: &str = "aws:ec2launchtemplate:id";
+const VERSION_TAG: &str = "aws:ec2launchtemplate:version";
 
 /// Maximum wait until EC2 returns a new version, and its poll interval. EC2's API is eventually consistent.
 const READ_BACK: Duration = Duration::from_secs(30);
@@ -39,8 +47,8 @@ pub(super) enum CallError {
          by hand, or report the problem"
     )]
     ReadBack {
-        difference: Box<Difference>,
-        /// Empty, or the version that could not be deleted.
+        difference: String,
+        /// Result of [`discard`].
         rest: String,
     },
     /// A call failed.
@@ -152,16 +160,18 @@ pub(super) async fn create(
     let stored = read_back(clients, template, number).await?;
     match difference::first(&new.data, &stored.data) {
         None => Ok(number),
-        Some(difference) => {
-            let deleted = delete(clients, template, &[number]).await;
-            Err(CallError::ReadBack {
-                difference: Box::new(difference),
-                rest: match deleted {
-                    Ok(()) => String::new(),
-                    Err(error) => format!(", and version {number} could not be deleted: {error}"),
-                },
-            })
-        }
+        Some(difference) => Err(CallError::ReadBack {
+            difference,
+            rest: discard(clients, template, number).await,
+        }),
+    }
+}
+
+/// Deletes a version that must not become the default version. Returns a part of a message: empty, or the failure.
+pub(super) async fn discard(clients: &Clients, template: &LaunchTemplateId, number: i64) -> String {
+    match delete(clients, template, &[number]).await {
+        Ok(()) => String::new(),
+        Err(error) => format!(", and version {number} could not be deleted: {error}"),
     }
 }
 
@@ -216,6 +226,18 @@ fn request_of(
         .set_no_device(mapping.no_device.clone())
         .set_ebs(ebs)
         .build()
+}
+
+/// Returns the versions that instances of the template have. Auto Scaling groups are among their owners, but not the node groups
+/// of EKS, which use a copy of the template.
+pub(super) async fn versions_in_use(
+    clients: &Clients,
+    template: &LaunchTemplateId,
+) -> Result<BTreeSet<i64>, StageError> {
+    let filters = vec![tag_filter(TEMPLATE_TAG, template.as_str())];
+    let found = instances::find(clients, filters).await?;
+    let version = |instance: &InstanceRecord| instance.tag(VERSION_TAG)?.parse().ok();
+    Ok(found.iter().filter_map(version).collect())
 }
 
 /// Makes a version the default one.

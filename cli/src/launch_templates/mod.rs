@@ -1,12 +1,12 @@
 //! `prepull templates`: gives the snapshots of caches to EC2 launch templates.
 //!
-//! A template opts in with tags whose keys are the [annotations](prepull_kubernetes::annotations) of node classes. It gets a
-//! version with the stable snapshot, which becomes the default version, and one with the candidate, which never does.
+//! A template opts in with tags whose keys are the [annotations](prepull_kubernetes::annotations) of node classes, and follows
+//! one channel. It gets a version with the snapshot of the channel, which becomes the default version. A candidate never sits
+//! beside a stable default version, because groups with `$Latest` and Terraform's provider use the newest version.
 //!
-//! **Before:** credentials for EC2 and for the pointers. **After:** the default version has the stable snapshot, the newest
-//! version has the candidate if there is one, and own versions of other snapshots are deleted. **Called again:** an up-to-date
-//! template is not written. Two calls at once create one version, because they use the same client token. **Errors:** problems
-//! of one template are in the report.
+//! **Before:** credentials for EC2, EKS and the pointers. **After:** the default version has the snapshot. **Called again:** an
+//! up-to-date template is not written, except that own versions are deleted if nothing uses them and their snapshots. Two calls at
+//! once create one version, because they use the same client token. **Errors:** problems of one template are in the report.
 //!
 //! A template is not registered as a consumer. Retention reads all versions of all templates in the account and Region, and
 //! keeps their snapshots. A registration would keep them for 30 more days after the end of a template.
@@ -16,23 +16,23 @@ mod ec2;
 mod node_groups;
 mod plan;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use prepull_aws::ec2::types::LaunchTemplate;
 use prepull_aws::{Clients, parameters};
 use prepull_domain::{LaunchTemplateId, SnapshotId};
 use prepull_estimate::MAX_INITIALIZATION_RATE;
-use prepull_kubernetes::{Channel, FieldChange, OptIn, Ring};
+use prepull_kubernetes::{FieldChange, OptIn, Ring, annotations};
 use serde::Serialize;
 
-use crate::render::table;
-use crate::{Error, Exit, store};
+use crate::{Error, Exit, opt_in, store};
 use ec2::CallError;
+use node_groups::{DefaultVersion, Listing};
 pub use node_groups::{GroupReport, GroupResult, Groups};
-use plan::{NewVolume, Plan, Target, TargetVersion, Template};
+use plan::{NewVolume, Plan, Step, Target, Template};
 
 /// The arguments of `prepull templates`.
 #[derive(Debug, Clone, clap::Args)]
@@ -52,13 +52,8 @@ pub struct LaunchTemplatesArgs {
     #[arg(long)]
     pub update_node_groups: bool,
     /// Wait up to this time for the updates of node groups.
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = wait)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = opt_in::wait)]
     pub wait: Duration,
-}
-
-fn wait(given: &str) -> Result<Duration, String> {
-    let wait: SignedDuration = given.parse().map_err(|error| format!("{error}"))?;
-    Duration::try_from(wait).map_err(|_| "expected a time such as `1h`".to_owned())
 }
 
 /// The result for a Region.
@@ -97,11 +92,11 @@ pub struct TemplateReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum TemplateResult {
-    /// It has its versions.
+    /// Its default version has the snapshot.
     UpToDate {
         /// The default version.
         default_version: i64,
-        /// The stable snapshot.
+        /// The snapshot.
         snapshot_id: SnapshotId,
     },
     /// It would change.
@@ -140,8 +135,6 @@ pub enum Change {
     Create {
         /// Its number, after the change.
         version: Option<i64>,
-        /// The use of the snapshot.
-        channel: Channel,
         /// The changed fields of the data volume, compared with the default version.
         fields: Vec<FieldChange>,
     },
@@ -172,17 +165,13 @@ impl TemplateReport {
         }
     }
 
-    /// Returns the default version if it has the stable snapshot now.
-    fn default_version(&self) -> Option<i64> {
-        match &self.result {
-            TemplateResult::UpToDate {
-                default_version, ..
-            }
-            | TemplateResult::Applied {
-                default_version, ..
-            } => Some(*default_version),
-            _ => None,
-        }
+    /// Returns whether a dry run would change the default version.
+    fn would_move(&self) -> bool {
+        let TemplateResult::WouldChange { changes } = &self.result else {
+            return false;
+        };
+        let moves = |change: &Change| matches!(change, Change::SetDefault { .. });
+        changes.iter().any(moves)
     }
 }
 
@@ -190,13 +179,11 @@ impl LaunchTemplatesReport {
     /// Returns the exit code: an error if a template or a node group could not be updated, or the ring has none.
     #[must_use]
     pub fn exit(&self) -> Exit {
-        let is_empty_ring = self.ring.is_some() && self.launch_templates.is_empty();
-        let groups_fail = self.node_groups.as_ref().is_some_and(Groups::fail);
-        if is_empty_ring || groups_fail || self.launch_templates.iter().any(TemplateReport::fails) {
-            Exit::Failed
-        } else {
-            Exit::Done
+        if self.node_groups.as_ref().is_some_and(Groups::fail) {
+            return Exit::Failed;
         }
+        let fails = self.launch_templates.iter().map(TemplateReport::fails);
+        opt_in::exit(self.ring.as_ref(), fails)
     }
 }
 
@@ -224,27 +211,60 @@ pub async fn run_with(
     now: Timestamp,
 ) -> Result<LaunchTemplatesReport, Error> {
     let update = Update { clients, args, now };
-    let mut launch_templates = Vec::new();
+    let mut templates = Vec::new();
     for listed in update.list().await? {
-        launch_templates.push(match listed {
-            Listed::Invalid(report) => report,
+        templates.push(match listed {
+            Listed::Invalid(report) => report.into(),
             Listed::OptedIn { id, name, opt_in } => update.template(id, name, opt_in).await,
         });
     }
+    let needs_groups = templates.iter().any(|template| {
+        !template.old.is_empty() || (args.update_node_groups && template.default.is_some())
+    });
+    let listing = if needs_groups {
+        node_groups::list(eks).await
+    } else {
+        Listing::default()
+    };
+    for template in &mut templates {
+        update.prune(template, &listing).await;
+    }
     let node_groups = if args.update_node_groups {
         let default =
-            |report: &TemplateReport| Some((report.id.clone()?, report.default_version()?));
-        let defaults: BTreeMap<_, _> = launch_templates.iter().filter_map(default).collect();
-        Some(node_groups::update(eks, &defaults, args).await)
+            |template: &Followed| Some((template.report.id.clone()?, template.default.clone()?));
+        let defaults = templates.iter().filter_map(default).collect();
+        Some(listing.update(eks, &defaults, args).await)
     } else {
         None
     };
     Ok(LaunchTemplatesReport {
         applied: args.apply,
         ring: args.ring.clone(),
-        launch_templates,
+        launch_templates: templates
+            .into_iter()
+            .map(|template| template.report)
+            .collect(),
         node_groups,
     })
+}
+
+/// A launch template after its update.
+struct Followed {
+    report: TemplateReport,
+    /// Its default version, if the version has the snapshot, or would have it.
+    default: Option<DefaultVersion>,
+    /// Own versions that are deleted if nothing uses them.
+    old: Vec<i64>,
+}
+
+impl From<TemplateReport> for Followed {
+    fn from(report: TemplateReport) -> Self {
+        Self {
+            report,
+            default: None,
+            old: Vec::new(),
+        }
+    }
 }
 
 /// A launch template with tags of prepull.
@@ -297,55 +317,46 @@ impl Update<'_> {
 
     /// Parses the tags of a template. `None` if it belongs to another ring.
     fn parse(&self, template: &LaunchTemplate) -> Option<Listed> {
+        let tags = template.tags().iter();
+        let tags = tags.filter_map(|tag| Some((tag.key()?.to_owned(), tag.value()?.to_owned())));
+        let tags = tags.collect();
+        if !annotations::is_in_ring(&tags, self.args.ring.as_ref()) {
+            return None;
+        }
         let name = template
             .launch_template_name()
             .unwrap_or_default()
             .to_owned();
-        let tags = template.tags().iter();
-        let tags = tags.filter_map(|tag| Some((tag.key()?.to_owned(), tag.value()?.to_owned())));
-        let id = template.launch_template_id().unwrap_or_default().parse();
-        let opt_in = OptIn::parse(&tags.collect());
-        let refused = |why: String| {
-            let id = template.launch_template_id().and_then(|id| id.parse().ok());
-            Some(Listed::Invalid(TemplateReport::refused(
-                name.clone(),
+        let id = template.launch_template_id().unwrap_or_default();
+        let invalid = |id, why| Listed::Invalid(TemplateReport::refused(name.clone(), id, why));
+        Some(match (id.parse(), OptIn::parse(&tags)) {
+            (Ok(id), Ok(opt_in)) => Listed::OptedIn {
                 id,
-                why,
-            )))
-        };
-        match (id, opt_in) {
-            (Ok(_), Ok(Some(opt_in))) if self.args.ring.is_some() && opt_in.ring != self.args.ring => {
-                None
-            }
-            (Ok(_), Ok(Some(opt_in))) if opt_in.channel != Channel::Stable => refused(
-                "the tag `prepull/channel` is not available, because the default version never gets a candidate. Remove the tag"
-                    .to_owned(),
-            ),
-            (Ok(id), Ok(Some(opt_in))) => Some(Listed::OptedIn { id, name, opt_in }),
-            (Err(problem), _) => refused(problem.to_string()),
+                opt_in: opt_in?,
+                name,
+            },
             // The same rules hold for annotations of node classes.
-            (_, Err(problem)) => refused(problem.to_string().replace("annotation", "tag")),
-            (_, Ok(None)) => None,
-        }
+            (id, Err(problem)) => {
+                invalid(id.ok(), problem.to_string().replace("annotation", "tag"))
+            }
+            (Err(problem), _) => invalid(None, problem.to_string()),
+        })
     }
 
     /// Updates one template. An error is part of the report, so the other templates still follow.
-    async fn template(&self, id: LaunchTemplateId, name: String, opt_in: OptIn) -> TemplateReport {
-        let mut changes = Vec::new();
-        let mut note = None;
-        let result = Box::pin(self.update(&id, &opt_in, &mut changes, &mut note)).await;
-        let result = match result {
-            Ok(result) => result,
-            Err(Problem::Gone) => TemplateResult::Deleted,
-            Err(Problem::Refused(why)) => TemplateResult::Refused { why },
-            Err(Problem::Failed(why)) => TemplateResult::Failed { changes, why },
-        };
-        TemplateReport {
-            name,
-            id: Some(id),
-            opt_in: Some(opt_in),
-            result,
-            note,
+    async fn template(&self, id: LaunchTemplateId, name: String, opt_in: OptIn) -> Followed {
+        let mut facts = Facts::default();
+        let result = Box::pin(self.update(&id, &opt_in, &mut facts)).await;
+        Followed {
+            report: TemplateReport {
+                name,
+                id: Some(id),
+                opt_in: Some(opt_in),
+                result: result.unwrap_or_else(|problem| problem.result(facts.changes)),
+                note: facts.note,
+            },
+            default: facts.default,
+            old: facts.old,
         }
     }
 
@@ -353,40 +364,49 @@ impl Update<'_> {
         &self,
         id: &LaunchTemplateId,
         opt_in: &OptIn,
-        changes: &mut Vec<Change>,
-        note: &mut Option<&'static str>,
+        facts: &mut Facts,
     ) -> Result<TemplateResult, Problem> {
         let (cache, architecture) = (&opt_in.cache, opt_in.architecture);
         let template = ec2::template(self.clients, id).await?;
         let pointer = store::shown_pointer(self.clients, cache, architecture).await?;
-        let default = template
-            .default_version()
-            .map_err(|refusal| Problem::refused(&refusal))?;
+        let default = template.default_version()?;
         let image = ec2::image(self.clients, default.data.image_id()).await?;
         let new_volume = self.new_volume(&template, opt_in).await;
-        let plan = template
-            .plan(opt_in, pointer.as_ref(), &image, &new_volume)
-            .map_err(|refusal| Problem::refused(&refusal))?;
+        let plan = template.plan(opt_in, pointer.as_ref(), &image, &new_volume)?;
         if template.has_data_volume() && plan::loads_lazily(&default.data) {
-            *note = Some(
+            facts.note = Some(
                 "the data volume has no `VolumeInitializationRate`, so a large image can start later than after a pull",
             );
         }
-        let planned = plan.changes(template.default);
-        if planned.is_empty() {
-            return Ok(TemplateResult::UpToDate {
-                default_version: template.default,
-                snapshot_id: plan.stable.snapshot,
-            });
-        }
-        if !self.args.apply {
-            return Ok(TemplateResult::WouldChange { changes: planned });
-        }
-        let default_version = self.apply(&template, opt_in, plan, changes).await?;
-        Ok(TemplateResult::Applied {
-            default_version,
-            changes: std::mem::take(changes),
-        })
+        let (result, number) = match &plan.step {
+            Step::Keep { old } => {
+                facts.old.clone_from(old);
+                let result = TemplateResult::UpToDate {
+                    default_version: template.default,
+                    snapshot_id: plan.snapshot.snapshot_id.clone(),
+                };
+                (result, Some(template.default))
+            }
+            Step::Move(target) if self.args.apply => {
+                let number = self
+                    .apply(&template, opt_in, &plan, target, &mut facts.changes)
+                    .await?;
+                let result = TemplateResult::Applied {
+                    default_version: number,
+                    changes: std::mem::take(&mut facts.changes),
+                };
+                (result, Some(number))
+            }
+            Step::Move(target) => {
+                let changes = plan.changes(target, template.default);
+                (TemplateResult::WouldChange { changes }, target.number())
+            }
+        };
+        facts.default = Some(DefaultVersion {
+            number,
+            release: plan.snapshot.bottlerocket_version,
+        });
+        Ok(result)
     }
 
     /// Returns the settings of a missing data volume, or the reason why they are unknown. Only the Region of the installation
@@ -405,73 +425,119 @@ impl Update<'_> {
             .map_err(|error| error.to_string().trim_end_matches('.').to_owned())
     }
 
-    /// Makes the changes of a plan, and returns the default version.
+    /// Makes the target the default version, and returns its number. It creates a missing one.
     async fn apply(
         &self,
         template: &Template,
         opt_in: &OptIn,
-        plan: Plan,
-        changes: &mut Vec<Change>,
-    ) -> Result<i64, Problem> {
-        let stable = self
-            .create(template, &plan.stable, Channel::Stable, changes)
-            .await?;
-        if let Some(candidate) = &plan.candidate {
-            self.create(template, candidate, Channel::Candidate, changes)
-                .await?;
-        }
-        if stable != template.default {
-            // The pointer may have moved during the calls, and another caller may follow it already.
-            let (cache, architecture) = (&opt_in.cache, opt_in.architecture);
-            let pointer = store::shown_pointer(self.clients, cache, architecture).await?;
-            let now = pointer.and_then(|pointer| pointer.stable);
-            if now.is_none_or(|now| now.snapshot_id != plan.stable.snapshot) {
-                return Err(Problem::Failed(
-                    "the stable snapshot changed during the run. Run the command again".to_owned(),
-                ));
-            }
-            ec2::set_default(self.clients, &template.id, stable).await?;
-            changes.push(Change::SetDefault {
-                from: template.default,
-                to: Some(stable),
-                snapshot_id: plan.stable.snapshot,
-            });
-        }
-        // Retention deletes a snapshot only after its last version.
-        if !plan.prune.is_empty() {
-            ec2::delete(self.clients, &template.id, &plan.prune).await?;
-            changes.push(Change::Delete {
-                versions: plan.prune,
-            });
-        }
-        Ok(stable)
-    }
-
-    /// Returns the version of a target. It creates a missing one.
-    async fn create(
-        &self,
-        template: &Template,
+        plan: &Plan,
         target: &Target,
-        channel: Channel,
         changes: &mut Vec<Change>,
     ) -> Result<i64, Problem> {
-        let new = match &target.version {
-            TargetVersion::Existing(number) => return Ok(*number),
-            TargetVersion::Missing(new) => new,
+        let (id, snapshot) = (&template.id, &plan.snapshot.snapshot_id);
+        let number = match target {
+            Target::Existing(number) => *number,
+            Target::New(new) => {
+                // Two callers use the same token in the same hour. A later call must not get a version that was deleted since.
+                // Source: EC2 API reference, "CreateLaunchTemplateVersion": at most 128 ASCII characters.
+                let hour = self.now.as_second() / 3600;
+                let token = format!("prepull-{id}-{}-{snapshot}-{hour}", new.source);
+                let number = ec2::create(self.clients, id, snapshot, new, &token).await?;
+                changes.push(Change::Create {
+                    version: Some(number),
+                    fields: new.fields.clone(),
+                });
+                number
+            }
         };
-        // Two callers use the same token in the same hour. A later call must not get a version that was deleted since.
-        // Source: EC2 API reference, "CreateLaunchTemplateVersion": at most 128 ASCII characters.
-        let hour = self.now.as_second() / 3600;
-        let (id, snapshot) = (&template.id, &target.snapshot);
-        let token = format!("prepull-{id}-{}-{snapshot}-{channel}-{hour}", new.source);
-        let number = ec2::create(self.clients, id, snapshot, new, &token).await?;
-        changes.push(Change::Create {
-            version: Some(number),
-            channel,
-            fields: new.fields.clone(),
+        // The pointer may have moved during the calls, and another caller may follow it already.
+        let (cache, architecture) = (&opt_in.cache, opt_in.architecture);
+        let pointer = store::shown_pointer(self.clients, cache, architecture).await?;
+        let now = opt_in.snapshot(pointer.as_ref());
+        if now.map(|now| &now.snapshot_id) != Ok(snapshot) {
+            // As the newest version, it would reach groups with `$Latest`.
+            let rest = ec2::discard(self.clients, id, number).await;
+            if rest.is_empty() {
+                changes.push(Change::Delete {
+                    versions: vec![number],
+                });
+            }
+            return Err(Problem::Failed(format!(
+                "the {} snapshot changed during the run{rest}. Run the command again",
+                opt_in.channel
+            )));
+        }
+        ec2::set_default(self.clients, id, number).await?;
+        changes.push(Change::SetDefault {
+            from: template.default,
+            to: Some(number),
+            snapshot_id: snapshot.clone(),
         });
         Ok(number)
     }
+
+    /// Deletes the old versions of a template that nothing uses. Retention deletes a snapshot only after its last version.
+    async fn prune(&self, template: &mut Followed, listing: &Listing) {
+        let (
+            Some(id),
+            TemplateResult::UpToDate {
+                default_version, ..
+            },
+        ) = (&template.report.id, &template.report.result)
+        else {
+            return;
+        };
+        let default_version = *default_version;
+        match self.delete_unused(id, &template.old, listing).await {
+            Ok(versions) if versions.is_empty() => {}
+            Ok(versions) => {
+                let changes = vec![Change::Delete { versions }];
+                template.report.result = if self.args.apply {
+                    TemplateResult::Applied {
+                        default_version,
+                        changes,
+                    }
+                } else {
+                    TemplateResult::WouldChange { changes }
+                };
+            }
+            Err(problem) => template.report.result = problem.result(Vec::new()),
+        }
+    }
+
+    /// Deletes those of the versions that nothing uses, and returns them. A dry run only returns them.
+    async fn delete_unused(
+        &self,
+        id: &LaunchTemplateId,
+        versions: &[i64],
+        listing: &Listing,
+    ) -> Result<Vec<i64>, Problem> {
+        if versions.is_empty() {
+            return Ok(Vec::new());
+        }
+        if let Some(failure) = listing.failure() {
+            return Err(Problem::Failed(format!(
+                "old versions stay, because node groups that may use them could not be listed: {failure}"
+            )));
+        }
+        let in_use = ec2::versions_in_use(self.clients, id).await?;
+        let mut unused = versions.to_vec();
+        unused.retain(|version| !in_use.contains(version) && !listing.uses(id, *version));
+        if self.args.apply && !unused.is_empty() {
+            ec2::delete(self.clients, id, &unused).await?;
+        }
+        Ok(unused)
+    }
+}
+
+/// The facts about one template that its update collects. They count also if the update fails.
+#[derive(Default)]
+struct Facts {
+    /// The changes until now.
+    changes: Vec<Change>,
+    note: Option<&'static str>,
+    default: Option<DefaultVersion>,
+    old: Vec<i64>,
 }
 
 /// The reason why a template was not updated.
@@ -482,7 +548,18 @@ enum Problem {
 }
 
 impl Problem {
-    fn refused(refusal: &plan::Refusal) -> Self {
+    /// Returns the result of a template with this problem. `changes` are those before it.
+    fn result(self, changes: Vec<Change>) -> TemplateResult {
+        match self {
+            Self::Gone => TemplateResult::Deleted,
+            Self::Refused(why) => TemplateResult::Refused { why },
+            Self::Failed(why) => TemplateResult::Failed { changes, why },
+        }
+    }
+}
+
+impl From<plan::Refusal> for Problem {
+    fn from(refusal: plan::Refusal) -> Self {
         Self::Refused(refusal.to_string())
     }
 }
@@ -509,37 +586,32 @@ impl From<Error> for Problem {
     }
 }
 
+impl Target {
+    /// Returns the number of an existing version.
+    fn number(&self) -> Option<i64> {
+        match self {
+            Self::Existing(number) => Some(*number),
+            Self::New(_) => None,
+        }
+    }
+}
+
 impl Plan {
-    /// Returns the changes that the plan makes. A template with its versions needs none.
-    fn changes(&self, default: i64) -> Vec<Change> {
-        let create = |target: &Target, channel| match &target.version {
-            TargetVersion::Existing(_) => None,
-            TargetVersion::Missing(new) => Some(Change::Create {
+    /// Returns the changes that make the target the default version.
+    fn changes(&self, target: &Target, default: i64) -> Vec<Change> {
+        let create = match target {
+            Target::Existing(_) => None,
+            Target::New(new) => Some(Change::Create {
                 version: None,
-                channel,
                 fields: new.fields.clone(),
             }),
         };
-        let stable = match self.stable.version {
-            TargetVersion::Existing(number) => Some(number),
-            TargetVersion::Missing(_) => None,
-        };
-        let moves = (stable != Some(default)).then(|| Change::SetDefault {
+        let set_default = Change::SetDefault {
             from: default,
-            to: stable,
-            snapshot_id: self.stable.snapshot.clone(),
-        });
-        let candidate = self.candidate.as_ref();
-        let prune = (!self.prune.is_empty()).then(|| Change::Delete {
-            versions: self.prune.clone(),
-        });
-        let changes = [
-            create(&self.stable, Channel::Stable),
-            candidate.and_then(|target| create(target, Channel::Candidate)),
-            moves,
-            prune,
-        ];
-        changes.into_iter().flatten().collect()
+            to: target.number(),
+            snapshot_id: self.snapshot.snapshot_id.clone(),
+        };
+        create.into_iter().chain([set_default]).collect()
     }
 }
 
@@ -552,17 +624,6 @@ impl TemplateReport {
             result: TemplateResult::Refused { why },
             note: None,
         }
-    }
-
-    fn row(&self) -> Vec<String> {
-        let opt_in = self.opt_in.as_ref();
-        let cell = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-        vec![
-            self.name.clone(),
-            cell(opt_in.map(|opt_in| opt_in.cache.to_string())),
-            cell(opt_in.map(|opt_in| opt_in.architecture.to_string())),
-            self.result.to_string(),
-        ]
     }
 }
 
@@ -598,17 +659,12 @@ impl TemplateResult {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Create {
-                version,
-                channel,
-                fields,
-            } => {
+            Self::Create { version, fields } => {
                 match version {
                     Some(version) => write!(f, "+ version {version}")?,
                     None => write!(f, "+ new version")?,
                 }
-                let fields: Vec<_> = fields.iter().map(FieldChange::to_string).collect();
-                write!(f, " ({channel}): {}", fields.join(", "))
+                write!(f, ": {}", opt_in::fields(fields))
             }
             Self::SetDefault {
                 from,
@@ -628,19 +684,14 @@ impl fmt::Display for Change {
 
 impl fmt::Display for LaunchTemplatesReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let (Some(ring), []) = (&self.ring, &self.launch_templates[..]) {
-            return writeln!(f, "No launch template has the tag `prepull/ring: {ring}`.");
-        }
         if self.launch_templates.is_empty() {
-            return writeln!(
-                f,
-                "No launch template has the tags `prepull/cache` and `prepull/architecture`."
-            );
+            return f.write_str(&opt_in::none("launch template", "tag", self.ring.as_ref()));
         }
-        let heading = ["LAUNCH TEMPLATE", "CACHE", "ARCH", "RESULT"].map(str::to_owned);
-        let mut rows = vec![heading.to_vec()];
-        rows.extend(self.launch_templates.iter().map(TemplateReport::row));
-        f.write_str(&table("", &rows))?;
+        let results = self.launch_templates.iter().map(|template| {
+            let opt_in = template.opt_in.as_ref();
+            (template.name.as_str(), opt_in, template.result.to_string())
+        });
+        f.write_str(&opt_in::table("LAUNCH TEMPLATE", results))?;
         for template in &self.launch_templates {
             let changes = template.result.changes();
             if changes.is_empty() && template.note.is_none() {
@@ -655,16 +706,28 @@ impl fmt::Display for LaunchTemplatesReport {
             }
         }
         if let Some(groups) = &self.node_groups {
-            write!(f, "\n{groups}")?;
+            let moves = self.launch_templates.iter().any(TemplateReport::would_move);
+            let has_problem = self.launch_templates.iter().any(TemplateReport::fails);
+            if !groups.is_empty() {
+                write!(f, "\n{groups}")?;
+            } else if !has_problem && !moves {
+                writeln!(
+                    f,
+                    "\nEvery node group has the default version of its launch template."
+                )?;
+            }
+            if has_problem {
+                writeln!(
+                    f,
+                    "\nNode groups of launch templates with a problem may be missing here."
+                )?;
+            }
         }
         let is_pending =
             |report: &TemplateReport| matches!(report.result, TemplateResult::WouldChange { .. });
         let groups_wait = self.node_groups.as_ref().is_some_and(Groups::would_change);
         if groups_wait || self.launch_templates.iter().any(is_pending) {
-            writeln!(
-                f,
-                "\nNothing was changed. Use `--apply` to make these changes."
-            )?;
+            f.write_str(opt_in::NOTHING_CHANGED)?;
         }
         Ok(())
     }

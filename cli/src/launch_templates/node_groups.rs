@@ -13,7 +13,7 @@ use aws_sdk_eks::types::{
     AmiTypes, LaunchTemplateSpecification, Nodegroup, NodegroupStatus, Update, UpdateStatus,
 };
 use prepull_aws::{Deadline, StageResult};
-use prepull_domain::{LaunchTemplateId, StageError};
+use prepull_domain::{BottlerocketVersion, LaunchTemplateId, StageError};
 use serde::Serialize;
 
 use super::LaunchTemplatesArgs;
@@ -42,8 +42,8 @@ pub struct GroupReport {
     pub name: String,
     /// Its version of the launch template.
     pub from: String,
-    /// The default version.
-    pub to: i64,
+    /// The default version. `None` for a version that does not exist yet.
+    pub to: Option<i64>,
     /// The result.
     pub result: GroupResult,
 }
@@ -56,13 +56,18 @@ pub enum GroupResult {
     WouldUpdate,
     /// All its nodes have the version.
     Updated,
-    /// EKS is creating, updating or deleting it.
+    /// EKS is creating or updating it.
     Busy {
         /// Its status.
         status: String,
     },
     /// The update has not ended within the wait. EKS continues it.
     StillRunning,
+    /// It was left alone.
+    Refused {
+        /// Cause and remedy.
+        why: String,
+    },
     /// EKS did not update it. It keeps its old nodes.
     Failed {
         /// Cause.
@@ -71,12 +76,18 @@ pub enum GroupResult {
 }
 
 impl Groups {
+    /// Returns whether there is nothing to report.
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.is_empty() && self.not_listed.is_empty()
+    }
+
     pub(super) fn fail(&self) -> bool {
-        let fails = |group: &GroupReport| {
-            matches!(
-                group.result,
-                GroupResult::StillRunning | GroupResult::Failed { .. }
-            )
+        let fails = |group: &GroupReport| match group.result {
+            GroupResult::WouldUpdate | GroupResult::Updated => false,
+            GroupResult::Busy { .. }
+            | GroupResult::StillRunning
+            | GroupResult::Refused { .. }
+            | GroupResult::Failed { .. } => true,
         };
         !self.not_listed.is_empty() || self.groups.iter().any(fails)
     }
@@ -85,13 +96,34 @@ impl Groups {
         let would = |group: &GroupReport| group.result == GroupResult::WouldUpdate;
         self.groups.iter().any(would)
     }
+}
 
-    /// Adds the cause of a failed list.
-    fn listed<T>(&mut self, result: Result<T, StageError>) -> Option<T> {
-        result
-            .map_err(|error| self.not_listed.push(Error::from(error).to_string()))
-            .ok()
-    }
+/// The default version of a launch template after this run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DefaultVersion {
+    /// Its number. `None` in a dry run that would create it.
+    pub(super) number: Option<i64>,
+    /// Bottlerocket release of the builder of its snapshot.
+    pub(super) release: BottlerocketVersion,
+}
+
+/// All node groups of the Region with a launch template.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    groups: Vec<Group>,
+    /// Causes, if groups could not be listed.
+    failures: Vec<String>,
+}
+
+/// A node group.
+#[derive(Debug)]
+struct Group {
+    cluster: String,
+    name: String,
+    template: LaunchTemplateId,
+    /// Its version of the template.
+    version: String,
+    facts: Nodegroup,
 }
 
 /// A group with a started update.
@@ -101,56 +133,94 @@ struct Running {
     update: String,
 }
 
-/// Updates the node groups of all clusters in the Region whose template is in `defaults`, and waits for the end.
-pub(super) async fn update(
-    eks: &aws_sdk_eks::Client,
-    defaults: &BTreeMap<LaunchTemplateId, i64>,
-    args: &LaunchTemplatesArgs,
-) -> Groups {
-    let mut found = Groups::default();
-    // Without a template there is nothing to look for.
-    if defaults.is_empty() {
-        return found;
-    }
-    let mut outdated = Vec::new();
+/// Returns the node groups of all clusters in the Region.
+pub(super) async fn list(eks: &aws_sdk_eks::Client) -> Listing {
+    let mut listing = Listing::default();
     let clusters = Box::pin(clusters(eks)).await;
-    for cluster in found.listed(clusters).unwrap_or_default() {
+    for cluster in listing.listed(clusters).unwrap_or_default() {
         let names = Box::pin(groups(eks, &cluster)).await;
-        for name in found.listed(names).unwrap_or_default() {
-            let group = Box::pin(group(eks, &cluster, &name)).await;
-            let group = found.listed(group).flatten();
-            outdated.extend(
-                group.and_then(|group| Outdated::new(cluster.clone(), name, group, defaults)),
-            );
+        for name in listing.listed(names).unwrap_or_default() {
+            let facts = Box::pin(group(eks, &cluster, &name)).await;
+            let facts = listing.listed(facts).flatten();
+            let group = facts.and_then(|facts| Group::new(cluster.clone(), name, facts));
+            listing.groups.extend(group);
         }
     }
-    let mut running = Vec::new();
-    for group in outdated {
-        let result = if let Some(status) = group.busy() {
-            GroupResult::Busy { status }
-        } else if args.apply {
-            match Box::pin(group.start(eks)).await {
-                Ok(update) => {
-                    let index = found.groups.len();
-                    running.push(Running { index, update });
-                    GroupResult::StillRunning
-                }
-                Err(error) => GroupResult::Failed {
-                    why: Error::from(error).to_string(),
-                },
-            }
-        } else {
-            GroupResult::WouldUpdate
+    listing
+}
+
+impl Listing {
+    /// Adds the cause of a failed list.
+    fn listed<T>(&mut self, result: Result<T, StageError>) -> Option<T> {
+        result
+            .map_err(|error| self.failures.push(Error::from(error).to_string()))
+            .ok()
+    }
+
+    /// Returns the cause, if groups could not be listed.
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.failures.first().map(String::as_str)
+    }
+
+    /// Returns whether a group has this version.
+    pub(super) fn uses(&self, template: &LaunchTemplateId, version: i64) -> bool {
+        let version = version.to_string();
+        let mut groups = self.groups.iter();
+        groups.any(|group| group.template == *template && group.version == version)
+    }
+
+    /// Updates the groups whose template is in `defaults`, and waits for the end.
+    pub(super) async fn update(
+        self,
+        eks: &aws_sdk_eks::Client,
+        defaults: &BTreeMap<LaunchTemplateId, DefaultVersion>,
+        args: &LaunchTemplatesArgs,
+    ) -> Groups {
+        let mut found = Groups {
+            groups: Vec::new(),
+            not_listed: self.failures,
         };
-        found.groups.push(group.report(result));
+        let mut running = Vec::new();
+        for group in self.groups {
+            let Some(default) = defaults.get(&group.template) else {
+                continue;
+            };
+            let to = default.number.map(|number| number.to_string());
+            if to.as_ref() == Some(&group.version) {
+                continue;
+            }
+            let result = match (group.check(&default.release), to) {
+                (Err(result), _) => result,
+                (Ok(()), Some(version)) if args.apply => {
+                    match Box::pin(group.start(eks, &version)).await {
+                        Ok(update) => {
+                            let index = found.groups.len();
+                            running.push(Running { index, update });
+                            GroupResult::StillRunning
+                        }
+                        Err(error) => GroupResult::Failed {
+                            why: Error::from(error).to_string(),
+                        },
+                    }
+                }
+                (Ok(()), _) => GroupResult::WouldUpdate,
+            };
+            found.groups.push(GroupReport {
+                cluster: group.cluster,
+                name: group.name,
+                from: group.version,
+                to: default.number,
+                result,
+            });
+        }
+        // EKS updates the groups at the same time.
+        let deadline = Deadline::after(args.wait);
+        for Running { index, update } in running {
+            let report = &mut found.groups[index];
+            report.result = Box::pin(end(eks, report, &update, deadline)).await;
+        }
+        found
     }
-    // EKS updates the groups at the same time.
-    let deadline = Deadline::after(args.wait);
-    for Running { index, update } in running {
-        let report = &mut found.groups[index];
-        report.result = Box::pin(end(eks, report, &update, deadline)).await;
-    }
-    found
 }
 
 async fn clusters(eks: &aws_sdk_eks::Client) -> Result<Vec<String>, StageError> {
@@ -182,66 +252,68 @@ async fn group(
     Ok(answer.or_stage_error("eks:DescribeNodegroup")?.nodegroup)
 }
 
-/// A group whose version is not the default version of its template.
-struct Outdated {
-    cluster: String,
-    name: String,
-    template: LaunchTemplateId,
-    from: String,
-    to: i64,
-    group: Nodegroup,
-}
-
-impl Outdated {
-    /// Returns the group if it has one of the templates, in another version than the default one.
-    fn new(
-        cluster: String,
-        name: String,
-        group: Nodegroup,
-        defaults: &BTreeMap<LaunchTemplateId, i64>,
-    ) -> Option<Self> {
-        let used = group.launch_template()?;
-        let template: LaunchTemplateId = used.id()?.parse().ok()?;
-        let to = *defaults.get(&template)?;
-        let from = used.version()?.to_owned();
-        (from != to.to_string()).then_some(Self {
+impl Group {
+    /// Parses a group. `None` if it has no launch template.
+    fn new(cluster: String, name: String, facts: Nodegroup) -> Option<Self> {
+        let used = facts.launch_template()?;
+        Some(Self {
             cluster,
             name,
-            template,
-            from,
-            to,
-            group,
+            template: used.id()?.parse().ok()?,
+            version: used.version()?.to_owned(),
+            facts,
         })
     }
 
-    /// Returns the status of a group that cannot be updated now.
-    fn busy(&self) -> Option<String> {
-        match self.group.status() {
-            Some(NodegroupStatus::Active | NodegroupStatus::Degraded) => None,
-            Some(status) => Some(status.as_str().to_owned()),
-            None => Some("UNKNOWN".to_owned()),
+    /// Checks that EKS can update the group now, and that its nodes can use a snapshot whose builder had the release `needed`.
+    fn check(&self, needed: &BottlerocketVersion) -> Result<(), GroupResult> {
+        let refused = |why: String| Err(GroupResult::Refused { why });
+        let status = self.facts.status();
+        let name = status.map_or("unknown", NodegroupStatus::as_str);
+        match status {
+            Some(NodegroupStatus::Active | NodegroupStatus::Degraded) => {}
+            Some(NodegroupStatus::Updating | NodegroupStatus::Creating) => {
+                return Err(GroupResult::Busy {
+                    status: name.to_owned(),
+                });
+            }
+            Some(NodegroupStatus::Deleting) => {
+                return refused(
+                    "it is being deleted. Run the command again after its end".to_owned(),
+                );
+            }
+            _ => {
+                return refused(format!(
+                    "its status is {name}. Correct the cause in its health issues, or delete it"
+                ));
+            }
+        }
+        match self.release().map(|release| release.check_snapshot(needed)) {
+            Some(Err(old)) => refused(format!(
+                "the node group {old}. Update its release version first"
+            )),
+            _ => Ok(()),
         }
     }
 
-    fn report(self, result: GroupResult) -> GroupReport {
-        GroupReport {
-            cluster: self.cluster,
-            name: self.name,
-            from: self.from,
-            to: self.to,
-            result,
+    /// Returns the Bottlerocket release. Other AMIs have other numbers, and a custom group has the ID of its AMI.
+    fn release(&self) -> Option<BottlerocketVersion> {
+        let ami_type = self.facts.ami_type()?.as_str();
+        if !ami_type.starts_with("BOTTLEROCKET_") {
+            return None;
         }
+        self.facts.release_version()?.parse().ok()
     }
 
-    /// Starts the update and returns its ID.
-    async fn start(&self, eks: &aws_sdk_eks::Client) -> Result<String, StageError> {
+    /// Starts the update to this version of the template, and returns its ID.
+    async fn start(&self, eks: &aws_sdk_eks::Client, version: &str) -> Result<String, StageError> {
         let template = LaunchTemplateSpecification::builder()
             .id(self.template.as_str())
-            .version(self.to.to_string())
+            .version(version)
             .build();
         // The AMI of a custom group comes from the template, and EKS refuses a release beside it.
-        let has_release = self.group.ami_type() != Some(&AmiTypes::Custom);
-        let release = self.group.release_version().filter(|_| has_release);
+        let has_release = self.facts.ami_type() != Some(&AmiTypes::Custom);
+        let release = self.facts.release_version().filter(|_| has_release);
         let answer = eks
             .update_nodegroup_version()
             .cluster_name(&self.cluster)
@@ -314,8 +386,9 @@ impl fmt::Display for GroupResult {
         match self {
             Self::WouldUpdate => f.write_str("would be updated"),
             Self::Updated => f.write_str("updated"),
-            Self::Busy { status } => write!(f, "is {status}. The next run updates it"),
+            Self::Busy { status } => write!(f, "is {status}. Run the command again after that"),
             Self::StillRunning => f.write_str("is still being updated"),
+            Self::Refused { why } => write!(f, "left alone: {why}"),
             Self::Failed { why } => write!(f, "failed: {why}"),
         }
     }
@@ -323,16 +396,13 @@ impl fmt::Display for GroupResult {
 
 impl fmt::Display for Groups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.groups.is_empty() && self.not_listed.is_empty() {
-            return writeln!(
-                f,
-                "Every node group has the default version of its launch template."
-            );
-        }
         let heading = ["CLUSTER", "NODE GROUP", "VERSION", "RESULT"].map(str::to_owned);
         let mut rows = vec![heading.to_vec()];
         rows.extend(self.groups.iter().map(|group| {
-            let version = format!("{} -> {}", group.from, group.to);
+            let to = group
+                .to
+                .map_or_else(|| "new".to_owned(), |to| to.to_string());
+            let version = format!("{} -> {to}", group.from);
             vec![
                 group.cluster.clone(),
                 group.name.clone(),

@@ -1,7 +1,7 @@
 //! The decision about one launch template. It makes no calls.
 //!
-//! A template has a version with the stable snapshot, which is the default version, and one with the candidate. All their
-//! other parameters are those of the default version.
+//! A template has one version of prepull with the snapshot of its channel. It is the default version, and newer than all other
+//! versions of prepull. Its other parameters are those of the earlier default version.
 
 use std::collections::BTreeSet;
 
@@ -11,12 +11,12 @@ use prepull_aws::ec2::types::{
 };
 use prepull_domain::names::DATA_DEVICE;
 use prepull_domain::{
-    Architecture, BottlerocketVersion, CacheName, LaunchTemplateId, Pointer, PublishedSnapshot,
+    Architecture, BottlerocketVersion, LaunchTemplateId, OldRelease, Pointer, PublishedSnapshot,
     SnapshotId,
 };
-use prepull_kubernetes::{FieldChange, OptIn};
+use prepull_kubernetes::{FieldChange, OptIn, Unpublished};
 
-use super::difference::{self, Difference};
+use super::difference;
 
 /// First word of the descriptions of prepull's own versions. The ID of the snapshot follows.
 const OWN: &str = "prepull ";
@@ -56,27 +56,31 @@ pub(super) struct NewVolume {
 /// The decision about one template.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Plan {
-    pub(super) stable: Target,
-    /// `None` if there is no candidate.
-    pub(super) candidate: Option<Target>,
-    /// Own versions whose snapshots nobody needs.
-    pub(super) prune: Vec<i64>,
+    /// Snapshot of the channel.
+    pub(super) snapshot: PublishedSnapshot,
+    pub(super) step: Step,
 }
 
-/// A version that the template needs.
+/// The next step for one template.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Target {
-    pub(super) snapshot: SnapshotId,
-    pub(super) version: TargetVersion,
+pub(super) enum Step {
+    /// The default version has the snapshot.
+    Keep {
+        /// Own versions of snapshots that the pointer no longer refers to.
+        old: Vec<i64>,
+    },
+    /// Another version becomes the default version. Old versions stay until the next run, because groups still move away from
+    /// them.
+    Move(Target),
 }
 
-/// The version of a target.
+/// The next default version.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum TargetVersion {
-    /// The template has it.
+pub(super) enum Target {
+    /// The template has it, because an earlier run was interrupted.
     Existing(i64),
     /// It is missing.
-    Missing(Box<NewVersion>),
+    New(Box<NewVersion>),
 }
 
 /// A new version.
@@ -93,22 +97,8 @@ pub(super) struct NewVersion {
 /// The reason why a template is left alone, with a remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
-    #[error(
-        "cache `{cache}` has published nothing for {architecture} in this Region. Correct the tags, or build the cache with \
-         `prepull build {cache}`"
-    )]
-    NoPointer {
-        cache: CacheName,
-        architecture: Architecture,
-    },
-    #[error(
-        "cache `{cache}` has no stable snapshot for {architecture} in this Region. Promote one with `prepull promote {cache}`, \
-         or add the Region to `copy_to_regions` of the cache"
-    )]
-    NoSnapshot {
-        cache: CacheName,
-        architecture: Architecture,
-    },
+    #[error(transparent)]
+    Unpublished(#[from] Unpublished),
     #[error(
         "the default version {0} is missing in the answer of EC2. Run the command again, or choose another default version"
     )]
@@ -133,14 +123,8 @@ pub(super) enum Refusal {
         tag: Architecture,
         image: Architecture,
     },
-    #[error(
-        "the image of the template has Bottlerocket {release}, and the snapshot needs {needed} or newer. Change the image in a \
-         new default version"
-    )]
-    OldBottlerocket {
-        release: BottlerocketVersion,
-        needed: BottlerocketVersion,
-    },
+    #[error("the image of the template {0}. Change the image in a new default version")]
+    OldBottlerocket(#[from] OldRelease),
 }
 
 /// Returns the description of an own version.
@@ -200,102 +184,62 @@ impl Template {
         image: &Image,
         new_volume: &Result<NewVolume, String>,
     ) -> Result<Plan, Refusal> {
-        let (cache, architecture) = (&opt_in.cache, opt_in.architecture);
-        let pointer = pointer.ok_or_else(|| Refusal::NoPointer {
-            cache: cache.clone(),
-            architecture,
-        })?;
-        let stable = pointer.stable.as_ref().ok_or_else(|| Refusal::NoSnapshot {
-            cache: cache.clone(),
-            architecture,
-        })?;
-        check_image(image, architecture, stable)?;
+        let snapshot = opt_in.snapshot(pointer)?;
+        check_image(image, opt_in.architecture, snapshot)?;
         let default = self.default_version()?;
-        let wanted = with_snapshot(&default.data, stable, new_volume)?;
-        let has_stable = snapshot_of(&default.data).as_ref() == Some(&stable.snapshot_id)
-            && changes(&default.data, &wanted).iter().all(|change| {
-                change.field == "Encrypted" && change.from.as_deref() == Some("true")
-            });
-        let number = if has_stable {
-            // A person may have created the default version.
-            Some(default.number)
+        let wanted = with_snapshot(&default.data, snapshot, new_volume)?;
+        let fields = changes(&default.data, &wanted);
+        // A person may have created the default version. The encryption of the snapshot changes nothing.
+        let has_snapshot = fields
+            .iter()
+            .all(|change| change.field == "Encrypted" && change.from.as_deref() == Some("true"));
+        let step = if has_snapshot && !self.latest_differs(&snapshot.snapshot_id) {
+            Step::Keep {
+                old: self.old_versions(pointer),
+            }
         } else {
-            self.own_version(&wanted, &stable.snapshot_id, 0)
-        };
-        let base = if has_stable { &default.data } else { &wanted };
-        let candidate = pointer
-            .candidate
-            .as_ref()
-            .filter(|candidate| candidate.snapshot_id != stable.snapshot_id)
-            .filter(|candidate| check_image(image, architecture, candidate).is_ok())
-            .map(|candidate| {
-                let wanted = with_snapshot(base, candidate, new_volume)?;
-                // `$Latest` is the candidate, so its version follows the one with the stable snapshot.
-                let existing = number
-                    .and_then(|number| self.own_version(&wanted, &candidate.snapshot_id, number));
-                Ok(self.target(candidate, wanted, existing, default))
+            Step::Move(match self.interrupted(&wanted, &snapshot.snapshot_id) {
+                Some(number) => Target::Existing(number),
+                None => Target::New(Box::new(NewVersion {
+                    source: default.number,
+                    data: wanted,
+                    fields,
+                })),
             })
-            .transpose()?;
-        let stable = self.target(stable, wanted, number, default);
-        let prune = self.prune(pointer, &stable, candidate.as_ref());
+        };
         Ok(Plan {
-            stable,
-            candidate,
-            prune,
+            snapshot: snapshot.clone(),
+            step,
         })
     }
 
-    fn target(
-        &self,
-        snapshot: &PublishedSnapshot,
-        data: ResponseLaunchTemplateData,
-        existing: Option<i64>,
-        default: &Version,
-    ) -> Target {
-        let version = match existing {
-            Some(number) => TargetVersion::Existing(number),
-            None => TargetVersion::Missing(Box::new(NewVersion {
-                source: self.default,
-                fields: changes(&default.data, &data),
-                data,
-            })),
-        };
-        Target {
-            snapshot: snapshot.snapshot_id.clone(),
-            version,
-        }
-    }
-
-    /// Returns the newest own version above `after` with exactly these parameters.
-    fn own_version(
-        &self,
-        data: &ResponseLaunchTemplateData,
-        snapshot: &SnapshotId,
-        after: i64,
-    ) -> Option<i64> {
-        let own = self.versions.iter().filter(|version| {
-            version.number > after
-                && version.own.as_ref() == Some(snapshot)
-                && difference::first(data, &version.data).is_none()
-        });
-        own.map(|version| version.number).max()
-    }
-
-    /// Returns the own versions that nobody needs: those of snapshots that the pointer no longer refers to, and older ones of
-    /// the candidate. A roll-back uses the version of the previous snapshot again.
-    fn prune(&self, pointer: &Pointer, stable: &Target, candidate: Option<&Target>) -> Vec<i64> {
-        let held: BTreeSet<_> = pointer.held().map(|held| &held.snapshot_id).collect();
-        let is_target = |target: &Target, version: &Version| matches!(target.version, TargetVersion::Existing(number) if number == version.number);
-        let is_needed = |version: &Version, own: &SnapshotId| {
-            let is_old_candidate = candidate
-                .is_some_and(|target| target.snapshot == *own && !is_target(target, version));
-            is_target(stable, version) || (held.contains(own) && !is_old_candidate)
-        };
-        let pruned = self.versions.iter().filter(|version| {
+    /// Returns whether an own version above the default version has another snapshot, for example after an interrupted run or if
+    /// a person set another default version. A group with `$Latest` and Terraform's provider use the newest version.
+    fn latest_differs(&self, snapshot: &SnapshotId) -> bool {
+        self.versions.iter().any(|version| {
             let own = version.own.as_ref();
-            own.is_some_and(|own| !is_needed(version, own))
+            version.number > self.default && own.is_some_and(|own| own != snapshot)
+        })
+    }
+
+    /// Returns the newest version if it is the one that this run would create.
+    fn interrupted(&self, data: &ResponseLaunchTemplateData, snapshot: &SnapshotId) -> Option<i64> {
+        let newest = self.versions.iter().max_by_key(|version| version.number)?;
+        let is_equal = newest.own.as_ref() == Some(snapshot)
+            && difference::first(data, &newest.data).is_none();
+        is_equal.then_some(newest.number)
+    }
+
+    /// Returns the own versions of snapshots that the pointer no longer refers to. The version of the previous snapshot stays for
+    /// groups that have its number.
+    fn old_versions(&self, pointer: Option<&Pointer>) -> Vec<i64> {
+        let held = pointer.into_iter().flat_map(Pointer::held);
+        let held: BTreeSet<_> = held.map(|held| &held.snapshot_id).collect();
+        let old = self.versions.iter().filter(|version| {
+            let own = version.own.as_ref();
+            version.number != self.default && own.is_some_and(|own| !held.contains(own))
         });
-        pruned.map(|version| version.number).collect()
+        old.map(|version| version.number).collect()
     }
 }
 
@@ -309,15 +253,10 @@ fn check_image(
     {
         return Err(Refusal::Architecture { tag, image });
     }
-    match &image.release {
-        Some(release) if *release < snapshot.bottlerocket_version => {
-            Err(Refusal::OldBottlerocket {
-                release: release.clone(),
-                needed: snapshot.bottlerocket_version.clone(),
-            })
-        }
-        _ => Ok(()),
+    if let Some(release) = &image.release {
+        release.check_snapshot(&snapshot.bottlerocket_version)?;
     }
+    Ok(())
 }
 
 /// Returns `data` with the snapshot at the data volume. All other parameters stay.
@@ -393,14 +332,7 @@ fn number(setting: u32) -> i32 {
 
 /// Returns the changes of the data volume.
 fn changes(from: &ResponseLaunchTemplateData, to: &ResponseLaunchTemplateData) -> Vec<FieldChange> {
-    let (from, to) = (data_volume(from), data_volume(to));
-    let differences = difference::of_volumes(from, to).into_iter();
-    let change = |difference: Difference| FieldChange {
-        field: difference.field,
-        from: difference.expected,
-        to: difference.found.unwrap_or_else(|| "none".to_owned()),
-    };
-    differences.map(change).collect()
+    difference::of_volumes(data_volume(from), data_volume(to))
 }
 
 /// Whether EBS loads the volume of the default version block by block at its first reads.

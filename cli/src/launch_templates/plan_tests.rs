@@ -110,98 +110,103 @@ fn size_of(data: &ResponseLaunchTemplateData) -> Option<i32> {
     data_volume(data)?.volume_size()
 }
 
-fn new_data(target: &Target) -> &ResponseLaunchTemplateData {
-    match &target.version {
-        TargetVersion::Missing(new) => &new.data,
-        TargetVersion::Existing(number) => panic!("version {number} is not new"),
+fn new_version(plan: &Plan) -> &NewVersion {
+    match &plan.step {
+        Step::Move(Target::New(new)) => new,
+        other => panic!("no version is new: {other:?}"),
     }
 }
 
-/// Describes a plan: the versions of the stable snapshot and of the candidate, and the pruned ones.
+/// Describes a plan: the next default version, or the old versions.
 fn shown(plan: &Plan) -> String {
-    let version = |target: &Target| match target.version {
-        TargetVersion::Existing(number) => number.to_string(),
-        TargetVersion::Missing(_) => "new".to_owned(),
-    };
-    let candidate = plan.candidate.as_ref().map_or("-".to_owned(), version);
-    format!("{} {candidate} {:?}", version(&plan.stable), plan.prune)
+    match &plan.step {
+        Step::Keep { old } => format!("keep, old {old:?}"),
+        Step::Move(Target::Existing(number)) => number.to_string(),
+        Step::Move(Target::New(_)) => "new".to_owned(),
+    }
 }
 
 #[test]
 fn plan_depends_on_pointer_and_versions() {
     type Case<'a> = (&'a str, (&'a [&'a str], i64, &'a [i64]), Pointer, &'a str);
-    let cases: [Case; 12] = [
+    let cases: [Case; 13] = [
         (
             "nothing to do",
             (&[A], 1, &[]),
             pointer(Some(A), None, None),
-            "1 - []",
+            "keep, old []",
         ),
         (
             "first snapshot",
             (&[A], 1, &[]),
             pointer(Some(B), None, None),
-            "new - []",
+            "new",
         ),
         (
-            "candidate only",
+            "a candidate is not written",
             (&[A], 1, &[]),
             pointer(Some(A), None, Some(B)),
-            "1 new []",
-        ),
-        (
-            "candidate again",
-            (&[A, B], 1, &[2]),
-            pointer(Some(A), None, Some(B)),
-            "1 2 []",
+            "keep, old []",
         ),
         (
             "promotion",
-            (&[A, B], 1, &[2]),
-            pointer(Some(B), Some(A), None),
-            "2 - []",
+            (&[A, B], 2, &[1, 2]),
+            pointer(Some(C), Some(B), None),
+            "new",
         ),
         (
-            "previous version stays",
-            (&[A, B, C], 2, &[1, 2, 3]),
+            "after the promotion",
+            (&[A, B, C], 3, &[1, 2, 3]),
             pointer(Some(C), Some(B), None),
-            "3 - [1]",
+            "keep, old [1]",
         ),
         (
             "version of a person stays",
-            (&[A, B, C], 2, &[2, 3]),
+            (&[A, B, C], 3, &[2, 3]),
             pointer(Some(C), Some(B), None),
-            "3 - []",
+            "keep, old []",
         ),
         (
-            "roll-back uses the previous version",
+            "interrupted promotion",
+            (&[A, B], 1, &[1, 2]),
+            pointer(Some(B), Some(A), None),
+            "2",
+        ),
+        (
+            "roll-back needs the newest version",
             (&[A, B], 2, &[1, 2]),
             pointer(Some(A), None, None),
-            "1 - [2]",
+            "new",
         ),
         (
-            "rejected candidate",
+            "after the roll-back",
+            (&[A, B, A], 3, &[1, 2, 3]),
+            pointer(Some(A), None, None),
+            "keep, old [2]",
+        ),
+        (
+            "roll-back after an interrupted promotion",
             (&[A, B], 1, &[1, 2]),
             pointer(Some(A), None, None),
-            "1 - [2]",
+            "new",
         ),
         (
-            "next candidate",
+            "newer version of a person",
+            (&[A, B], 1, &[1]),
+            pointer(Some(A), None, None),
+            "keep, old []",
+        ),
+        (
+            "person returned to an older version",
             (&[A, B], 1, &[1, 2]),
-            pointer(Some(A), None, Some(C)),
-            "1 new [2]",
-        ),
-        (
-            "candidate below the stable version",
-            (&[B, A], 2, &[1, 2]),
             pointer(Some(A), None, Some(B)),
-            "2 new [1]",
+            "new",
         ),
         (
             "snapshots of nobody",
             (&[A, B, C, D], 4, &[1, 2, 3, 4]),
             pointer(Some(D), None, None),
-            "4 - [1, 2, 3]",
+            "keep, old [1, 2, 3]",
         ),
     ];
     for (name, (snapshots, default, own), pointer, expected) in cases {
@@ -212,15 +217,39 @@ fn plan_depends_on_pointer_and_versions() {
 }
 
 #[test]
-fn version_of_changed_default_is_not_used_again() {
-    // A person changed the instance type in version 3 and made it the default version.
-    let mut template = template(&[A, B, A], 3, &[2]);
-    template.versions[2].data.instance_type = Some(InstanceType::M7iLarge);
-    let plan = plan(&template, &pointer(Some(A), None, Some(B))).expect("a plan");
-    assert_eq!(shown(&plan), "3 new [2]");
-    let candidate = plan.candidate.expect("the pointer has one");
-    let new = new_data(&candidate);
-    assert_eq!(new.instance_type, Some(InstanceType::M7iLarge));
+fn channel_selects_the_snapshot() {
+    let candidate = OptIn {
+        channel: Channel::Candidate,
+        ..opt_in()
+    };
+    let unknown = Err("it is a test".to_owned());
+    let plan_of = |opt_in: &OptIn, pointer: &Pointer| {
+        let template = template(&[A, B], 2, &[2]);
+        template.plan(opt_in, Some(pointer), &Image::default(), &unknown)
+    };
+    for (pointer, stable, canary) in [
+        (pointer(Some(A), None, Some(B)), "new", "keep, old []"),
+        // Without a candidate, both channels have the stable snapshot.
+        (pointer(Some(A), None, None), "new", "new"),
+        (pointer(Some(B), None, None), "keep, old []", "keep, old []"),
+    ] {
+        let shown_of = |opt_in: &OptIn| shown(&plan_of(opt_in, &pointer).expect("a plan"));
+        assert_eq!(shown_of(&opt_in()), stable);
+        assert_eq!(shown_of(&candidate), canary);
+    }
+}
+
+#[test]
+fn interrupted_version_of_another_default_is_not_used() {
+    // A person changed the instance type in version 2 and made it the default version.
+    let mut template = template(&[A, A, B], 2, &[3]);
+    template.versions[1].data.instance_type = Some(InstanceType::M7iLarge);
+    let plan = plan(&template, &pointer(Some(B), None, None)).expect("a plan");
+    let new = new_version(&plan);
+    assert_eq!(
+        (new.source, new.data.instance_type.clone()),
+        (2, Some(InstanceType::M7iLarge))
+    );
 }
 
 #[test]
@@ -242,10 +271,8 @@ fn new_version_keeps_all_other_fields() {
     let template = single(data(Some(given)));
     let plan = plan(&template, &pointer(Some(A), None, None)).expect("a plan");
     // Without a key, EC2 takes the encryption from the snapshot.
-    assert_eq!(new_data(&plan.stable), &data(Some(volume(Some(A)))));
-    let TargetVersion::Missing(new) = plan.stable.version else {
-        panic!("the version is new");
-    };
+    let new = new_version(&plan);
+    assert_eq!(new.data, data(Some(volume(Some(A)))));
     let fields: Vec<_> = new.fields.iter().map(FieldChange::to_string).collect();
     assert_eq!(
         fields,
@@ -261,7 +288,7 @@ fn key_of_the_user_stays_with_its_encryption() {
     let mut given = volume(None);
     given.kms_key_id = Some("alias/web".to_owned());
     let plan = plan(&single(data(Some(given))), &pointer(Some(A), None, None)).expect("a plan");
-    let volume = data_volume(new_data(&plan.stable)).expect("a data volume");
+    let volume = data_volume(&new_version(&plan).data).expect("a data volume");
     assert_eq!(volume.kms_key_id(), Some("alias/web"));
     assert_eq!(volume.encrypted(), Some(true));
 }
@@ -272,13 +299,17 @@ fn volume_is_at_least_as_large_as_the_snapshot() {
         let mut small = volume(Some(B));
         small.volume_size = given;
         let plan = plan(&single(data(Some(small))), &pointer(Some(A), None, None)).expect("a plan");
-        assert_eq!(size_of(new_data(&plan.stable)), Some(expected), "{given:?}");
+        assert_eq!(
+            size_of(&new_version(&plan).data),
+            Some(expected),
+            "{given:?}"
+        );
     }
     // The snapshot is right, but no node would start.
     let mut small = volume(Some(A));
     small.volume_size = Some(20);
     let plan = plan(&single(data(Some(small))), &pointer(Some(A), None, None)).expect("a plan");
-    assert_eq!(shown(&plan), "new - []");
+    assert_eq!(shown(&plan), "new");
 }
 
 #[test]
@@ -287,10 +318,10 @@ fn default_version_with_its_own_encryption_is_up_to_date() {
     encrypted.encrypted = Some(true);
     let pointer = pointer(Some(A), None, None);
     let plan_of = |volume| plan(&single(data(Some(volume))), &pointer).expect("a plan");
-    assert_eq!(shown(&plan_of(encrypted.clone())), "1 - []");
+    assert_eq!(shown(&plan_of(encrypted.clone())), "keep, old []");
     // No node starts from an encrypted snapshot with this.
     encrypted.encrypted = Some(false);
-    assert_eq!(shown(&plan_of(encrypted)), "new - []");
+    assert_eq!(shown(&plan_of(encrypted)), "new");
 }
 
 #[test]
@@ -304,7 +335,7 @@ fn template_without_data_volume_gets_one() {
     let pointer = pointer(Some(A), None, None);
     let plan = template.plan(&opt_in(), Some(&pointer), &Image::default(), &settings);
     let plan = plan.expect("a plan");
-    let new = new_data(&plan.stable);
+    let new = &new_version(&plan).data;
     assert_eq!(new.block_device_mappings().len(), 2);
     let volume = data_volume(new).expect("a data volume");
     assert_eq!(volume.volume_type(), Some(&VolumeType::Gp3));
@@ -315,12 +346,8 @@ fn template_without_data_volume_gets_one() {
     // A template without any parameters works, too.
     let empty = single(ResponseLaunchTemplateData::builder().build());
     let plan = empty.plan(&opt_in(), Some(&pointer), &Image::default(), &settings);
-    assert_eq!(
-        new_data(&plan.expect("a plan").stable)
-            .block_device_mappings()
-            .len(),
-        1
-    );
+    let plan = plan.expect("a plan");
+    assert_eq!(new_version(&plan).data.block_device_mappings().len(), 1);
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub use build::stage::Stage;
 pub use cache::builder_settings::{BuilderSettings, MirrorEndpoint};
 pub use cache::config::{CacheConfig, CacheName, InvalidConfig, Promotion};
 pub use cache::image::{Digest, ImageReference};
-pub use cache::variant::{BottlerocketVersion, Variant};
+pub use cache::variant::{BottlerocketVersion, OldRelease, Variant};
 pub use cache::verification::{VerificationConfig, VerificationLevel};
 pub use ids::{
     AccountId, AmiId, InstanceId, LaunchTemplateId, RegionName, SecurityGroupId, SnapshotId,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use prepull_domain::{Architecture, CacheName};
+use prepull_domain::{Architecture, CacheName, Pointer, PublishedSnapshot};
 use serde::Serialize;
 
 /// Prefix of all annotations.
@@ -122,6 +122,35 @@ pub struct OptIn {
     pub ring: Option<Ring>,
 }
 
+/// The channel of an opt-in has no snapshot in the Region.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unpublished {
+    /// The cache has no pointer for the architecture.
+    #[error(
+        "cache `{cache}` has published nothing for {architecture} in this Region. Correct `{CACHE}` and `{ARCHITECTURE}`, or \
+         build the cache with `prepull build {cache}`"
+    )]
+    NoPointer {
+        /// The cache.
+        cache: CacheName,
+        /// The architecture.
+        architecture: Architecture,
+    },
+    /// The pointer has no snapshot for the channel.
+    #[error(
+        "cache `{cache}` has no {channel} snapshot for {architecture} in this Region. Promote one with `prepull promote \
+         {cache}`, or add the Region to `copy_to_regions` of the cache"
+    )]
+    NoSnapshot {
+        /// The cache.
+        cache: CacheName,
+        /// The architecture.
+        architecture: Architecture,
+        /// The channel.
+        channel: Channel,
+    },
+}
+
 /// An annotation that prevents a sync of its class.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
@@ -200,13 +229,47 @@ impl OptIn {
     }
 }
 
+impl OptIn {
+    /// Returns the snapshot of the channel. `pointer` is the pointer of the cache and the architecture in the Region, or `None`
+    /// if there is none.
+    ///
+    /// # Errors
+    /// [`Unpublished`] if the channel has no snapshot.
+    pub fn snapshot<'a>(
+        &self,
+        pointer: Option<&'a Pointer>,
+    ) -> Result<&'a PublishedSnapshot, Unpublished> {
+        let (cache, architecture) = (self.cache.clone(), self.architecture);
+        let Some(pointer) = pointer else {
+            return Err(Unpublished::NoPointer {
+                cache,
+                architecture,
+            });
+        };
+        let snapshot = match self.channel {
+            Channel::Stable => pointer.stable.as_ref(),
+            Channel::Candidate => pointer.canary(),
+        };
+        snapshot.ok_or(Unpublished::NoSnapshot {
+            cache,
+            architecture,
+            channel: self.channel,
+        })
+    }
+}
+
+/// Returns whether a run for `ring`, or for all rings, includes a class with these annotations. A run for one ring does not
+/// report problems of the others.
+#[must_use]
+pub fn is_in_ring(annotations: &BTreeMap<String, String>, ring: Option<&Ring>) -> bool {
+    ring.is_none_or(|wanted| annotations.get(RING) == Some(&wanted.0))
+}
+
 /// Parses the annotation [`RING`].
 ///
 /// # Errors
 /// If its value is not a ring.
-pub(crate) fn ring(
-    annotations: &BTreeMap<String, String>,
-) -> Result<Option<Ring>, InvalidAnnotation> {
+fn ring(annotations: &BTreeMap<String, String>) -> Result<Option<Ring>, InvalidAnnotation> {
     let expected = format!("1 to {MAX_RING} printable characters");
     annotations
         .get(RING)

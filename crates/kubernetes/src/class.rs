@@ -76,10 +76,7 @@ impl Listed {
     pub fn parse(object: &DynamicObject, ring: Option<&Ring>) -> Option<Self> {
         let name = object.metadata.name.clone().unwrap_or_default();
         let annotations = object.metadata.annotations.clone().unwrap_or_default();
-        // A sync of one ring does not report problems of the others.
-        if let Some(ring) = ring
-            && annotations::ring(&annotations).ok().flatten().as_ref() != Some(ring)
-        {
+        if !annotations::is_in_ring(&annotations, ring) {
             return None;
         }
         match OptIn::parse(&annotations) {

@@ -44,7 +44,7 @@ mod observe;
 mod plan;
 mod quantity;
 
-pub use annotations::{Channel, InvalidAnnotation, OptIn, Ring};
+pub use annotations::{Channel, InvalidAnnotation, OptIn, Ring, Unpublished};
 pub use apply::{Outcome, Patience, apply};
 pub use change::{Change, ChangeKind, FieldChange};
 pub use class::{Listed, NodeClass, Readiness};

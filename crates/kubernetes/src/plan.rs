@@ -2,10 +2,10 @@
 
 use jiff::{SignedDuration, Timestamp};
 use prepull_domain::names::DATA_DEVICE;
-use prepull_domain::{Architecture, BottlerocketVersion, CacheName, GiB, Pointer, SnapshotId};
+use prepull_domain::{BottlerocketVersion, GiB, OldRelease, Pointer, SnapshotId};
 use serde_json::Value;
 
-use crate::annotations::{Channel, REVERTED_SNAPSHOT};
+use crate::annotations::{REVERTED_SNAPSHOT, Unpublished};
 use crate::change::{Change, ChangeKind};
 use crate::class::{NodeClass, Readiness};
 use crate::quantity;
@@ -53,30 +53,9 @@ pub enum Plan {
 /// The reason why a class is left alone, with a remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The cache has no pointer for the architecture.
-    #[error(
-        "cache `{cache}` has published nothing for {architecture} in this Region. Correct the annotations, or build the cache \
-         with `prepull build {cache}`"
-    )]
-    NoPointer {
-        /// The cache.
-        cache: CacheName,
-        /// The architecture.
-        architecture: Architecture,
-    },
-    /// The pointer has no snapshot for the channel in this Region.
-    #[error(
-        "cache `{cache}` has no {channel} snapshot for {architecture} in this Region. Promote one with `prepull promote \
-         {cache}`, or add the Region to `copy_to_regions` of the cache"
-    )]
-    NoSnapshot {
-        /// The cache.
-        cache: CacheName,
-        /// The architecture.
-        architecture: Architecture,
-        /// The channel.
-        channel: Channel,
-    },
+    /// The channel has no snapshot in this Region.
+    #[error(transparent)]
+    Unpublished(#[from] Unpublished),
     /// The class has no data volume.
     #[error(
         "the node class has no volume at {DATA_DEVICE}. Add it to `blockDeviceMappings`, as `prepull nodeclass` prints it"
@@ -102,16 +81,9 @@ pub enum Refusal {
         /// The family.
         family: String,
     },
-    /// Nodes run an older release than the builder of the snapshot. The older kernel may not mount the file system.
-    #[error(
-        "the node class has Bottlerocket {release}, and the snapshot needs {needed} or newer. Change it in `amiSelectorTerms`"
-    )]
-    OldBottlerocket {
-        /// Oldest release of the node class.
-        release: BottlerocketVersion,
-        /// Release of the builder.
-        needed: BottlerocketVersion,
-    },
+    /// Nodes run an older release than the builder of the snapshot.
+    #[error("the node class {0}. Change it in `amiSelectorTerms`")]
+    OldBottlerocket(#[from] OldRelease),
     /// The volume must not be encrypted.
     #[error(
         "the node class has `encrypted: false` at {DATA_DEVICE}, but the snapshot is encrypted, so no node would start. Remove \
@@ -158,20 +130,7 @@ fn decide(class: &NodeClass, pointer: Option<&Pointer>, timing: Timing) -> Resul
     if class.deleting {
         return Ok(Plan::Deleting);
     }
-    let opt_in = &class.opt_in;
-    let pointer = pointer.ok_or_else(|| Refusal::NoPointer {
-        cache: opt_in.cache.clone(),
-        architecture: opt_in.architecture,
-    })?;
-    let wanted = match opt_in.channel {
-        Channel::Stable => pointer.stable.as_ref(),
-        Channel::Candidate => pointer.canary(),
-    }
-    .ok_or_else(|| Refusal::NoSnapshot {
-        cache: opt_in.cache.clone(),
-        architecture: opt_in.architecture,
-        channel: opt_in.channel,
-    })?;
+    let wanted = class.opt_in.snapshot(pointer)?;
     check_nodes_use_the_snapshot(class, &wanted.bottlerocket_version)?;
     let (index, mapping) = data_volume(class)?;
     if mapping["ebs"]["encrypted"] == false {
@@ -186,7 +145,8 @@ fn decide(class: &NodeClass, pointer: Option<&Pointer>, timing: Timing) -> Resul
             readiness: class.readiness.clone(),
         });
     }
-    let kind = if current.is_some_and(|current| pointer.is_rejected(&current)) {
+    let is_rejected = |current| pointer.is_some_and(|pointer| pointer.is_rejected(&current));
+    let kind = if current.is_some_and(is_rejected) {
         ChangeKind::RollBack
     } else {
         ChangeKind::Update
@@ -230,13 +190,10 @@ fn check_nodes_use_the_snapshot(
             family: family.to_owned(),
         });
     }
-    match class.oldest_release() {
-        Some(release) if release < *needed => Err(Refusal::OldBottlerocket {
-            release,
-            needed: needed.clone(),
-        }),
-        _ => Ok(()),
+    if let Some(release) = class.oldest_release() {
+        release.check_snapshot(needed)?;
     }
+    Ok(())
 }
 
 /// Returns the index and the mapping of the data volume.

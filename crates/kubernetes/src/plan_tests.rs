@@ -438,8 +438,8 @@ fn unusable_class_is_refused_with_a_remedy() {
         ),
         (
             plan(&class(&object()), None, at_once()),
-            "cache `web` has published nothing for x86_64 in this Region. Correct the annotations, or build the cache with \
-             `prepull build web`",
+            "cache `web` has published nothing for x86_64 in this Region. Correct `prepull/cache` and `prepull/architecture`, \
+             or build the cache with `prepull build web`",
         ),
         (
             plan(&class(&object()), Some(&Pointer::initial(None)), at_once()),

@@ -42,7 +42,7 @@ locals {
   parameters    = [for cache in var.caches : "arn:${local.partition}:ssm:${local.region}:${local.account}:parameter/prepull/${cache}/*"]
   consumer_name = var.consumer_name != null ? var.consumer_name : local.cluster_name
 
-  # EC2 has no resource-level permissions for its Describe actions. The other actions allow the condition on the tag.
+  # EC2 has no resource-level permissions for its Describe actions, and EKS has none for ListClusters. The other actions allow the condition on the tag.
   # Creating a version launches nothing, so it needs neither `ec2:RunInstances` nor `iam:PassRole`.
   #
   # Source: EC2 user guide, "IAM permissions required for Amazon EC2 launch templates".
@@ -50,8 +50,15 @@ locals {
     {
       Sid      = "ReadLaunchTemplates"
       Effect   = "Allow"
-      Action   = ["ec2:DescribeImages", "ec2:DescribeLaunchTemplateVersions", "ec2:DescribeLaunchTemplates"]
+      Action   = ["ec2:DescribeImages", "ec2:DescribeInstances", "ec2:DescribeLaunchTemplateVersions", "ec2:DescribeLaunchTemplates", "eks:ListClusters"]
       Resource = ["*"]
+    },
+    # Instances and node groups keep the versions that they use.
+    {
+      Sid      = "ReadNodeGroups"
+      Effect   = "Allow"
+      Action   = ["eks:DescribeNodegroup", "eks:ListNodegroups"]
+      Resource = [for kind in ["cluster/*", "nodegroup/*"] : "arn:${local.partition}:eks:${local.region}:${local.account}:${kind}"]
     },
     {
       Sid       = "UpdateLaunchTemplates"

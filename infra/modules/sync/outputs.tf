@@ -13,6 +13,11 @@ output "role_arn" {
   }
 
   precondition {
+    condition     = !var.launch_templates || (local.has_pod_role && local.is_in_same_account)
+    error_message = "launch_templates has no effect without a role for pods in the account of prepull: `prepull templates` reads pointers and changes launch templates there. Set caches and cluster_name without target_role_arn, or remove launch_templates."
+  }
+
+  precondition {
     condition     = var.target_role_arn == null || var.consumer_name == null
     error_message = "consumer_name has no effect beside target_role_arn: the target role has the names of its clusters. Set the name as a key of consumers in the account of prepull."
   }

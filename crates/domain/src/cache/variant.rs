@@ -159,6 +159,14 @@ impl FromStr for BottlerocketVersion {
     }
 }
 
+/// Nodes run an older release than the builder of a snapshot. Their older kernel may not mount its file system.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("has Bottlerocket {release}, and the snapshot needs {needed} or newer")]
+pub struct OldRelease {
+    release: BottlerocketVersion,
+    needed: BottlerocketVersion,
+}
+
 /// A release on which every build fails.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("Bottlerocket {version} cannot be used: {reason}. Set `bottlerocket_version` to {instead}")]
@@ -191,6 +199,20 @@ impl BottlerocketVersion {
     /// Returns major, minor and patch.
     pub(crate) fn numbers(&self) -> [u16; 3] {
         [self.major, self.minor, self.patch]
+    }
+
+    /// Checks that nodes of the release can use a snapshot whose builder had the release `needed`.
+    ///
+    /// # Errors
+    /// If the release is older than the builder's.
+    pub fn check_snapshot(&self, needed: &Self) -> Result<(), OldRelease> {
+        if self < needed {
+            return Err(OldRelease {
+                release: self.clone(),
+                needed: needed.clone(),
+            });
+        }
+        Ok(())
     }
 
     /// Checks that builds can work on the release.
@@ -242,6 +264,20 @@ mod tests {
         for name in ["aws-k8s-1.28", "aws-k8s-1.33", "aws-k8s-1.33-fips"] {
             assert_eq!(name.parse::<Variant>().unwrap().to_string(), name);
         }
+    }
+
+    #[test]
+    fn nodes_need_the_release_of_the_builder_or_a_newer_one() {
+        let release = |text: &str| text.parse::<BottlerocketVersion>().unwrap();
+        let builder = release("1.57.0");
+        for nodes in ["1.57.0", "1.57.1", "1.100.0-0a1b2c3d"] {
+            assert_eq!(release(nodes).check_snapshot(&builder), Ok(()), "{nodes}");
+        }
+        let refusal = release("1.56.3").check_snapshot(&builder).unwrap_err();
+        assert_eq!(
+            refusal.to_string(),
+            "has Bottlerocket 1.56.3, and the snapshot needs 1.57.0 or newer"
+        );
     }
 
     #[test]

@@ -64,6 +64,16 @@ run "role_changes_only_launch_templates_of_its_caches" {
   }
 
   assert {
+    condition = [for statement in jsondecode(aws_iam_role_policy.pods[0].policy).Statement : statement if try(statement.Sid, "") == "ReadNodeGroups"] == [jsondecode(jsonencode({
+      Sid      = "ReadNodeGroups"
+      Effect   = "Allow"
+      Action   = ["eks:DescribeNodegroup", "eks:ListNodegroups"]
+      Resource = ["arn:aws:eks:eu-west-1:123456789012:cluster/*", "arn:aws:eks:eu-west-1:123456789012:nodegroup/*"]
+    }))]
+    error_message = aws_iam_role_policy.pods[0].policy
+  }
+
+  assert {
     condition = [for statement in jsondecode(aws_iam_role_policy.pods[0].policy).Statement : statement if try(statement.Sid, "") == "UpdateLaunchTemplates"] == [jsondecode(jsonencode({
       Sid       = "UpdateLaunchTemplates"
       Effect    = "Allow"
@@ -348,6 +358,30 @@ run "consumer_name_beside_a_target_role_is_refused" {
     cluster_name    = "production"
     consumer_name   = "production-eu"
     target_role_arn = "arn:aws:iam::210987654321:role/prepull-sync-other-accounts-eu-west-1"
+  }
+
+  expect_failures = [output.role_arn]
+}
+
+run "launch_templates_beside_a_target_role_are_refused" {
+  command = plan
+
+  variables {
+    cluster_name     = "production"
+    launch_templates = true
+    target_role_arn  = "arn:aws:iam::210987654321:role/prepull-sync-other-accounts-eu-west-1"
+  }
+
+  expect_failures = [output.role_arn]
+}
+
+run "launch_templates_without_a_cluster_are_refused" {
+  command = plan
+
+  variables {
+    caches           = ["web"]
+    consumers        = { production = "arn:aws:eks:eu-west-1:210987654321:cluster/production" }
+    launch_templates = true
   }
 
   expect_failures = [output.role_arn]
