@@ -123,14 +123,7 @@ impl Template {
     }
 
     fn rules(&self) -> Vec<Rule> {
-        let (list, read, create, modify, delete, instances) = (
-            self.clone(),
-            self.clone(),
-            self.clone(),
-            self.clone(),
-            self.clone(),
-            self.clone(),
-        );
+        let [list, read, create, modify, delete, instances] = [(); 6].map(|()| self.clone());
         vec![
             mock!(ec2::Client::describe_launch_templates).then_output(move || {
                 list.with(|state| {

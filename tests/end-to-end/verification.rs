@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
+use futures::{StreamExt as _, stream};
 use prepull_aws::{parameters, snapshots};
 use prepull_domain::build::payload::{Base, SnapshotState};
 use prepull_domain::{VerificationLevel, names};
@@ -54,10 +55,10 @@ pub async fn records_are_verified_on_two_releases(fixture: Arc<Fixture>) -> Resu
 /// The latest release of the local cloud, and an older one.
 const RELEASES: [&str; 2] = ["1.56.0", "1.57.0"];
 
-/// Damages the next snapshot.
-async fn damage(fixture: &Fixture, kind: &str) -> Result<()> {
+/// Damages the next snapshot of a cache.
+async fn damage(fixture: &Fixture, cache: &str, kind: &str) -> Result<()> {
     let damage = json!({"snapshot_damages": 1, "snapshot_damage": kind});
-    fixture.world.cloud.set(damage).await
+    fixture.world.cloud.set_for(cache, damage).await
 }
 
 /// Returns a configuration whose snapshots are verified at `level`.
@@ -68,9 +69,8 @@ async fn verified(fixture: &Fixture, images: &[&str], level: &str) -> Result<Val
 }
 
 pub async fn damaged_snapshots_are_never_published(fixture: Arc<Fixture>) -> Result<()> {
-    let world = &fixture.world;
     // With another snapshotter or without its database, containerd has no image.
-    for (kind, level, words) in [
+    let damages = [
         ("missing-blob", "records", "is missing"),
         ("short-blob", "records", "another size"),
         ("flipped-byte", "full", "other bytes than its digest"),
@@ -85,23 +85,40 @@ pub async fn damaged_snapshots_are_never_published(fixture: Arc<Fixture>) -> Res
         ("other-snapshotter", "records", "is missing"),
         ("dirty-log", "records", "replayed its log"),
         ("unmountable", "records", "does not mount"),
-    ] {
-        let config = verified(&fixture, &[&fixture.api], level).await?;
-        let cache = fixture.cache(&config).await?;
-        damage(&fixture, kind).await?;
-        let outcome = world.build(&cache).await?;
-        ensure_failed(&outcome, "VerifyFailed", &["verify-snapshot", words])
-            .with_context(|| kind.to_owned())?;
-        let pointer = names::pointer_parameter(&cache.parse()?, X86);
-        ensure!(
-            parameters::get(&world.clients, &pointer).await?.is_none(),
-            "{kind}: the damaged snapshot was published"
-        );
-        let left = invariants::remaining_resources(std::slice::from_ref(&world.clients), &cache);
-        let left = left.await?;
-        ensure!(left.is_empty(), "{kind}: {left:?}");
-    }
-    world.nothing_is_left().await
+    ];
+    // A build waits most of the time.
+    let fixture = &fixture;
+    let builds = damages.map(async |(kind, level, words)| {
+        let refused = damaged_snapshot_is_not_published(fixture, kind, level, words);
+        refused.await.with_context(|| kind.to_owned())
+    });
+    let builds = stream::iter(builds).buffer_unordered(3);
+    let results: Vec<Result<()>> = Box::pin(builds.collect()).await;
+    results.into_iter().collect::<Result<()>>()?;
+    fixture.world.nothing_is_left().await
+}
+
+async fn damaged_snapshot_is_not_published(
+    fixture: &Fixture,
+    kind: &str,
+    level: &str,
+    words: &str,
+) -> Result<()> {
+    let world = &fixture.world;
+    let config = verified(fixture, &[&fixture.api], level).await?;
+    let cache = fixture.cache(&config).await?;
+    damage(fixture, &cache, kind).await?;
+    let outcome = world.build(&cache).await?;
+    ensure_failed(&outcome, "VerifyFailed", &["verify-snapshot", words])?;
+    let pointer = names::pointer_parameter(&cache.parse()?, X86);
+    ensure!(
+        parameters::get(&world.clients, &pointer).await?.is_none(),
+        "the damaged snapshot was published"
+    );
+    let left = invariants::remaining_resources(std::slice::from_ref(&world.clients), &cache);
+    let left = left.await?;
+    ensure!(left.is_empty(), "{left:?}");
+    Ok(())
 }
 
 pub async fn damaged_refresh_is_rebuilt_from_an_empty_volume(fixture: Arc<Fixture>) -> Result<()> {
@@ -115,7 +132,7 @@ pub async fn damaged_refresh_is_rebuilt_from_an_empty_volume(fixture: Arc<Fixtur
     let cache = fixture.cache(&config).await?;
     let first = fixture.published(&cache).await?;
     push("verified 2").await?;
-    damage(&fixture, "missing-blob").await?;
+    damage(&fixture, &cache, "missing-blob").await?;
 
     let second = fixture.published(&cache).await?;
     let manifest = world.manifest(&cache, X86, &second).await?;
@@ -151,7 +168,7 @@ pub async fn command_verifies_and_rejects_snapshots(fixture: Arc<Fixture>) -> Re
     let mut config = fixture.config(&[&fixture.api]).await?;
     config["publication"]["promotion"] = json!({"mode": "manual"});
     let cache = fixture.cache(&config).await?;
-    damage(&fixture, "missing-blob").await?;
+    damage(&fixture, &cache, "missing-blob").await?;
     ensure_succeeded(&world.build(&cache).await?)?;
     let candidate = world.pointer(&cache, X86).await?.candidate;
     let damaged = candidate.context("the build has no candidate")?.snapshot_id;

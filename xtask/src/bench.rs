@@ -12,6 +12,7 @@ const END: &str = "<!-- end of benchmark -->";
 
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub struct Options {
     /// Number of runs; one run takes some minutes.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]

@@ -138,11 +138,14 @@ pub fn run(options: &Options) -> Result<()> {
 
 fn lint() -> Result<()> {
     Step::words("cargo fmt", "cargo fmt --all --check").quiet()?;
-    Step::words(
-        "cargo clippy",
-        "cargo clippy --locked --workspace --all-targets -- --deny warnings",
-    )
-    .run()
+    // `cargo clippy` would compile the SDK for itself, which takes ten minutes. As the compiler of a build, clippy uses the SDK
+    // of the tests. `cargo clippy` passes its arguments in the same variable.
+    Step::words("clippy", "cargo build --locked --workspace --all-targets")
+        .envs([
+            ("RUSTC_WORKSPACE_WRAPPER", "clippy-driver"),
+            ("CLIPPY_ARGS", "--deny__CLIPPY_HACKERY__warnings"),
+        ])
+        .run()
 }
 
 fn unit() -> Result<()> {
