@@ -26,8 +26,8 @@ use prepull_aws::ec2::operation::describe_launch_template_versions::DescribeLaun
 use prepull_aws::ec2::operation::describe_launch_templates::DescribeLaunchTemplatesOutput;
 use prepull_aws::ec2::operation::modify_launch_template::ModifyLaunchTemplateOutput;
 use prepull_aws::ec2::types::{
-    Instance, LaunchTemplate, LaunchTemplateBlockDeviceMapping, LaunchTemplateEbsBlockDevice,
-    LaunchTemplateVersion, Reservation, ResponseLaunchTemplateData,
+    Instance, InstanceState, InstanceStateName, LaunchTemplate, LaunchTemplateBlockDeviceMapping,
+    LaunchTemplateEbsBlockDevice, LaunchTemplateVersion, Reservation, ResponseLaunchTemplateData,
 };
 use prepull_aws::tag;
 use prepull_domain::{Decision, Promotion, PublishedSnapshot};
@@ -61,7 +61,7 @@ struct State {
     /// Account whose stable snapshot becomes [`OTHER`] during the next creation.
     promotes: Option<Arc<FakeAws>>,
     /// Versions that running instances have.
-    in_use: Vec<i64>,
+    in_use: Vec<(i64, InstanceStateName)>,
     /// Size that EC2 stores instead of the requested one.
     stored_size: Option<i32>,
 }
@@ -206,9 +206,10 @@ impl Template {
                 .match_requests(|request| request.filters()[0].values() == [ID])
                 .then_output(move || {
                     let versions = instances.with(|state| state.in_use.clone());
-                    let found = versions.iter().map(|version| {
+                    let found = versions.into_iter().map(|(version, state)| {
                         Instance::builder()
                             .instance_id("i-0123456789abcdef0")
+                            .state(InstanceState::builder().name(state).build())
                             .tags(tag("aws:ec2launchtemplate:version", &version.to_string()))
                             .build()
                     });
@@ -384,10 +385,16 @@ async fn old_version_is_deleted_if_nothing_uses_it() {
     assert_eq!((report.exit(), template.shown()), (Exit::Done, all.clone()));
 
     // An instance of an Auto Scaling group has it.
-    template.with(|state| state.in_use = vec![2]);
+    template.with(|state| state.in_use = vec![(2, InstanceStateName::Running)]);
     let report = update(&aws, &[&nothing], "--apply").await;
     assert_eq!((report.exit(), template.shown()), (Exit::Done, all.clone()));
-    template.with(|state| state.in_use = vec![1, 3]);
+    template.with(|state| {
+        state.in_use = vec![
+            (1, InstanceStateName::Running),
+            (2, InstanceStateName::Terminated),
+            (3, InstanceStateName::Running),
+        ];
+    });
 
     // Nobody knows.
     let denied = mock!(aws_sdk_eks::Client::list_clusters)

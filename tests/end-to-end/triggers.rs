@@ -128,7 +128,7 @@ pub async fn early_builder_with_old_settings_is_replaced(fixture: Arc<Fixture>) 
     let published = published.context("no snapshot is published")?;
     let manifest = world.manifest(&cache, X86, &published).await?;
     ensure!(
-        manifest.launched_at > manifest.planned_at && manifest.volume_size == GiB(5),
+        manifest.volume_size == GiB(5),
         "the build used the early builder: {manifest:?}"
     );
     Ok(())

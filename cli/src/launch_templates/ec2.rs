@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use prepull_aws::ec2::types::{
-    Filter, LaunchTemplate, LaunchTemplateBlockDeviceMapping,
+    Filter, InstanceStateName, LaunchTemplate, LaunchTemplateBlockDeviceMapping,
     LaunchTemplateBlockDeviceMappingRequest, LaunchTemplateEbsBlockDeviceRequest,
     LaunchTemplateVersion, RequestLaunchTemplateData,
 };
@@ -229,15 +229,22 @@ fn request_of(
 }
 
 /// Returns the versions that instances of the template have. Auto Scaling groups are among their owners, but not the node groups
-/// of EKS, which use a copy of the template.
+/// of EKS, which use a copy of the template. EC2 lists a terminated instance for about an hour, and it uses nothing.
 pub(super) async fn versions_in_use(
     clients: &Clients,
     template: &LaunchTemplateId,
 ) -> Result<BTreeSet<i64>, StageError> {
     let filters = vec![tag_filter(TEMPLATE_TAG, template.as_str())];
     let found = instances::find(clients, filters).await?;
+    let has_ended = |instance: &InstanceRecord| {
+        matches!(
+            instance.state,
+            InstanceStateName::ShuttingDown | InstanceStateName::Terminated
+        )
+    };
     let version = |instance: &InstanceRecord| instance.tag(VERSION_TAG)?.parse().ok();
-    Ok(found.iter().filter_map(version).collect())
+    let alive = found.iter().filter(|instance| !has_ended(instance));
+    Ok(alive.filter_map(version).collect())
 }
 
 /// Makes a version the default one.
