@@ -31,6 +31,8 @@ const SNAPSHOT: &str = "snapshot/snap-0123456789abcdef0";
 const IMAGE: &str = "image/ami-0123456789abcdef0";
 
 const OURS: &str = "aws:ResourceTag/prepull:cache";
+const IS_BUILDER: &str = "aws:ResourceTag/prepull:launch-key";
+const IS_VERIFIER: &str = "aws:ResourceTag/prepull:verifies";
 const BECOMES_OURS: &str = "aws:RequestTag/prepull:cache";
 
 /// Actions on one resource under the same conditions.
@@ -326,6 +328,11 @@ fn for_cache(
         Stage::LaunchBuilder => {
             let mut needs = read_credentials(account, config);
             needs.extend(launch(account, cache, config, &snapshot));
+            needs.push(
+                Need::new(["ec2:TerminateInstances"], ec2(INSTANCE))
+                    .when(OURS, cache.as_str())
+                    .when(IS_BUILDER, "settings"),
+            );
             needs
         }
         Stage::WaitForSsm | Stage::PullImages => vec![send_command(account, cache)],
@@ -341,7 +348,12 @@ fn for_cache(
             let mut needs = launch(account, cache, config, &snapshot);
             needs.extend([
                 send_command(account, cache),
-                Need::new(["ec2:GetConsoleOutput"], ec2(INSTANCE)).when(OURS, cache.as_str()),
+                Need::new(
+                    ["ec2:GetConsoleOutput", "ec2:TerminateInstances"],
+                    ec2(INSTANCE),
+                )
+                .when(OURS, cache.as_str())
+                .when(IS_VERIFIER, "snapshot"),
                 mark(&snapshot, cache),
             ]);
             needs
@@ -557,7 +569,6 @@ fn launch(account: &Account, cache: &CacheName, config: &CacheConfig, snapshot: 
         Need::new(["ec2:RunInstances"], ec2(INTERFACE)).when(BECOMES_OURS, cache.as_str()),
         Need::new(["ec2:RunInstances"], snapshot).when(OURS, cache.as_str()),
         Need::new(["ec2:RunInstances"], image(account)).when("ec2:Owner", "amazon"),
-        Need::new(["ec2:TerminateInstances"], ec2(INSTANCE)).when(OURS, cache.as_str()),
     ]);
     needs
 }
