@@ -127,14 +127,9 @@ fn of_containerd() -> Vec<(&'static str, Run)> {
         builds::containers_start_from_the_snapshot_without_pulling,
         builds::images_come_from_a_mirror,
         builds::snapshot_contains_the_images_and_no_secret,
-        builds::failed_scrub_reports_its_reason,
         builds::references_to_one_image_are_all_present,
-        builds::images_with_long_names_fill_several_pages,
-        builds::refresh_starts_from_last_snapshot_and_pulls_changes,
-        builds::removed_image_leaves_the_snapshot,
         refreshes::chain_of_refreshes_matches_a_cold_build,
         refreshes::unpinned_images_lose_their_pins,
-        refreshes::damaged_base_is_replaced_by_an_empty_volume,
         verification::small_cache_is_fully_verified_by_default,
     ])
 }

@@ -67,7 +67,7 @@ pub struct Options {
     full: bool,
 }
 
-/// Sample of the fault matrix: every sixteenth case. Each call has seven effects, so the sample covers all effects.
+/// Sample of the fault matrix: every sixteenth case of a call. Each call has seven effects, so the sample covers all effects.
 const SAMPLE: &str = "16";
 
 /// Runs the suites. A failed suite does not stop the later ones.
