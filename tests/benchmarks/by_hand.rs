@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use prepull_domain::SnapshotId;
 use prepull_domain::cache::config::VolumeConfig;
 use prepull_tests::World;
@@ -29,14 +31,15 @@ pub async fn script(
     images: &[String],
     volume: &VolumeConfig,
 ) -> Result<(Measurement, SnapshotId)> {
-    let user = user(world);
+    let (trust, user) = (trust(world), user(world));
     let mut operator = Operator::launch(world, None, volume, SCRIPT).await?;
     operator.end(Stage::Ready);
     for image in images {
         for platform in PLATFORMS {
             // Options of containerd 2.x come before the reference. The script gives them after it, which only 1.x reads.
             let pull = format!(
-                "{HOST} {CTR} images pull --platform={platform} --user={user} {image} >/dev/null </dev/null"
+                "{trust}; {HOST} {CTR} images pull --hosts-dir={HOSTS_DIRECTORY} --platform={platform} --user={user} {image} \
+                 >/dev/null </dev/null"
             );
             // The script ignores the result, and the images here have one platform only.
             operator.command(&pull).await?;
@@ -69,6 +72,23 @@ pub async fn without_waits(
     }
     operator.end(Stage::Pull);
     operator.snapshot(volume).await
+}
+
+/// Directory with the registries of `ctr`.
+pub const HOSTS_DIRECTORY: &str = "/run/benchmark-hosts";
+
+/// Returns a command that tells `ctr` the address and the certificate of the local cloud's registry. On AWS, none is needed.
+pub fn trust(world: &World) -> String {
+    let registry = &world.cloud.ready.registries.ecr;
+    let (host, address) = (&registry.host, &registry.address);
+    let hosts = format!(
+        "[host.\"https://{address}\"]\ncapabilities = [\"pull\", \"resolve\"]\nca = \"/run/localcloud/ca.pem\"\n"
+    );
+    let file = BASE64_STANDARD.encode(hosts);
+    format!(
+        "apiclient exec -T admin bash -c 'mkdir -p {HOSTS_DIRECTORY}/{host} && \
+         echo {file} | base64 -d >{HOSTS_DIRECTORY}/{host}/hosts.toml' </dev/null"
+    )
 }
 
 /// Returns the option of `ctr` for the credentials of the registry. prepull puts none on a command line.

@@ -9,7 +9,7 @@ use prepull_domain::cache::config::VolumeConfig;
 use prepull_tests::World;
 use prepull_tests::benchmark::{Measurement, Stage};
 
-use crate::by_hand::user;
+use crate::by_hand::{HOSTS_DIRECTORY, trust, user};
 use crate::operator::{CTR, HOST, Operator, Waits};
 
 /// Creates a snapshot with `images`, on an empty volume or on `base`. Each inner list of `images` starts after the one
@@ -23,7 +23,8 @@ pub async fn measure(
     let mut operator = Operator::launch(world, base, volume, Waits::NONE).await?;
     operator.repeat(&format!("{HOST} {CTR} version")).await?;
     operator.end(Stage::Ready);
-    operator.run(&pull(images, &user(world))?).await?;
+    let pull = pull(images, &user(world))?;
+    operator.run(&format!("{} && {pull}", trust(world))).await?;
     operator.end(Stage::Pull);
     operator.snapshot(volume).await
 }
@@ -35,7 +36,7 @@ fn pull(images: &[Vec<String>], user: &str) -> Result<String> {
     let lists = images.iter().map(|list| {
         format!(
             "printf '%s\\n' {} | xargs -P {lanes} -I IMAGE \
-             sheltie {CTR} images pull --user={user} IMAGE >/dev/null",
+             sheltie {CTR} images pull --hosts-dir={HOSTS_DIRECTORY} --user={user} IMAGE >/dev/null",
             list.join(" ")
         )
     });
