@@ -109,8 +109,9 @@ pub(crate) struct CapacityPool<'a> {
 
 /// Launches `machine`, unless it exists, and waits until it runs. `user_data` returns its boot settings in base64.
 ///
-/// Exactly one instance runs after it. A builder of an early plan with other settings is terminated first. Concurrent calls may launch in different capacity pools. All of them continue with
-/// the oldest instance, and the younger ones are terminated.
+/// Exactly one instance runs after it. A builder of an early plan with other settings is terminated first. Concurrent calls
+/// may launch in different capacity pools. All of them continue with the oldest instance, and the younger ones are
+/// terminated.
 ///
 /// # Errors
 /// - `CapacityUnavailable`, `QuotaExceeded`, `AccountRestricted` or `InvalidConfig` if EC2 launches none,

@@ -95,11 +95,13 @@ impl Verification<'_> {
     pub async fn terminate(&self, clients: &Clients) -> Result<(), StageError> {
         let mut result = Ok(());
         for ami in self.amis() {
-            for verifier in alive(clients, &self.machine(ami)).await? {
+            let found = alive(clients, &self.machine(ami)).await;
+            for verifier in found.iter().flatten() {
                 tracing::info!(id = %verifier.id, "terminating verifier");
                 let terminated = instances::terminate(clients, &verifier.id).await;
                 result = result.and(terminated.map(drop));
             }
+            result = result.and(found.map(drop));
         }
         result
     }
