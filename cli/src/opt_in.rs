@@ -1,4 +1,4 @@
-//! The equal parts of `prepull sync` and `prepull templates`, whose objects opt in.
+//! What `prepull sync` and `prepull templates` have in common: objects opt in, and a table shows their results.
 
 use std::time::Duration;
 
