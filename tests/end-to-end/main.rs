@@ -128,7 +128,7 @@ fn of_containerd() -> Vec<(&'static str, Run)> {
         builds::images_come_from_a_mirror,
         builds::snapshot_contains_the_images_and_no_secret,
         builds::references_to_one_image_are_all_present,
-        refreshes::chain_of_refreshes_matches_a_cold_build,
+        builds::refresh_starts_from_last_snapshot_and_pulls_changes,
         refreshes::unpinned_images_lose_their_pins,
         verification::small_cache_is_fully_verified_by_default,
     ])
