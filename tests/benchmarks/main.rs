@@ -143,11 +143,9 @@ async fn run(
     let mut measured = BTreeMap::new();
     let mut note = |way: Way, measurement: Measurement| {
         eprintln!(
-            "run {number} of {}, {}: {:.1} s, {} pulled",
+            "run {number} of {}, {}: {measurement}",
             options.runs,
-            way.title(),
-            measurement.seconds,
-            measurement.pulled
+            way.title()
         );
         measured.insert(way, measurement);
     };

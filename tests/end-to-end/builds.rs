@@ -43,7 +43,7 @@ pub async fn containers_start_from_the_snapshot_without_pulling(
                 "{reference} was pulled: {run:?}"
             );
             ensure!(
-                run.exit_code == 0,
+                run.exit_code == Some(0),
                 "container of {reference} failed: {run:?}"
             );
         }
@@ -66,7 +66,7 @@ pub async fn images_come_from_a_mirror(fixture: Arc<Fixture>) -> Result<()> {
     let node = world.start_node(Some(&snapshot), X86, VOLUME).await?;
     let run = world.cloud.run_container(&node, &image).await?;
     ensure!(
-        run.present && run.requests == 0 && run.exit_code == 0,
+        run.present && run.requests == 0 && run.exit_code == Some(0),
         "{image} was not in the cache: {run:?}"
     );
     world.terminate_node(&node).await
@@ -222,7 +222,7 @@ pub async fn images_with_long_names_fill_several_pages(fixture: Arc<Fixture>) ->
     for reference in &references {
         let run = world.cloud.run_container(&node, reference).await?;
         ensure!(
-            run.present && run.requests == 0 && run.exit_code == 0,
+            run.present && run.requests == 0 && run.exit_code == Some(0),
             "{reference} did not start without a pull: {run:?}"
         );
     }

@@ -215,7 +215,7 @@ async fn holds(fixture: &Fixture, images: &Images, manifest: &Manifest) -> Resul
         );
         let run = world.cloud.run_container(&node, &reference).await?;
         ensure!(
-            run.present && run.requests == 0 && run.pulled_bytes == 0 && run.exit_code == 0,
+            run.present && run.requests == 0 && run.pulled_bytes == 0 && run.exit_code == Some(0),
             "the container of {reference} did not start from {snapshot}: {run:?}"
         );
         ensure!(
@@ -293,7 +293,7 @@ pub async fn damaged_base_is_replaced_by_an_empty_volume(fixture: Arc<Fixture>) 
     for reference in [&staying, &changing] {
         let run = world.cloud.run_container(&node, reference).await?;
         ensure!(
-            run.present && run.pulled_bytes == 0 && run.exit_code == 0,
+            run.present && run.pulled_bytes == 0 && run.exit_code == Some(0),
             "{reference}: {run:?}"
         );
     }

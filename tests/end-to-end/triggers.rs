@@ -215,7 +215,7 @@ pub async fn dual_stack_host_of_ecr_builds_like_the_other(fixture: Arc<Fixture>)
         .await?;
     world.terminate_node(&node).await?;
     ensure!(
-        run.present && run.exit_code == 0 && run.requests == 0,
+        run.present && run.exit_code == Some(0) && run.requests == 0,
         "{reference} did not start from the snapshot: {run:?}"
     );
     Ok(())

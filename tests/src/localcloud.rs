@@ -269,8 +269,8 @@ pub struct ContainerRun {
     pub running_at: Timestamp,
     /// Output of the container.
     pub output: String,
-    /// Exit code of the container.
-    pub exit_code: i32,
+    /// Exit code of the container. `None` if it still ran at the time limit.
+    pub exit_code: Option<i32>,
     /// Whether the node only simulates containers.
     pub simulated: bool,
 }

@@ -27,8 +27,11 @@ CALL_SECONDS = 120.0
 """Time limit of one CRI call, in seconds."""
 READY_SECONDS = 60.0
 """Time limit until CRI is ready, and until it knows a pulled image, in seconds."""
-OUTPUT_SECONDS = 3.0
-"""Time limit of a container, in seconds, because a server never ends."""
+OUTPUT_SECONDS = 30.0
+"""Time limit of a container, in seconds, because a server never ends.
+
+On a busy disk, the end of a short program can take more than three seconds.
+"""
 POLL_SECONDS = 0.02
 PULLS = 6
 """Attempts of a pull, as host-ctr makes them. A kubelet has no limit."""

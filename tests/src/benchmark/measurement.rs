@@ -1,6 +1,7 @@
 //! The types of the measurements.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use prepull_domain::Bytes;
 use prepull_domain::cache::config::VolumeConfig;
@@ -149,6 +150,16 @@ pub struct Measurement {
     pub instance_seconds: f64,
     /// Its data volume.
     pub volume: VolumeConfig,
+}
+
+impl fmt::Display for Measurement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} s, {} pulled", self.seconds, self.pulled)?;
+        for (stage, seconds) in &self.stages {
+            write!(f, ", {} {seconds:.1}", stage.title())?;
+        }
+        Ok(())
+    }
 }
 
 impl Measurement {
