@@ -9,18 +9,30 @@ use crate::{Clients, StageResult};
 /// Emits one event on the default bus.
 ///
 /// # Errors
-/// If `EventBridge` rejects the call or the event. It rejects events when it is overloaded.
+/// Those of [`emit_all`].
 pub async fn emit(clients: &Clients, detail_type: &str, detail: &Value) -> Result<(), StageError> {
+    emit_all(clients, [(detail_type, detail)]).await
+}
+
+/// Emits events on the default bus with one call, each with its detail type and its detail. `EventBridge` accepts ten.
+///
+/// # Errors
+/// If `EventBridge` rejects the call or an event. It rejects events when it is overloaded.
+pub async fn emit_all(
+    clients: &Clients,
+    events: impl IntoIterator<Item = (&str, &Value)>,
+) -> Result<(), StageError> {
+    let entries = events.into_iter().map(|(detail_type, detail)| {
+        PutEventsRequestEntry::builder()
+            .source(names::EVENT_SOURCE)
+            .detail_type(detail_type)
+            .detail(detail.to_string())
+            .build()
+    });
     let answer = clients
         .events
         .put_events()
-        .entries(
-            PutEventsRequestEntry::builder()
-                .source(names::EVENT_SOURCE)
-                .detail_type(detail_type)
-                .detail(detail.to_string())
-                .build(),
-        )
+        .set_entries(Some(entries.collect()))
         .send()
         .await
         .or_stage_error("events:PutEvents")?;

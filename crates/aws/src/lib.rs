@@ -27,7 +27,7 @@ pub use aws_smithy_types::DateTime;
 
 pub use clients::{Clients, SDK_ATTEMPTS};
 pub use error::{AwsError, StageResult};
-pub use events::emit as emit_event;
+pub use events::{emit as emit_event, emit_all as emit_events};
 pub use lambda::{required_variable, run};
 pub use tags::{
     MAX_FILTER_VALUES, tag, tag_filter, tag_key_filter, tag_specification, tag_value,

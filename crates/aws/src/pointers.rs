@@ -17,7 +17,7 @@ use prepull_domain::{
 use serde_json::{Value, json};
 
 use crate::parameters::{self, DocumentError};
-use crate::{AwsError, Clients, emit_event, snapshots, tag_filter};
+use crate::{AwsError, Clients, emit_events, snapshots, tag_filter};
 
 /// The pointer of one cache and architecture.
 #[derive(Debug, Clone)]
@@ -183,8 +183,10 @@ impl TargetPointer<'_> {
     }
 
     async fn emit(&self, before: Option<&Pointer>, entry: &Entry) -> Result<(), StageError> {
-        for (detail_type, detail) in self.events(before, &entry.pointer) {
-            emit_event(self.clients, detail_type, &detail).await?;
+        let events = self.events(before, &entry.pointer);
+        if !events.is_empty() {
+            let events = events.iter().map(|(kind, detail)| (*kind, detail));
+            emit_events(self.clients, events).await?;
         }
         let announced = Entry {
             announced: true,

@@ -11,7 +11,7 @@
 //! Later steps are notifications. If they fail, the failure is logged and the snapshot still counts as published.
 //!
 //! **Called again:** it finds the completed steps and does only the missing ones. The events repeat only if the function
-//! ended between an event and the mark of the decision.
+//! ended between the events and the mark of the decision, or `EventBridge` refused one of them.
 //!
 //! **Errors:** `PublishFailed` with the step; `StillRunning` while copies are in progress.
 
