@@ -46,11 +46,12 @@ pub async fn await_ready(
 ) -> Result<ReadyNode, StageError> {
     // The last completed check, for the error message.
     let waiting_for = RefCell::new("its SSM agent to register".to_owned());
-    let mut looked = None;
+    // Whoever launched the instance has just seen it run.
+    let mut looked = Instant::now();
     deadline
         .poll(POLL, "waiting for the instance to be ready", async || {
-            if looked.is_none_or(|looked: Instant| looked.elapsed() >= RUNNING_CHECK) {
-                looked = Some(Instant::now());
+            if looked.elapsed() >= RUNNING_CHECK {
+                looked = Instant::now();
                 ensure_running(clients, &instance.instance_id).await?;
             }
             match check(clients, documents, instance, deadline).await? {
