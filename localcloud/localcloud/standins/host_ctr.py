@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import simulated_pull
 from endpoints import Endpoint, PullFailed, ecr_image, endpoints, has_ecr_resolver, split_host
 from this_node import PLATFORMS, description
 
@@ -67,6 +66,9 @@ def fetch(
     separate command for that.
     """
     if config["kind"] == "simulated":
+        # The import takes longer than the rest of the start.
+        import simulated_pull
+
         simulated_pull.pull(reference, places, labels)
         return
     host, _ = split_host(reference)
@@ -92,8 +94,10 @@ def unpack(reference: str, config: dict[str, Any]) -> None:
     if config["kind"] == "simulated" or config["architecture"] != config["machine_architecture"]:
         return
     with tempfile.TemporaryDirectory(dir="/run/localcloud") as directory:
-        listed = run(["images", "ls", f"name=={reference}"], directory)
-        digest = listed.splitlines()[-1].split()[2]
+        digest = reference.partition("@")[2]
+        if not digest:
+            listed = run(["images", "ls", f"name=={reference}"], directory)
+            digest = listed.splitlines()[-1].split()[2]
         run(["snapshots", "unpack", digest], directory)
 
 
