@@ -362,6 +362,7 @@ async fn target(
         platform_digest: image.digest.clone(),
         size: image.size,
         after: None,
+        on_base: false,
     });
     let volume = config.map(|config| &config.volume);
     let execution = format!("{cache}-verify-{}", now.as_millisecond());

@@ -29,7 +29,7 @@ SAMPLES = {
     ("pull-images", "Images"): (
         "registry.example.com:5000/api@sha256:0:v1 docker.io/library/a@sha256:0"
     ),
-    ("pull-images", "Changes"): "none pull-pinned,1-1,0-1 remove,docker.io/b:1",
+    ("pull-images", "Changes"): "none pull-pinned,1-1,0-1 unpin-name,docker.io/b:1 remove-stale",
     ("pull-images", "WaitSeconds"): "15",
     ("verify", "Images"): "registry.example.com:5000/api@sha256:0:v1 docker.io/library/a@sha256:0",
     ("verify", "Level"): "full",
@@ -182,15 +182,23 @@ def test_status_of_200_images_fits_into_the_output(tmp_path: Path) -> None:
     assert output[-1] == "END"
     # Run Command keeps 24,000 characters.
     assert len("\n".join(output)) < 24_000
-    assert any(line.startswith("MORE ") for line in output)
+    assert "STALE 200" in output
 
 
-A, B = (f"sha256:{digit * 64}" for digit in "ab")
+A, B, C, D = (f"sha256:{digit * 64}" for digit in "abcd")
 IMAGES = [f"r/a@{A}:1", f"r/b@{B}", f"r/a@{A}:2"]
 
 
 def unit(name: str, active: str, sub: str, job: str = "") -> str:
     return f"Id=prepull-pull-{name}.service\nActiveState={active}\nSubState={sub}\nJob={job}\n\n"
+
+
+def hold(directory: Path, names: list[tuple[str, str]]) -> None:
+    """Lets containerd list usable images."""
+    listed = "".join(f"{name} t {digest} 1 p -\n" for name, digest in names)
+    (directory / "listed").write_text(f"REF TYPE DIGEST SIZE PLATFORMS LABELS\n{listed}")
+    checked = "".join(f"{name} t {digest} complete (2/2) 1/1 true\n" for name, digest in names)
+    (directory / "checked").write_text(checked)
 
 
 def changed(directory: Path) -> list[str]:
@@ -251,18 +259,37 @@ def test_waiting_pull_is_queued_and_waited_for(tmp_path: Path) -> None:
 )
 def test_removal_needs_successful_pulls(tmp_path: Path, units: str, removes: bool) -> None:
     (tmp_path / "units").write_text(units)
-    pull_images(tmp_path, IMAGES, "remove,r/old:1 remove,r/old:2")
-    removals = [line for line in changed(tmp_path) if "images rm" in line]
-    assert [line.endswith("images rm --sync r/old:1 r/old:2") for line in removals] == (
-        [True] if removes else []
+    hold(tmp_path, [("r/old:1", A), ("r/old:2", A), ("r/older:1", B)])
+    output = pull_images(tmp_path, ["r/new@" + C], "remove-stale")
+    removals = [line.partition(" images ")[2] for line in changed(tmp_path) if " rm " in line]
+    assert [sorted(line.split()) for line in removals] == (
+        [["--sync", "r/old:1", "r/old:2", "r/older:1", "rm"]] if removes else []
     )
+    # The stand-in for `ctr` removes nothing.
+    assert output[-4:-2] == ["REMOVED 0", "STALE 2"]
+
+
+def test_images_of_the_plan_and_of_the_node_are_not_stale(tmp_path: Path) -> None:
+    pause = "localhost/kubernetes/pause:0.1.0"
+    older_pause = "602401143452.dkr.ecr.eu-west-1.amazonaws.com/eks/pause:3.10"
+    alias = "ecr.aws/arn:aws:ecr:eu-west-1:123456789012:repository/r/a:1"
+    kept = [(f"r/a@{A}", A), ("r/a:1", A), (f"sha256:{'1' * 64}", A), (alias, A)]
+    kept += [(pause, B), (f"sha256:{'2' * 64}", B), (older_pause, C)]
+    stale = [("team/pause-button:1", D), (f"sha256:{'4' * 64}", D)]
+    for names, count in ((kept, 0), (kept + stale, 1)):
+        hold(tmp_path, names)
+        output = pull_images(tmp_path, [f"r/a@{A}:1"], "remove-stale")
+        assert f"STALE {count}" in output
+        assert not any(line.startswith("STALE sha256") for line in output)
+    (removal,) = [line for line in changed(tmp_path) if " rm " in line]
+    assert sorted(removal.split()[-2:]) == sorted(name for name, _ in stale)
 
 
 def test_first_failed_changes_are_named_within_the_output(tmp_path: Path) -> None:
     (tmp_path / "broken").touch()
     images = [f"r/{n:03}@{A}:1" for n in range(200)]
     changes = [f"tag,{n}" for n in range(200)]
-    output = pull_images(tmp_path, images, " ".join([*changes, "remove,r/old:1"]))
+    output = pull_images(tmp_path, images, " ".join([*changes, "remove-stale"]))
     failed = [line for line in output if line.startswith("FAILED ")]
     assert failed == [f"FAILED tag,{n} {'0' * 500}" for n in range(3)]
     assert output[-1] == "END"

@@ -31,6 +31,6 @@ pub use ids::{
 };
 pub use size::{Bytes, GiB};
 pub use snapshot::content_key::ContentKey;
-pub use snapshot::manifest::Manifest;
+pub use snapshot::manifest::{Manifest, ManifestImage};
 pub use snapshot::pointer::{Decision, Pointer, PublishedSnapshot, Reason, Refusal};
 pub use text::excerpt;

@@ -163,9 +163,8 @@ proptest! {
     #[test]
     fn builder_output_parses_safely_or_is_refused(output in mutated(node_outputs())) {
         if let Ok(status) = output.parse::<ImageStatus>() {
-            for other in &status.others {
-                prop_assert!(is_one_word(other.name.as_str()), "{other:?}");
-                let _ = (other.name.is_sandbox(), other.name.is_image_id());
+            for name in &status.pinned_aliases {
+                prop_assert!(is_one_word(name.as_str()), "{name}");
             }
             let _ = status.disk.is_too_full();
             let wanted = status.disk.wanted_size(Bytes(u64::MAX));

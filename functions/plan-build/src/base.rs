@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use prepull_aws::ec2::types::SnapshotState as EbsState;
 use prepull_aws::pointers::TargetPointer;
 use prepull_aws::{Clients, parameters, snapshots};
-use prepull_domain::build::payload::{DiskUsage, SnapshotState};
+use prepull_domain::build::payload::SnapshotState;
 use prepull_domain::{
     Architecture, BottlerocketVersion, CacheName, ContentKey, GiB, Manifest, SnapshotId,
     StageError, Variant, names,
@@ -72,15 +72,14 @@ pub(crate) async fn newest(
     }))
 }
 
-/// Returns the disk usage of the last build from an empty volume if a builder of `variant` and `version` can start from
-/// `snapshot`. Otherwise, the error is the reason. `manifest` is the first page of the manifest, which has everything but
-/// some of the images.
+/// Returns the manifest of `snapshot` if a builder of `variant` and `version` can start from it. Otherwise, the error is the
+/// reason. `manifest` is its JSON.
 pub(crate) fn usable(
     snapshot: &SnapshotId,
     manifest: Option<&str>,
     variant: &Variant,
     version: &BottlerocketVersion,
-) -> Result<DiskUsage, String> {
+) -> Result<Manifest, String> {
     let manifest = manifest.ok_or_else(|| format!("snapshot {snapshot} has no manifest"))?;
     let manifest: Manifest = serde_json::from_str(manifest).map_err(|error| {
         format!("the manifest of snapshot {snapshot} cannot be parsed: {error}")
@@ -110,5 +109,5 @@ pub(crate) fn usable(
             manifest.used
         ));
     }
-    Ok(manifest.fresh)
+    Ok(manifest)
 }

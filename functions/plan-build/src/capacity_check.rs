@@ -94,6 +94,7 @@ mod tests {
                         .unwrap(),
                     size: Bytes(1 << 40),
                     after: Some(199),
+                    on_base: true,
                     ..image.clone()
                 }
             })

@@ -21,10 +21,11 @@ mod images;
 mod pull_order;
 mod queue;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
+use prepull_aws::parameters::DocumentError;
 use prepull_aws::{Clients, Deadline, ami, parameters};
 use prepull_domain::build::payload::{
     Base, Pinning, Plan, PlanInput, PlanTime, PlannedImage, Target, VerificationPlan,
@@ -32,7 +33,7 @@ use prepull_domain::build::payload::{
 use prepull_domain::build::queue::Position;
 use prepull_domain::{
     Architecture, BottlerocketVersion, Bytes, CacheConfig, CacheName, ContentKey, ExecutionName,
-    InvalidConfig, SnapshotId, StageError, VerificationLevel, names,
+    InvalidConfig, ManifestImage, SnapshotId, StageError, VerificationLevel, names,
 };
 
 use crate::base::{Newest, NewestSnapshot};
@@ -176,11 +177,15 @@ impl Planner<'_> {
             newest,
         } = outdated;
         let config = &self.config;
-        let planned = images.planned(architecture);
+        let mut planned = images.planned(architecture);
         self.check_capacity(architecture, images, &planned)?;
         let ami = ami::find(self.clients, &self.cache, architecture, &self.config).await?;
         self.check_login(&ami.version)?;
-        let base = self.base(architecture, newest, &ami.version).await?;
+        let (base, held) = self.base(architecture, newest, &ami.version).await?;
+        let held: BTreeSet<_> = held.iter().map(ManifestImage::by_digest).collect();
+        for image in &mut planned {
+            image.on_base = held.contains(&image.reference.by_digest(&image.digest));
+        }
         let packed = images.compressed_size(architecture);
         let verification = self.verification(architecture, packed).await?;
         Ok(Target {
@@ -254,37 +259,45 @@ impl Planner<'_> {
             .map_err(|problem| self.invalid(problem.to_string()))
     }
 
+    /// Returns the base and its images.
     async fn base(
         &self,
         architecture: Architecture,
         newest: Newest,
         version: &BottlerocketVersion,
-    ) -> Result<Base, StageError> {
+    ) -> Result<(Base, Vec<ManifestImage>), StageError> {
+        let empty = |reason| Ok((Base::Empty { reason }, Vec::new()));
         let snapshot = match newest {
             Newest::Snapshot(snapshot) if self.fits(&snapshot) => snapshot,
             Newest::Snapshot(snapshot) => {
-                return Ok(Base::Empty {
-                    reason: format!(
-                        "`volume.size_gib` is {}, less than the {} of snapshot {}",
-                        self.config.volume.size_gib, snapshot.volume_size, snapshot.id
-                    ),
-                });
+                return empty(format!(
+                    "`volume.size_gib` is {}, less than the {} of snapshot {}",
+                    self.config.volume.size_gib, snapshot.volume_size, snapshot.id
+                ));
             }
-            Newest::Nothing { reason } => return Ok(Base::Empty { reason }),
+            Newest::Nothing { reason } => return empty(reason),
         };
         let parameter = names::manifest_parameter(&self.cache, architecture, &snapshot.id);
-        let manifest = parameters::get(self.clients, &parameter).await?;
-        match base::usable(
-            &snapshot.id,
-            manifest.as_deref(),
-            &self.config.variant,
-            version,
-        ) {
-            Ok(fresh) => Ok(Base::Snapshot {
-                snapshot_id: snapshot.id,
-                fresh,
-            }),
-            Err(reason) => Ok(Base::Empty { reason }),
+        let manifest = match parameters::document(self.clients, &parameter).await {
+            Ok(manifest) => manifest,
+            Err(DocumentError::Call(error)) => return Err(error),
+            Err(DocumentError::Pages(error)) => {
+                return empty(format!(
+                    "the manifest of snapshot {} is incomplete: {error}",
+                    snapshot.id
+                ));
+            }
+        };
+        let variant = &self.config.variant;
+        match base::usable(&snapshot.id, manifest.as_deref(), variant, version) {
+            Ok(manifest) => {
+                let base = Base::Snapshot {
+                    snapshot_id: snapshot.id,
+                    fresh: manifest.fresh,
+                };
+                Ok((base, manifest.images))
+            }
+            Err(reason) => empty(reason),
         }
     }
 

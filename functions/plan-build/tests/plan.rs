@@ -15,7 +15,7 @@ use prepull_domain::build::payload::{
     Base, DiskUsage, Plan, PlanInput, PlanTime, Target, VerificationPlan,
 };
 use prepull_domain::{
-    Architecture, Bytes, Pointer, PublishedSnapshot, StageError, VerificationLevel,
+    Architecture, Bytes, ManifestImage, Pointer, PublishedSnapshot, StageError, VerificationLevel,
 };
 use prepull_testing::{FakeAws, STATE_MACHINE_ARN, configuration, execution, execution_arn};
 use serde_json::{Value, json};
@@ -115,6 +115,8 @@ impl World {
         manifest["used"] = self.used.into();
         manifest["fresh"] = json!({"packed": 1_000, "used": 3_000});
         manifest["packed"] = 1_000.into();
+        let images = target.images.iter().map(ManifestImage::from);
+        manifest["images"] = json!(images.collect::<Vec<_>>());
         let parameter = format!("/prepull/web/x86_64/snapshots/{SNAPSHOT}");
         self.aws.set_parameter(&parameter, &manifest.to_string());
         if self.aws.snapshots().is_empty() {
@@ -342,6 +344,42 @@ async fn changed_image_builds_on_the_published_snapshot() {
             }
         }
     );
+}
+
+#[tokio::test]
+async fn plan_marks_the_images_of_the_base() {
+    let on_base = |target: &Target| -> Vec<_> {
+        let images = target.images.iter();
+        images.map(|image| image.on_base).collect()
+    };
+    let mut world = World::default();
+    let target = world.target().await;
+    assert_eq!(on_base(&target), [false]);
+    world.publish(&target, "1.57.0");
+    let same = target.images[0].reference.to_string();
+    let retagged = same.replace(":v1", ":v2");
+    let other = same.replace("/api", "/worker");
+    world.config["images"] = json!([same, retagged, other]);
+    assert_eq!(on_base(&world.target().await), [true, true, false]);
+}
+
+#[tokio::test]
+async fn snapshot_with_an_incomplete_manifest_is_not_a_base() {
+    let mut world = World::default();
+    let target = world.target().await;
+    world.publish(&target, "1.57.0");
+    let mut manifest = prepull_testing::manifest(SNAPSHOT);
+    manifest["more_images"] = json!({"pages": 1});
+    let parameter = format!("/prepull/web/x86_64/snapshots/{SNAPSHOT}");
+    world.aws.set_parameter(&parameter, &manifest.to_string());
+    let decision = pointer("stable", SNAPSHOT).to_string();
+    let parameter = "/prepull/web/x86_64/decisions/1";
+    world.aws.set_parameter(parameter, &decision);
+    world.config["pin_images"] = true.into();
+    let Base::Empty { reason } = world.target().await.base else {
+        panic!("the second page of the manifest is missing");
+    };
+    assert!(reason.contains("is incomplete"), "{reason}");
 }
 
 #[tokio::test]

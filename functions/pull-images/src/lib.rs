@@ -3,21 +3,20 @@
 //! **Before:** the builder is ready.
 //! **After:** the builder holds every planned image by digest and by tag, complete and unpacked. It holds no
 //! other images, except those of the node itself. The data volume is below its usage limit.
-//! **Called again:** inspects the builder and does the missing steps. Each pull is a systemd unit, which outlives the calls
-//! of the stage and starts once. An empty volume needs no inspection before the first pulls: the builder skips those that
-//! exist.
+//! **Called again:** does the missing steps. Each pull is a systemd unit, which outlives the calls of the stage and starts
+//! once. The first command of a call requests every image that the base lacks, and the builder skips the pulls that exist.
+//! Each command returns the builder's status, which decides about the next one.
 //! **Errors:** `PullFailed`, `DiskFull`, `VerifyFailed`, `BuilderLost`.
 
 mod lanes;
 mod reconcile;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use prepull_aws::run_command::{CommandOutput, run_document};
 use prepull_aws::{Clients, Deadline};
-use prepull_domain::build::payload::{Base, PullInput, Pulled};
+use prepull_domain::build::payload::{PullInput, Pulled, Target};
 use prepull_domain::node::{Document, ImageStatus, NO_CHANGES, pull_images_parameters};
 use prepull_domain::{StageError, excerpt};
 
@@ -62,66 +61,64 @@ pub async fn handle(
         input: &input,
         deadline,
     };
-    let mut removed = BTreeSet::new();
+    let mut removed_images = 0;
     let mut progress = "starting the pulls".to_owned();
     let start = Instant::now();
     let mut pulled_at_start = None;
     let mut last = Repetition::default();
-    let is_empty = matches!(target.base, Base::Empty { .. });
-    let mut status = if is_empty && Timestamp::now() < target.give_up_at {
-        // The builder skips the pulls that an earlier call has started.
-        ImageStatus::empty_volume()
+    let mut changes = if Timestamp::now() < target.give_up_at {
+        reconcile::first(target, input.node.vcpus)
     } else {
-        let (status, _) = builder.apply(&[], &progress).await?;
-        pulled_at_start = Some(reconcile::pulled_before(target, &status));
-        progress = reconcile::progress(target, &status).to_string();
-        status
+        Vec::new()
     };
     loop {
-        let decision = reconcile::next(target, input.node.vcpus, &status)?;
-        let Next::Continue(changes) = decision else {
-            let pulled = Pulled {
-                used: status.disk.used,
-                pulled_images: count(status.pulls.len()),
-                removed_images: count(removed.len()),
-                verified_at: Timestamp::now(),
-            };
-            let images = status.pulls.keys().filter_map(|at| target.images.get(*at));
-            let pulled_bytes: u64 = images.map(|image| image.size.0).sum();
-            // The dashboard of the Terraform module reads these fields.
-            tracing::info!(
-                pulled_images = pulled.pulled_images,
-                removed_images = pulled.removed_images,
-                pulled_bytes,
-                "images verified"
-            );
-            return Ok(pulled);
-        };
+        let sent = reconcile::fitting(changes, &builder.images());
+        let (status, output) = builder.apply(&sent, &progress).await?;
+        let at_start =
+            *pulled_at_start.get_or_insert_with(|| reconcile::pulled_before(target, &status));
+        let pulled = reconcile::progress(target, &status);
+        progress = pulled.to_string();
+        removed_images += status.removed;
+        match reconcile::next(target, input.node.vcpus, &status)? {
+            Next::Done => {
+                let pulled = Pulled {
+                    used: status.disk.used,
+                    pulled_images: count(status.pulls.len()),
+                    removed_images,
+                    verified_at: Timestamp::now(),
+                };
+                log(target, &status, &pulled);
+                return Ok(pulled);
+            }
+            Next::Continue(next) => changes = next,
+        }
         if Timestamp::now() >= target.give_up_at {
             return Err(reconcile::out_of_time(target, &status));
         }
-        let is_waiting = reconcile::is_pulling(&status) && changes.iter().all(Change::is_removal);
-        let pulled = reconcile::progress(target, &status).pulled;
-        if is_waiting
-            && pulled_at_start.is_some_and(|at_start| pulled > at_start)
-            && start.elapsed() >= REPORT_INTERVAL
-        {
+        let is_waiting =
+            reconcile::is_pulling(&status) && changes.iter().all(Change::waits_for_pulls);
+        if is_waiting && pulled.pulled > at_start && start.elapsed() >= REPORT_INTERVAL {
             return Err(StageError::StillRunning(progress));
         }
-
-        let output;
-        let changes = reconcile::fitting(changes, &builder.images());
-        (status, output) = builder.apply(&changes, &progress).await?;
-        pulled_at_start.get_or_insert_with(|| reconcile::pulled_before(target, &status));
-        progress = reconcile::progress(target, &status).to_string();
-        removed.extend(changes.iter().filter_map(Change::removes).cloned());
         if reconcile::is_pulling(&status) {
             last = Repetition::default();
         } else {
-            last.of(parameter(&changes), &status, &output)?;
+            last.of(parameter(&sent), &status, &output)?;
         }
         deadline.check(&progress)?;
     }
+}
+
+/// Logs the result. The dashboard of the Terraform module reads these fields.
+fn log(target: &Target, status: &ImageStatus, pulled: &Pulled) {
+    let images = status.pulls.keys().filter_map(|at| target.images.get(*at));
+    let pulled_bytes: u64 = images.map(|image| image.size.0).sum();
+    tracing::info!(
+        pulled_images = pulled.pulled_images,
+        removed_images = pulled.removed_images,
+        pulled_bytes,
+        "images verified"
+    );
 }
 
 /// A builder, with the clients to send it commands.

@@ -1,13 +1,13 @@
 //! Decides the next step on a builder from the builder's status alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use prepull_domain::build::payload::{Base, Pinning, PlannedImage, Target};
 use prepull_domain::node::{
     Disk, ImageName, ImageStatus, MAX_PARAMETER_BYTES, NameRecord, PullAttempt, PullState, Usable,
 };
-use prepull_domain::{Bytes, Digest, PullProgress, StageError};
+use prepull_domain::{Bytes, PullProgress, StageError};
 
 use crate::lanes::{self, Pull, Unit};
 
@@ -51,22 +51,15 @@ pub(crate) enum Change {
     Unpin(usize),
     /// Unpins a name that is not planned.
     UnpinName(ImageName),
-    /// Removes a name after the pulls, if all of them succeeded.
-    Remove { name: ImageName, digest: Digest },
+    /// Removes the images that neither the plan nor the node needs, after the pulls and if all of them succeeded. The
+    /// builder selects them.
+    RemoveStale,
 }
 
 impl Change {
     /// Returns whether the change waits for all pulls.
-    pub(crate) fn is_removal(&self) -> bool {
-        self.removes().is_some()
-    }
-
-    /// Returns the image that loses a name through this change.
-    pub(crate) fn removes(&self) -> Option<&Digest> {
-        match self {
-            Self::Remove { digest, .. } => Some(digest),
-            _ => None,
-        }
+    pub(crate) fn waits_for_pulls(&self) -> bool {
+        matches!(self, Self::RemoveStale)
     }
 }
 
@@ -89,7 +82,7 @@ impl fmt::Display for Change {
             Self::Pin(position) => write!(f, "pin,{position}"),
             Self::Unpin(position) => write!(f, "unpin,{position}"),
             Self::UnpinName(name) => write!(f, "unpin-name,{name}"),
-            Self::Remove { name, .. } => write!(f, "remove,{name}"),
+            Self::RemoveStale => f.write_str("remove-stale"),
         }
     }
 }
@@ -203,6 +196,22 @@ pub(crate) fn pulled_before(target: &Target, status: &ImageStatus) -> usize {
     progress(target, status).pulled.saturating_sub(during)
 }
 
+/// Returns the changes of the first command, which needs no status: the plan knows which images the base has. The builder
+/// skips pulls that an earlier call has started.
+pub(crate) fn first(target: &Target, vcpus: u16) -> Vec<Change> {
+    let status = ImageStatus::unknown();
+    let planned = Planned::all(target, &status);
+    let missing: Vec<_> = planned
+        .iter()
+        .filter(|image| !image.image.on_base)
+        .collect();
+    let mut changes = pulls(target, vcpus, &missing);
+    if let Base::Snapshot { .. } = target.base {
+        changes.push(Change::RemoveStale);
+    }
+    changes
+}
+
 /// Decides the next step.
 ///
 /// # Errors
@@ -226,15 +235,11 @@ pub(crate) fn next(target: &Target, vcpus: u16, status: &ImageStatus) -> Result<
         changes.extend(aliases.cloned().map(Change::UnpinName));
     }
     // Stale images go last. An image that goes earlier takes layers with it that missing images share.
-    changes.extend(stale(status));
+    if status.stale > 0 {
+        changes.push(Change::RemoveStale);
+    }
     if !(changes.is_empty() && missing.is_empty()) {
         return Ok(Next::Continue(changes));
-    }
-    if status.omitted_others > 0 {
-        return Err(StageError::VerifyFailed(format!(
-            "{} unplanned images could not be listed",
-            status.omitted_others
-        )));
     }
     if status.disk.is_too_full() {
         return Err(disk_full(status.disk, Bytes(0)));
@@ -311,29 +316,6 @@ fn names_and_pins(image: &Planned<'_>, pinning: Pinning) -> Vec<Change> {
         _ => {}
     }
     changes
-}
-
-/// Returns the images that neither the plan nor the node itself needs. The builder's status leaves out the further names
-/// that containerd keeps for planned images.
-fn stale(status: &ImageStatus) -> Vec<Change> {
-    let sandboxes: BTreeSet<_> = status
-        .others
-        .iter()
-        .filter(|other| other.name.is_sandbox())
-        .map(|other| &other.digest)
-        .collect();
-    status
-        .others
-        .iter()
-        .filter(|other| {
-            let is_sandbox_s_id = other.name.is_image_id() && sandboxes.contains(&other.digest);
-            !(other.name.is_sandbox() || is_sandbox_s_id)
-        })
-        .map(|other| Change::Remove {
-            name: other.name.clone(),
-            digest: other.digest.clone(),
-        })
-        .collect()
 }
 
 /// Fails the stage if an image of the base is incomplete, although it was complete when the base was published. Other
@@ -503,9 +485,25 @@ mod tests {
 
     /// Returns a status of the builder of [`target`]. Names 0 and 1 belong to nginx, 2 and 3 to api.
     fn status(lines: &str) -> ImageStatus {
-        format!("FINISHED 0\n{lines}\nDISK 1000 300\nEND")
+        let stale = if lines.contains("STALE") {
+            ""
+        } else {
+            "STALE 0\n"
+        };
+        format!("FINISHED 0\n{lines}\nREMOVED 0\n{stale}DISK 1000 300\nEND")
             .parse()
             .unwrap()
+    }
+
+    /// Returns the target of a refresh.
+    fn on_base() -> Target {
+        Target {
+            base: Base::Snapshot {
+                snapshot_id: "snap-0123456789abcdef0".parse().unwrap(),
+                fresh: DiskUsage::default(),
+            },
+            ..target()
+        }
     }
 
     const VCPUS: u16 = 8;
@@ -528,6 +526,22 @@ mod tests {
     #[test]
     fn empty_builder_pulls_all_images_largest_first() {
         assert_eq!(does(&target(), ""), "pull,1-1 pull,0-1");
+    }
+
+    #[test]
+    fn first_command_pulls_images_that_the_base_lacks() {
+        let first = |target: &Target| {
+            let changes = first(target, VCPUS);
+            let changes: Vec<_> = changes.iter().map(ToString::to_string).collect();
+            changes.join(" ")
+        };
+        assert_eq!(first(&target()), "pull,1-1 pull,0-1");
+        let mut refresh = on_base();
+        assert_eq!(first(&refresh), "pull,1-1 pull,0-1 remove-stale");
+        refresh.images[1].on_base = true;
+        assert_eq!(first(&refresh), "pull,0-1 remove-stale");
+        refresh.images[0].on_base = true;
+        assert_eq!(first(&refresh), "remove-stale");
     }
 
     #[test]
@@ -613,11 +627,7 @@ mod tests {
 
     #[test]
     fn incomplete_base_image_fails_verification() {
-        let mut refresh = target();
-        refresh.base = Base::Snapshot {
-            snapshot_id: "snap-0123456789abcdef0".parse().unwrap(),
-            fresh: DiskUsage::default(),
-        };
+        let refresh = on_base();
         let broken = "NAMES i---\n";
         let error = next(&refresh, VCPUS, &status(broken)).unwrap_err();
         assert_eq!(error.name(), "VerifyFailed");
@@ -634,12 +644,11 @@ mod tests {
 
     #[test]
     fn stale_images_are_removed_last() {
-        let stale = format!("OTHER docker.io/library/old:1 sha256:{}", "9".repeat(64));
-        let lines = format!("{COMPLETE}{stale}");
-        assert_eq!(does(&target(), &lines), "remove,docker.io/library/old:1");
+        let lines = format!("{COMPLETE}STALE 1\n");
+        assert_eq!(does(&target(), &lines), "remove-stale");
         assert_eq!(
-            does(&target(), &stale),
-            "pull,1-1 pull,0-1 remove,docker.io/library/old:1"
+            does(&target(), "STALE 1\n"),
+            "pull,1-1 pull,0-1 remove-stale"
         );
     }
 
@@ -667,10 +676,8 @@ mod tests {
             .map(|image| image.reference.status_request(&image.digest))
             .collect();
         let requests = requests.join(" ");
-        let stale = format!("registry.example.com/{}:v1", "s".repeat(100));
-        let stale = format!("OTHER {stale} sha256:{}\n", "9".repeat(64)).repeat(23);
         for names in ["--", "u-"] {
-            let lines = format!("{stale}NAMES {}", names.repeat(200));
+            let lines = format!("STALE 9\nNAMES {}", names.repeat(200));
             let Next::Continue(changes) = next(&large, VCPUS, &status(&lines)).unwrap() else {
                 panic!("the images are not pulled or have no tags");
             };
@@ -686,16 +693,6 @@ mod tests {
         let bytes = sent.len() * "pin,0 ".len();
         let limit = MAX_PARAMETER_BYTES - 50_000;
         assert!((limit - 10..limit).contains(&bytes), "{bytes}");
-    }
-
-    #[test]
-    fn sandbox_image_of_the_node_stays() {
-        let lines = format!(
-            "{COMPLETE}OTHER localhost/kubernetes/pause:0.1.0 sha256:{nine}\nOTHER sha256:{eight} sha256:{nine}",
-            nine = "9".repeat(64),
-            eight = "8".repeat(64),
-        );
-        assert_eq!(does(&target(), &lines), "done");
     }
 
     #[test]
@@ -784,9 +781,8 @@ mod tests {
 
     #[test]
     fn too_full_volume_fails() {
-        let full = format!("FINISHED 0\n{COMPLETE}DISK 1000 800\nEND")
-            .parse()
-            .unwrap();
+        let full = format!("FINISHED 0\n{COMPLETE}REMOVED 0\nSTALE 0\nDISK 1000 800\nEND");
+        let full = full.parse().unwrap();
         let error = next(&target(), VCPUS, &full).unwrap_err();
         assert_eq!(error.name(), "DiskFull");
     }

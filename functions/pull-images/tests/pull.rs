@@ -22,9 +22,15 @@ fn node(statuses: Vec<String>) -> FakeAws {
         .with_agent(move |_| {
             let status = &statuses[next.min(statuses.len() - 1)];
             next += 1;
-            let status = match status.strip_suffix(CUT) {
-                Some(cut) => cut.to_owned(),
-                None => format!("FINISHED 0\n{status}\nDISK 1000 300\nEND\n"),
+            let status = if let Some(cut) = status.strip_suffix(CUT) {
+                cut.to_owned()
+            } else {
+                let stale = if status.contains("STALE") {
+                    ""
+                } else {
+                    "REMOVED 0\nSTALE 0"
+                };
+                format!("FINISHED 0\n{status}\n{stale}\nDISK 1000 300\nEND\n")
             };
             command_output(CommandInvocationStatus::Success, 0, &status)
         })
@@ -33,15 +39,17 @@ fn node(statuses: Vec<String>) -> FakeAws {
 /// Marks a status whose end is missing.
 const CUT: &str = "<cut>";
 
-/// Returns the target on a base.
+/// Returns the target on a base that has the second image.
 fn refresh() -> Target {
-    Target {
+    let mut refresh = Target {
         base: Base::Snapshot {
             snapshot_id: "snap-0123456789abcdef0".parse().unwrap(),
             fresh: DiskUsage::default(),
         },
         ..target()
-    }
+    };
+    refresh.images[1].on_base = true;
+    refresh
 }
 
 /// Returns the changes that the builder was told to make.
@@ -84,16 +92,25 @@ async fn empty_builder_is_complete_after_one_command() {
 
 #[tokio::test(start_paused = true)]
 async fn refresh_pulls_and_removes_in_one_command() {
-    let old = format!("OTHER docker.io/library/old:1 sha256:{}\n", "9".repeat(64));
-    let aws = node(vec![
-        format!("NAMES --uu\n{old}"),
-        format!("UNIT 0 1 active exited\n{COMPLETE}"),
-    ]);
+    let aws = node(vec![format!(
+        "UNIT 0 1 active exited\n{COMPLETE}REMOVED 1\nSTALE 0"
+    )]);
     let pulled = pull_of(refresh(), &aws).await.unwrap();
     assert_eq!((pulled.pulled_images, pulled.removed_images), (1, 1));
+    assert_eq!(changes(&aws), ["pull,0-1 remove-stale"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn image_that_the_base_lacks_after_all_is_pulled() {
+    let aws = node(vec![
+        "UNIT 0 1 active exited\nNAMES uu--\nREMOVED 2\nSTALE 1".into(),
+        format!("UNIT 0 1 active exited\nUNIT 1 1 active exited\n{COMPLETE}REMOVED 1\nSTALE 0"),
+    ]);
+    let pulled = pull_of(refresh(), &aws).await.unwrap();
+    assert_eq!((pulled.pulled_images, pulled.removed_images), (2, 3));
     assert_eq!(
         changes(&aws),
-        ["none", "pull,0-1 remove,docker.io/library/old:1"]
+        ["pull,0-1 remove-stale", "pull,1-1 remove-stale"]
     );
 }
 
@@ -113,7 +130,7 @@ async fn complete_base_changes_nothing() {
     let aws = node(vec![COMPLETE.into()]);
     let pulled = pull_of(refresh(), &aws).await.unwrap();
     assert_eq!(pulled.pulled_images, 0);
-    assert_eq!(changes(&aws), ["none"]);
+    assert_eq!(changes(&aws), ["pull,0-1 remove-stale"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -132,8 +149,7 @@ async fn long_pulls_continue_after_the_call() {
 
 #[tokio::test(start_paused = true)]
 async fn removal_of_stale_images_waits_for_long_pulls() {
-    let old = format!("OTHER docker.io/library/old:1 sha256:{}\n", "9".repeat(64));
-    let running = format!("UNIT 0 1 activating start\nNAMES --uu\n{old}");
+    let running = "UNIT 0 1 activating start\nNAMES --uu\nREMOVED 0\nSTALE 1".to_owned();
     let mut statuses = vec![running; 6];
     statuses.push(format!("UNIT 0 1 active exited\n{COMPLETE}"));
     let aws = node(statuses);

@@ -107,6 +107,9 @@ pub struct PlannedImage {
     /// Position of the image to pull before this one. Both start with the same layers. Parallel pulls would unpack
     /// these layers twice.
     pub after: Option<usize>,
+    /// Whether the base has the image, by its manifest.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_base: bool,
 }
 
 impl PlannedImage {
@@ -119,6 +122,7 @@ impl PlannedImage {
             digest,
             size: Bytes(0),
             after: None,
+            on_base: false,
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use crate::cache::image::Digest;
 use crate::ids::identifier;
 use crate::node::disk::Disk;
 use crate::node::output::{MalformedOutput, lines, shorten};
@@ -16,22 +15,6 @@ identifier!(
             && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:/@-".contains(&b))
     }
 );
-
-impl ImageName {
-    /// Whether the name is that of a sandbox image, which a node needs for every pod. Older releases pull it from EKS's
-    /// own repositories. Newer releases include it as `localhost/kubernetes/pause`.
-    #[must_use]
-    pub fn is_sandbox(&self) -> bool {
-        let last = self.as_str().rsplit('/').next().unwrap_or_default();
-        last.split([':', '@']).next() == Some("pause")
-    }
-
-    /// Whether the name is an image ID. containerd's CRI plugin adds an entry under the image ID for every image.
-    #[must_use]
-    pub fn is_image_id(&self) -> bool {
-        self.as_str().parse::<Digest>().is_ok()
-    }
-}
 
 /// The output of the document `pull-images`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,10 +29,10 @@ pub struct ImageStatus {
     pub names: BTreeMap<usize, NameRecord>,
     /// Pinned further names of planned images: image IDs, and names of Bottlerocket's ECR resolver. The list may be cut.
     pub pinned_aliases: Vec<ImageName>,
-    /// Names that exist but were not requested.
-    pub others: Vec<OtherName>,
-    /// Number of further such names that did not fit into the output.
-    pub omitted_others: u32,
+    /// Number of images that the command removed.
+    pub removed: u32,
+    /// Number of other images that neither the plan nor the node needs.
+    pub stale: u32,
     /// Data volume.
     pub disk: Disk,
 }
@@ -128,27 +111,18 @@ impl NameRecord {
     }
 }
 
-/// An entry of containerd's image store that was not requested.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OtherName {
-    /// Name of the entry.
-    pub name: ImageName,
-    /// Digest of the entry.
-    pub digest: Digest,
-}
-
 impl ImageStatus {
-    /// Returns the status of a builder with an empty volume and without pulls. The size of the volume is unknown.
+    /// Returns the status before the first command. Nothing is known about the volume.
     #[must_use]
-    pub fn empty_volume() -> Self {
+    pub fn unknown() -> Self {
         Self {
             finished_before: 0,
             failures: Vec::new(),
             pulls: BTreeMap::new(),
             names: BTreeMap::new(),
             pinned_aliases: Vec::new(),
-            others: Vec::new(),
-            omitted_others: 0,
+            removed: 0,
+            stale: 0,
             disk: Disk {
                 size: Bytes(0),
                 used: Bytes(0),
@@ -164,8 +138,8 @@ impl FromStr for ImageStatus {
         let mut pulls: BTreeMap<usize, PullAttempt> = BTreeMap::new();
         let mut names = BTreeMap::new();
         let mut pinned_aliases = Vec::new();
-        let mut others = Vec::new();
-        let mut omitted_others = 0;
+        let mut removed = None;
+        let mut stale = None;
         let mut finished_before = None;
         let mut failures = Vec::new();
         let mut disk = None;
@@ -204,11 +178,8 @@ impl FromStr for ImageStatus {
                 ("PINNED", [name]) => {
                     pinned_aliases.push(name.parse().map_err(|_| malformed())?);
                 }
-                ("OTHER", [name, digest]) => others.push(OtherName {
-                    name: name.parse().map_err(|_| malformed())?,
-                    digest: digest.parse().map_err(|_| malformed())?,
-                }),
-                ("MORE", [count]) => omitted_others = count.parse().map_err(|_| malformed())?,
+                ("REMOVED", [count]) => removed = Some(count.parse().map_err(|_| malformed())?),
+                ("STALE", [count]) => stale = Some(count.parse().map_err(|_| malformed())?),
                 ("DISK", [size, used]) => {
                     disk = Some(Disk {
                         size: Bytes(size.parse().map_err(|_| malformed())?),
@@ -216,8 +187,8 @@ impl FromStr for ImageStatus {
                     });
                 }
                 (
-                    "FINISHED" | "FAILED" | "UNIT" | "LOG" | "NAMES" | "PINNED" | "OTHER" | "MORE"
-                    | "DISK",
+                    "FINISHED" | "FAILED" | "UNIT" | "LOG" | "NAMES" | "PINNED" | "REMOVED"
+                    | "STALE" | "DISK",
                     _,
                 ) => return Err(malformed()),
                 _ => {}
@@ -229,8 +200,8 @@ impl FromStr for ImageStatus {
             pulls,
             names,
             pinned_aliases,
-            others,
-            omitted_others,
+            removed: removed.ok_or(MalformedOutput::Missing("REMOVED"))?,
+            stale: stale.ok_or(MalformedOutput::Missing("STALE"))?,
             disk: disk.ok_or(MalformedOutput::Missing("DISK"))?,
         })
     }
@@ -253,28 +224,14 @@ impl PullState {
 mod tests {
     use super::*;
 
-    fn digest(digit: char) -> Digest {
-        format!("sha256:{}", digit.to_string().repeat(64))
-            .parse()
-            .unwrap()
-    }
-
-    fn name(given: &str) -> ImageName {
-        given.parse().unwrap()
-    }
-
     #[test]
     fn status_output_yields_pulls_images_and_disk() {
-        let output = format!(
-            "FINISHED 1\nFAILED tag,4 ctr: no  lease\nUNIT 0 1 active exited\nUNIT 1 1 activating start\nUNIT 2 2 failed failed\n\
+        let output = "FINISHED 1\nFAILED tag,4 ctr: no  lease\nUNIT 0 1 active exited\nUNIT 1 1 activating start\nUNIT 2 2 failed failed\n\
              UNIT 2 1 failed failed\nUNIT 3 1 queued dead\n\
              LOG 2 2 level=fatal msg=\"no  such image\"\nLOG 2 1 earlier\n\
              NAMES uP-im\n\
              PINNED ecr.aws/arn:aws:ecr:eu-west-1:123456789012:repository/team/api:v1\n\
-             OTHER docker.io/library/old:1 {b}\n\
-             MORE 7\nsome warning\nDISK 1000 300\nEND\n",
-            b = digest('b'),
-        );
+             REMOVED 2\nSTALE 7\nsome warning\nDISK 1000 300\nEND\n";
         let status: ImageStatus = output.parse().unwrap();
         let pulls: Vec<_> = status.pulls.values().map(|pull| pull.state).collect();
         assert_eq!(
@@ -300,8 +257,8 @@ mod tests {
         );
         assert!(!status.names.contains_key(&2));
         assert!(status.names[&1].pinned && !status.names[&0].pinned);
-        assert_eq!((status.pinned_aliases.len(), status.others.len()), (1, 1));
-        assert_eq!(status.omitted_others, 7);
+        assert_eq!(status.pinned_aliases.len(), 1);
+        assert_eq!((status.removed, status.stale), (2, 7));
         assert_eq!(
             (status.disk.size, status.disk.used),
             (Bytes(1000), Bytes(300))
@@ -312,27 +269,25 @@ mod tests {
 
     #[test]
     fn truncated_or_garbled_status_does_not_parse() {
+        const REST: &str = "NAMES u\nREMOVED 0\nSTALE 0\nDISK 1000 300\nEND";
+        assert!(format!("FINISHED 0\n{REST}").parse::<ImageStatus>().is_ok());
         for output in [
-            "",
-            "FINISHED 0\nDISK 1000 300",
-            "END",
-            "FINISHED 0\nUNIT 0 1 active\nDISK 1000 300\nEND",
-            "FINISHED 0\nNAMES ux\nDISK 1000 300\nEND",
-            "FINISHED 0\nOTHER $(reboot) sha256:12\nDISK 1000 300\nEND",
-            "FINISHED 0\nUNIT 0 active exited\nDISK 1000 300\nEND",
-            "FINISHED 0\nLOG 0 1 no unit\nDISK 1000 300\nEND",
-            "FINISHED 0\nUNIT 0 1 active exited\nEND",
-            "UNIT 0 1 active exited\nDISK 1000 300\nEND",
-            "FINISHED many\nDISK 1000 300\nEND",
+            String::new(),
+            "END".to_owned(),
+            REST.to_owned(),
+            format!("FINISHED many\n{REST}"),
+            format!("FINISHED 0\nUNIT 0 1 active\n{REST}"),
+            format!("FINISHED 0\nUNIT 0 active exited\n{REST}"),
+            format!("FINISHED 0\nLOG 0 1 no unit\n{REST}"),
+            format!("FINISHED 0\nPINNED $(reboot)\n{REST}"),
+            format!("FINISHED 0\nSTALE $(reboot)\n{REST}"),
+            format!("FINISHED 0\n{}", REST.replace("NAMES u", "NAMES ux")),
+            format!("FINISHED 0\n{}", REST.replace("REMOVED 0\n", "")),
+            format!("FINISHED 0\n{}", REST.replace("STALE 0\n", "")),
+            format!("FINISHED 0\n{}", REST.replace("DISK 1000 300\n", "")),
+            format!("FINISHED 0\n{}", REST.replace("\nEND", "")),
         ] {
             assert!(output.parse::<ImageStatus>().is_err(), "{output:?}");
         }
-    }
-
-    #[test]
-    fn image_name_identifies_the_sandbox_image() {
-        assert!(name("localhost/kubernetes/pause:0.1.0").is_sandbox());
-        assert!(name("602401143452.dkr.ecr.eu-west-1.amazonaws.com/eks/pause:3.10").is_sandbox());
-        assert!(!name("docker.io/team/pause-button:1").is_sandbox());
     }
 }

@@ -13,9 +13,7 @@ pub use document::{
     Document, MAX_NAMES_BYTES, MAX_PARAMETER_BYTES, NO_CHANGES, pull_images_parameters,
 };
 pub use fingerprint::{FingerprintOutput, Progress, Trees, TreesDigest};
-pub use image_status::{
-    ImageName, ImageStatus, NameRecord, OtherName, PullAttempt, PullState, Usable,
-};
+pub use image_status::{ImageName, ImageStatus, NameRecord, PullAttempt, PullState, Usable};
 pub use output::MalformedOutput;
 pub use ready_node::ReadyNode;
 pub use verification::{

@@ -96,6 +96,14 @@ pub struct ManifestImage {
     pub size: Bytes,
 }
 
+impl ManifestImage {
+    /// Returns the name of the image by its digest.
+    #[must_use]
+    pub fn by_digest(&self) -> String {
+        self.reference.by_digest(&self.digest)
+    }
+}
+
 impl From<&PlannedImage> for ManifestImage {
     fn from(planned: &PlannedImage) -> Self {
         Self {
