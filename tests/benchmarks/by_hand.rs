@@ -61,17 +61,21 @@ pub async fn without_waits(
     operator.repeat(&stop_kubelet).await?;
     operator.end(Stage::Ready);
     for image in images {
-        let command = format!(
-            "{HOST} host-ctr --containerd-socket=/run/containerd/containerd.sock --namespace=k8s.io pull-image \
-             --source={image} --registry-config=/etc/host-containers/host-ctr.toml"
-        );
         operator
-            .run(&command)
+            .run(&format!("{HOST} {}", host_ctr(image)))
             .await
             .with_context(|| format!("pulling {image}"))?;
     }
     operator.end(Stage::Pull);
     operator.snapshot(volume).await
+}
+
+/// Returns a command that pulls with Bottlerocket's puller.
+pub fn host_ctr(image: &str) -> String {
+    format!(
+        "host-ctr --containerd-socket=/run/containerd/containerd.sock --namespace=k8s.io pull-image --source={image} \
+         --registry-config=/etc/host-containers/host-ctr.toml"
+    )
 }
 
 /// Directory with the registries of `ctr`.

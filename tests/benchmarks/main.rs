@@ -26,6 +26,7 @@ use prepull_tests::localcloud::Nodes;
 use prepull_tests::{Environment, World};
 use serde_json::{Value, json};
 
+use crate::floor::Puller;
 use crate::images::Images;
 use crate::options::Options;
 
@@ -159,9 +160,14 @@ async fn run(
     discard(world, &made).await?;
 
     let lists = Images::by_base(world);
-    let (cold_floor, made) = floor::measure(world, None, &lists, &cache.volume).await?;
-    note(Way::ColdFloor, cold_floor);
-    discard(world, &made).await?;
+    for (way, puller) in [
+        (Way::ColdFloor, Puller::Ctr),
+        (Way::PullerFloor, Puller::HostCtr),
+    ] {
+        let (floor, made) = floor::measure(world, None, puller, &lists, &cache.volume).await?;
+        note(way, floor);
+        discard(world, &made).await?;
+    }
 
     let cold = builds::measure(world, &cache).await?;
     let (first, base) = cold
@@ -176,7 +182,7 @@ async fn run(
     images.push_change(world, number).await?;
     let changed = [vec![Images::changing(world)]];
     let (refresh_floor, made) =
-        floor::measure(world, Some(&first), &changed, &cache.volume).await?;
+        floor::measure(world, Some(&first), Puller::Ctr, &changed, &cache.volume).await?;
     note(Way::RefreshFloor, refresh_floor);
     discard(world, &made).await?;
 
@@ -269,7 +275,8 @@ async fn setting(world: &World, images: &Images) -> Result<Vec<String>> {
          notices every end at once."
             .to_owned(),
         "The floor launches the same instance, pulls with plain ctr in as many lanes as prepull, powers off and snapshots. It \
-         plans, checks and scrubs nothing, and polls every 50 ms."
+         plans, checks and scrubs nothing, and polls every 50 ms. prepull pulls with Bottlerocket's host-ctr, which also gets \
+         the credentials of ECR, so a second floor pulls with it."
             .to_owned(),
         "The time ends when the snapshot is complete and, with prepull, published. The removal of the instance comes after it."
             .to_owned(),

@@ -17,9 +17,11 @@ pub enum Way {
     ByHand,
     /// The cloud, the node and plain `ctr` alone, for a cold build.
     ColdFloor,
+    /// The same with Bottlerocket's puller in place of `ctr`.
+    PullerFloor,
     /// prepull, without a published snapshot.
     Cold,
-    /// The same, after one image has changed.
+    /// The cloud, the node and plain `ctr` alone, after one image has changed.
     RefreshFloor,
     /// prepull, after one image has changed.
     Refresh,
@@ -33,10 +35,11 @@ pub enum Way {
 
 impl Way {
     /// All ways, in the order of a run.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Script,
         Self::ByHand,
         Self::ColdFloor,
+        Self::PullerFloor,
         Self::Cold,
         Self::RefreshFloor,
         Self::Refresh,
@@ -52,6 +55,7 @@ impl Way {
             Self::Script => "script",
             Self::ByHand => "by hand, no waits",
             Self::ColdFloor => "floor, first build",
+            Self::PullerFloor => "floor with host-ctr",
             Self::Cold => "prepull, first build",
             Self::RefreshFloor => "floor, 1 of 8 changed",
             Self::Refresh => "prepull, 1 of 8 changed",
