@@ -12,6 +12,7 @@ use prepull_domain::{Bytes, Manifest, SnapshotId};
 use prepull_tests::World;
 use prepull_tests::benchmark::{Measurement, Stage};
 use prepull_tests::localcloud::Call;
+use serde_json::{Value, json};
 
 use crate::{ARCHITECTURE, Cache};
 
@@ -30,10 +31,15 @@ pub struct Build {
 
 /// Builds `cache` and waits until clean-up has ended.
 pub async fn measure(world: &World, cache: &Cache) -> Result<Build> {
+    measure_input(world, cache, &json!({"cache": cache.name})).await
+}
+
+/// Builds `cache` by an execution with `input`, and waits until clean-up has ended.
+pub async fn measure_input(world: &World, cache: &Cache, input: &Value) -> Result<Build> {
     let before = world.published(&cache.name, ARCHITECTURE).await?;
     world.cloud.forget_calls().await?;
     let traffic = world.cloud.traffic().await?;
-    let execution = world.start_build(&cache.name).await?;
+    let execution = world.start_execution(input).await?;
     let outcome = world.await_end_within(&execution, TIME_OUT, PAUSE).await?;
     ensure!(
         outcome.status == ExecutionStatus::Succeeded,

@@ -11,6 +11,7 @@ mod lambda;
 mod nodes;
 mod operator;
 mod options;
+mod push;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -72,6 +73,7 @@ async fn measure(environment: Environment, options: &Options) -> Result<Report> 
     for number in 1..=options.runs {
         runs.push(run(&world, &images, number, options).await?);
     }
+    let pushes = push::section(&world, &images, options).await?;
     let starts = nodes::measure(&world, &images, options).await?;
     world.nothing_is_left().await?;
     let setting = setting(&world, &images).await?;
@@ -84,7 +86,7 @@ async fn measure(environment: Environment, options: &Options) -> Result<Report> 
         setting,
         runs,
         starts,
-        sections: vec![functions],
+        sections: vec![pushes, functions],
     })
 }
 
