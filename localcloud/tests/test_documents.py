@@ -108,6 +108,13 @@ SHELTIE = """#!/bin/bash
 case "$*" in
   *" images ls") cat listed ;;
   *" images check") cat checked ;;
+  *" images rm "*)
+    printf '%s\n' "$*" >>changes
+    printf '%s\n' "$@"
+    [ ! -e broken-removal ] || { echo "ctr: database is locked" >&2; exit 1; }
+    # Without this file, it removes nothing.
+    [ ! -e removes ] || sed -i '/^team./d' listed checked
+    ;;
   "systemctl show"*) cat units ;;
   systemctl* | systemd-run* | *" images "*)
     printf '%s\n' "$*" >>changes
@@ -259,14 +266,39 @@ def test_waiting_pull_is_queued_and_waited_for(tmp_path: Path) -> None:
 )
 def test_removal_needs_successful_pulls(tmp_path: Path, units: str, removes: bool) -> None:
     (tmp_path / "units").write_text(units)
-    hold(tmp_path, [("r/old:1", A), ("r/old:2", A), ("r/older:1", B)])
-    output = pull_images(tmp_path, ["r/new@" + C], "remove-stale")
+    hold(tmp_path, [("r/old:1", A), ("r/old:2", A), ("r/older:1", B), (f"r/new@{C}", C)])
+    output = pull_images(tmp_path, [f"r/new@{C}"], "remove-stale")
     removals = [line.partition(" images ")[2] for line in changed(tmp_path) if " rm " in line]
     assert [sorted(line.split()) for line in removals] == (
         [["--sync", "r/old:1", "r/old:2", "r/older:1", "rm"]] if removes else []
     )
     # The stand-in for `ctr` removes nothing.
     assert output[-4:-2] == ["REMOVED 0", "STALE 2"]
+
+
+@pytest.mark.parametrize("names", [[], [(f"r/new@{C}", C)], [(f"r/new@{C}", C), ("r/new:1", A)]])
+def test_removal_needs_every_planned_name(tmp_path: Path, names: list[tuple[str, str]]) -> None:
+    hold(tmp_path, [("r/old:1", A), *names])
+    output = pull_images(tmp_path, [f"r/new@{C}:1"], "remove-stale")
+    assert not any(" rm " in line for line in changed(tmp_path))
+    assert output[-4:-2] == ["REMOVED 0", "STALE 1"]
+
+
+def test_large_removal_fits_into_the_output(tmp_path: Path) -> None:
+    (tmp_path / "removes").touch()
+    stale = [(f"team/{'p' * 110}/{n:03}:v1", f"sha256:{n:064x}") for n in range(200)]
+    hold(tmp_path, [*stale, (f"r/new@{C}", C)])
+    output = pull_images(tmp_path, [f"r/new@{C}"], "remove-stale")
+    assert output[-4:-2] == ["REMOVED 200", "STALE 0"]
+    assert len("\n".join(output)) < 24_000
+
+
+def test_failed_removal_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken-removal").touch()
+    hold(tmp_path, [("r/old:1", A), (f"r/new@{C}", C)])
+    output = pull_images(tmp_path, [f"r/new@{C}"], "remove-stale")
+    assert "FAILED remove-stale ctr: database is locked" in output
+    assert output[-4:-2] == ["REMOVED 0", "STALE 1"]
 
 
 def test_images_of_the_plan_and_of_the_node_are_not_stale(tmp_path: Path) -> None:

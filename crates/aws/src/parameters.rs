@@ -60,17 +60,28 @@ pub async fn get(clients: &Clients, name: &str) -> Result<Option<String>, StageE
 /// # Errors
 /// If Systems Manager does not answer, or the pages do not fit together.
 pub async fn document(clients: &Clients, name: &str) -> Result<Option<String>, DocumentError> {
-    let Some(first) = get(clients, name).await? else {
-        return Ok(None);
-    };
+    match get(clients, name).await? {
+        Some(first) => complete(clients, name, first).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Returns the document whose first page is `first`, the value of the parameter `name`.
+///
+/// # Errors
+/// If Systems Manager does not answer, or the pages do not fit together.
+pub async fn complete(
+    clients: &Clients,
+    name: &str,
+    first: String,
+) -> Result<String, DocumentError> {
     let mut more = BTreeMap::new();
     for page in pages::following(name, &first)? {
         if let Some(value) = get(clients, &page).await? {
             more.insert(page, value);
         }
     }
-    let json = pages::join(name, first, |page| more.get(page).cloned())?;
-    Ok(Some(json))
+    Ok(pages::join(name, first, |page| more.get(page).cloned())?)
 }
 
 /// Sets the parameters of a document, from the last page to the first. A reader of the first page finds all others.

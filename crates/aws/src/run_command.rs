@@ -16,7 +16,7 @@ use crate::{AwsError, Clients, Deadline, Pace, StageResult, timestamp};
 const FIRST: Duration = Duration::from_millis(500);
 
 /// Poll interval for a command.
-const POLL: Pace = Pace::up_to(Duration::from_secs(1));
+const POLL: Pace = Pace::up_to(Duration::from_secs(2));
 
 /// Interval between checks that the builder still runs. The command of a terminated builder stays `InProgress` until its
 /// own timeout.

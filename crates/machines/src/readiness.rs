@@ -46,7 +46,7 @@ pub async fn await_ready(
 ) -> Result<ReadyNode, StageError> {
     // The last completed check, for the error message.
     let waiting_for = RefCell::new("its SSM agent to register".to_owned());
-    // Whoever launched the instance has just seen it run.
+    // The launch has just seen the instance run. A repeated call notices a lost instance five seconds later.
     let mut looked = Instant::now();
     deadline
         .poll(POLL, "waiting for the instance to be ready", async || {

@@ -73,7 +73,7 @@ pub(crate) async fn newest(
 }
 
 /// Returns the manifest of `snapshot` if a builder of `variant` and `version` can start from it. Otherwise, the error is the
-/// reason. `manifest` is its JSON.
+/// reason. `manifest` is the first page of the manifest, which has everything but some of the images.
 pub(crate) fn usable(
     snapshot: &SnapshotId,
     manifest: Option<&str>,

@@ -7,7 +7,7 @@
 //!
 //! **Called again:** it makes a new plan from the current references.
 //!
-//! **Called early:** before the debounce, it makes a plan without waiting and without reading manifests. The state machine
+//! **Called early:** before the debounce, it makes a plan without waiting and without reading the images' manifests. The state machine
 //! launches builders by it, and plans again after the debounce.
 //!
 //! **Errors:** `InvalidConfig` if the cache does not exist, is misconfigured, wants an unknown Bottlerocket release, has too
@@ -33,7 +33,7 @@ use prepull_domain::build::payload::{
 use prepull_domain::build::queue::Position;
 use prepull_domain::{
     Architecture, BottlerocketVersion, Bytes, CacheConfig, CacheName, ContentKey, ExecutionName,
-    InvalidConfig, ManifestImage, SnapshotId, StageError, VerificationLevel, names,
+    InvalidConfig, Manifest, ManifestImage, SnapshotId, StageError, VerificationLevel, names,
 };
 
 use crate::base::{Newest, NewestSnapshot};
@@ -259,7 +259,7 @@ impl Planner<'_> {
             .map_err(|problem| self.invalid(problem.to_string()))
     }
 
-    /// Returns the base and its images.
+    /// Returns the base and, unless the plan is an early one, its images.
     async fn base(
         &self,
         architecture: Architecture,
@@ -278,26 +278,38 @@ impl Planner<'_> {
             Newest::Nothing { reason } => return empty(reason),
         };
         let parameter = names::manifest_parameter(&self.cache, architecture, &snapshot.id);
-        let manifest = match parameters::document(self.clients, &parameter).await {
-            Ok(manifest) => manifest,
-            Err(DocumentError::Call(error)) => return Err(error),
-            Err(DocumentError::Pages(error)) => {
-                return empty(format!(
-                    "the manifest of snapshot {} is incomplete: {error}",
-                    snapshot.id
-                ));
-            }
-        };
+        let first = parameters::get(self.clients, &parameter).await?;
         let variant = &self.config.variant;
-        match base::usable(&snapshot.id, manifest.as_deref(), variant, version) {
-            Ok(manifest) => {
-                let base = Base::Snapshot {
-                    snapshot_id: snapshot.id,
-                    fresh: manifest.fresh,
-                };
-                Ok((base, manifest.images))
+        let fresh = match base::usable(&snapshot.id, first.as_deref(), variant, version) {
+            Ok(manifest) => manifest.fresh,
+            Err(reason) => return empty(reason),
+        };
+        let held = match first {
+            Some(first) if self.time == PlanTime::AfterDebounce => {
+                self.held(&parameter, first).await?
             }
-            Err(reason) => empty(reason),
+            _ => Vec::new(),
+        };
+        let base = Base::Snapshot {
+            snapshot_id: snapshot.id,
+            fresh,
+        };
+        Ok((base, held))
+    }
+
+    /// Returns the images in a manifest. If its pages do not fit together, it returns none, and pull-images finds out which
+    /// images are on the base.
+    async fn held(&self, parameter: &str, first: String) -> Result<Vec<ManifestImage>, StageError> {
+        match parameters::complete(self.clients, parameter, first).await {
+            Ok(json) => {
+                let manifest = serde_json::from_str::<Manifest>(&json);
+                Ok(manifest.map_or_else(|_| Vec::new(), |manifest| manifest.images))
+            }
+            Err(DocumentError::Call(error)) => Err(error),
+            Err(DocumentError::Pages(error)) => {
+                tracing::warn!(parameter, %error, "manifest without all of its pages");
+                Ok(Vec::new())
+            }
         }
     }
 

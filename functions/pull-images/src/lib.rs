@@ -5,7 +5,7 @@
 //! other images, except those of the node itself. The data volume is below its usage limit.
 //! **Called again:** does the missing steps. Each pull is a systemd unit, which outlives the calls of the stage and starts
 //! once. The first command of a call requests every image that the base lacks, and the builder skips the pulls that exist.
-//! Each command returns the builder's status, which decides about the next one.
+//! Each command returns the builder's status. The next command depends on it.
 //! **Errors:** `PullFailed`, `DiskFull`, `VerifyFailed`, `BuilderLost`.
 
 mod lanes;

@@ -51,8 +51,8 @@ pub(crate) enum Change {
     Unpin(usize),
     /// Unpins a name that is not planned.
     UnpinName(ImageName),
-    /// Removes the images that neither the plan nor the node needs, after the pulls and if all of them succeeded. The
-    /// builder selects them.
+    /// Removes the images that neither the plan nor the node needs, when every planned image and tag is there. The builder
+    /// selects them.
     RemoveStale,
 }
 
@@ -201,14 +201,16 @@ pub(crate) fn pulled_before(target: &Target, status: &ImageStatus) -> usize {
 pub(crate) fn first(target: &Target, vcpus: u16) -> Vec<Change> {
     let status = ImageStatus::unknown();
     let planned = Planned::all(target, &status);
+    let Base::Snapshot { .. } = target.base else {
+        // A target that failed on its base is built again on an empty volume.
+        return pulls(target, vcpus, &planned.iter().collect::<Vec<_>>());
+    };
     let missing: Vec<_> = planned
         .iter()
         .filter(|image| !image.image.on_base)
         .collect();
     let mut changes = pulls(target, vcpus, &missing);
-    if let Base::Snapshot { .. } = target.base {
-        changes.push(Change::RemoveStale);
-    }
+    changes.push(Change::RemoveStale);
     changes
 }
 
@@ -542,6 +544,8 @@ mod tests {
         assert_eq!(first(&refresh), "pull,0-1 remove-stale");
         refresh.images[0].on_base = true;
         assert_eq!(first(&refresh), "remove-stale");
+        refresh.base = target().base;
+        assert_eq!(first(&refresh), "pull,1-1 pull,0-1");
     }
 
     #[test]

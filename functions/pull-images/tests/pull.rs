@@ -103,8 +103,8 @@ async fn refresh_pulls_and_removes_in_one_command() {
 #[tokio::test(start_paused = true)]
 async fn image_that_the_base_lacks_after_all_is_pulled() {
     let aws = node(vec![
-        "UNIT 0 1 active exited\nNAMES uu--\nREMOVED 2\nSTALE 1".into(),
-        format!("UNIT 0 1 active exited\nUNIT 1 1 active exited\n{COMPLETE}REMOVED 1\nSTALE 0"),
+        "UNIT 0 1 active exited\nNAMES uu--\nREMOVED 0\nSTALE 3".into(),
+        format!("UNIT 0 1 active exited\nUNIT 1 1 active exited\n{COMPLETE}REMOVED 3\nSTALE 0"),
     ]);
     let pulled = pull_of(refresh(), &aws).await.unwrap();
     assert_eq!((pulled.pulled_images, pulled.removed_images), (2, 3));
@@ -128,9 +128,23 @@ async fn failed_tag_is_repeated() {
 #[tokio::test(start_paused = true)]
 async fn complete_base_changes_nothing() {
     let aws = node(vec![COMPLETE.into()]);
-    let pulled = pull_of(refresh(), &aws).await.unwrap();
+    let mut complete = refresh();
+    complete.images[0].on_base = true;
+    let pulled = pull_of(complete, &aws).await.unwrap();
     assert_eq!(pulled.pulled_images, 0);
-    assert_eq!(changes(&aws), ["pull,0-1 remove-stale"]);
+    assert_eq!(changes(&aws), ["remove-stale"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn moved_tag_is_set_before_its_old_image_is_removed() {
+    let aws = node(vec![
+        "NAMES umuu\nREMOVED 0\nSTALE 1".into(),
+        format!("{COMPLETE}REMOVED 1\nSTALE 0"),
+    ]);
+    let mut retagged = refresh();
+    retagged.images[0].on_base = true;
+    assert_eq!(pull_of(retagged, &aws).await.unwrap().removed_images, 1);
+    assert_eq!(changes(&aws), ["remove-stale", "tag,0 remove-stale"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -210,8 +224,10 @@ async fn no_change_starts_after_the_build_deadline() {
         assert_eq!(error.name(), "PullFailed");
         assert_eq!(changes(&aws), ["none"]);
     }
+    late.base = refresh().base;
     let aws = node(vec![COMPLETE.into()]);
     assert!(pull_of(late, &aws).await.is_ok());
+    assert_eq!(changes(&aws), ["none"]);
 }
 
 #[tokio::test(start_paused = true)]

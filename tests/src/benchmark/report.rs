@@ -506,7 +506,7 @@ pub(super) mod tests {
             measured.blocks = None;
         }
         assert_eq!(
-            report.goals()[5].verdict(),
+            report.goals()[6].verdict(),
             "not measured: nodes are simulated"
         );
     }

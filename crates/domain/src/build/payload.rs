@@ -107,7 +107,7 @@ pub struct PlannedImage {
     /// Position of the image to pull before this one. Both start with the same layers. Parallel pulls would unpack
     /// these layers twice.
     pub after: Option<usize>,
-    /// Whether the base has the image, by its manifest.
+    /// Whether the planned base has the image, by its manifest. An empty volume has none.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub on_base: bool,
 }

@@ -29,7 +29,7 @@ pub struct ImageStatus {
     pub names: BTreeMap<usize, NameRecord>,
     /// Pinned further names of planned images: image IDs, and names of Bottlerocket's ECR resolver. The list may be cut.
     pub pinned_aliases: Vec<ImageName>,
-    /// Number of images that the command removed.
+    /// Number of images of which the command removed names. A repeated command does not count them again.
     pub removed: u32,
     /// Number of other images that neither the plan nor the node needs.
     pub stale: u32,
