@@ -555,7 +555,7 @@ pub(super) mod tests {
     fn uncalled_actions_count_as_zero() {
         let calls = report().calls();
         assert!(
-            calls.contains("| ec2:RunInstances | 1 | 1 | 1 | 1 | 1 | 1 | 0 | 0 | 0 |"),
+            calls.contains("| ec2:RunInstances | 1 | 1 | 1 | 1 | 1 | 1 | 1 | 0 | 0 | 0 |"),
             "{calls}"
         );
     }
