@@ -46,12 +46,11 @@ pub async fn await_ready(
 ) -> Result<ReadyNode, StageError> {
     // The last completed check, for the error message.
     let waiting_for = RefCell::new("its SSM agent to register".to_owned());
-    // The launch has just seen the instance run. A repeated call notices a lost instance five seconds later.
-    let mut looked = Instant::now();
+    let mut looked = None;
     deadline
         .poll(POLL, "waiting for the instance to be ready", async || {
-            if looked.elapsed() >= RUNNING_CHECK {
-                looked = Instant::now();
+            if looked.is_none_or(|looked: Instant| looked.elapsed() >= RUNNING_CHECK) {
+                looked = Some(Instant::now());
                 ensure_running(clients, &instance.instance_id).await?;
             }
             match check(clients, documents, instance, deadline).await? {

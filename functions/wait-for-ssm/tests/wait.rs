@@ -13,7 +13,6 @@ use prepull_aws::ssm::types::{CommandInvocationStatus, InstanceInformation, Ping
 use prepull_domain::StageError;
 use prepull_domain::build::payload::{BuilderInput, ReadyBuilder};
 use prepull_testing::{FakeAws, builder, command_output, ec2_instance, target};
-use tokio::time::Instant;
 use wait_for_ssm::{Settings, handle};
 
 const READY: &str = "OS {\"os\": {\"version_id\": \"1.57.0\"}}\nCONTAINERD 2.1.4\nKERNEL 6.12.40\nSNAPSHOTTER ACTIVE_SNAPSHOTTER=\"overlayfs\"\nCPUS 8\nEND\n";
@@ -135,14 +134,10 @@ async fn agent_on_a_later_page_is_found() {
     wait(&aws.ssm([empty]), YOUNG).await.unwrap();
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn terminated_builder_is_lost() {
-    let aws = with_builder(InstanceStateName::ShuttingDown).ssm([agent_is(None)]);
-    let start = Instant::now();
+    let aws = with_builder(InstanceStateName::ShuttingDown);
     assert_eq!(wait(&aws, YOUNG).await.unwrap_err().name(), "BuilderLost");
-    // The launch has just seen it run, so the first check comes later.
-    let seconds = start.elapsed().as_secs();
-    assert!((5..7).contains(&seconds), "{seconds}");
 }
 
 #[tokio::test(start_paused = true)]
