@@ -149,7 +149,7 @@ fn lint() -> Result<()> {
 }
 
 fn unit() -> Result<()> {
-    Step::words("cargo test", "cargo test --locked --workspace").run_tests()
+    Step::words("cargo test", "cargo test --locked --workspace --no-fail-fast").run_tests()
 }
 
 fn state_machine() -> Result<()> {

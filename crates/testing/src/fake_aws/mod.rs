@@ -169,15 +169,14 @@ impl FakeAws {
             eventbridge::put_events,
             PutEventsError,
             |state, request| {
-                let entry = &request.entries()[0];
-                state.call(format!(
-                    "events:PutEvents {}",
-                    entry.detail_type().unwrap_or_default()
-                ))?;
-                let detail = entry.detail().unwrap_or_default();
-                state
-                    .events
-                    .push(serde_json::from_str(detail).expect("the detail of an event is JSON"));
+                let entries = request.entries();
+                let types = entries.iter().filter_map(|entry| entry.detail_type());
+                let types: Vec<_> = types.collect();
+                state.call(format!("events:PutEvents {}", types.join(", ")))?;
+                let details = entries.iter().filter_map(|entry| entry.detail());
+                state.events.extend(details.map(|detail| -> Value {
+                    serde_json::from_str(detail).expect("the detail of an event is JSON")
+                }));
                 Ok(PutEventsOutput::builder().build())
             }
         );
