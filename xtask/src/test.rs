@@ -149,7 +149,11 @@ fn lint() -> Result<()> {
 }
 
 fn unit() -> Result<()> {
-    Step::words("cargo test", "cargo test --locked --workspace --no-fail-fast").run_tests()
+    Step::words(
+        "cargo test",
+        "cargo test --locked --workspace --no-fail-fast",
+    )
+    .run_tests()
 }
 
 fn state_machine() -> Result<()> {
