@@ -1,4 +1,4 @@
-//! What `prepull sync` and `prepull templates` have in common: objects opt in, and a table shows their results.
+//! The common parts of `prepull sync` and `prepull templates`: objects opt in, and a table shows their results.
 
 use std::time::Duration;
 

@@ -31,7 +31,7 @@ pub struct ImageStatus {
     pub pinned_aliases: Vec<ImageName>,
     /// Number of images of which the command removed names. A repeated command does not count them again.
     pub removed: u32,
-    /// Number of other images that neither the plan nor the node needs.
+    /// Number of images that are still there, although neither the plan nor the node needs them.
     pub stale: u32,
     /// Data volume.
     pub disk: Disk,
