@@ -200,10 +200,11 @@ impl History {
         let invocations = self.invocations.iter();
         invocations
             .map(|(state, seconds)| {
-                // A state has the name of its function.
+                // A state has the name of its function. States before the debounce add a suffix.
+                let function = state.strip_suffix(" (early)").unwrap_or(state);
                 let megabytes = memory
-                    .get(state)
-                    .with_context(|| format!("Terraform did not deploy {state}"))?;
+                    .get(function)
+                    .with_context(|| format!("Terraform did not deploy {function}"))?;
                 Ok(seconds * f64::from(*megabytes) / 1_024.0)
             })
             .sum()
