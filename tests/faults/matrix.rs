@@ -218,6 +218,16 @@ impl CallFault {
         self.site.stage == stage
     }
 
+    /// Returns whether nodes can do without the call: it tags the snapshot, emits the event, or records the emission.
+    fn is_notification(&self) -> bool {
+        match self.site.action.as_str() {
+            "CreateTags" | "PutEvents" => true,
+            // The first call appends the decision. The second one records that its event was emitted.
+            "PutParameter" => self.skip > 0 && self.site.resource.contains("/decisions/"),
+            _ => false,
+        }
+    }
+
     fn is_permanent(&self) -> bool {
         matches!(self.effect, Effect::ThrottledAlways | Effect::Denied)
     }
@@ -235,10 +245,7 @@ impl CallFault {
             // clean-up terminates the verifier.
             "verify-snapshot" if self.site.action == "TerminateInstances" => Ending::Succeeds,
             // The snapshot is already published. The denied call is only a notification.
-            "publish-snapshot"
-                if self.effect == Effect::Denied
-                    && ["CreateTags", "PutEvents"].contains(&self.site.action.as_str()) =>
-            {
+            "publish-snapshot" if self.effect == Effect::Denied && self.is_notification() => {
                 Ending::Succeeds
             }
             // A registry that denies an image has its own error, which shows the policy to check.
