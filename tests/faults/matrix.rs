@@ -122,6 +122,8 @@ pub struct CallFault {
     site: Site,
     /// Number of successful calls at the same site before the fault.
     skip: usize,
+    /// Whether the stage made other calls since its first visit to the site.
+    is_second_visit: bool,
     effect: Effect,
 }
 
@@ -156,11 +158,12 @@ pub fn cases(calls: &[Call]) -> Vec<CallFault> {
     }
     sites
         .iter()
-        .flat_map(|(site, times)| times.iter().map(move |skip| (site, *skip)))
-        .flat_map(|(site, skip)| {
+        .flat_map(|(site, times)| times.iter().enumerate().map(move |visit| (site, visit)))
+        .flat_map(|(site, (visit, skip))| {
             Effect::ALL.map(|effect| CallFault {
                 site: site.clone(),
-                skip,
+                skip: *skip,
+                is_second_visit: visit > 0,
                 effect,
             })
         })
@@ -223,7 +226,7 @@ impl CallFault {
         match self.site.action.as_str() {
             "CreateTags" | "PutEvents" => true,
             // The first call appends the decision. The second one records that its event was emitted.
-            "PutParameter" => self.skip > 0 && self.site.resource.contains("/decisions/"),
+            "PutParameter" => self.is_second_visit && self.site.resource.contains("/decisions/"),
             _ => false,
         }
     }
@@ -271,7 +274,7 @@ impl fmt::Display for CallFault {
             // The last part of an ARN is enough.
             write!(f, "({})", resource.rsplit(':').next().unwrap_or_default())?;
         }
-        if self.skip > 0 {
+        if self.is_second_visit {
             f.write_str(" again")?;
         }
         write!(f, "/{}", self.effect)
